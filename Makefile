@@ -1,0 +1,65 @@
+# Everything a new machine needs: `make run` and `make test`. All paths are relative: the folder's own may hold spaces.
+PYTHON ?= python3
+PIP_ARGS ?=
+SNAKEMAKE_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+# Tests and linters never write results/: `make -j` cannot mix them up.
+.PHONY: run test test-unit test-workflow lint format report bench clean help
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
+
+run: $(VENV)/.run ## Make everything the configuration asks for (SNAKEMAKE_ARGS=… for more of Snakemake)
+	@$(BIN)/sealed-experts run --cores all $(SNAKEMAKE_ARGS)
+
+test: $(VENV)/.test ## Run every test
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-unit: $(VENV)/.test ## Run the unit tests only
+	@$(BIN)/python -m pytest tests/unit tests/attacks -n 2 --dist worksteal
+
+test-workflow: $(VENV)/.test ## Run the workflow tests only
+	@$(BIN)/python -m pytest tests/workflow -n 2 --dist worksteal
+
+lint: $(VENV)/.test ## Check style, types, spelling and the workflow
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/snakefmt --check Snakefile rules
+	@$(BIN)/codespell
+	@$(BIN)/mypy
+	@$(BIN)/snakemake --lint
+
+format: $(VENV)/.test ## Format the code
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format . ; $(BIN)/snakefmt Snakefile rules
+
+report: $(VENV)/.run ## Make results/report.html
+	@$(BIN)/sealed-experts run --quiet-summary --cores all $(SNAKEMAKE_ARGS) -- report_inputs
+	@$(BIN)/snakemake report_inputs --report results/report.html
+	@echo "The report is results/report.html. It is as private as the data: it shows training losses."
+
+bench: $(VENV)/.bench ## Run the benchmarks against named peers
+	@$(BIN)/python tests/benchmarks/run.py
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; Python 3.11 or newer is needed"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $(PYTHON) is older than 3.11: run make PYTHON=python3.11 (or newer)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { echo "error: Python cannot make a virtual environment: install its venv module (Debian: python3-venv)"; exit 1; }
+
+$(VENV)/.run: $(BIN)/python requirements.txt pyproject.toml
+	@echo "Installing the pinned requirements into $(VENV) (once; PyTorch is the largest part)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test requirements-bench.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements-bench.txt
+	@touch $@
+
+clean: ## Delete the virtual environment and caches; results stay
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

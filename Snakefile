@@ -1,0 +1,54 @@
+# Sealed Experts: private domain-expert adapters, sealed in signed packages, assembled into a routed mixture.
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+if not workflow.overwrite_configfiles:
+
+    # A configuration given on the command line replaces the demo instead of extending it.
+    configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/base.smk"
+include: "rules/data.smk"
+include: "rules/sft.smk"
+include: "rules/export.smk"
+include: "rules/seal.smk"
+include: "rules/moe.smk"
+include: "rules/report.smk"
+
+
+localrules:
+    all,
+    sft,
+    packages,
+    moe,
+
+
+# Every class of artifact is listed: after a failed retrain, an old package alone would look up to date.
+rule all:
+    default_target: True
+    input:
+        stage_artifacts("sft"),
+        per_expert("results/experts/{expert}/selection.json"),
+        per_expert("results/experts/{expert}/peft/adapter_model.safetensors"),
+        per_expert("results/experts/{expert}/peft/adapter_config.json"),
+        per_expert("results/packages/{expert}.tgsp"),
+        "results/moe/moe_config.json",
+
+
+rule sft:
+    input:
+        stage_artifacts("sft"),
+
+
+rule packages:
+    input:
+        per_expert("results/packages/{expert}.tgsp"),
+
+
+rule moe:
+    input:
+        "results/moe/moe_config.json",

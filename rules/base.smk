@@ -1,0 +1,43 @@
+rule build_demo_base:
+    input:
+        facts=DEMO_FACTS,
+    output:
+        manifest="results/base/demo/base.json",
+        config="results/base/demo/config.json",
+        model=ensure("results/base/demo/model.safetensors", non_empty=True),
+        tokenizer="results/base/demo/tokenizer.json",
+    log:
+        "results/base/demo.log",
+    benchmark:
+        "results/base/demo.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: SETTINGS.base.demo.threads
+    resources:
+        mem_mb=memory_mb(4000),
+        runtime=20,
+    params:
+        settings=base_settings,
+        operation=base_operation,
+    shell:
+        "exec python scripts/build_demo_base.py --settings {params.settings:q} --operation {params.operation:q}"
+        " --output {output.manifest:q} > {log:q} 2>&1"
+
+
+rule fetch_base_model:
+    output:
+        manifest="results/base/{base}/base.json",
+    log:
+        "results/base/{base}.log",
+    conda:
+        "../envs/train.yaml"
+    wildcard_constraints:
+        base=r"(?!demo$)[a-z0-9][a-z0-9._-]*",
+    resources:
+        mem_mb=memory_mb(4000),
+        runtime=240,
+    params:
+        settings=base_settings,
+    shell:
+        "exec python scripts/fetch_base_model.py --settings {params.settings:q} --output {output.manifest:q}"
+        " > {log:q} 2>&1"

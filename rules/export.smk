@@ -1,0 +1,41 @@
+rule select_stage:
+    input:
+        metrics=stage_metrics,
+    output:
+        selection="results/experts/{expert}/selection.json",
+    log:
+        "results/experts/{expert}/logs/select_stage.log",
+    conda:
+        "../envs/train.yaml"
+    resources:
+        mem_mb=memory_mb(500),
+        runtime=10,
+    params:
+        stages=lambda wildcards: " ".join(stages_of(wildcards.expert)),
+    shell:
+        "exec python scripts/select_stage.py --expert {wildcards.expert:q} --stages {params.stages}"
+        " --metrics {input.metrics:q} --output {output.selection:q} > {log:q} 2>&1"
+
+
+rule export_peft:
+    input:
+        selection="results/experts/{expert}/selection.json",
+        # The chosen stage's adapter is one of these.
+        adapters=lambda wildcards: [
+            f"results/experts/{wildcards.expert}/{stage_folder(stage)}/{STAGE_FILES[stage][0]}"
+            for stage in stages_of(wildcards.expert)
+        ],
+        base=BASE_MANIFEST,
+    output:
+        config=ensure("results/experts/{expert}/peft/adapter_config.json", non_empty=True),
+        weights=ensure("results/experts/{expert}/peft/adapter_model.safetensors", non_empty=True),
+    log:
+        "results/experts/{expert}/logs/export_peft.log",
+    conda:
+        "../envs/train.yaml"
+    resources:
+        mem_mb=memory_mb(4000),
+        runtime=20,
+    shell:
+        "exec python scripts/export_peft.py --selection {input.selection:q} --base {input.base:q}"
+        " --config {output.config:q} --weights {output.weights:q} > {log:q} 2>&1"

@@ -1,0 +1,26 @@
+rule seal_package:
+    input:
+        config="results/experts/{expert}/peft/adapter_config.json",
+        weights="results/experts/{expert}/peft/adapter_model.safetensors",
+        selection="results/experts/{expert}/selection.json",
+        metrics=stage_metrics,
+        train=split_of("train"),
+        base=BASE_MANIFEST,
+    output:
+        package=ensure("results/packages/{expert}.tgsp", non_empty=True),
+    log:
+        "results/experts/{expert}/logs/seal_package.log",
+    conda:
+        "../envs/train.yaml"
+    resources:
+        mem_mb=memory_mb(2000),
+        runtime=20,
+    params:
+        settings=package_settings,
+        # The public key's fingerprint: another key seals again. The private key is found by the script itself.
+        publisher=PUBLISHER,
+        peft=lambda wildcards, input: os.path.dirname(input.config),
+    shell:
+        "exec python scripts/seal_package.py --peft {params.peft:q} --selection {input.selection:q}"
+        " --base {input.base:q} --train {input.train:q} --settings {params.settings:q}"
+        " --publisher {params.publisher:q} --output {output.package:q} > {log:q} 2>&1"

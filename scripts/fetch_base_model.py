@@ -1,0 +1,24 @@
+"""Fetch the configured base model from the hub, or link it from a folder, and write its base.json."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from sealed_experts.errors import reports_user_errors
+from sealed_experts.models.hub import fetch_base
+from sealed_experts.settings.chain import base_key, parse_group
+from sealed_experts.settings.types import BaseSettings
+
+
+@reports_user_errors
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", required=True, help="the base's settings as JSON")
+    parser.add_argument("--output", required=True, type=Path, help="base.json of the folder to fill")
+    args = parser.parse_args()
+    base = parse_group(BaseSettings, args.settings)
+    fetch_base(base, key=base_key(base), folder=args.output.parent)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Prepare one dataset: read its source, drop bad rows and duplicates, split it, and describe it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from sealed_experts.data.preparation import prepare, write_prepared
+from sealed_experts.data.statistics import token_counter
+from sealed_experts.errors import reports_user_errors
+from sealed_experts.files.canonical import strict_json
+from sealed_experts.settings.parsing import parse_group
+from sealed_experts.settings.sources import DATASET_SOURCES
+
+
+@reports_user_errors
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", required=True, help="the dataset's settings with its `name` and the `seed`, as JSON")
+    parser.add_argument("--base", required=True, type=Path, help="base.json of the base whose tokenizer counts tokens")
+    parser.add_argument("--parts", nargs="*", default=[], type=Path, help="folders of the datasets to combine")
+    parser.add_argument("--train", required=True, type=Path, help="training records to write")
+    parser.add_argument("--val", required=True, type=Path, help="validation records to write")
+    parser.add_argument("--stats", required=True, type=Path, help="statistics to write")
+    args = parser.parse_args()
+    values = strict_json(args.settings)
+    name, seed = values.pop("dataset"), values.pop("seed")
+    values.pop("revision", None)  # there to make old files stale
+    settings = parse_group(DATASET_SOURCES[values["source"]], values)
+    prepared = prepare(settings, name=name, seed=seed, parts=args.parts, log=print)
+    statistics = write_prepared(
+        prepared, train=args.train, val=args.val, stats=args.stats, count_tokens=token_counter(args.base.parent)
+    )
+    print(
+        f"{name}: {statistics['train']['records']} training and {statistics['val']['records']} validation records, "
+        f"{statistics['duplicates_dropped']} duplicates dropped, {statistics['bad_rows']['count']} bad rows"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

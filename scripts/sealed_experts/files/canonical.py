@@ -1,0 +1,64 @@
+"""Canonical JSON (RFC 8785) and a strict reader that refuses what JSON parsers disagree about."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import rfc8785
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.atomic import write_bytes
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one RFC 8785 text of `value`: sorted keys, no spaces, shortest numbers.
+
+    Raises:
+        UserError: `value` holds something JSON cannot carry exactly (NaN, an integer beyond 2^53, a non-string key).
+    """
+    try:
+        return rfc8785.dumps(value).decode()
+    except rfc8785.CanonicalizationError as error:
+        raise UserError(f"this value has no canonical JSON form: {error}") from error
+
+
+def strict_json(text: str | bytes) -> Any:
+    """Parse JSON, refusing duplicate keys, NaN and infinities.
+
+    Raises:
+        ValueError: the text is not JSON, or holds one of these.
+    """
+    return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file strictly.
+
+    Raises:
+        UserError: the file is missing or not strict JSON.
+    """
+    try:
+        return strict_json(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write `value` for people: sorted keys, two spaces, one final newline; atomic and durable."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, text.encode() + b"\n")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"duplicate key {next(key for key in keys if keys.count(key) > 1)!r}")
+    return result
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")

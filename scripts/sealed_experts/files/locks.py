@@ -1,0 +1,76 @@
+"""Exclusive use of a folder, held by the operating system: a killed holder releases it."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from sealed_experts.errors import UserError
+
+WAIT_SECONDS = 60.0
+
+
+@contextlib.contextmanager
+def folder_lock(folder: str | os.PathLike[str], *, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]:
+    """Hold `folder` for this process alone while the block runs.
+
+    A newcomer waits `wait_seconds`, then refuses.
+
+    Raises:
+        UserError: another process still holds the folder; the message names its host, process and SLURM job.
+    """
+    path = Path(folder) / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b") as stream:
+        _acquire(stream.fileno(), path, wait_seconds)
+        _describe_holder(stream.fileno())
+        try:
+            yield
+        finally:
+            os.ftruncate(stream.fileno(), 0)
+            fcntl.flock(stream, fcntl.LOCK_UN)
+
+
+def is_locked(folder: str | os.PathLike[str]) -> bool:
+    """Say whether a living process holds `folder`."""
+    try:
+        with open(Path(folder) / ".lock", "rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+
+
+def _acquire(descriptor: int, path: Path, wait_seconds: float) -> None:
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise UserError(
+                    f"{path.parent} is in use by {_holder(path)}: wait for it to end, or stop it, and run again"
+                ) from error
+            time.sleep(min(0.2, max(0.0, deadline - time.monotonic())))
+
+
+def _describe_holder(descriptor: int) -> None:
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "slurm_job": os.environ.get("SLURM_JOB_ID")}
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_bytes())
+        job = f", SLURM job {holder['slurm_job']}" if holder["slurm_job"] else ""
+        return f"process {holder['pid']} on {holder['host']}{job}"
+    except (OSError, ValueError, KeyError):
+        return "another process"

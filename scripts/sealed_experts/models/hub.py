@@ -1,0 +1,119 @@
+"""Bring a base model from the Hugging Face hub, or from a folder, into the results as one verified folder."""
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+)
+from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from sealed_experts.errors import UserError
+from sealed_experts.models.manifest import write_base_manifest
+from sealed_experts.settings.types import BaseSettings
+
+# Weights as safetensors only: a pickle can run code when it is loaded.
+MODEL_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
+
+
+def fetch_base(base: BaseSettings, *, key: str, folder: Path) -> None:
+    """Fill `folder` with the base's files and write its base.json.
+
+    A hub model is taken at its pinned revision through the hub's cache (HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are
+    honoured); files are hard-linked where the file system allows it.
+
+    Raises:
+        UserError: no network, unknown id or revision, a gated model, a full disk, or a folder that is no causal
+            language model with safetensors weights; the message says which.
+    """
+    source = Path(base.name).expanduser()
+    if not source.is_dir():
+        source = _download(base)
+    _check_model(source, base)
+    try:
+        _place(source, folder)
+    except OSError as error:
+        raise _disk_error(error, folder) from error
+    write_base_manifest(folder, name=base.name, revision=base.revision, key=key, dtype=base.dtype)
+
+
+def _download(base: BaseSettings) -> Path:
+    name, revision = base.name, base.revision
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=MODEL_FILES))
+    except GatedRepoError as error:
+        raise UserError(
+            f"base.name: {name} is a gated model: accept its terms on the hub and set HF_TOKEN to a token that may read it"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UserError(f"base.revision: {name} has no revision {revision!r}: give one of its commits") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise UserError(
+            f"base.name: the hub has no model {name!r} (or it is private: then set HF_TOKEN); give a hub id such as "
+            "Qwen/Qwen2.5-1.5B, or an existing folder"
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, RevisionResolutionError, EntryNotFoundError) as error:
+        raise UserError(
+            f"base.name: {name} at revision {revision} is not in the local cache and the hub cannot be reached (no network, or "
+            "HF_HUB_OFFLINE is set): fetch it once with network, or set base.name to a folder that holds it"
+        ) from error
+    except HfHubHTTPError as error:
+        raise UserError(f"base.name: the hub refused {name}: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise _disk_error(error, Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))) from error
+
+
+def _check_model(source: Path, base: BaseSettings) -> None:
+    try:
+        config = json.loads((source / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"base.name: {source} holds no readable config.json, so it is not a model folder") from error
+    if config.get("auto_map"):
+        raise UserError(f"base.name: {base.name} needs code of its own to load (auto_map); only built-in models are run")
+    model_type = AutoConfig.from_pretrained(source, local_files_only=True).model_type
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(f"base.name: {base.name} is a {model_type} model, not a causal language model")
+    if base.model_type is not None and base.model_type != model_type:
+        raise UserError(f"base.model_type: {base.name} is a {model_type} model, not {base.model_type}: correct the setting")
+    if not list(source.glob("*.safetensors")):
+        raise UserError(f"base.name: {base.name} has no .safetensors weights; convert it, pickled weights are not loaded")
+
+
+def _place(source: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {path.name: path for pattern in MODEL_FILES for path in source.glob(pattern) if path.name != "base.json"}
+    for stale in folder.iterdir():
+        if stale.is_file():
+            stale.unlink()
+    for name, path in sorted(wanted.items()):
+        _link_or_copy(path.resolve(), folder / name)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES, errno.ENOTSUP):
+            raise
+        shutil.copyfile(source, target)
+
+
+def _disk_error(error: OSError, place: Path) -> UserError | OSError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"no space left in {place} for the base model: free some disk space and run again")
+    if error.errno in (errno.EACCES, errno.EROFS):
+        return UserError(f"cannot write the base model to {place} ({error.strerror}): make it writable")
+    return error

@@ -1,0 +1,94 @@
+"""Load a base model and its tokenizer from a verified local folder, ready to be adapted."""
+
+import gc
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from sealed_experts.errors import UserError
+from sealed_experts.models.manifest import verify_base
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A frozen language model on its device, with its tokenizer and its manifest (base.json)."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    manifest: dict[str, Any]
+    dtype: torch.dtype
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn `auto`, `cpu` or `cuda` into a device.
+
+    Raises:
+        UserError: `cuda` is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device is `cuda`, but PyTorch sees no CUDA device: use `device: auto` or `device: cpu`")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Turn `auto`, `float32` or `bfloat16` into a dtype: auto is bfloat16 on a GPU that has it, else float32."""
+    if name != "auto":
+        return DTYPES[name]
+    bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if bfloat16 else torch.float32
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a base folder.
+
+    Raises:
+        UserError: it has no end-of-sequence token, without which no answer can end.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer in {folder} has no end-of-sequence token: choose a base whose tokenizer has one")
+    if tokenizer.pad_token_id is None:
+        # Padding never reaches the loss: only its id must exist.
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(folder: str | Path, *, device: torch.device) -> Base:
+    """Verify a base folder against its base.json and load it frozen, on `device`.
+
+    The model goes to its device here, before any adapter is attached.
+
+    Raises:
+        UserError: a file differs from its digest, is missing, or is not listed.
+    """
+    manifest = verify_base(Path(folder))
+    dtype = resolve_dtype(manifest["dtype"], device)
+    clear_device_memory(device)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+    )
+    model.to(device)
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    return Base(model=model, tokenizer=load_tokenizer(folder), manifest=manifest, dtype=dtype)
+
+
+def context_length(folder: str | Path) -> int | None:
+    """Return the longest sequence a base's configuration declares, or None where it declares none."""
+    config = json.loads((Path(folder) / "config.json").read_text())
+    return config.get("max_position_embeddings") or config.get("n_positions")
+
+
+def clear_device_memory(device: torch.device) -> None:
+    """Return memory that nothing refers to any more, so that what comes next starts from a clean device."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,92 @@
+"""base.json: what a base folder holds, digest by digest, so that nothing trains on or answers with a changed base."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import read_json, write_json
+from sealed_experts.files.digests import digest_of_files, sha256_file
+
+MANIFEST = "base.json"
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format's own reader
+REBUILD = "delete the folder and run the same command again, so that the base is made anew"
+
+
+def write_base_manifest(
+    folder: str | Path, *, name: str, revision: str | None, key: str, dtype: str = "auto"
+) -> dict[str, Any]:
+    """Write `folder`/base.json over every file of a finished base folder, and return it.
+
+    The digest is over the files' names and contents only; `parameters` counts the stored numbers of the
+    .safetensors files, so that weights tied to each other count once.
+
+    Raises:
+        UserError: config.json is missing or not JSON, or a weight file is not safetensors.
+    """
+    folder = Path(folder)
+    files = _digests(folder)
+    manifest = {
+        "name": name,
+        "revision": revision,
+        "key": key,
+        "model_type": read_json(folder / "config.json").get("model_type"),
+        "dtype": dtype,
+        "parameters": sum(_parameters(path) for path in sorted(folder.rglob("*.safetensors"))),
+        "files": files,
+        "digest": digest_of_files(files),
+    }
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def verify_base(folder: str | Path) -> dict[str, Any]:
+    """Compare every file of a base folder with its base.json, both ways, and return the manifest.
+
+    Raises:
+        UserError: base.json is missing or broken, or a file was changed, removed or added; the message names them.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise UserError(f"{path} is not a base's manifest: {REBUILD}")
+    listed, found = manifest["files"], _digests(folder)
+    if manifest.get("digest") != digest_of_files(listed):
+        raise UserError(f"{path} was changed: its `digest` does not belong to its `files`; {REBUILD}")
+    problems = {
+        "changed": sorted(name for name in listed.keys() & found.keys() if listed[name] != found[name]),
+        "missing": sorted(listed.keys() - found.keys()),
+        "not listed in base.json": sorted(found.keys() - listed.keys()),
+    }
+    named = [f"{', '.join(names)} ({problem})" for problem, names in problems.items() if names]
+    if named:
+        raise UserError(f"the base in {folder} is not the one its base.json describes: {'; '.join(named)}; {REBUILD}")
+    return manifest
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Return {relative path: SHA-256} of a folder's files; hidden ones are nobody's model files."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    visible = {name: path for name, path in names.items() if not any(part.startswith(".") for part in name.split("/"))}
+    return {name: sha256_file(path) for name, path in sorted(visible.items()) if name != MANIFEST}
+
+
+def _parameters(path: Path) -> int:
+    """Count the numbers in a safetensors file from its header: 8 bytes of length (little-endian), then JSON."""
+    with open(path, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        text = stream.read(length) if length <= MAX_HEADER_BYTES else b""
+    try:
+        header = json.loads(text)
+        return sum(_product(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a safetensors file: fetch the base again") from error
+
+
+def _product(shape: list[int]) -> int:
+    result = 1
+    for size in shape:
+        result *= size
+    return result

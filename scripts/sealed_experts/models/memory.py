@@ -1,0 +1,40 @@
+"""When activations would not fit, recompute them instead of keeping them."""
+
+import os
+
+import torch
+from peft import PeftModel
+
+# Bytes per token, layer and hidden unit that a decoder keeps for its backward pass, after Korthikanti et al.,
+# "Reducing Activation Recomputation in Large Transformer Models" (2022), equation 2 without the attention term
+# (fused attention keeps none), doubled for float32.
+_ACTIVATION_FACTOR = {torch.bfloat16: 34, torch.float32: 68}
+# Share of the device's memory that activations may take; the rest is weights, gradients and logits.
+_SHARE = 0.5
+
+
+def needs_gradient_checkpointing(model: PeftModel, *, token_budget: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Say whether a physical batch's activations would take more than half of what the weights leave free.
+
+    The answer depends on the device's total memory, not on what is free now: a resumed run must decide the same.
+    """
+    config = model.config
+    activations = token_budget * config.num_hidden_layers * config.hidden_size * _ACTIVATION_FACTOR[dtype]
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return activations > _SHARE * max(0, total_memory(device) - weights)
+
+
+def enable_gradient_checkpointing(model: PeftModel) -> None:
+    """Turn on recomputation in the one form that per-example gradient hooks survive.
+
+    The non-reentrant form runs the forward hooks twice; the reentrant one needs inputs that require a gradient.
+    """
+    model.enable_input_require_grads()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+
+
+def total_memory(device: torch.device) -> int:
+    """Return the device's memory in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,63 @@
+"""Export an adapter as PEFT's own folder format, in bytes that depend on its content alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.atomic import write_bytes
+from sealed_experts.files.canonical import read_json
+from sealed_experts.models.adapters import peft_config
+from sealed_experts.settings.types import AdapterSettings
+from sealed_experts.training.checkpoints import load_state
+
+
+def write_peft_folder(adapter_file: Path, *, base_folder: Path, config: Path, weights: Path) -> None:
+    """Write `config` (adapter_config.json) and `weights` (adapter_model.safetensors) from a stage's adapter file.
+
+    Before anything is written, names and shapes are compared with those PEFT expects on this base, so that the
+    folder loads with `PeftModel.from_pretrained`.
+
+    Raises:
+        UserError: the adapter does not fit the base.
+    """
+    state = load_state(adapter_file)
+    adapter = AdapterSettings(**{**state["adapter"], "target_modules": tuple(state["adapter"]["target_modules"])})
+    tensors = {name: tensor.contiguous() for name, tensor in state["model_state_dict"].items()}
+    _check_fit(tensors, adapter, base_folder, adapter_file)
+    manifest = read_json(base_folder / "base.json")
+    write_bytes(weights, save({name: tensors[name] for name in sorted(tensors)}))
+    write_bytes(config, adapter_config_bytes(adapter, base_name=manifest["name"], revision=manifest["revision"]))
+
+
+def adapter_config_bytes(adapter: AdapterSettings, *, base_name: str, revision: str | None) -> bytes:
+    """Return adapter_config.json: PEFT's own content, with every set as a sorted list and sorted keys."""
+    content = peft_config(adapter, base_name=base_name, revision=revision).to_dict()
+    content["inference_mode"] = True
+    canonical = {key: _plain(value) for key, value in content.items() if key != "auto_mapping"}
+    return json.dumps(canonical, indent=2, sort_keys=True).encode() + b"\n"
+
+
+def _check_fit(
+    tensors: dict[str, torch.Tensor], adapter: AdapterSettings, base_folder: Path, adapter_file: Path
+) -> None:
+    base_config = AutoConfig.from_pretrained(base_folder, local_files_only=True)
+    with torch.device("meta"):
+        model = get_peft_model(AutoModelForCausalLM.from_config(base_config), peft_config(adapter))
+    expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if expected != found:
+        name = sorted(expected.items() ^ found.items())[0][0]
+        raise UserError(f"{adapter_file} does not fit the base in {base_folder}: tensor {name} differs; train it again")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    # PEFT's enumerations are strings; json would write them as such, but only their value is the format.
+    return str(value.value) if hasattr(value, "value") else value

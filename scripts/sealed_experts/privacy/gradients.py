@@ -1,0 +1,150 @@
+"""Exact per-example gradients of an adapter, and the check that they are exact.
+
+LoRA's matrices are plain linear layers, for which Opacus' hooks are exact: a hook on each layer keeps its input and
+the gradient of its output, and their outer product, summed over an example's positions, is that example's gradient.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from opacus.grad_sample.grad_sample_module import GradSampleHooks
+
+from sealed_experts.privacy.streams import Stream
+
+# Largest relative difference between an example's gradient from a physical batch and the one computed alone. Padding
+# alone moves float32 logits by up to 2e-6, and bfloat16 carries 8 bits.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2}
+
+
+BatchT = TypeVar("BatchT")
+
+
+class GradientMismatch(Exception):
+    """Per-example gradients differ from the truth: training under privacy would be unsound."""
+
+
+class HookGradients:
+    """Per-example gradients through Opacus' hooks on the trainable linear layers."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._hooks = GradSampleHooks(model, loss_reduction="sum")
+
+    def per_example(self, losses: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
+        """Return each row's gradient, per parameter [rows, *shape].
+
+        Args:
+            losses: computes the rows' losses, [rows], with the hooks on; each depends on its own row alone.
+        """
+        losses().sum().backward()
+        gradients = [self._taken(parameter) for parameter in self._parameters]
+        for parameter in self._parameters:
+            parameter.grad = None
+        return gradients
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        self._hooks.remove_hooks()
+
+    def forget(self) -> None:
+        """Drop what an abandoned forward or backward pass left in the hooks."""
+        for module in self._hooks._module.modules():
+            if hasattr(module, "activations"):
+                module.activations = []
+            if hasattr(module, "max_batch_len"):
+                del module.max_batch_len
+        for parameter in self._parameters:
+            parameter.grad = parameter.grad_sample = None
+            parameter._forward_counter = 0
+            if hasattr(parameter, "_current_grad_sample"):
+                del parameter._current_grad_sample
+
+    @staticmethod
+    def _taken(parameter: torch.nn.Parameter) -> torch.Tensor:
+        gradient, parameter.grad_sample = parameter.grad_sample, None
+        if not isinstance(gradient, torch.Tensor):
+            raise GradientMismatch("a trainable parameter got no per-example gradient, or several")
+        return gradient
+
+
+def check_per_example_gradients(
+    *,
+    model: torch.nn.Module,
+    loss: Callable[[BatchT], torch.Tensor],
+    batches: Sequence[BatchT],
+    alone: Callable[[BatchT], Sequence[BatchT]],
+    stream: Stream,
+    dtype: torch.dtype,
+) -> float:
+    """Compare per-example gradients with one-example-at-a-time truth, and refuse a mismatch.
+
+    The adapter's weights are randomised for the check and restored: at LoRA's start every gradient of A is exactly
+    zero, and a comparison there would see nothing.
+
+    Args:
+        loss: the objective's per-example loss, [rows].
+        batches: physical batches of real examples of mixed lengths.
+        alone: cuts a batch into batches of one row each, without padding.
+        dtype: the base's number format, which decides the tolerance.
+
+    Returns:
+        The largest relative difference found.
+
+    Raises:
+        GradientMismatch: it exceeds the tolerance of `dtype`, or no gradient flows at all.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    saved = [parameter.detach().clone() for parameter in parameters]
+    _randomise(parameters, stream)
+    try:
+        measured = _measured(model, loss, batches)
+        # The truth comes after the hooks are gone: it must not depend on them.
+        truth = [
+            _flat(torch.autograd.grad(loss(row).sum(), parameters)) for batch in batches for row in alone(batch)
+        ]
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, saved, strict=True):
+                parameter.copy_(value)
+    return _largest_difference(measured, truth, tolerance=TOLERANCE[dtype])
+
+
+def _measured(model: torch.nn.Module, loss: Callable, batches: Sequence) -> list[torch.Tensor]:
+    engine = HookGradients(model)
+    try:
+        rows: list[torch.Tensor] = []
+        for batch in batches:
+            gradients = engine.per_example(lambda batch=batch: loss(batch))
+            flat = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
+            rows.extend(flat.to(torch.float64))
+        return rows
+    finally:
+        engine.close()
+
+
+def _largest_difference(measured: list[torch.Tensor], truth: list[torch.Tensor], *, tolerance: float) -> float:
+    if len(measured) != len(truth):
+        raise GradientMismatch(f"{len(truth)} examples gave {len(measured)} gradients")
+    worst = 0.0
+    for row, (got, expected) in enumerate(zip(measured, truth, strict=True)):
+        norm = float(expected.norm())
+        difference = float((got - expected).norm()) / norm if norm else float("inf")
+        if not difference <= tolerance:
+            raise GradientMismatch(
+                f"example {row}: its gradient from a batch differs from the one computed alone by {difference:.2g} "
+                f"of its norm {norm:.2g}; at most {tolerance:.0e} is numerical noise"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def _randomise(parameters: Sequence[torch.nn.Parameter], stream: Stream) -> None:
+    with torch.no_grad():
+        for index, parameter in enumerate(parameters):
+            values = torch.from_numpy(stream.normals("self-check", index, parameter.numel()))
+            parameter.copy_((0.02 * values).reshape(parameter.shape))
+
+
+def _flat(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([gradient.flatten() for gradient in gradients]).to(torch.float64)

@@ -1,0 +1,154 @@
+"""Checkpoints of one run: one file each, written atomically, checked when read, the newest few kept."""
+
+import hashlib
+import os
+import re
+import secrets
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.atomic import atomic_writer, write_bytes
+from sealed_experts.files.canonical import canonical_json
+from sealed_experts.files.digests import sha256_bytes
+
+_NAME = re.compile(r"checkpoint_step_(\d+)\.pt")
+
+
+class CheckpointFolder:
+    """The folder of one fingerprint: its checkpoints and its secret key."""
+
+    def __init__(self, root: Path, *, fingerprint: str, keep: int) -> None:
+        self.path = root / fingerprint
+        self._fingerprint = fingerprint
+        self._keep = keep
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def save(self, state: dict[str, Any], *, step: int) -> Path:
+        """Write the state after `step` and drop all but the newest checkpoints.
+
+        Raises:
+            UserError: the disk is full or the folder cannot be written; what was there before stays.
+        """
+        target = self.path / f"checkpoint_step_{step}.pt"
+        save_state({**state, "fingerprint": self._fingerprint}, target)
+        for _, old in self._found()[self._keep :]:
+            old.unlink(missing_ok=True)
+        return target
+
+    def load_newest(self) -> dict[str, Any] | None:
+        """Return the newest state that loads, or None where there is no checkpoint at all.
+
+        A checkpoint that does not load is reported on standard error and the one before it is used.
+
+        Raises:
+            UserError: there are checkpoints, but none of them loads.
+        """
+        found = self._found()
+        for step, path in found:
+            try:
+                state = load_state(path)
+                if state["fingerprint"] != self._fingerprint:
+                    raise UserError(f"{path} belongs to another run")
+                return state
+            except UserError as error:
+                print(f"WARNING: checkpoint of step {step} is not usable: {error}", file=sys.stderr, flush=True)
+        if found:
+            raise UserError(
+                f"none of the {len(found)} checkpoints in {self.path} can be used (see the warnings above): "
+                "restore one of them, or delete that folder to start this stage again"
+            )
+        return None
+
+    def secret_key(self) -> bytes:
+        """Return this run's 32-byte key, drawn from the operating system on first use and kept with mode 0600.
+
+        Raises:
+            UserError: the key is gone although the run has begun, or its file can be read by others.
+        """
+        path = self.path / "key"
+        if not path.exists():
+            if self._found() or (self.path / "journal").exists():
+                raise UserError(
+                    f"{path} is missing, but this run has begun with it: restore the key, or delete {self.path} to "
+                    "start this stage again with a new one"
+                )
+            write_bytes(path, secrets.token_bytes(32), mode=0o600)
+        if os.stat(path).st_mode & 0o077:
+            raise UserError(f"{path} can be read by other users: chmod 600 it (it undoes the privacy of this run)")
+        key = path.read_bytes()
+        if len(key) != 32:
+            raise UserError(f"{path} holds {len(key)} bytes instead of 32: restore it, or delete {self.path}")
+        return key
+
+    def _found(self) -> list[tuple[int, Path]]:
+        matches = ((_NAME.fullmatch(path.name), path) for path in self.path.iterdir())
+        return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
+
+
+def save_state(state: dict[str, Any], path: Path) -> None:
+    """Write a nested state (mappings, lists, tensors, plain values) with a digest of its content, atomically."""
+    with atomic_writer(path) as stream:
+        torch.save({**state, "digest": state_digest(state)}, stream)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a state on the CPU, without executing anything it contains, and check its digest.
+
+    Raises:
+        UserError: the file is missing, truncated, altered, or not one of ours.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except Exception as error:  # torch.load raises many kinds for damaged files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is damaged or not a file of this program ({reason})") from error
+    if not isinstance(state, dict) or "digest" not in state:
+        raise UserError(f"{path} is not a file of this program: it carries no digest")
+    claimed = state.pop("digest")
+    if claimed != state_digest(state):
+        raise UserError(f"{path} is damaged: its content does not match its digest")
+    return state
+
+
+def state_digest(state: Any) -> str:
+    """Return a SHA-256 over a nested state: names, types, shapes and bytes, independent of how it is stored."""
+    digest = hashlib.sha256()
+    for piece in _pieces(state):
+        digest.update(len(piece).to_bytes(8, "big"))
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
+    """Return a SHA-256 over sorted tensor names, dtypes, shapes and bytes."""
+    return state_digest(dict(tensors))
+
+
+def key_id(key: bytes) -> str:
+    """Return a name for a key that does not reveal it."""
+    return sha256_bytes(b"sealed-experts/key-id/v1" + key)[:32]
+
+
+def _pieces(value: Any) -> Iterator[bytes]:
+    if isinstance(value, torch.Tensor):
+        flat = value.detach().cpu().contiguous()
+        yield f"tensor {flat.dtype} {list(flat.shape)}".encode()
+        yield flat.view(-1).view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    elif isinstance(value, dict):
+        yield f"mapping {len(value)}".encode()
+        for key in sorted(value, key=lambda item: (type(item).__name__, item)):
+            yield f"{type(key).__name__} {key}".encode()
+            yield from _pieces(value[key])
+    elif isinstance(value, list | tuple):
+        yield f"list {len(value)}".encode()
+        for item in value:
+            yield from _pieces(item)
+    else:
+        yield canonical_json(value).encode()

@@ -1,0 +1,105 @@
+"""Where a step's gradient comes from: the plain mean, or the private mechanism. The loop does not know which."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from sealed_experts.privacy.gradients import HookGradients
+from sealed_experts.privacy.ledger.journal import Journal
+from sealed_experts.privacy.mechanism import GradientMechanism, sum_by_unit
+from sealed_experts.privacy.plan import PrivacyPlan
+from sealed_experts.privacy.streams import Stream
+from sealed_experts.training.batches import Batch
+from sealed_experts.training.objectives.objective import Objective
+
+
+class GradientSource(Protocol):
+    """Adds up one logical batch, then gives its gradient."""
+
+    def add(self, batch: Batch) -> torch.Tensor:
+        """Take one physical batch in; return its rows' losses, [rows]."""
+
+    def release(self, *, step: int) -> list[torch.Tensor]:
+        """Return the logical batch's gradient, per parameter, and start the next one."""
+
+    def describe(self) -> dict[str, float]:
+        """Return figures about the logical batch just released, for the private log."""
+
+
+class PlainGradients:
+    """The mean gradient of the logical batch's examples."""
+
+    def __init__(self, *, model: torch.nn.Module, objective: Objective, parameters: Sequence[torch.nn.Parameter]) -> None:
+        self._model, self._objective, self._parameters = model, objective, parameters
+        self._examples = 0
+
+    def add(self, batch: Batch) -> torch.Tensor:
+        """Add the batch's gradient to the parameters' own."""
+        losses = self._objective.per_example_loss(self._model, batch)
+        losses.sum().backward()
+        self._examples += losses.numel()
+        return losses.detach()
+
+    def release(self, *, step: int) -> list[torch.Tensor]:
+        """Return the mean over the examples that were added."""
+        gradients = []
+        for parameter in self._parameters:
+            gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+            gradients.append(gradient / max(1, self._examples))
+            parameter.grad = None
+        self._examples = 0
+        return gradients
+
+    def describe(self) -> dict[str, float]:
+        """Nothing beyond what the loop logs."""
+        return {}
+
+
+class PrivateGradients:
+    """The noised mean of clipped per-unit gradients, each release written to the journal first."""
+
+    def __init__(
+        self,
+        *,
+        model: torch.nn.Module,
+        objective: Objective,
+        parameters: Sequence[torch.nn.Parameter],
+        plan: PrivacyPlan,
+        stream: Stream,
+        journal: Journal,
+    ) -> None:
+        self._model, self._objective, self._plan, self._journal = model, objective, plan, journal
+        self._engine = HookGradients(model)
+        self._mechanism = GradientMechanism(plan=plan, parameters=parameters, stream=stream)
+        self._norms: list[torch.Tensor] = []
+        self._figures: dict[str, float] = {}
+
+    def add(self, batch: Batch) -> torch.Tensor:
+        """Clip the batch's units one by one and add them to the sum."""
+        kept: list[torch.Tensor] = []
+
+        def losses() -> torch.Tensor:
+            kept.append(self._objective.per_example_loss(self._model, batch))
+            return kept[0]
+
+        gradients = self._engine.per_example(losses)
+        self._norms.append(self._mechanism.add(sum_by_unit(gradients, batch.unit)))
+        return kept[0].detach()
+
+    def release(self, *, step: int) -> list[torch.Tensor]:
+        """Return the noised mean. The journal holds the step before anything can come of it."""
+        self._journal.record(step)
+        norms = torch.cat(self._norms) if self._norms else torch.zeros(0)
+        self._norms = []
+        clipped = norms > self._plan.max_grad_norm
+        self._figures = {
+            "norm_median": float(norms.median()) if norms.numel() else 0.0,
+            "clipped_share": float(clipped.double().mean()) if norms.numel() else 0.0,
+            "non_finite": int((~torch.isfinite(norms)).sum()),
+        }
+        return self._mechanism.release(step=step)
+
+    def describe(self) -> dict[str, float]:
+        """Return norms before clipping: the median, the share that was clipped, and how many were not finite."""
+        return self._figures

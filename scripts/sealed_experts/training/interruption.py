@@ -1,0 +1,42 @@
+"""Notice in time that the run has to end: a signal, or the death of the process that started it."""
+
+import os
+import signal
+import types
+
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: run the same command again
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its state was saved."""
+
+
+class Interruption:
+    """While active, turns SIGTERM, SIGINT and SIGUSR1 into a request that the loop reads at safe points."""
+
+    _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+    def __init__(self) -> None:
+        self._reason: str | None = None
+        self._parent = os.getppid()
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "Interruption":
+        for number in self._SIGNALS:
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    @property
+    def reason(self) -> str | None:
+        """Return why the run should stop, or None."""
+        if self._reason is None and os.getppid() != self._parent:
+            # Snakemake was killed: nobody waits for this run, and the next one will want its folder.
+            self._reason = "the process that started this run is gone"
+        return self._reason
+
+    def _note(self, number: int, _frame: types.FrameType | None) -> None:
+        self._reason = f"received {signal.Signals(number).name}"

@@ -1,0 +1,256 @@
+"""The one training loop. Read `TrainingLoop.run`: every objective is trained by it, private or not.
+
+Nothing random is kept in its state: the batch and the noise of a step are functions of (key, step), so a resumed run
+needs the weights, the optimizer and the step number, and goes on bit for bit.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from sealed_experts.errors import UserError
+from sealed_experts.models.adapters import adapter_state, load_adapter_state, trainable_parameters
+from sealed_experts.models.loading import clear_device_memory
+from sealed_experts.privacy.ledger.accounting import BudgetCurve
+from sealed_experts.privacy.streams import Stream
+from sealed_experts.settings.types import SftSettings
+from sealed_experts.training.batches import Batch, physical_batches
+from sealed_experts.training.checkpoints import CheckpointFolder
+from sealed_experts.training.dataset import UnitDataset
+from sealed_experts.training.gradients import GradientSource
+from sealed_experts.training.interruption import Interrupted, Interruption
+from sealed_experts.training.objectives.objective import Objective
+from sealed_experts.training.objectives.sft import mean_response_loss
+from sealed_experts.training.progress import ProgressFiles
+from sealed_experts.training.samplers import Sampler
+from sealed_experts.training.schedules import learning_rate
+
+
+@dataclass(kw_only=True)
+class TrainingState:
+    """What a step changes. All of it is in every checkpoint."""
+
+    step: int = 0
+    examples_seen: int = 0
+    tokens_seen: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFigures:
+    """What one step saw. All of it is a function of private records."""
+
+    loss: float | None
+    examples: int
+    tokens: int
+    learning_rate: float
+    grad_norm: float
+
+
+class TrainingLoop:
+    """Trains `model`'s adapter on an objective, from its newest checkpoint to the last step."""
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        objective: Objective,
+        dataset: UnitDataset,
+        validation: Sequence[Batch],
+        sampler: Sampler,
+        gradients: GradientSource,
+        stream: Stream,
+        settings: SftSettings,
+        total_steps: int,
+        curve: BudgetCurve | None,
+        checkpoints: CheckpointFolder,
+        progress: ProgressFiles,
+        interruption: Interruption,
+        pad_id: int,
+        device: torch.device,
+    ) -> None:
+        self._model, self._objective, self._dataset, self._validation = model, objective, dataset, validation
+        self._sampler, self._gradients, self._stream = sampler, gradients, stream
+        self._settings, self._total_steps, self._curve = settings, total_steps, curve
+        self._checkpoints, self._progress, self._interruption = checkpoints, progress, interruption
+        self._pad_id, self._device = pad_id, device
+        self._parameters = trainable_parameters(model)
+        self._optimizer = torch.optim.AdamW(
+            self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.state = TrainingState()
+        self._clock = self._saved_at = time.monotonic()
+
+    def run(self) -> TrainingState:
+        """Train to the last step and return the final state.
+
+        Raises:
+            Interrupted: a signal came or the parent died; the state is saved.
+            UserError: a weight or gradient is not finite, or memory ran out; the last good state is kept.
+        """
+        self._resume()
+        self._progress.begin(self.state.history, step=self.state.step)
+        if not self.state.history:
+            self._validate()
+        self._clock = self._saved_at = time.monotonic()
+        try:
+            while self.state.step < self._total_steps:
+                self._stop_if_asked()
+                figures = self._train_step(self.state.step + 1)
+                self._advance(figures)
+                self._save_if_due()
+        except Interrupted:
+            self._save()
+            raise
+        except torch.OutOfMemoryError as error:
+            raise self._out_of_memory() from error
+        return self.state
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return everything that a resumed run needs: weights, optimizer, objective, counters, history."""
+        state = self.state
+        return {
+            "model_state_dict": adapter_state(self._model),
+            "optimizer": self._optimizer.state_dict(),
+            "objective": self._objective.state_dict(),
+            "step": state.step,
+            "examples_seen": state.examples_seen,
+            "tokens_seen": state.tokens_seen,
+            "seconds": state.seconds,
+            "history": list(state.history),
+        }
+
+    def _train_step(self, step: int) -> StepFigures:
+        """Draw, differentiate, step. Until the optimizer moves, nothing of this has happened: it can be abandoned."""
+        drawn = self._sampler.draw(step)
+        examples = self._dataset.examples(drawn, step=step, stream=self._stream)
+        batches = physical_batches(
+            examples, token_budget=self._settings.token_budget, pad_id=self._pad_id, device=self._device
+        )
+        batches = self._objective.prepare(self._model, batches, step=step, stream=self._stream)
+        losses = []
+        for batch in batches:
+            losses.append(self._gradients.add(batch))
+            self._stop_if_asked()
+        gradients = self._gradients.release(step=step)
+        rate = learning_rate(
+            step=step,
+            total_steps=self._total_steps,
+            peak=self._settings.learning_rate,
+            warmup_steps=self._settings.warmup_steps,
+            schedule=self._settings.schedule,
+        )
+        norm = self._apply(gradients, step=step, rate=rate)
+        loss = float(torch.cat(losses).double().mean()) if losses else None
+        tokens = sum(batch.real_tokens for batch in batches)
+        return StepFigures(loss=loss, examples=len(examples), tokens=tokens, learning_rate=rate, grad_norm=norm)
+
+    def _apply(self, gradients: Sequence[torch.Tensor], *, step: int, rate: float) -> float:
+        """Add the regulariser, clip for the optimizer, step; return the gradient's norm before that clip."""
+        extra = self._objective.regulariser(self._parameters)
+        for index, parameter in enumerate(self._parameters):
+            parameter.grad = gradients[index] if extra is None else gradients[index] + extra[index]
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm))
+        if not math.isfinite(norm):
+            raise self._not_finite("gradient", step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self._parameters):
+            raise self._not_finite("weights", step)
+        return norm
+
+    def _advance(self, figures: StepFigures) -> None:
+        state = self.state
+        now = time.monotonic()
+        elapsed, self._clock = now - self._clock, now
+        state.step += 1
+        state.examples_seen += figures.examples
+        state.tokens_seen += figures.tokens
+        state.seconds += elapsed
+        last = state.step == self._total_steps
+        if last or state.step % self._settings.log_steps == 0:
+            self._log_step(figures, elapsed)
+        if last or state.step % self._settings.eval_steps == 0:
+            self._validate()
+
+    def _log_step(self, figures: StepFigures, elapsed: float) -> None:
+        self._log(
+            {
+                "step": self.state.step,
+                "max_steps": self._total_steps,
+                "loss": figures.loss,
+                "learning_rate": figures.learning_rate,
+                "grad_norm": figures.grad_norm,
+                "epsilon": self._curve.epsilon_at(self.state.step) if self._curve else None,
+                "examples_seen": self.state.examples_seen,
+                "tokens_seen": self.state.tokens_seen,
+                "tokens_per_second": figures.tokens / elapsed,
+                "seconds": self.state.seconds,
+                **self._gradients.describe(),
+            }
+        )
+
+    def _validate(self) -> None:
+        self._log({"step": self.state.step, "val_loss": mean_response_loss(self._model, self._validation)})
+
+    def _log(self, line: dict[str, Any]) -> None:
+        # JSON has no NaN: a figure that is not a number is null.
+        line = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in line.items()
+        }
+        self.state.history.append(line)
+        self._progress.log(line)
+
+    def _resume(self) -> None:
+        saved = self._checkpoints.load_newest()
+        if saved is None:
+            return
+        load_adapter_state(self._model, saved["model_state_dict"])
+        self._optimizer.load_state_dict(saved["optimizer"])
+        self._objective.load_state_dict(saved["objective"])
+        self.state = TrainingState(
+            step=saved["step"],
+            examples_seen=saved["examples_seen"],
+            tokens_seen=saved["tokens_seen"],
+            seconds=saved["seconds"],
+            history=list(saved["history"]),
+        )
+        print(f"resumed after step {self.state.step} of {self._total_steps}", flush=True)
+
+    def _save_if_due(self) -> None:
+        overdue = time.monotonic() - self._saved_at >= 60 * self._settings.checkpoint_minutes
+        last = self.state.step == self._total_steps
+        if last or overdue or self.state.step % self._settings.checkpoint_steps == 0:
+            self._save()
+
+    def _save(self) -> None:
+        self._checkpoints.save(self.snapshot(), step=self.state.step)
+        self._saved_at = time.monotonic()
+        clear_device_memory(self._device)
+
+    def _stop_if_asked(self) -> None:
+        if reason := self._interruption.reason:
+            raise Interrupted(f"{reason}; saved after step {self.state.step} of {self._total_steps}")
+
+    def _out_of_memory(self) -> UserError:
+        clear_device_memory(self._device)
+        self._save()
+        return UserError(
+            f"the device ran out of memory in step {self.state.step + 1}; the state after step {self.state.step} is "
+            f"saved. Lower sft.token_budget (now {self._settings.token_budget}) or sft.max_seq_len, or set "
+            "sft.gradient_checkpointing: on, and run the same command again"
+        )
+
+    def _not_finite(self, what: str, step: int) -> UserError:
+        return UserError(
+            f"step {step}: the {what} became infinite or NaN; the last checkpoint is kept. Lower sft.learning_rate "
+            f"(now {self._settings.learning_rate:g}), or add sft.warmup_steps"
+        )

@@ -1,0 +1,1 @@
+"""What is trained: one module an objective, all of them served by the one loop."""

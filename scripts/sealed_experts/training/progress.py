@@ -1,0 +1,49 @@
+"""What a running stage tells the outside: metrics.jsonl, a line a logged step, and state.json."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sealed_experts.files.atomic import write_bytes
+from sealed_experts.files.canonical import write_json
+
+
+class ProgressFiles:
+    """Writes a stage's metrics.jsonl and state.json, for people and for `sealed-experts watch`."""
+
+    def __init__(self, folder: Path, *, max_steps: int, target_epsilon: float | None) -> None:
+        self._metrics = folder / "metrics.jsonl"
+        self._path = folder / "state.json"
+        self._state: dict[str, Any] = {
+            "state": "running",
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "started": time.time(),
+            "max_steps": max_steps,
+            "target_epsilon": target_epsilon,
+            "step": 0,
+            "resumed_from": None,
+            "epsilon": None,
+            "error": None,
+        }
+
+    def begin(self, history: Sequence[dict[str, Any]], *, step: int) -> None:
+        """Rewrite metrics.jsonl from a checkpoint's history: lines after the resumed step are about to come again."""
+        lines = "".join(json.dumps(line) + "\n" for line in history)
+        write_bytes(self._metrics, lines.encode())
+        self.update("running", step=step, resumed_from=step or None)
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl and bring state.json up to date."""
+        with open(self._metrics, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+        self.update("running", step=line["step"], epsilon=line.get("epsilon", self._state["epsilon"]))
+
+    def update(self, state: str, **values: Any) -> None:
+        """Write state.json with `state` and the given values."""
+        self._state.update(values, state=state, updated=time.time())
+        write_json(self._path, self._state)

@@ -1,0 +1,336 @@
+"""Set up one stage of one expert and train it: from its files to its adapter file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+
+from sealed_experts.data.records import read_records
+from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import read_json
+from sealed_experts.files.digests import sha256_file
+from sealed_experts.files.locks import folder_lock
+from sealed_experts.models.adapters import adapter_state, attach_adapter, load_adapter_state, trainable_parameters
+from sealed_experts.models.loading import clear_device_memory, context_length, load_base, resolve_device
+from sealed_experts.models.memory import enable_gradient_checkpointing, needs_gradient_checkpointing
+from sealed_experts.privacy.gradients import GradientMismatch, check_per_example_gradients
+from sealed_experts.privacy.ledger.accounting import BudgetCurve
+from sealed_experts.privacy.ledger.events import GaussianEvent, events_from_json
+from sealed_experts.privacy.ledger.journal import Journal
+from sealed_experts.privacy.plan import PrivacyPlan, plan_stage
+from sealed_experts.privacy.streams import Stream, derive_key
+from sealed_experts.settings.fields import plain
+from sealed_experts.settings.types import AdapterSettings, SftSettings
+from sealed_experts.training.batches import Batch, Example, physical_batches
+from sealed_experts.training.checkpoints import CheckpointFolder, key_id, load_state, save_state, tensors_digest
+from sealed_experts.training.dataset import UnitDataset
+from sealed_experts.training.environment import fingerprint, make_deterministic, numeric_environment
+from sealed_experts.training.gradients import GradientSource, PlainGradients, PrivateGradients
+from sealed_experts.training.interruption import Interrupted, Interruption
+from sealed_experts.training.loop import TrainingLoop, TrainingState
+from sealed_experts.training.objectives.objective import Objective
+from sealed_experts.training.privacy_record import privacy_record
+from sealed_experts.training.progress import ProgressFiles
+from sealed_experts.training.samplers import PoissonSampler, Sampler, ShuffledSampler
+
+SELF_CHECK_UNITS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageJob:
+    """What one stage of one expert trains, and from which files."""
+
+    stage: str
+    expert: str
+    seed: int
+    device: str
+    template: str
+    adapter: AdapterSettings
+    settings: SftSettings
+    computed: dict[str, Any]  # the settings that decide the numbers, as plain data
+    base: Path  # base.json
+    train: Path
+    val: Path
+    stats: Path
+    start: Path | None  # the adapter file of the stage before
+    checkpoints: Path
+    output: Path
+
+
+def train_stage(job: StageJob, objective: Objective) -> None:
+    """Train a stage, from its newest checkpoint if there is one, and write its adapter file.
+
+    Raises:
+        Interrupted: asked to stop; the same command goes on from here.
+        UserError: a mistake in data or settings, a changed base, an unsound gradient, or a folder in use.
+    """
+    progress = ProgressFiles(
+        job.output.parent,
+        max_steps=job.settings.max_steps,
+        target_epsilon=job.settings.privacy.target_epsilon if job.settings.privacy.enabled else None,
+    )
+    with folder_lock(job.checkpoints), Interruption() as interruption:
+        try:
+            _Stage(job, objective, progress, interruption).train()
+        except Interrupted as error:
+            progress.update("interrupted", error=str(error))
+            raise
+        except Exception as error:
+            progress.update("failed", error=(str(error) or type(error).__name__).splitlines()[0])
+            raise
+        progress.update("done")
+
+
+class _Stage:
+    """The parts of one training run, put together in the order in which they depend on each other."""
+
+    def __init__(
+        self, job: StageJob, objective: Objective, progress: ProgressFiles, interruption: Interruption
+    ) -> None:
+        self.job, self.objective, self.progress, self.interruption = job, objective, progress, interruption
+        self.device = resolve_device(job.device)
+        make_deterministic(threads=job.settings.threads)
+        self.prior = load_state(job.start) if job.start else None
+        self.base = load_base(job.base.parent, device=self.device)
+        _check_context(job)
+        self.dataset, self.validation = self._records()
+        self.plan = self._plan()
+        self.model = self._model()
+        self.initial = adapter_state(self.model)
+        self.subject = self._subject()
+        self.environment = self._environment()
+        self.fingerprint = fingerprint(subject=self.subject, environment=self.environment)
+        self.checkpoints = CheckpointFolder(
+            job.checkpoints, fingerprint=self.fingerprint, keep=job.settings.keep_checkpoints
+        )
+        self.key = self._key()
+        self.stream = Stream(self.key)
+
+    def train(self) -> None:
+        if self.plan is None:
+            gradients: GradientSource = PlainGradients(
+                model=self.model, objective=self.objective, parameters=trainable_parameters(self.model)
+            )
+            self._finish(self._loop(gradients))
+            return
+        self._check_gradients()
+        path = self.checkpoints.path / "journal"
+        with Journal.open(path, fingerprint=self.fingerprint, key_id=key_id(self.key)) as journal:
+            gradients = PrivateGradients(
+                model=self.model,
+                objective=self.objective,
+                parameters=trainable_parameters(self.model),
+                plan=self.plan,
+                stream=self.stream,
+                journal=journal,
+            )
+            self._finish(self._loop(gradients))
+
+    def _loop(self, gradients: GradientSource) -> TrainingLoop:
+        settings = self.job.settings
+        loop = TrainingLoop(
+            model=self.model,
+            objective=self.objective,
+            dataset=self.dataset,
+            validation=self.validation,
+            sampler=self._sampler(),
+            gradients=gradients,
+            stream=self.stream,
+            settings=settings,
+            total_steps=self.plan.steps_within_budget if self.plan else settings.max_steps,
+            curve=self._curve(),
+            checkpoints=self.checkpoints,
+            progress=self.progress,
+            interruption=self.interruption,
+            pad_id=self.base.tokenizer.pad_token_id,
+            device=self.device,
+        )
+        loop.run()
+        return loop
+
+    def _records(self) -> tuple[UnitDataset, list[Batch]]:
+        job = self.job
+        train, val = (
+            UnitDataset.from_records(
+                read_records(path),
+                template=job.template,
+                tokenizer=self.base.tokenizer,
+                max_seq_len=job.settings.max_seq_len,
+            )
+            for path in (job.train, job.val)
+        )
+        without_loss = sum(row.response_tokens == 0 for row in train.rows())
+        if without_loss == len(train.rows()):
+            raise UserError(
+                f"{job.train}: no record's prompt leaves room for an answer within sft.max_seq_len "
+                f"{job.settings.max_seq_len}: raise it"
+            )
+        if without_loss:
+            print(f"WARNING: {without_loss} prompts fill max_seq_len and teach nothing", flush=True)
+        return train, self._physical(val.rows()[: job.settings.eval_examples])
+
+    def _physical(self, rows: list[Example]) -> list[Batch]:
+        return physical_batches(
+            [Example(ids=row.ids, prompt_length=row.prompt_length, unit=index) for index, row in enumerate(rows)],
+            token_budget=self.job.settings.token_budget,
+            pad_id=self.base.tokenizer.pad_token_id,
+            device=self.device,
+        )
+
+    def _plan(self) -> PrivacyPlan | None:
+        settings = self.job.settings
+        if not settings.privacy.enabled:
+            return None
+        return plan_stage(
+            settings.privacy,
+            stage=self.job.stage,
+            units=len(self.dataset),
+            unit=read_json(self.job.stats)["unit"],
+            expected_batch_size=settings.logical_batch,
+            max_steps=settings.max_steps,
+            prior_events=self.prior_events,
+        )
+
+    @property
+    def prior_events(self) -> tuple[GaussianEvent, ...]:
+        """What earlier stages of this expert have already spent on these units."""
+        return events_from_json(self.prior["privacy"]["events"]) if self.prior else ()
+
+    def _model(self) -> PeftModel:
+        model = attach_adapter(self.base.model, self.job.adapter, seed=self.job.seed)
+        if self.prior is not None:
+            load_adapter_state(model, self.prior["model_state_dict"])
+        return model
+
+    def _subject(self) -> dict[str, Any]:
+        """What this run computes, and from what: its name towards people, and its fingerprint."""
+        job, manifest = self.job, self.base.manifest
+        return {
+            "adapter_name": job.expert,
+            "stage": job.stage,
+            "model": manifest["name"],
+            "adapter": plain(job.adapter),
+            "template": job.template,
+            "settings": job.computed,
+            "dataset_size": len(self.dataset),
+            "data_digest": read_json(job.stats)["digest"],
+            "train_digest": sha256_file(job.train),
+            "val_digest": sha256_file(job.val),
+            "base_digest": manifest["digest"],
+            "start_digest": tensors_digest(self.prior["model_state_dict"]) if self.prior else None,
+            "seed": job.seed,
+        }
+
+    def _environment(self) -> dict[str, Any]:
+        settings = self.job.settings
+        recompute = settings.gradient_checkpointing == "on" or (
+            settings.gradient_checkpointing == "auto"
+            and needs_gradient_checkpointing(
+                self.model, token_budget=settings.token_budget, dtype=self.base.dtype, device=self.device
+            )
+        )
+        if recompute:
+            enable_gradient_checkpointing(self.model)
+        return numeric_environment(
+            device=self.device,
+            dtype=self.base.dtype,
+            token_budget=settings.token_budget,
+            threads=settings.threads,
+            gradient_checkpointing=recompute,
+        )
+
+    def _key(self) -> bytes:
+        """Return the key of draws and noise: secret in release mode, otherwise derived from the seed.
+
+        The derived one depends on the fingerprint and the expert, so that no two runs share noise.
+        """
+        if self.plan is not None and self.plan.mode == "release":
+            return self.checkpoints.secret_key()
+        return derive_key(self.job.seed.to_bytes(8, "big", signed=True), self.job.expert, self.job.stage, self.fingerprint)
+
+    def _sampler(self) -> Sampler:
+        if self.plan is None:
+            return ShuffledSampler(
+                units=len(self.dataset), batch_size=self.job.settings.logical_batch, stream=self.stream
+            )
+        return PoissonSampler(units=self.plan.units, rate=self.plan.sample_rate, stream=self.stream)
+
+    def _curve(self) -> BudgetCurve | None:
+        """Return the curve of claimed ε; there is no claim in reproducible mode, whose noise the seed reveals."""
+        if self.plan is None or self.plan.mode != "release":
+            return None
+        return BudgetCurve(self.prior_events, self.plan)
+
+    def _check_gradients(self) -> None:
+        """Compare per-example gradients with the truth on a few units of mixed lengths; refuse to train if they differ."""
+        rows = sorted(self.dataset.rows(), key=lambda row: (len(row.ids), row.ids))
+        rows = [row for row in rows if row.response_tokens] or rows
+        chosen = [rows[int(index)] for index in np.linspace(0, len(rows) - 1, min(SELF_CHECK_UNITS, len(rows)))]
+        # Short and long examples side by side, so that padding is there to be wrong about.
+        halves = [half for half in (chosen[0::2], chosen[1::2]) if half]
+        batches = [_one_batch(half, pad_id=self.base.tokenizer.pad_token_id, device=self.device) for half in halves]
+        try:
+            worst = check_per_example_gradients(
+                model=self.model,
+                loss=lambda batch: self.objective.per_example_loss(self.model, batch),
+                batches=self.objective.prepare(self.model, batches, step=0, stream=self.stream),
+                alone=lambda batch: list(batch.rows()),
+                stream=self.stream,
+                dtype=self.base.dtype,
+            )
+        except GradientMismatch as error:
+            raise UserError(
+                f"training under privacy is refused: {error}. The base or the adapter has a layer that mixes examples; "
+                "choose other adapter.target_modules"
+            ) from error
+        print(f"per-example gradients agree with one-at-a-time truth within {worst:.1e}", flush=True)
+
+    def _finish(self, loop: TrainingLoop) -> None:
+        """Check that the adapter moved and write the adapter file."""
+        state: TrainingState = loop.state
+        final = adapter_state(self.model)
+        change = sum(float((final[name].double() - self.initial[name].double()).square().sum()) for name in final) ** 0.5
+        if change == 0.0:
+            raise UserError(
+                f"the adapter's weights did not change in {state.step} steps: check sft.learning_rate "
+                f"({self.job.settings.learning_rate:g}) and that the records have answers"
+            )
+        snapshot = loop.snapshot()
+        save_state(
+            {
+                **snapshot,
+                "subject": self.subject,
+                "adapter": plain(self.job.adapter),
+                "settings": self.job.computed,
+                "environment": self.environment,
+                "stopped_reason": self.plan.stopped_reason if self.plan else "max_steps",
+                "weight_change": change,
+                "privacy": privacy_record(
+                    plan=self.plan,
+                    steps=state.step,
+                    prior=self.prior["privacy"] if self.prior else None,
+                    key_id=key_id(self.key) if self.plan else None,
+                ),
+            },
+            self.job.output,
+        )
+        clear_device_memory(self.device)
+
+
+def _one_batch(rows: list[Example], *, pad_id: int, device: torch.device) -> Batch:
+    numbered = [Example(ids=row.ids, prompt_length=row.prompt_length, unit=index) for index, row in enumerate(rows)]
+    whole = sum(len(row.ids) for row in rows) * len(rows)
+    return physical_batches(numbered, token_budget=whole, pad_id=pad_id, device=device)[0]
+
+
+def _check_context(job: StageJob) -> None:
+    limit = context_length(job.base.parent)
+    if limit is not None and job.settings.max_seq_len > limit:
+        raise UserError(
+            f"sft.max_seq_len: {job.settings.max_seq_len} is more than the base's context of {limit} tokens: lower it"
+        )
+
+

@@ -1,0 +1,340 @@
+"""A stage of training, end to end on a tiny model: exact resume, private accounts, and every refusal."""
+
+import dataclasses
+import json
+import os
+
+import pytest
+import torch
+
+from sealed_experts.data.records import read_records, write_records
+from sealed_experts.errors import UserError
+from sealed_experts.settings.fields import plain
+from sealed_experts.settings.types import AdapterSettings, PrivacySettings, SftSettings
+from sealed_experts.training import loop as loop_module
+from sealed_experts.training.checkpoints import load_state
+from sealed_experts.training.interruption import Interrupted, Interruption
+from sealed_experts.training.objectives.sft import SupervisedFineTuning
+from sealed_experts.training.stage import StageJob, train_stage
+from sealed_experts.training.summary import training_metrics
+
+MEASURED = {"seconds", "tokens_per_second", "total_time_seconds"}
+PRIVATE = PrivacySettings(noise_multiplier=1.0, max_grad_norm=0.5, target_epsilon=50.0, delta=1e-3)
+PLAIN = PrivacySettings(enabled=False)
+
+
+def make_job(folder, base, dataset, *, privacy=PRIVATE, **changes):
+    settings = SftSettings(
+        **{
+            "learning_rate": 5e-3,
+            "batch_size": 8,
+            "max_steps": 6,
+            "max_seq_len": 64,
+            "eval_steps": 3,
+            "log_steps": 1,
+            "checkpoint_steps": 2,
+            "token_budget": 200,
+            "threads": 1,
+            "privacy": privacy,
+            **changes,
+        }
+    )
+    return StageJob(
+        stage="sft",
+        expert="tiny_expert",
+        seed=3,
+        device="cpu",
+        template="alpaca",
+        adapter=AdapterSettings(rank=2, alpha=4),
+        settings=settings,
+        computed={"sft": settings.part(operation=False)},
+        base=base,
+        train=dataset / "train.jsonl",
+        val=dataset / "val.jsonl",
+        stats=dataset / "stats.json",
+        start=None,
+        checkpoints=folder / "sft" / "checkpoints",
+        output=folder / "sft" / "adapter_final.pt",
+    )
+
+
+def train(job):
+    train_stage(job, SupervisedFineTuning())
+    return load_state(job.output)
+
+
+def comparable(value):
+    """Everything but measured times."""
+    if isinstance(value, dict):
+        return {key: comparable(item) for key, item in value.items() if key not in MEASURED}
+    if isinstance(value, list | tuple):
+        return [comparable(item) for item in value]
+    return value.tolist() if isinstance(value, torch.Tensor) else value
+
+
+def interrupt_after(monkeypatch, polls):
+    """Make the run ask itself to stop after the loop looked `polls` times."""
+    seen = iter(range(10**9))
+    monkeypatch.setattr(Interruption, "reason", property(lambda self: "asked by a test" if next(seen) >= polls else None))
+
+
+def share_key(job, other):
+    """Give `job` the key that `other` drew, as if it were the same run."""
+    (source,) = other.checkpoints.glob("*/key")
+    target = job.checkpoints / source.parent.name / "key"
+    target.parent.mkdir(parents=True)
+    target.write_bytes(source.read_bytes())
+    target.chmod(0o600)
+
+
+@pytest.mark.parametrize("privacy", [PRIVATE, PLAIN], ids=["private", "plain"])
+@pytest.mark.parametrize("polls", [1, 2, 5, 9, 14])
+def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
+    tmp_path, tiny_base, tiny_dataset, monkeypatch, privacy, polls
+):
+    whole = make_job(tmp_path / "whole", tiny_base, tiny_dataset, privacy=privacy)
+    expected = train(whole)
+    broken = make_job(tmp_path / "broken", tiny_base, tiny_dataset, privacy=privacy)
+    if privacy.enabled:
+        share_key(broken, whole)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, polls)
+        with pytest.raises(Interrupted):
+            train_stage(broken, SupervisedFineTuning())
+    assert json.loads((broken.output.parent / "state.json").read_text())["state"] == "interrupted"
+    assert comparable(train(broken)) == comparable(expected)
+    lines = [json.loads(line) for line in (broken.output.parent / "metrics.jsonl").read_text().splitlines()]
+    assert comparable(lines) == comparable(expected["history"])
+
+
+def test_release_mode_draws_a_new_key_for_every_run(tmp_path, tiny_base, tiny_dataset):
+    one, two = (train(make_job(tmp_path / name, tiny_base, tiny_dataset)) for name in ("one", "two"))
+    assert one["privacy"]["key_id"] != two["privacy"]["key_id"]
+    assert comparable(one["model_state_dict"]) != comparable(two["model_state_dict"])
+    assert one["privacy"]["epsilon"] == two["privacy"]["epsilon"] > 0
+
+
+def test_reproducible_mode_repeats_itself_and_claims_nothing(tmp_path, tiny_base, tiny_dataset):
+    privacy = dataclasses.replace(PRIVATE, mode="reproducible")
+    one, two = (train(make_job(tmp_path / name, tiny_base, tiny_dataset, privacy=privacy)) for name in ("one", "two"))
+    assert comparable(one) == comparable(two)
+    assert one["privacy"]["epsilon"] is None
+    assert "no privacy against" in one["privacy"]["reason"]
+    other = dataclasses.replace(make_job(tmp_path / "other", tiny_base, tiny_dataset, privacy=privacy), expert="another")
+    assert comparable(train(other)["model_state_dict"]) != comparable(one["model_state_dict"])
+
+
+def test_the_budget_stops_the_run_and_says_so(tmp_path, tiny_base, tiny_dataset):
+    free = train(make_job(tmp_path / "free", tiny_base, tiny_dataset))
+    epsilons = [line["epsilon"] for line in free["history"] if "loss" in line]
+    tight = dataclasses.replace(PRIVATE, target_epsilon=(epsilons[2] + epsilons[3]) / 2)
+    state = train(make_job(tmp_path / "tight", tiny_base, tiny_dataset, privacy=tight))
+    assert (state["step"], state["stopped_reason"]) == (3, "privacy_budget")
+    assert state["privacy"]["epsilon"] == epsilons[2] <= tight.target_epsilon
+    with pytest.raises(UserError, match="the first step would bring"):
+        train(make_job(tmp_path / "none", tiny_base, tiny_dataset, privacy=dataclasses.replace(PRIVATE, target_epsilon=1e-3)))
+
+
+def test_auto_noise_ends_at_the_target(tmp_path, tiny_base, tiny_dataset):
+    privacy = dataclasses.replace(PRIVATE, noise_multiplier="auto", target_epsilon=4.0)
+    state = train(make_job(tmp_path, tiny_base, tiny_dataset, privacy=privacy))
+    assert state["stopped_reason"] == "max_steps"
+    assert 3.9 < state["privacy"]["epsilon"] <= 4.0
+
+
+def test_an_edited_setting_never_meets_the_old_checkpoints(tmp_path, tiny_base, tiny_dataset):
+    train(make_job(tmp_path, tiny_base, tiny_dataset, max_steps=4))
+    state = train(make_job(tmp_path, tiny_base, tiny_dataset, max_steps=4, learning_rate=1e-3))
+    assert [line["step"] for line in state["history"] if "loss" in line] == [1, 2, 3, 4]
+    assert len(list((tmp_path / "sft" / "checkpoints").glob("*/key"))) == 2
+
+
+def test_an_operational_setting_keeps_the_old_checkpoints(tmp_path, tiny_base, tiny_dataset, capfd):
+    job = make_job(tmp_path, tiny_base, tiny_dataset)
+    train(job)
+    job.output.unlink()
+    train(make_job(tmp_path, tiny_base, tiny_dataset, log_steps=5, checkpoint_steps=100, keep_checkpoints=1))
+    assert "resumed after step 6 of 6" in capfd.readouterr().out
+
+
+def test_without_privacy_it_learns_and_metrics_say_what_happened(tmp_path, tiny_base, tiny_dataset):
+    metrics = training_metrics(train(make_job(tmp_path, tiny_base, tiny_dataset, privacy=PLAIN, max_steps=40, learning_rate=3e-2)))
+    assert metrics["final_val_loss"] < metrics["first_val_loss"] - 0.3
+    assert metrics["best_val_loss"] == min(line["val_loss"] for line in metrics["history"]["validation"])
+    assert metrics["examples_seen"] == 40 * 8
+    assert metrics["total_steps"] == 40
+    assert metrics["privacy"]["enabled"] is False
+    assert metrics["privacy"]["epsilon"] is None
+
+
+def test_the_first_steps_equal_pytorchs_own_adamw(tmp_path, tiny_base, tiny_dataset):
+    """One step without privacy against plain autograd and AdamW over the same batch, written out."""
+    from sealed_experts.models.adapters import adapter_state, attach_adapter, trainable_parameters
+    from sealed_experts.models.loading import load_base
+    from sealed_experts.training.samplers import ShuffledSampler
+
+    drawn = []
+    original = ShuffledSampler.draw
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ShuffledSampler, "draw", lambda self, step: drawn.append(original(self, step)) or drawn[-1])
+        state = train(make_job(tmp_path, tiny_base, tiny_dataset, privacy=PLAIN, max_steps=1))
+    base = load_base(tiny_base.parent, device=torch.device("cpu"))
+    model = attach_adapter(base.model, AdapterSettings(rank=2, alpha=4), seed=3)
+    records = read_records(tiny_dataset / "train.jsonl")
+    losses = []
+    for record in (records[index] for index in drawn[0]):
+        context = f"### Input:\n{record.input}\n\n" if record.input else ""
+        prompt = base.tokenizer(f"### Instruction:\n{record.instruction}\n\n{context}### Response:\n")["input_ids"]
+        ids = [*prompt, *base.tokenizer(record.output)["input_ids"], base.tokenizer.eos_token_id]
+        labels = [-100] * len(prompt) + ids[len(prompt) :]
+        losses.append(model(input_ids=torch.tensor([ids[:64]]), labels=torch.tensor([labels[:64]])).loss)
+    optimizer = torch.optim.AdamW(trainable_parameters(model), lr=5e-3, weight_decay=0.01)
+    (sum(losses) / len(losses)).backward()
+    torch.nn.utils.clip_grad_norm_(trainable_parameters(model), 1.0)
+    optimizer.step()
+    for name, tensor in adapter_state(model).items():
+        torch.testing.assert_close(state["model_state_dict"][name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_an_empty_draw_is_a_step_like_any_other(tmp_path, tiny_base, tiny_dataset):
+    state = train(make_job(tmp_path, tiny_base, tiny_dataset, batch_size=1, max_steps=5))
+    empty = [line for line in state["history"] if "loss" in line and line["loss"] is None]
+    assert state["privacy"]["events"][0]["steps"] == 5
+    assert all(line["tokens_per_second"] == 0 for line in empty)
+
+
+def test_a_unit_of_many_rows_gives_one_row_a_step(tmp_path, tiny_base, tiny_dataset):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    records = read_records(tiny_dataset / "train.jsonl")
+    owned = [dataclasses.replace(record, unit=f"customer-{index % 10}") for index, record in enumerate(records)]
+    write_records(folder / "train.jsonl", owned)
+    write_records(folder / "val.jsonl", read_records(tiny_dataset / "val.jsonl"))
+    (folder / "stats.json").write_text(json.dumps({"unit": "customer", "digest": "1" * 64}))
+    privacy = dataclasses.replace(PRIVATE, delta=1e-2)
+    state = train(make_job(tmp_path, tiny_base, folder, batch_size=5, privacy=privacy))
+    assert (state["privacy"]["units"], state["privacy"]["unit"]) == (10, "customer")
+    assert state["privacy"]["sample_rate"] == 0.5
+    assert state["examples_seen"] <= 10 * 6
+
+
+def test_an_expected_batch_as_large_as_the_data_is_refused(tmp_path, tiny_base, tiny_dataset):
+    with pytest.raises(UserError, match="must be smaller than the data"):
+        train(make_job(tmp_path, tiny_base, tiny_dataset, batch_size=60))
+
+
+def test_a_changed_base_is_refused(tmp_path, tiny_base, tiny_dataset):
+    import shutil
+
+    copy = tmp_path / "base"
+    shutil.copytree(tiny_base.parent, copy)
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        train(make_job(tmp_path, copy / "base.json", tiny_dataset))
+
+
+def test_a_sequence_longer_than_the_context_is_refused(tmp_path, tiny_base, tiny_dataset):
+    with pytest.raises(UserError, match="context of 256 tokens"):
+        train(make_job(tmp_path, tiny_base, tiny_dataset, max_seq_len=300))
+
+
+def test_prompts_that_leave_no_room_for_any_answer_are_refused(tmp_path, tiny_base, tiny_dataset):
+    with pytest.raises(UserError, match="leaves room for an answer"):
+        train(make_job(tmp_path, tiny_base, tiny_dataset, max_seq_len=8))
+
+
+def test_an_adapter_that_does_not_move_is_an_error(tmp_path, tiny_base, tiny_dataset, monkeypatch):
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
+    with pytest.raises(UserError, match="did not change"):
+        train(make_job(tmp_path, tiny_base, tiny_dataset))
+    assert json.loads((tmp_path / "sft" / "state.json").read_text())["state"] == "failed"
+
+
+def test_weights_that_stop_being_finite_end_the_run_and_keep_the_checkpoint(tmp_path, tiny_base, tiny_dataset, monkeypatch):
+    job = make_job(tmp_path, tiny_base, tiny_dataset)
+    original = loop_module.learning_rate
+    monkeypatch.setattr(loop_module, "learning_rate", lambda **k: float("inf") if k["step"] == 4 else original(**k))
+    with pytest.raises(UserError, match="step 4: the weights became infinite or NaN"):
+        train(job)
+    assert not job.output.exists()
+    assert sorted(path.name for path in job.checkpoints.glob("*/*.pt")) == ["checkpoint_step_2.pt"]
+
+
+def test_running_out_of_memory_saves_first_and_says_what_to_change(tmp_path, tiny_base, tiny_dataset, monkeypatch):
+    job = make_job(tmp_path, tiny_base, tiny_dataset, checkpoint_steps=100)
+    original = loop_module.physical_batches
+
+    def crowded(examples, **keywords):
+        crowded.calls += 1
+        if crowded.calls == 4:
+            raise torch.OutOfMemoryError("out of memory")
+        return original(examples, **keywords)
+
+    crowded.calls = 0
+    monkeypatch.setattr(loop_module, "physical_batches", crowded)
+    with pytest.raises(UserError, match=r"step 4; the state after step 3 is saved.*token_budget"):
+        train(job)
+    assert [path.name for path in job.checkpoints.glob("*/*.pt")] == ["checkpoint_step_3.pt"]
+    assert train(job)["step"] == 6
+
+
+def test_a_second_trainer_is_refused_by_name(tmp_path, tiny_base, tiny_dataset, monkeypatch):
+    from sealed_experts.files import locks
+
+    job = make_job(tmp_path, tiny_base, tiny_dataset)
+    with locks.folder_lock(job.checkpoints), pytest.raises(UserError, match=f"process {os.getpid()} on "):
+        monkeypatch.setattr(locks, "_acquire", _impatient(locks._acquire))
+        train(job)
+
+
+def _impatient(acquire):
+    return lambda descriptor, path, wait: acquire(descriptor, path, 0.3)
+
+
+def test_the_journal_holds_every_step_before_the_adapter_file(tmp_path, tiny_base, tiny_dataset):
+    job = make_job(tmp_path, tiny_base, tiny_dataset)
+    state = train(job)
+    (journal,) = job.checkpoints.glob("*/journal")
+    assert len(journal.read_bytes().splitlines()) >= state["step"]
+
+
+def test_the_secret_key_is_in_no_file_but_its_own(tmp_path, tiny_base, tiny_dataset):
+    job = make_job(tmp_path, tiny_base, tiny_dataset)
+    train(job)
+    (path,) = job.checkpoints.glob("*/key")
+    key = path.read_bytes()
+    for other in tmp_path.rglob("*"):
+        if other.is_file() and other != path:
+            content = other.read_bytes()
+            assert key not in content
+            assert key.hex().encode() not in content
+
+
+def test_a_later_stage_starts_from_the_earlier_one_and_pays_jointly(tmp_path, tiny_base, tiny_dataset):
+    first = make_job(tmp_path / "first", tiny_base, tiny_dataset)
+    one = train(first)
+    second = dataclasses.replace(
+        make_job(tmp_path / "second", tiny_base, tiny_dataset), start=first.output, stage="second"
+    )
+    two = train(second)
+    assert [event["stage"] for event in two["privacy"]["events"]] == ["sft", "second"]
+    assert one["privacy"]["epsilon"] < two["privacy"]["epsilon"] < 2 * one["privacy"]["epsilon"]
+    assert list(two["privacy"]["stage_epsilon"]) == ["sft", "second"]
+    first_val = next(line["val_loss"] for line in two["history"] if "val_loss" in line)
+    last_val = [line["val_loss"] for line in one["history"] if "val_loss" in line][-1]
+    assert first_val == pytest.approx(last_val, abs=1e-6)
+
+
+def test_metrics_carry_what_the_contract_names(tmp_path, tiny_base, tiny_dataset):
+    metrics = training_metrics(train(make_job(tmp_path, tiny_base, tiny_dataset)))
+    names = """adapter_name model adapter total_steps stopped_reason first_val_loss final_val_loss best_val_loss
+        final_loss total_time_seconds examples_seen tokens_seen dataset_size data_digest base_digest seed privacy"""
+    assert set(names.split()) <= metrics.keys()
+    privacy = """enabled mode unit neighbouring sampling sample_rate noise_multiplier max_grad_norm steps accountant
+        delta target_epsilon epsilon"""
+    assert set(privacy.split()) <= metrics["privacy"].keys()
+    assert {"kind", "rank", "alpha", "target_modules"} <= metrics["adapter"].keys()
+    assert plain(metrics) == json.loads(json.dumps(metrics))
