@@ -14,13 +14,13 @@ run: $(VENV)/.run ## Make everything the configuration asks for (SNAKEMAKE_ARGS=
 	@$(BIN)/sealed-experts run --cores all $(SNAKEMAKE_ARGS)
 
 test: $(VENV)/.test ## Run every test
-	@$(BIN)/python -m pytest -n 2 --dist worksteal
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-unit: $(VENV)/.test ## Run the unit tests only
-	@$(BIN)/python -m pytest tests/unit tests/attacks -n 2 --dist worksteal
+	@$(BIN)/python -m pytest tests/unit tests/attacks -n 2 --dist loadgroup
 
 test-workflow: $(VENV)/.test ## Run the workflow tests only
-	@$(BIN)/python -m pytest tests/workflow -n 2 --dist worksteal
+	@$(BIN)/python -m pytest tests/workflow -n 2 --dist loadgroup
 
 lint: $(VENV)/.test ## Check style, types, spelling and the workflow
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -33,8 +33,8 @@ format: $(VENV)/.test ## Format the code
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format . ; $(BIN)/snakefmt Snakefile rules
 
 report: $(VENV)/.run ## Make results/report.html
-	@$(BIN)/sealed-experts run --quiet-summary --cores all $(SNAKEMAKE_ARGS) -- report_inputs
-	@$(BIN)/snakemake report_inputs --report results/report.html
+	@$(BIN)/sealed-experts run --quiet-summary report_inputs --cores all $(SNAKEMAKE_ARGS)
+	@$(BIN)/snakemake report_inputs --report results/report.html $(SNAKEMAKE_ARGS)
 	@echo "The report is results/report.html. It is as private as the data: it shows training losses."
 
 bench: $(VENV)/.bench ## Run the benchmarks against named peers

@@ -29,10 +29,10 @@ rule fetch_base_model:
         manifest="results/base/{base}/base.json",
     log:
         "results/base/{base}.log",
-    conda:
-        "../envs/train.yaml"
     wildcard_constraints:
         base=r"(?!demo$)[a-z0-9][a-z0-9._-]*",
+    conda:
+        "../envs/train.yaml"
     resources:
         mem_mb=memory_mb(4000),
         runtime=240,

@@ -1,4 +1,5 @@
 # Wildcard constraints and the functions that rules ask for their inputs, parameters and resources. No rules.
+import functools
 import glob
 import os
 import sys
@@ -9,31 +10,32 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 from snakemake.exceptions import WorkflowError
 
 from sealed_experts.errors import UserError
+from sealed_experts.machine import has_nvidia_device
+from sealed_experts.progress import stage_folder
 from sealed_experts.sealing.keys import ensure_publisher_key
-from sealed_experts.settings import chain
-from sealed_experts.settings.reading import load
+
+# Plain names such as `chain` are those of Snakemake itself, whose module these files share.
+from sealed_experts.settings import chain as settings_chain
+from sealed_experts.settings.reading import load as load_settings
 
 # Jobs call plain `python`: with the running interpreter's folder first, that is the one that has the packages, also
 # when no environment is activated. A conda environment of a rule still comes before it.
-os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
 
 
 try:
-    SETTINGS = load(
+    SETTINGS = load_settings(
         [Path(path) for path in workflow.configfiles],
         root=Path.cwd(),
         extra=workflow.config_settings.config,
     )
-    # Only a dry-run leaves the machine as it is.
-    PUBLISHER = ensure_publisher_key(create=not workflow.dryrun)
 except UserError as error:
-    raise WorkflowError(str(error))
+    sys.exit(f"error: {error}")
 
 EXPERTS = [expert.name for expert in SETTINGS.experts]
 EXPERT = {expert.name: expert for expert in SETTINGS.experts}
-BASE = chain.base_key(SETTINGS.base)
+BASE = settings_chain.base_key(SETTINGS.base)
 BASE_MANIFEST = f"results/base/{BASE}/base.json"
-STAGE_FOLDERS = {"reinforce": "rl"}
 
 
 wildcard_constraints:
@@ -46,10 +48,6 @@ def stages_of(expert):
     return list(EXPERT[expert].stages)
 
 
-def stage_folder(stage):
-    return STAGE_FOLDERS.get(stage, stage)
-
-
 def per_expert(pattern):
     return expand(pattern, expert=EXPERTS)
 
@@ -58,7 +56,11 @@ def stage_artifacts(stage):
     """The adapter and the metrics of a stage, of every expert that has it."""
     having = [expert for expert in EXPERTS if stage in stages_of(expert)]
     folder = stage_folder(stage)
-    return expand(f"results/experts/{{expert}}/{folder}/{{file}}", expert=having, file=STAGE_FILES[stage])
+    return expand(
+        f"results/experts/{{expert}}/{folder}/{{file}}",
+        expert=having,
+        file=STAGE_FILES[stage],
+    )
 
 
 STAGE_FILES = {"sft": ["adapter_final.pt", "training_metrics.json"]}
@@ -101,39 +103,44 @@ def stage_metrics(wildcards):
 
 
 def stage_settings(stage):
-    return lambda wildcards: chain.stage_settings(SETTINGS, wildcards.expert, stage)
+    return lambda wildcards: settings_chain.stage_settings(SETTINGS, wildcards.expert, stage)
 
 
 def stage_operation(stage):
     # A function that takes `output` is not tracked: an operational setting makes nothing stale.
-    return lambda wildcards, output: chain.stage_operation(SETTINGS, wildcards.expert, stage)
+    return lambda wildcards, output: settings_chain.stage_operation(SETTINGS, wildcards.expert, stage)
 
 
 def base_settings(wildcards):
-    return chain.base_settings(SETTINGS)
+    return settings_chain.base_settings(SETTINGS)
 
 
 def base_operation(wildcards, output):
-    return chain.base_operation(SETTINGS)
+    return settings_chain.base_operation(SETTINGS)
 
 
 def dataset_settings(wildcards):
-    return chain.dataset_settings(SETTINGS, wildcards.dataset)
+    return settings_chain.dataset_settings(SETTINGS, wildcards.dataset)
 
 
 def package_settings(wildcards):
-    return chain.package_settings(SETTINGS, wildcards.expert)
+    return settings_chain.package_settings(SETTINGS, wildcards.expert)
+
+
+@functools.cache
+def publisher():
+    """The fingerprint of the key that seals; made on first use, but not by a dry-run."""
+    try:
+        return ensure_publisher_key(create=not workflow.dryrun)
+    except UserError as error:
+        raise WorkflowError(str(error))
 
 
 def moe_settings(wildcards):
-    return chain.moe_settings(SETTINGS)
+    return settings_chain.moe_settings(SETTINGS)
 
 
 # Resources
-
-
-def has_nvidia_device():
-    return bool(glob.glob("/dev/nvidia[0-9]*"))
 
 
 GPUS = {"cpu": 0, "cuda": 1, "auto": int(has_nvidia_device())}[SETTINGS.device]

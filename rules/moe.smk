@@ -3,7 +3,10 @@ rule assemble_moe:
         packages=per_expert("results/packages/{expert}.tgsp"),
         selections=per_expert("results/experts/{expert}/selection.json"),
         base=BASE_MANIFEST,
-        train=expand("results/data/{dataset}/train.jsonl", dataset=sorted({e.dataset for e in SETTINGS.experts})),
+        train=expand(
+            "results/data/{dataset}/train.jsonl",
+            dataset=sorted({e.dataset for e in SETTINGS.experts}),
+        ),
     output:
         config=ensure("results/moe/moe_config.json", non_empty=True),
     log:

@@ -18,7 +18,7 @@ rule seal_package:
     params:
         settings=package_settings,
         # The public key's fingerprint: another key seals again. The private key is found by the script itself.
-        publisher=PUBLISHER,
+        publisher=lambda wildcards: publisher(),
         peft=lambda wildcards, input: os.path.dirname(input.config),
     shell:
         "exec python scripts/seal_package.py --peft {params.peft:q} --selection {input.selection:q}"

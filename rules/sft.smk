@@ -23,7 +23,7 @@ rule train_sft:
         # Not an output: Snakemake deletes outputs when a job starts and when it fails.
         checkpoints="results/experts/{expert}/sft/checkpoints",
     shell:
-        "exec python scripts/train_sft.py --expert {wildcards.expert:q} --base {input.base:q} --train {input.train:q}"
+        "exec python scripts/train_sft.py --base {input.base:q} --train {input.train:q}"
         " --val {input.val:q} --stats {input.stats:q} --settings {params.settings:q} --operation {params.operation:q}"
         " --checkpoints {params.checkpoints:q} --output {output.adapter:q} > {log:q} 2>&1"
 

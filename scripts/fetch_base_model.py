@@ -6,8 +6,7 @@ from pathlib import Path
 
 from sealed_experts.errors import reports_user_errors
 from sealed_experts.models.hub import fetch_base
-from sealed_experts.settings.chain import base_key, parse_group
-from sealed_experts.settings.types import BaseSettings
+from sealed_experts.settings.chain import base_from_json
 
 
 @reports_user_errors
@@ -16,8 +15,8 @@ def main() -> None:
     parser.add_argument("--settings", required=True, help="the base's settings as JSON")
     parser.add_argument("--output", required=True, type=Path, help="base.json of the folder to fill")
     args = parser.parse_args()
-    base = parse_group(BaseSettings, args.settings)
-    fetch_base(base, key=base_key(base), folder=args.output.parent)
+    run = base_from_json(args.settings)
+    fetch_base(run.base, key=run.key, folder=args.output.parent)
 
 
 if __name__ == "__main__":

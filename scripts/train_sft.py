@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 from sealed_experts.errors import reports_user_errors
+from sealed_experts.settings.chain import sft_from_json, stage_from_json
+from sealed_experts.settings.parsing import parse_object
 from sealed_experts.training.interruption import EXIT_INTERRUPTED, Interrupted
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
 from sealed_experts.training.stage import StageJob, train_stage
@@ -13,7 +15,6 @@ from sealed_experts.training.stage import StageJob, train_stage
 @reports_user_errors
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--expert", required=True, help="the expert's name")
     parser.add_argument("--base", required=True, type=Path, help="the base's base.json")
     parser.add_argument("--train", required=True, type=Path, help="training records")
     parser.add_argument("--val", required=True, type=Path, help="validation records")
@@ -24,8 +25,26 @@ def main() -> int:
     parser.add_argument("--checkpoints", required=True, type=Path, help="folder of checkpoints")
     parser.add_argument("--output", required=True, type=Path, help="adapter_final.pt")
     args = parser.parse_args()
+    run = stage_from_json(args.settings, args.operation)
+    job = StageJob(
+        stage=run.stage,
+        expert=run.expert,
+        seed=run.seed,
+        device=run.device,
+        template=run.template,
+        adapter=run.adapter,
+        settings=sft_from_json(args.settings, args.operation),
+        computed=parse_object(args.settings),
+        base=args.base,
+        train=args.train,
+        val=args.val,
+        stats=args.stats,
+        start=args.start,
+        checkpoints=args.checkpoints,
+        output=args.output,
+    )
     try:
-        train_stage(StageJob.from_arguments("sft", args), SupervisedFineTuning())
+        train_stage(job, SupervisedFineTuning())
     except Interrupted as interruption:
         print(f"interrupted: {interruption}; the same command goes on from here", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -1,0 +1,31 @@
+"""Assemble verified packages into moe_config.json. The settings come on standard input, as canonical JSON."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from sealed_experts.errors import reports_user_errors
+from sealed_experts.moe.assembly import Sources, assemble
+from sealed_experts.privacy.ledger.releases import ReleaseLog
+from sealed_experts.sealing.home import home_folder
+from sealed_experts.sealing.trust import load_trust
+from sealed_experts.settings.chain import moe_from_json
+
+
+@reports_user_errors
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--packages", required=True, type=Path, help="folder of the packages, {expert}.tgsp")
+    parser.add_argument("--experts", required=True, type=Path, help="folder that holds {expert}/selection.json")
+    parser.add_argument("--data", required=True, type=Path, help="folder that holds {dataset}/train.jsonl")
+    parser.add_argument("--base", required=True, type=Path, help="base.json of the base that all experts adapt")
+    parser.add_argument("--output", required=True, type=Path, help="moe_config.json")
+    args = parser.parse_args()
+    run = moe_from_json(sys.stdin.read())
+    sources = Sources(packages=args.packages, experts=args.experts, data=args.data, base=args.base)
+    assemble(run, sources=sources, output=args.output, trust=load_trust(), log=ReleaseLog(home_folder()))
+    print(f"assembled {len(run.experts)} experts into {args.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

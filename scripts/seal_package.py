@@ -1,0 +1,72 @@
+"""Seal an expert: its adapter, manifest, model card and privacy receipt in one signed package."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from sealed_experts.data.records import read_records
+from sealed_experts.errors import UserError, reports_user_errors
+from sealed_experts.files.atomic import write_bytes
+from sealed_experts.files.canonical import read_json
+from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.privacy.ledger.releases import ReleaseLog
+from sealed_experts.sealing.content import SealingInputs, package_content
+from sealed_experts.sealing.home import home_folder
+from sealed_experts.sealing.keys import PublisherKey, load_key
+from sealed_experts.sealing.package import seal
+from sealed_experts.sealing.release import released
+from sealed_experts.settings.chain import package_from_json
+
+
+@reports_user_errors
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peft", required=True, type=Path, help="folder of adapter_config.json and the weights")
+    parser.add_argument("--selection", required=True, type=Path, help="selection.json")
+    parser.add_argument(
+        "--metrics", type=Path, help="the selected stage's metrics (default: those the selection names)"
+    )
+    parser.add_argument("--base", required=True, type=Path, help="the base's base.json")
+    parser.add_argument("--train", type=Path, help="its training records; without them, their units count as unknown")
+    parser.add_argument("--settings", required=True, help="the package's settings, as JSON")
+    parser.add_argument("--publisher", required=True, help="fingerprint of the key to sign with")
+    parser.add_argument("--output", required=True, type=Path, help="the package to write")
+    args = parser.parse_args()
+    key = _key_of(args.publisher)
+    selection = read_json(args.selection)
+    metrics = read_json(args.metrics or selection["metrics"])
+    settings = package_from_json(args.settings)
+    units = None if args.train is None else {record.unit for record in read_records(args.train)}
+    manifest, members = package_content(
+        SealingInputs(
+            settings=settings,
+            selection=selection,
+            metrics=metrics,
+            privacy=released(metrics["privacy"], expert=settings.name, units=units, log=ReleaseLog(home_folder())),
+            base=read_json(args.base),
+            adapter_config=(args.peft / "adapter_config.json").read_bytes(),
+            adapter_weights=(args.peft / "adapter_model.safetensors").read_bytes(),
+        )
+    )
+    data = seal(manifest=manifest, members=members, key=key)
+    write_bytes(args.output, data)
+    print(f"sealed {args.output}: {len(data)} bytes, digest {sha256_bytes(data)}, publisher {key.public.fingerprint}")
+
+
+def _key_of(publisher: str) -> PublisherKey:
+    """Return the key at hand.
+
+    Raises:
+        UserError: it is not the publisher's.
+    """
+    key = load_key()
+    if key.public.fingerprint != publisher:
+        raise UserError(
+            f"the key at hand has the fingerprint {key.public.fingerprint}, but the package is to be signed by "
+            f"{publisher}: set SEALED_EXPERTS_KEY to that publisher's key, or run the workflow again with this one"
+        )
+    return key
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""`sealed-experts run`: one run of the pipeline at a time, what `make run` calls."""
+
+import argparse
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from sealed_experts.cli.summary import print_summary
+from sealed_experts.errors import UserError
+from sealed_experts.files.locks import folder_lock
+
+CONFIG = Path("results/moe/moe_config.json")
+WAIT_SECONDS = 10.0
+QUIET_SUMMARY = "--quiet-summary"
+
+_CORES = ("--cores", "-c", "--jobs", "-j", "--executor", "-e", "--profile", "--workflow-profile")
+_CHANGES_NOTHING = ("-n", "--dry-run", "--dryrun", "--version", "-v", "--help", "-h")
+_FORWARDED = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
+_PR_SET_PDEATHSIG = 1
+_POLL_SECONDS = 0.2
+
+
+def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register `run`. Its arguments are Snakemake's, so `main` hands them over unparsed."""
+    parser = subparsers.add_parser(
+        "run",
+        help="run the pipeline in this folder (what `make run` does)",
+        usage=f"sealed-experts run [{QUIET_SUMMARY}] [Snakemake's own arguments …]",
+        description="Run Snakemake in this folder: one run at a time, with --cores all unless another number is given. "
+        "A lock that a killed run left behind is removed first. Ctrl-C or SIGTERM: the trainers save, and the same "
+        "command goes on from there.",
+    )
+    parser.add_argument(QUIET_SUMMARY, action="store_true", help="do not print what was made at the end")
+    parser.set_defaults(run=run, arguments=[])
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run Snakemake and print what was made; return its exit code.
+
+    Raises:
+        UserError: this folder has no Snakefile, or another run in it does not end.
+    """
+    arguments = [argument for argument in args.arguments if argument != QUIET_SUMMARY]
+    if not Path("Snakefile").is_file():
+        raise UserError(f"{Path.cwd()} has no Snakefile: change to the folder that Sealed Experts was cloned to")
+    if any(argument in _CHANGES_NOTHING for argument in arguments):
+        return _snakemake(arguments)
+    with folder_lock(".snakemake/run", wait_seconds=WAIT_SECONDS):
+        _remove_stale_lock(arguments)
+        code = _snakemake(arguments)
+    if code == 0 and QUIET_SUMMARY not in args.arguments and CONFIG.is_file():
+        print_summary(CONFIG)
+    return code
+
+
+def _remove_stale_lock(arguments: Sequence[str]) -> None:
+    """Unlock what a killed Snakemake left behind. The caller holds the folder's own lock."""
+    locks = Path(".snakemake/locks")
+    deadline = time.monotonic() + WAIT_SECONDS
+    while locks.is_dir() and any(locks.iterdir()):
+        # Snakemake's own lock names no process, and a plain `snakemake` holds none of ours.
+        living = next(_snakemakes_here(), None)
+        if living is None:
+            print("Removing the lock of a run that was killed; finished files and checkpoints are kept.", flush=True)
+            if _snakemake([*arguments, "--unlock", "--quiet", "all"]) != 0:
+                raise UserError("the lock in .snakemake/locks could not be removed: mend what is said above, run again")
+            return
+        if time.monotonic() >= deadline:
+            raise UserError(
+                f"Snakemake (process {living}) is running in this folder: wait for it to end, or stop it, and run again"
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _snakemakes_here() -> Iterator[int]:
+    """Yield the ids of living Snakemake processes whose folder is this one (Linux; elsewhere none is found)."""
+    here = os.stat(".")
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            runs_it = any(os.path.basename(word) == b"snakemake" for word in words[:3])
+            if runs_it and os.path.samestat(here, os.stat(entry / "cwd")):
+                yield int(entry.name)
+
+
+def _snakemake(arguments: Sequence[str]) -> int:
+    """Run Snakemake in a process group of its own, so that a signal reaches it and every job together."""
+    # A trainer that got only Snakemake's polite end would train on to its last step.
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", "snakemake", *_default_cores(arguments), *arguments],
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+            preexec_fn=_die_with_parent,
+        ) as process,
+        _forwarding(process),
+    ):
+        code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
+def _default_cores(arguments: Sequence[str]) -> list[str]:
+    before_targets = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    for argument in before_targets:
+        name = argument.split("=")[0]
+        if name in _CORES or (argument[:2] in ("-c", "-j") and argument[2:].isdigit()):
+            return []
+    return ["--cores", "all"]
+
+
+def _die_with_parent() -> None:
+    """Let Linux kill Snakemake when `run` is killed; its trainers then notice that they are orphans, and save."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _forwarding(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    def forward(number: int, _frame: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, _FORWARDED[signal.Signals(number)])
+
+    before = {number: signal.signal(number, forward) for number in _FORWARDED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,133 @@
+"""`sealed-experts summary`: what a run made, where it is, and what to try next."""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import read_json
+from sealed_experts.moe.configuration import Member, Mixture, read_mixture
+
+_METRICS = ("training_metrics.json", "rl_metrics.json")
+_MOST_EXPERTS = 20
+_UNKNOWN = "–"
+_COLUMNS = ("Expert", "Stage", "ε", "Held-out loss", "Size", "Package")
+
+
+def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register `summary`."""
+    parser = subparsers.add_parser(
+        "summary",
+        help="show what a run made, where it is, and what to try next",
+        description="Show the experts of a mixture with their privacy, held-out loss and packages.",
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="moe_config.json")
+    parser.set_defaults(run=summary)
+
+
+def summary(args: argparse.Namespace) -> int:
+    """Print the summary of a mixture; return 0."""
+    print_summary(args.config)
+    return 0
+
+
+def print_summary(config: Path, *, stream: TextIO | None = None) -> None:
+    """Print what the mixture at `config` holds, to `stream` or standard output.
+
+    Raises:
+        UserError: the configuration cannot be read.
+    """
+    mixture = read_mixture(config)
+    print("\n".join(summary_lines(mixture)), file=stream or sys.stdout, flush=True)
+
+
+def summary_lines(mixture: Mixture) -> list[str]:
+    """Return the summary, line by line."""
+    shown = mixture.members[:_MOST_EXPERTS]
+    hidden = len(mixture.members) - len(shown)
+    return [
+        f"The mixture {_shown(mixture.path)} holds {len(mixture.members)} experts on the base {mixture.model}:",
+        "",
+        *_table([_COLUMNS, *(_row(member, mixture.privacy["experts"].get(member.name)) for member in shown)]),
+        *([f"… and {hidden} more"] if hidden else []),
+        "",
+        _privacy_line(mixture.privacy),
+        "",
+        "Try next:",
+        *(f"  {command}" for command in _commands(mixture)),
+    ]
+
+
+def _row(member: Member, epsilon: Any) -> tuple[str, ...]:
+    metrics = _metrics_of(member)
+    before, after = metrics.get("first_val_loss"), metrics.get("final_val_loss")
+    loss = f"{_number(before, 3)} → {_number(after, 3)}" if before is not None or after is not None else _UNKNOWN
+    return member.name, member.stage, _number(epsilon, 2), loss, _size(member.package), _shown(member.package)
+
+
+def _metrics_of(member: Member) -> Mapping[str, Any]:
+    """Return the figures beside the expert's checkpoint; none where only the packages were handed on."""
+    for name in _METRICS:
+        path = member.checkpoint.parent / name
+        if path.is_file():
+            content = read_json(path)
+            if not isinstance(content, dict):
+                raise UserError(f"{path} must hold an object: delete it and run `make run` again")
+            return content
+    return {}
+
+
+def _privacy_line(privacy: Mapping[str, Any]) -> str:
+    if privacy["epsilon"] is None:
+        return f"Privacy of the whole mixture: no ε is claimed ({privacy['reason']})."
+    delta = f"{privacy['delta']:g}".replace("e-0", "e-")
+    return (
+        f"Privacy of the whole mixture: ε = {privacy['epsilon']:.2f} at δ = {delta}, all experts and stages together."
+    )
+
+
+def _commands(mixture: Mixture) -> list[str]:
+    local = Path(".venv/bin/sealed-experts")
+    program = str(local) if local.exists() else "sealed-experts"
+    config = shlex.quote(_shown(mixture.path))
+    keywords = [member.keywords[0] for member in mixture.members if member.keywords]
+    question = shlex.quote(f"What is {_article(keywords[0])}?" if keywords else "What can you tell me?")
+    package = shlex.quote(_shown(mixture.members[0].package))
+    return [
+        f"{program} ask {config} {question}",
+        f"{program} ask {config} --interactive",
+        f"{program} route {config} {question}",
+        f"{program} verify {package}",
+        "make report",
+    ]
+
+
+def _article(keyword: str) -> str:
+    if keyword.endswith("s") or not keyword.islower() or " " in keyword:
+        return keyword
+    return f"{'an' if keyword[0] in 'aeiou' else 'a'} {keyword}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _number(value: Any, digits: int) -> str:
+    return f"{value:.{digits}f}" if isinstance(value, int | float) else _UNKNOWN
+
+
+def _size(path: Path) -> str:
+    if not path.is_file():
+        return "missing"
+    size = path.stat().st_size
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+
+
+def _shown(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative

@@ -1,0 +1,237 @@
+"""`sealed-experts watch`: every expert and stage of a run, live."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from sealed_experts.errors import UserError
+from sealed_experts.progress import StageProgress, found_stages, read_progress
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+_STYLES = {
+    "waiting": "dim",
+    "running": "cyan",
+    "resumed": "cyan",
+    "done": "green",
+    "failed": "bold red",
+    "interrupted": "yellow",
+}
+_URGENCY = {"failed": 0, "interrupted": 1, "running": 2, "resumed": 2, "waiting": 3, "done": 4}
+_COLUMNS = ("Expert", "Stage", "State", "Progress", "Step", "Loss", "ε", "Tokens/s", "Left")
+_OPTIONAL_COLUMNS = ("Progress", "Tokens/s", "Stage", "Loss")  # in the order in which a narrow terminal loses them
+_MOST_ERRORS = 5
+_LONGEST_INTERVAL = 3600
+_UNKNOWN = "–"
+
+Read = Callable[[], list[StageProgress]]
+
+
+def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register `watch`."""
+    parser = subparsers.add_parser(
+        "watch",
+        help="show the progress of every expert and stage",
+        description="Show every expert and stage: progress, loss, ε spent, speed, time left, state. Ends when all "
+        "stages of the configuration are done; Ctrl-C leaves at any time and disturbs nothing.",
+    )
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="the configuration files of the run, in Snakemake's order; without them, whatever has begun is shown",
+    )
+    parser.add_argument("--results", type=Path, default=Path("results"), help="the run's results (default: results)")
+    parser.add_argument("--once", action="store_true", help="print the present state and leave")
+    parser.add_argument(
+        "--interval", type=_interval, default=1.0, metavar="S", help="seconds between looks (default: 1)"
+    )
+    parser.set_defaults(run=watch)
+
+
+def watch(args: argparse.Namespace) -> int:
+    """Show the run until its stages are done; return 0."""
+    planned = _planned_stages(args.config) if args.config else None
+
+    def read() -> list[StageProgress]:
+        stages = found_stages(args.results) if planned is None else planned
+        return read_progress(results=args.results, stages=stages, now=time.time())
+
+    if planned is None and not args.results.is_dir():
+        raise UserError(f"{args.results} is not a folder: run this from the repository's root, or give --results")
+    try:
+        if args.once:
+            _show_once(read(), sys.stdout)
+        elif sys.stdout.isatty():
+            _show_live(read, interval=args.interval, ends=planned is not None)
+        else:
+            _show_changes(read, sys.stdout, interval=args.interval, ends=planned is not None)
+    except KeyboardInterrupt:
+        pass  # how one leaves
+    return 0
+
+
+def plain_line(progress: StageProgress) -> str:
+    """Return a stage's progress as one line of text."""
+    parts = [progress.state]
+    if progress.state == "resumed" and progress.resumed_from is not None:
+        parts[0] += f" after step {progress.resumed_from}"
+    if progress.step is not None and progress.max_steps:
+        parts.append(f"step {progress.step} of {progress.max_steps} ({progress.step / progress.max_steps:.0%})")
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.3f}")
+    if progress.val_loss is not None:
+        parts.append(f"validation loss {progress.val_loss:.3f}")
+    if progress.epsilon is not None:
+        parts.append(f"ε {_spent(progress)}")
+    if progress.tokens_per_second is not None and progress.seconds_left is not None:
+        parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+        parts.append(f"{_clock(progress.seconds_left)} left")
+    if progress.error is not None:
+        parts.append(progress.error)
+    return f"{progress.expert} {progress.stage}: {', '.join(parts)}"
+
+
+def summary_line(stages: Sequence[StageProgress]) -> str:
+    """Return how many stages are in which state, as one line of text."""
+    counts = {state: sum(progress.state == state for progress in stages) for state in _STYLES}
+    if counts["done"] == len(stages):
+        return f"all done: {len(stages)} {'stage' if len(stages) == 1 else 'stages'}"
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+
+
+def live_view(stages: Sequence[StageProgress], console: "Console") -> "RenderableType":
+    """Return what fits `console`: the table of stages, the errors under it, and the summary."""
+    from rich.console import Group
+    from rich.text import Text
+
+    if not stages:
+        return Text("nothing has begun yet", style="dim")
+    errors = [
+        Text.assemble((f"{progress.expert} {progress.stage}: ", "bold red"), progress.error)
+        for progress in stages
+        if progress.error is not None
+    ][:_MOST_ERRORS]
+    room = max(1, console.height - 4 - 2 * len(errors))
+    shown = stages if len(stages) <= room else sorted(stages, key=lambda progress: _URGENCY[progress.state])[:room]
+    hidden = f"; {len(stages) - len(shown)} stages do not fit here" if len(shown) < len(stages) else ""
+    return Group(_fitting_table(shown, console), *errors, Text(summary_line(stages) + hidden, style="dim"))
+
+
+def _fitting_table(stages: Sequence[StageProgress], console: "Console") -> "Table":
+    """Return the table without the columns that a narrow terminal has no room for."""
+    wide = console.options.update(width=1000)
+    for dropped in range(len(_OPTIONAL_COLUMNS)):
+        table = _table(stages, without=_OPTIONAL_COLUMNS[:dropped])
+        if console.measure(table, options=wide).maximum <= console.width:
+            return table
+    return _table(stages, without=_OPTIONAL_COLUMNS)
+
+
+def _table(stages: Sequence[StageProgress], *, without: Sequence[str]) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    headers = [header for header in _COLUMNS if header not in without]
+    for header in headers:
+        left = header in ("Expert", "Stage", "State", "Progress")
+        table.add_column(header, justify="left" if left else "right", no_wrap=True)
+    for progress in stages:
+        cells = _cells(progress)
+        table.add_row(*(cells[header] for header in headers))
+    return table
+
+
+def _cells(progress: StageProgress) -> "dict[str, RenderableType]":
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
+
+    active = progress.state in ("running", "resumed")
+    known = progress.step is not None and progress.max_steps is not None
+    speed = progress.tokens_per_second if active else None
+    return {
+        "Expert": Text(progress.expert),
+        "Stage": Text(progress.stage),
+        "State": Text(progress.state, style=_STYLES[progress.state]),
+        "Progress": ProgressBar(total=progress.max_steps or 1, completed=progress.step or 0, width=16),
+        "Step": Text(f"{progress.step}/{progress.max_steps}" if known else _UNKNOWN),
+        "Loss": Text(_UNKNOWN if progress.loss is None else f"{progress.loss:.3f}"),
+        "ε": Text(_UNKNOWN if progress.epsilon is None else _spent(progress)),
+        "Tokens/s": Text(_UNKNOWN if speed is None else f"{speed:,.0f}"),
+        "Left": Text(_UNKNOWN if progress.seconds_left is None else _clock(progress.seconds_left)),
+    }
+
+
+def _spent(progress: StageProgress) -> str:
+    budget = "" if progress.target_epsilon is None else f" of {progress.target_epsilon:.2f}"
+    return f"{progress.epsilon:.2f}{budget}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _show_once(stages: Sequence[StageProgress], stream: TextIO) -> None:
+    for progress in stages:
+        print(plain_line(progress), file=stream)
+    print(summary_line(stages) if stages else "nothing has begun yet", file=stream, flush=True)
+
+
+def _show_changes(read: Read, stream: TextIO, *, interval: float, ends: bool) -> None:
+    """Print every stage once, then only those that moved; return when all are done, if `ends`."""
+    shown: dict[tuple[str, str], tuple[object, ...]] = {}
+    while True:
+        stages = read()
+        for progress in stages:
+            # Speed and time left move by themselves, and are no news.
+            news = (progress.state, progress.step, progress.val_loss, progress.error)
+            if shown.get((progress.expert, progress.stage)) != news:
+                shown[progress.expert, progress.stage] = news
+                print(plain_line(progress), file=stream, flush=True)
+        if ends and _all_done(stages):
+            print(summary_line(stages), file=stream, flush=True)
+            return
+        time.sleep(interval)
+
+
+def _show_live(read: Read, *, interval: float, ends: bool) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            stages = read()
+            live.update(live_view(stages, console), refresh=True)
+            if ends and _all_done(stages):
+                return
+            time.sleep(interval)
+
+
+def _all_done(stages: Sequence[StageProgress]) -> bool:
+    return all(progress.state == "done" for progress in stages)
+
+
+def _planned_stages(files: Sequence[Path]) -> list[tuple[str, str]]:
+    from sealed_experts.settings.reading import load
+
+    settings = load(files, root=Path.cwd())
+    return [(expert.name, stage) for expert in settings.experts for stage in expert.stages]
+
+
+def _interval(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= _LONGEST_INTERVAL:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0 and up to {_LONGEST_INTERVAL}")
+    return value

@@ -1,0 +1,1 @@
+"""From source rows to prepared records: sources, chat templates, the split, statistics."""

@@ -1,0 +1,139 @@
+"""JSON Lines, CSV and Parquet files.
+
+JSONL and CSV are read line by line rather than through a table library, so that a bad row is reported with its own
+line and the rows after it are still read.
+"""
+
+import codecs
+import csv
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sealed_experts.data.sources.rows import BadRow, Row, check_columns, map_row, mapped_columns
+from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import strict_json
+from sealed_experts.settings.sources import DatasetSettings, FilesSource, RowsSettings
+
+COUNTED_BYTES = 64_000_000  # counting the lines of a larger file would delay every start
+UNKNOWN = None
+
+
+def read(settings: FilesSource, *, parts: Sequence[Path] = ()) -> Iterator[Row | BadRow]:
+    """Yield the rows of every file in order; `line` is the line in the file (Parquet: the row, from 1).
+
+    Raises:
+        UserError: a file is missing or of another format, or a column is missing from its header.
+    """
+    for name in settings.paths:
+        try:
+            yield from READERS[Path(name).suffix.lower()](name, settings)
+        except FileNotFoundError as error:
+            raise UserError(f"{name} does not exist: correct `paths`") from error
+        except (IsADirectoryError, PermissionError) as error:
+            raise UserError(f"{name} cannot be read ({error.strerror}): give a readable file in `paths`") from error
+
+
+def count_upper_bound(settings: FilesSource, *, datasets: Mapping[str, DatasetSettings]) -> int | None:
+    """Return the number of lines (Parquet: rows) of all files; None when one is missing, unreadable or large."""
+    counts = [_count(Path(name)) for name in settings.paths]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def _count(path: Path) -> int | None:
+    try:
+        if path.suffix.lower() == ".parquet":
+            return _open_parquet(str(path)).metadata.num_rows
+        if path.stat().st_size > COUNTED_BYTES:
+            return UNKNOWN
+        content = path.read_bytes()
+        return sum(1 for line in content.split(b"\n") if line.strip())
+    except (OSError, UserError):
+        return UNKNOWN  # what is wrong with the file is said where it is read
+
+
+def _read_jsonl(name: str, settings: RowsSettings) -> Iterator[Row | BadRow]:
+    with open(name, "rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if not line.strip():
+                continue
+            try:
+                values = strict_json(line.decode())
+            except UnicodeDecodeError as error:
+                yield BadRow(name, number, "not UTF-8", f"byte {error.start + 1} of the line")
+            except (ValueError, RecursionError) as error:
+                yield BadRow(name, number, "not JSON", str(error))
+            else:
+                if isinstance(values, dict):
+                    yield map_row(values, settings=settings, file=name, line=number)
+                else:
+                    yield BadRow(name, number, "wrong type", f"the line is {type(values).__name__}, not an object")
+
+
+def _read_csv(name: str, settings: RowsSettings) -> Iterator[Row | BadRow]:
+    with open(name, "rb") as stream:
+        # Bytes that are not UTF-8 travel as surrogates, which `map_row` reports for the row they stand in.
+        reader = csv.reader(_decoded(stream), strict=True)
+        try:
+            header = next(reader, [])
+        except csv.Error as error:
+            raise UserError(f"{name}:1: the header is not CSV ({error}): quote fields with double quotes") from error
+        check_columns(name, header, settings)
+        while True:
+            first = reader.line_num + 1
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield BadRow(name, first, "not CSV", str(error))
+                continue
+            if not fields:
+                continue
+            if len(fields) != len(header):
+                detail = f"{len(fields)} fields where the header has {len(header)}"
+                yield BadRow(name, first, "wrong number of fields", detail)
+            else:
+                yield map_row(dict(zip(header, fields, strict=True)), settings=settings, file=name, line=first)
+
+
+def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
+    for number, line in enumerate(lines):
+        yield (line.removeprefix(codecs.BOM_UTF8) if number == 0 else line).decode(errors="surrogateescape")
+
+
+def _read_parquet(name: str, settings: RowsSettings) -> Iterator[Row | BadRow]:
+    file = _open_parquet(name)
+    columns = file.schema_arrow.names
+    check_columns(name, columns, settings)
+    wanted = [column for column in mapped_columns(settings) if column in columns]
+    number = 0
+    for batch in file.iter_batches(columns=wanted):
+        for index in range(batch.num_rows):
+            number += 1
+            try:
+                values: dict[str, Any] = {column: batch.column(column)[index].as_py() for column in wanted}
+            except UnicodeDecodeError as error:
+                yield BadRow(name, number, "not UTF-8", f"byte {error.start + 1} of a field")
+            else:
+                yield map_row(values, settings=settings, file=name, line=number)
+
+
+def _open_parquet(name: str) -> Any:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.ParquetFile(name)
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{name} is not a Parquet file ({str(error).splitlines()[0]})") from error
+
+
+READERS: dict[str, Callable[[str, RowsSettings], Iterator[Row | BadRow]]] = {
+    ".jsonl": _read_jsonl,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}

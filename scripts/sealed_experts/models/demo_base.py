@@ -1,0 +1,171 @@
+"""The demo's base model: a byte-level BPE tokenizer and a small Qwen2, pretrained on the spot on the general text."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from sealed_experts.data.demo_general import general_text
+from sealed_experts.errors import UserError
+from sealed_experts.files.atomic import sync_folder
+from sealed_experts.models.manifest import MANIFEST, write_base_manifest
+from sealed_experts.settings.types import DemoBaseSettings
+
+END, PAD = "<|endoftext|>", "<|pad|>"
+IGNORED = -100  # a label without loss
+ROW_TOKENS = 128  # documents are short: longer rows would only make attention dearer
+BATCH_ROWS = 32
+PEAK_LEARNING_RATE = 4e-3
+WARMUP_STEPS = 20
+WEIGHT_DECAY = 0.05
+MAX_GRAD_NORM = 1.0
+
+Log = Callable[[str], None]
+
+
+def build_demo_base(
+    settings: DemoBaseSettings,
+    *,
+    seed: int,
+    folder: Path,
+    key: str = "demo",
+    dtype: str = "auto",
+    documents: Sequence[str] | None = None,
+    log: Log = print,
+) -> dict[str, Any]:
+    """Make the demo base in `folder`, an ordinary Hugging Face model folder with base.json, and return that manifest.
+
+    The result is a function of settings, seed, documents (by default the demo's general text) and threads.
+
+    Raises:
+        UserError: `hidden_size` is not a multiple of `heads`, or the text is too small for the vocabulary.
+    """
+    if settings.hidden_size % settings.heads or (settings.hidden_size // settings.heads) % 2:
+        raise UserError(
+            f"base.demo: hidden_size {settings.hidden_size} over heads {settings.heads} is not an even number; "
+            "choose heads so that it is"
+        )
+    torch.set_num_threads(settings.threads)
+    documents = general_text() if documents is None else documents
+    tokenizer = train_tokenizer(documents, vocab_size=settings.vocab_size)
+    model = new_model(settings, tokenizer, seed=seed)
+    pretrain(model, pack(documents, tokenizer), steps=settings.pretrain_steps, seed=seed, log=log)
+    _save(model, tokenizer, folder)
+    return write_base_manifest(folder, name="demo", revision=None, key=key, dtype=dtype)
+
+
+def train_tokenizer(documents: Sequence[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer with an end-of-sequence and a padding token; digits stay single.
+
+    Raises:
+        UserError: the text has too few distinct words for `vocab_size` tokens.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(documents, trainer=trainer)
+    if tokenizer.get_vocab_size() < vocab_size:
+        raise UserError(
+            f"base.demo.vocab_size: the general text gives only {tokenizer.get_vocab_size()} tokens, "
+            f"not {vocab_size}: choose a smaller vocabulary"
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD)
+
+
+def new_model(settings: DemoBaseSettings, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen2ForCausalLM:
+    """Return a randomly initialised Qwen2 in float32 whose embeddings are tied."""
+    torch.manual_seed(seed)
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=settings.vocab_size,
+            hidden_size=settings.hidden_size,
+            intermediate_size=3 * settings.hidden_size,
+            num_hidden_layers=settings.layers,
+            num_attention_heads=settings.heads,
+            num_key_value_heads=settings.heads,
+            max_position_embeddings=settings.context,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def pack(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast, *, length: int = ROW_TOKENS) -> torch.Tensor:
+    """Return token rows [rows, length]: whole documents, each with its end, one after another; padded at the end.
+
+    A row begins with a document, as every conversation does. A document longer than a row is cut.
+    """
+    encoded = tokenizer(list(documents), add_special_tokens=False)["input_ids"]
+    rows: list[list[int]] = [[]]
+    for ids in encoded:
+        ids = [*ids, tokenizer.eos_token_id][:length]
+        if len(rows[-1]) + len(ids) > length:
+            rows.append([])
+        rows[-1].extend(ids)
+    return torch.tensor([row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows])
+
+
+def pretrain(model: Qwen2ForCausalLM, rows: torch.Tensor, *, steps: int, seed: int, log: Log = print) -> float:
+    """Train on rows [rows, length] with AdamW and a cosine schedule; return the last step's loss in nats a token."""
+    generator = torch.Generator().manual_seed(seed)
+    # One fused pass over all parameters: the model is so small that separate ones would cost a tenth of the step.
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step, steps))
+    model.train()
+    order = torch.empty(0, dtype=torch.long)
+    loss = float("nan")
+    for step in range(steps):
+        if len(order) < BATCH_ROWS:
+            order = torch.cat([order, torch.randperm(len(rows), generator=generator)])
+        batch, order = rows[order[:BATCH_ROWS]], order[BATCH_ROWS:]
+        loss = _train_step(model, batch, optimizer)
+        schedule.step()
+        if step % 50 == 0 or step == steps - 1:
+            log(f"step {step + 1} of {steps}: loss {loss:.3f}")
+    model.eval()
+    return loss
+
+
+def _train_step(model: Qwen2ForCausalLM, batch: torch.Tensor, optimizer: torch.optim.Optimizer) -> float:
+    labels = batch[:, 1:].masked_fill(batch[:, 1:] == model.config.pad_token_id, IGNORED)
+    logits = model(input_ids=batch[:, :-1], use_cache=False).logits
+    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+    optimizer.step()
+    return loss.item()
+
+
+def _schedule(step: int, steps: int) -> float:
+    warmup = min(1.0, (step + 1) / WARMUP_STEPS)
+    return warmup * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the model folder; base.json, written last, says that it is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.iterdir():
+        if stale.is_file() and not stale.name.startswith("."):
+            stale.unlink()
+    assert not (folder / MANIFEST).exists()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    sync_folder(folder)

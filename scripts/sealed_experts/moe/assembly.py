@@ -1,0 +1,127 @@
+"""Put verified packages together into moe_config.json. One package is in memory at a time; no torch."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import read_json, write_json
+from sealed_experts.moe.compatibility import check_package
+from sealed_experts.moe.configuration import FORMAT, BaseReference, parse_mixture
+from sealed_experts.moe.joint_privacy import MemberReceipt, joint_privacy, receipt_of
+from sealed_experts.privacy.ledger.releases import ReleaseLog
+from sealed_experts.sealing.package import VerifiedPackage, open_package
+from sealed_experts.sealing.trust import TrustStore
+from sealed_experts.settings.chain import MoeMember, MoeRun
+from sealed_experts.settings.fields import plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Where the assembly finds what it puts together.
+
+    Attributes:
+        packages: folder of {expert}.tgsp.
+        experts: folder of {expert}/selection.json.
+        data: folder of {dataset}/train.jsonl, on the trainer's side only; no more than one ε of it is written.
+        base: base.json.
+    """
+
+    packages: Path
+    experts: Path
+    data: Path
+    base: Path
+
+    def package(self, expert: str) -> Path:
+        """Return the path of an expert's package."""
+        return self.packages / f"{expert}.tgsp"
+
+
+def assemble(run: MoeRun, *, sources: Sources, output: Path, trust: TrustStore, log: ReleaseLog) -> None:
+    """Verify every package, and write moe_config.json to `output`.
+
+    Raises:
+        PackageError: a package fails verification.
+        UserError: a package is of another expert, stage or base than the configuration says, its rank is above
+            `gatelink_config.max_lora_rank`, or a file is missing.
+    """
+    base = _base_reference(sources.base)
+    experts: dict[str, Any] = {}
+    receipts: list[MemberReceipt] = []
+    for member in run.experts:
+        package = open_package(sources.package(member.name), trust=trust)
+        check_package(
+            package,
+            path=sources.package(member.name),
+            name=member.name,
+            base=base,
+            max_rank=run.gatelink_config.max_lora_rank,
+        )
+        experts[member.name] = _entry(member, package, sources=sources, folder=output.parent)
+        receipts.append(receipt_of(package, train=sources.data / member.dataset / "train.jsonl"))
+    content = {
+        "format": FORMAT,
+        "model": base.name,
+        "base": {
+            "name": base.name,
+            "revision": base.revision,
+            "digest": base.digest,
+            "path": _relative(base.folder, output.parent),
+        },
+        "experts": experts,
+        "routing_order": [member.name for member in run.experts],
+        "he_config": plain(run.he_config),
+        "gatelink_config": plain(run.gatelink_config),
+        "privacy": joint_privacy(receipts, log=log),
+    }
+    parse_mixture(content, path=output).router()  # what a reader would refuse is not written
+    write_json(output, content)
+
+
+def _entry(member: MoeMember, package: VerifiedPackage, *, sources: Sources, folder: Path) -> dict[str, Any]:
+    path = sources.experts / member.name / "selection.json"
+    selection = read_json(path)
+    checkpoint = _checked_checkpoint(selection, package, member.name, path)
+    return {
+        "tgsp_path": _relative(sources.package(member.name), folder),
+        "checkpoint_path": _relative(checkpoint, folder),
+        "gate_type": member.routing.gate,
+        "gate_keywords": list(member.routing.keywords),
+        "always_active": member.routing.always_active,
+        "match": member.routing.match,
+        "package_digest": package.digest,
+        "publisher": package.publisher,
+        "stage": selection["stage"],
+        "stage_reason": selection["reason"],
+    }
+
+
+def _checked_checkpoint(selection: Any, package: VerifiedPackage, expert: str, path: Path) -> Path:
+    """Return the path of the adapter that was chosen, once its package is known to hold the same stage."""
+    if not isinstance(selection, Mapping) or not {"expert", "stage", "adapter", "reason"} <= selection.keys():
+        raise UserError(f"{path} must hold expert, stage, adapter and reason: delete it and run again")
+    sealed = package.manifest["training"]["selected_stage"]
+    if (selection["expert"], selection["stage"]) != (expert, sealed):
+        raise UserError(
+            f"{path} selects stage {selection['stage']} of {selection['expert']}, but the package holds stage {sealed} "
+            f"of {expert}: delete the package and run again"
+        )
+    checkpoint = Path(selection["adapter"])
+    if not checkpoint.is_file():
+        raise UserError(f"{checkpoint}, which {path} selects, does not exist: run the pipeline again to train it")
+    return checkpoint
+
+
+def _base_reference(path: Path) -> BaseReference:
+    manifest = read_json(path)
+    if not isinstance(manifest, Mapping) or not {"name", "revision", "digest"} <= manifest.keys():
+        raise UserError(f"{path} must hold name, revision and digest: delete its folder and run again")
+    return BaseReference(
+        name=manifest["name"], revision=manifest["revision"], digest=manifest["digest"], folder=path.parent
+    )
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix()

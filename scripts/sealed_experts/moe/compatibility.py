@@ -1,0 +1,28 @@
+"""Whether a verified package is the one that a mixture means: signed is not enough, it must also fit."""
+
+from pathlib import Path
+
+from sealed_experts.moe.configuration import BaseReference
+from sealed_experts.sealing.errors import IncompatibleError
+from sealed_experts.sealing.package import VerifiedPackage
+
+
+def check_package(package: VerifiedPackage, *, path: Path, name: str, base: BaseReference, max_rank: int) -> None:
+    """Check that a package is of this expert, for this base, and within the engine's largest rank.
+
+    Raises:
+        IncompatibleError: it is not; the message names the file, what it holds and what would be right.
+    """
+    manifest = package.manifest
+    if manifest["name"] != name:
+        raise IncompatibleError(f"{path} holds the expert {manifest['name']!r}, where {name!r} is expected")
+    if manifest["base"]["digest"] != base.digest:
+        raise IncompatibleError(
+            f"{path} was made for the base {manifest['base']['name']!r} of digest {manifest['base']['digest']}, but "
+            f"this mixture's base is {base.name!r} of digest {base.digest}: all experts must adapt the same base"
+        )
+    if manifest["adapter"]["rank"] > max_rank:
+        raise IncompatibleError(
+            f"{path} has an adapter of rank {manifest['adapter']['rank']}, above gatelink_config.max_lora_rank = "
+            f"{max_rank}: train the expert with a smaller adapter.rank, or raise the limit"
+        )

@@ -1,0 +1,116 @@
+"""The engine: verifies a whole mixture, loads it from the verified bytes, and lets the right expert answer."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import read_json
+from sealed_experts.moe.compatibility import check_package
+from sealed_experts.moe.configuration import BaseReference, Member, Mixture, read_mixture
+from sealed_experts.moe.router import Decision, Router
+from sealed_experts.sealing.errors import PackageError
+from sealed_experts.sealing.package import VerifiedPackage, open_package
+from sealed_experts.sealing.trust import TrustStore
+
+if TYPE_CHECKING:
+    from sealed_experts.moe.generation import Experts
+
+
+@dataclass(frozen=True)
+class Answer(Decision):
+    """A decision and what its expert said."""
+
+    text: str
+
+
+class Engine:
+    """A verified mixture in memory, ready to answer."""
+
+    def __init__(self, *, router: Router, experts: "Experts") -> None:
+        """For `Engine.load` alone."""
+        self._router = router
+        self._experts = experts
+
+    @classmethod
+    def load(cls, config_path: str | os.PathLike[str], *, trust: TrustStore, device: str = "auto") -> "Engine":
+        """Verify everything that a moe_config.json names, then load it.
+
+        First every package (signature by a trusted key, the digest that the configuration records, its expert, its
+        base) and the base's digest. Only then is anything loaded: the base once, and each adapter from the very bytes
+        that were verified.
+
+        Args:
+            device: `auto`, `cpu` or `cuda`.
+
+        Raises:
+            PackageError: a package fails verification, or is not the one that the configuration means.
+            UserError: the configuration does not follow its format, a file is missing, or the base is another one.
+        """
+        mixture = read_mixture(config_path)
+        router = mixture.router()
+        packages = verified_packages(mixture, trust=trust)
+        _check_base_manifest(mixture.base)
+        # Seconds of imports, which a refusal need not cost.
+        from sealed_experts.moe.generation import Experts
+
+        return cls(router=router, experts=Experts(base=mixture.base, packages=packages, device=device))
+
+    def answer(self, question: str, *, max_new_tokens: int = 128, temperature: float = 0.0, seed: int = 0) -> Answer:
+        """Route `question` and return what its expert says.
+
+        Args:
+            max_new_tokens: longest answer in tokens; it ends before at the end of sequence.
+            temperature: 0 takes the likeliest token each time; above it, tokens are drawn.
+            seed: which of the possible drawings; the same seed gives the same answer.
+
+        Raises:
+            UserError: no expert answers this question, it is longer than the base's context, or an option is out of
+                its range.
+        """
+        decision = self._router.decide(question)
+        text = self._experts.generate(
+            decision.expert, question, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        )
+        return Answer(expert=decision.expert, matched=decision.matched, text=text)
+
+
+def verified_packages(mixture: Mixture, *, trust: TrustStore) -> dict[str, VerifiedPackage]:
+    """Open every package of a mixture, by expert. Without torch.
+
+    Raises:
+        PackageError: one of them fails verification, or is not the one that the configuration means.
+        UserError: one of them does not exist.
+    """
+    max_rank = mixture.gatelink_config["max_lora_rank"]
+    return {member.name: _verified(member, mixture.base, max_rank=max_rank, trust=trust) for member in mixture.members}
+
+
+def _verified(member: Member, base: BaseReference, *, max_rank: int, trust: TrustStore) -> VerifiedPackage:
+    if not member.package.is_file():
+        raise UserError(f"{member.package}, the package of expert {member.name}, does not exist: nothing was loaded")
+    package = open_package(member.package, trust=trust)
+    for what, found, recorded in (
+        ("digest", package.digest, member.package_digest),
+        ("publisher", package.publisher, member.publisher),
+    ):
+        if found != recorded:
+            raise PackageError(
+                f"{member.package}: its {what} is {found}, but the configuration records {recorded}: it is another "
+                "package than the one that was assembled; assemble the mixture again if that is meant"
+            )
+    check_package(package, path=member.package, name=member.name, base=base, max_rank=max_rank)
+    return package
+
+
+def _check_base_manifest(base: BaseReference) -> None:
+    """Compare the base's stated digest; that its files are the stated ones is checked when it is loaded."""
+    path: Path = base.folder / "base.json"
+    manifest: Any = read_json(path)
+    stated = manifest.get("digest") if isinstance(manifest, dict) else None
+    if stated != base.digest:
+        raise UserError(
+            f"{path} states the digest {stated}, but the mixture was assembled on {base.name!r} of digest {base.digest}"
+            ": nothing was loaded; put that base back, or assemble the mixture again"
+        )

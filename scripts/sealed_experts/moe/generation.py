@@ -1,0 +1,136 @@
+"""One frozen base with every expert's adapter on it, and the words that come out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load as load_tensors
+from transformers import GenerationConfig
+from transformers.utils import logging
+
+from sealed_experts.data.templates import encode_prompt
+from sealed_experts.errors import UserError
+from sealed_experts.models.adapters import peft_config
+from sealed_experts.models.loading import load_base, resolve_device
+from sealed_experts.moe.configuration import BaseReference
+from sealed_experts.sealing.errors import IncompatibleError
+from sealed_experts.sealing.linter import WEIGHTS
+from sealed_experts.sealing.package import VerifiedPackage
+from sealed_experts.settings.types import AdapterSettings
+
+
+class Experts:
+    """The loaded experts of a mixture."""
+
+    def __init__(self, *, base: BaseReference, packages: Mapping[str, VerifiedPackage], device: str) -> None:
+        """Load the base and put every adapter on it.
+
+        Args:
+            packages: verified packages, by expert. Their bytes are read, never their paths.
+
+        Raises:
+            IncompatibleError: an adapter does not fit the base.
+            UserError: the base's files are not those of its digest, or the device does not exist.
+        """
+        self._device = resolve_device(device)
+        logging.disable_progress_bar()  # a line about loading is no part of an answer
+        loaded = load_base(base.folder, device=self._device)
+        if loaded.manifest["digest"] != base.digest:
+            raise UserError(f"the base in {base.folder} changed while it was read: nothing was loaded; try again")
+        self._tokenizer = loaded.tokenizer
+        self._templates = {name: package.manifest["template"] for name, package in packages.items()}
+        self._context: int | None = getattr(loaded.model.config, "max_position_embeddings", None)
+        # PEFT finds an adapter's tensors by its name inside their names, so that `bank` would get those of `bank_loans`
+        # and `layers` a part of everybody's: it is given names that stand in no other.
+        self._adapters = {name: f"sealed{index:06d}" for index, name in enumerate(packages)}
+        self._model = _with_adapters(loaded.model, {self._adapters[name]: packages[name] for name in packages})
+
+    @torch.inference_mode()
+    def generate(
+        self, expert: str, question: str, *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> str:
+        """Return an expert's answer, without its end of sequence and surrounding white space.
+
+        Raises:
+            UserError: the question is longer than the base's context, or an option is out of its range.
+        """
+        if max_new_tokens < 1:
+            raise UserError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+        if not 0 <= temperature < float("inf"):
+            raise UserError(f"temperature is {temperature}; it must be 0 (the likeliest words) or above")
+        prompt = encode_prompt(template=self._templates[expert], instruction=question, tokenizer=self._tokenizer)
+        room = self._room(len(prompt), max_new_tokens)
+        ids = torch.tensor([prompt], device=self._device)
+        self._model.set_adapter(self._adapters[expert])
+        self._model.eval()
+        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            output = self._model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=self._how_to_generate(room, temperature),
+            )
+        return str(self._tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True)).strip()
+
+    def _room(self, prompt_length: int, max_new_tokens: int) -> int:
+        if self._context is None:
+            return max_new_tokens
+        if prompt_length >= self._context:
+            raise UserError(
+                f"the question has {prompt_length} tokens with its template, but the base reads {self._context} in all"
+                ": ask a shorter one"
+            )
+        return min(max_new_tokens, self._context - prompt_length)
+
+    def _how_to_generate(self, max_new_tokens: int, temperature: float) -> GenerationConfig:
+        # Nothing of the base's own generation_config.json: its sampling would be part of the answer.
+        sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {}
+        return GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            eos_token_id=self._tokenizer.eos_token_id,
+            pad_token_id=self._tokenizer.pad_token_id,
+            use_cache=True,
+            **(sampling or {"do_sample": False}),
+        )
+
+
+def _with_adapters(model: Any, packages: Mapping[str, VerifiedPackage]) -> PeftModel:
+    wrapped: PeftModel | None = None
+    for adapter, package in packages.items():
+        config = peft_config(_adapter_settings(package.manifest["adapter"]))
+        try:
+            if wrapped is None:
+                wrapped = PeftModel(model, config, adapter_name=adapter)
+            else:
+                wrapped.add_adapter(adapter, config)
+            _fill(wrapped, adapter, load_tensors(package.members[WEIGHTS]))
+        except ValueError as error:
+            raise IncompatibleError(
+                f"the adapter of expert {package.manifest['name']} does not fit the base: {error}"
+            ) from error
+    assert wrapped is not None, "a mixture has at least one expert"
+    return wrapped.eval()
+
+
+def _fill(model: PeftModel, adapter: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Set an adapter's weights; the names and shapes must be exactly those that the base gives it."""
+    own = {key: tensor.shape for key, tensor in get_peft_model_state_dict(model, adapter_name=adapter).items()}
+    found = {key: tensor.shape for key, tensor in tensors.items()}
+    if own != found:
+        key = min(key for key, _ in own.items() ^ found.items())
+        raise ValueError(f"tensor {key} has the shape {_shape(found.get(key))}, the base needs {_shape(own.get(key))}")
+    set_peft_model_state_dict(model, dict(tensors), adapter_name=adapter)
+
+
+def _shape(shape: torch.Size | None) -> str:
+    return "none" if shape is None else str(list(shape))
+
+
+def _adapter_settings(adapter: Mapping[str, Any]) -> AdapterSettings:
+    return AdapterSettings(
+        kind=adapter["kind"],
+        rank=adapter["rank"],
+        alpha=adapter["alpha"],
+        target_modules=tuple(adapter["target_modules"]),
+    )

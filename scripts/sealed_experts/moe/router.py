@@ -1,0 +1,180 @@
+"""Which expert answers a question: deterministic, by keywords, readable by a person, and without torch.
+
+An expert's score is the number of its *distinct* keywords found in the question. The highest score wins, the first
+expert in the routing order wins a tie, and where no keyword matches the first always-active expert answers.
+
+How a keyword is found:
+
+- Case, Unicode compatibility forms (full-width letters, ligatures), invisible format characters and the kind of
+  apostrophe do not matter; any run of white space in the question matches any other in the keyword.
+- `word` (the default): the keyword must begin and end where a word does, that is where a letter or digit does not
+  touch another one. So "risk" is not in "asterisk", while "C++", "401(k)" and "S&P 500" work as written.
+- Simple English plurals of the last word match both ways: keyword "loan" finds "loans", keyword "interest rates"
+  finds "interest rate", "equity" finds "equities", "tax" finds "taxes". Words whose plural has a meaning of its own
+  ("futures", "goods", "news", "economics") are matched as written only.
+- `substring`: anywhere in the text, for languages that are written without spaces.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from sealed_experts.errors import UserError
+
+MATCHES = ("word", "substring")
+
+_SIBILANTS = ("s", "x", "z", "ch", "sh")
+_VOWELS = "aeiou"
+_OWN_PLURALS = frozenset({"futures", "goods", "means", "news", "odds", "series", "species"})
+_SHORTEST_PLURAL = 4  # letters: "gas" and "IRS" are not plurals
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Who answers, and which of its keywords (as configured, in their order) were found; none for the fallback."""
+
+    expert: str
+    matched: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """One expert's claim to questions."""
+
+    expert: str
+    keywords: tuple[str, ...] = ()
+    always_active: bool = False
+    match: str = "word"
+    _forms: tuple[tuple[str, frozenset[str]], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Prepare the spellings to look for.
+
+        Raises:
+            UserError: a keyword is empty, or `match` is unknown.
+        """
+        if self.match not in MATCHES:
+            raise UserError(f"expert {self.expert}: match is {self.match!r}; it must be one of {', '.join(MATCHES)}")
+        object.__setattr__(self, "_forms", tuple(self._distinct_forms()))
+
+    def found_in(self, text: str) -> tuple[str, ...]:
+        """Return the distinct keywords that a normalised text holds."""
+        holds = _holds_word if self.match == "word" else str.__contains__
+        return tuple(keyword for keyword, forms in self._forms if any(holds(text, form) for form in forms))
+
+    def _distinct_forms(self) -> Iterable[tuple[str, frozenset[str]]]:
+        seen: set[str] = set()
+        for keyword in self.keywords:
+            text = normalised(keyword)
+            if not text:
+                raise UserError(f"expert {self.expert}: the keyword {keyword!r} is empty; remove it or write a word")
+            if text not in seen:
+                forms = _number_forms(text) if self.match == "word" else frozenset({text})
+                seen |= forms
+                yield keyword, forms
+
+
+class Router:
+    """Chooses the expert for a question."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        """Take the experts' routes in routing order: the order decides ties.
+
+        Raises:
+            UserError: there are none, or two have the same name.
+        """
+        self._routes = tuple(routes)
+        names = [route.expert for route in self._routes]
+        if not names:
+            raise UserError("the mixture has no experts: list at least one")
+        if len(set(names)) != len(names):
+            raise UserError(
+                f"expert {next(n for n in names if names.count(n) > 1)} is listed twice in the routing order"
+            )
+
+    def decide(self, question: str) -> Decision:
+        """Return who answers `question`.
+
+        Raises:
+            UserError: no keyword matches and no expert is always active.
+        """
+        text = normalised(question)
+        best: Decision | None = None
+        for route in self._routes:
+            matched = route.found_in(text)
+            if matched and (best is None or len(matched) > len(best.matched)):
+                best = Decision(route.expert, matched)
+        return best or self._fallback()
+
+    def _fallback(self) -> Decision:
+        for route in self._routes:
+            if route.always_active:
+                return Decision(route.expert, ())
+        raise UserError(
+            "no keyword of any expert matches this question, and no expert is always active: "
+            "use one of the experts' keywords, or set `routing: {always_active: true}` for the expert to fall back on"
+        )
+
+
+def normalised(text: str) -> str:
+    """Return `text` as it is compared: caseless (Unicode's NFKC_Casefold), single spaces, plain apostrophes."""
+    visible = "".join(char for char in text if unicodedata.category(char) != "Cf")
+    folded = unicodedata.normalize("NFD", visible).casefold()
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", folded).casefold())
+    return " ".join(folded.replace("\u2019", "'").replace("\u2018", "'").split())
+
+
+def _holds_word(text: str, form: str) -> bool:
+    start = text.find(form)
+    while start >= 0:
+        end = start + len(form)
+        if not (_joined(text, start) or _joined(text, end)):
+            return True
+        start = text.find(form, start + 1)
+    return False
+
+
+def _joined(text: str, position: int) -> bool:
+    """Say whether the characters on both sides of `position` belong to one word."""
+    return 0 < position < len(text) and _in_word(text[position - 1]) and _in_word(text[position])
+
+
+def _in_word(char: str) -> bool:
+    # Combining marks too: a Devanagari vowel sign does not end a word.
+    return char.isalnum() or unicodedata.category(char).startswith("M")
+
+
+def _number_forms(keyword: str) -> frozenset[str]:
+    """Return a keyword with its last word in singular and plural, as far as simple rules reach."""
+    letters = len(keyword)
+    while letters and keyword[letters - 1].isalpha():
+        letters -= 1
+    head, word = keyword[:letters], keyword[letters:]
+    if len(word) < 2 or word in _OWN_PLURALS or word.endswith("ics"):
+        return frozenset({keyword})
+    return frozenset(head + form for form in {word, *_plurals(word), *_singulars(word)})
+
+
+def _plurals(word: str) -> Iterable[str]:
+    if word.endswith("y") and word[-2:-1] not in ("", *_VOWELS):
+        yield word[:-1] + "ies"
+    elif word.endswith("sis"):
+        yield word[:-2] + "es"
+    elif word.endswith(_SIBILANTS):
+        yield word + "es"
+    else:
+        yield word + "s"
+        if word.endswith("o"):
+            yield word + "es"
+
+
+def _singulars(word: str) -> Iterable[str]:
+    if len(word) < _SHORTEST_PLURAL or not word.endswith("s") or word.endswith(("ss", "us", "is")):
+        return
+    if word.endswith("ies"):
+        yield word[:-3] + "y"
+    elif word.endswith("es") and word[:-2].endswith((*_SIBILANTS, "o")):
+        yield word[:-2]
+    if word.endswith("yses"):
+        yield word[:-2] + "is"
+    yield word[:-1]

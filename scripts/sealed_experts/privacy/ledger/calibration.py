@@ -1,0 +1,100 @@
+"""The noise that keeps a stage within its target, and hardly more: what `noise_multiplier: auto` means."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from sealed_experts.errors import UserError
+from sealed_experts.privacy.ledger.accounting import epsilon, lower_bound, upper_bound
+from sealed_experts.privacy.ledger.events import GaussianEvent, combined_noise_multiplier
+
+# Noise multipliers are whole multiples of 1/10000.
+_UNIT = 10_000
+SMALLEST_NOISE, LARGEST_NOISE = 0.1, 10_000.0
+# An ε this little below the target is as good as the target.
+_SLACK = 1e-4
+
+
+def calibrate_noise_multiplier(
+    *,
+    stage: str,
+    sample_rate: float,
+    steps: int,
+    delta: float,
+    target_epsilon: float,
+    prior_events: Sequence[GaussianEvent] = (),
+    queries: Mapping[str, float] | None = None,
+) -> float:
+    """Return a noise multiplier, rounded up to four decimals, whose joint ε is at most `target_epsilon`.
+
+    The joint ε is that of `prior_events` and of `steps` steps at `sample_rate`, whose draws also answer `queries`
+    ({name: noise multiplier}). It falls short of the target by at most 0.01 %, or by what the last of the four
+    decimals is worth. Deterministic. Never below 0.1, where no guarantee worth the name is left.
+
+    Raises:
+        UserError: the target cannot be reached: the earlier events, or the queries, spend it by themselves.
+    """
+    others = list((queries or {}).values())
+
+    def events(ticks: int) -> list[GaussianEvent]:
+        noise = combined_noise_multiplier([ticks / _UNIT, *others])
+        return [
+            *prior_events,
+            GaussianEvent(stage=stage, noise_multiplier=noise, sample_rate=sample_rate, steps=steps),
+        ]
+
+    smallest, largest = round(SMALLEST_NOISE * _UNIT), round(LARGEST_NOISE * _UNIT)
+    low = _first(lambda ticks: lower_bound(events(ticks), delta=delta) <= target_epsilon, smallest, largest)
+    high = _first(lambda ticks: upper_bound(events(ticks), delta=delta) <= target_epsilon, low, largest)
+    if high == largest and epsilon(events(high), delta=delta) > target_epsilon:
+        raise UserError(_impossible(stage, target_epsilon, prior_events, delta))
+    return _search(lambda ticks: epsilon(events(ticks), delta=delta), low - 1, high, target_epsilon) / _UNIT
+
+
+def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
+    """Return the least integer from `low` on for which a rising condition holds, or `high` where none below does."""
+    while low < high:
+        middle = math.isqrt(low * high) if high > 2 * low else (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _search(value: Callable[[int], float], low: int, high: int, target: float) -> int:
+    """Return an integer whose value is at most `target` and within the slack of it, or the least such integer.
+
+    `value` falls; it is at most the target at `high`, and taken to be above it at `low`, where it is not asked for:
+    little noise is slow to account for. ε is nearly a power of the noise, so the secant on logarithms gets there in a
+    few evaluations; every fourth step bisects, so it always does.
+    """
+    goal = math.log(target) + math.log1p(-_SLACK / 2)
+    where, height, slope = math.log(high), _log(value(high)), -2.0
+    best, turn = height, 0
+    while high - low > 1 and best < goal - _SLACK / 2:
+        turn += 1
+        step = (goal - height) / slope
+        aim = (math.log(max(low, 1)) + math.log(high)) / 2 if turn % 4 == 0 else where + step
+        middle = min(max(round(math.exp(aim)), low + 1), high - 1)
+        at_middle = _log(value(middle))
+        if math.log(middle) != where:
+            slope = min((at_middle - height) / (math.log(middle) - where), -0.1)
+        where, height = math.log(middle), at_middle
+        if at_middle <= math.log(target):
+            high, best = middle, at_middle
+        else:
+            low = middle
+    return high
+
+
+def _log(value: float) -> float:
+    return math.log(max(value, 1e-12))  # an ε of exactly 0 has no logarithm
+
+
+def _impossible(stage: str, target: float, prior_events: Sequence[GaussianEvent], delta: float) -> str:
+    spent = epsilon(prior_events, delta=delta)
+    return (
+        f"noise_multiplier: auto cannot bring stage {stage} within target_epsilon {target:g}: the stages before it "
+        f"have spent {spent:.4g}, and no noise up to {LARGEST_NOISE:g} leaves room for its steps; raise "
+        "target_epsilon, lower max_steps, or give the stage's other queries more noise"
+    )

@@ -1,0 +1,150 @@
+"""The journal of a stage's noisy steps: a step is on disk here before its result can reach anything else.
+
+A text file of JSON lines: a header that names the run's fingerprint, its noise key and its first step, then one line a
+step, in order. Steps count as a set: after a crash the same key gives the same bits again, which costs nothing. So a
+crash can repeat a step, but never lose one from the count.
+"""
+
+import errno
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.atomic import write_bytes
+from sealed_experts.files.canonical import canonical_json, strict_json
+
+_FORMAT = "sealed-experts/journal/v1"
+_HEADER_FIELDS = {"format", "fingerprint", "key_id", "first_step"}
+
+
+class Journal:
+    """An open journal. The caller holds the lock of its folder, so that nobody else appends."""
+
+    def __init__(self, *, path: Path, first_step: int, count: int) -> None:
+        """For `Journal.open` alone."""
+        self._path = path
+        self._first = first_step
+        self._count = count
+        self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_APPEND)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, fingerprint: str, key_id: str, first_step: int = 1) -> "Journal":
+        """Open the journal at `path`, or start one (mode 0600).
+
+        A last line that was cut off in the middle counts as its step, and is completed, so that the next line starts
+        on a line of its own. `first_step` is for a new journal; an existing one keeps its own.
+
+        Raises:
+            UserError: the journal belongs to another fingerprint or key, or a line is not what this program wrote.
+        """
+        target = Path(path)
+        if not target.exists():
+            header = {"format": _FORMAT, "fingerprint": fingerprint, "key_id": key_id, "first_step": first_step}
+            write_bytes(target, canonical_json(header).encode() + b"\n", mode=0o600)
+            return cls(path=target, first_step=first_step, count=0)
+        lines = target.read_bytes().split(b"\n")
+        first_step = _read_header(target, lines[0], whole=len(lines) > 1, fingerprint=fingerprint, key_id=key_id)
+        count = _count_steps(target, lines[1:], first_step)
+        if lines[-1]:
+            steps = range(first_step, first_step + count)
+            content = b"\n".join([lines[0], *map(_line, steps)])
+            write_bytes(target, content + b"\n", mode=0o600)
+        return cls(path=target, first_step=first_step, count=count)
+
+    @property
+    def steps(self) -> int:
+        """How many distinct steps were started under this key."""
+        return self._count
+
+    @property
+    def next_step(self) -> int:
+        """The first step that is not in the journal."""
+        return self._first + self._count
+
+    def record(self, step: int) -> None:
+        """Make sure that `step` is on disk. To be called before the step's noised result is used for anything.
+
+        A step that is already there costs nothing and writes nothing.
+
+        Raises:
+            ValueError: steps before it are missing: something was released without being recorded.
+            UserError: the disk is full.
+        """
+        if self._descriptor is None:
+            raise ValueError(f"{self._path} is closed")
+        if self._first <= step < self.next_step:
+            return
+        if step != self.next_step:
+            raise ValueError(f"{self._path} goes up to step {self.next_step - 1}: step {step} cannot be recorded next")
+        line = _line(step) + b"\n"
+        try:
+            written = os.write(self._descriptor, line)
+            os.fsync(self._descriptor)
+        except OSError as error:
+            self.close()  # what is on disk now is for the next `open` to judge
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError(f"no space left while writing {self._path}: free some and run again") from error
+            raise
+        if written != len(line):
+            self.close()
+            raise UserError(f"no space left while writing {self._path}: free some and run again")
+        self._count += 1
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _line(step: int) -> bytes:
+    return b'{"step":%d}' % step
+
+
+def _read_header(path: Path, line: bytes, *, whole: bool, fingerprint: str, key_id: str) -> int:
+    header = _parsed(line)
+    sound = whole and isinstance(header, dict) and set(header) == _HEADER_FIELDS and header["format"] == _FORMAT
+    # The header was renamed into place complete, so no crash of ours leaves half of one.
+    if not sound or type(header["first_step"]) is not int:
+        raise UserError(
+            f"{path}, line 1 is not the header of a privacy journal: the file was damaged or replaced; restore it, or "
+            "delete the checkpoints beside it to train anew under a new key"
+        )
+    for name, expected in (("fingerprint", fingerprint), ("key_id", key_id)):
+        if header[name] != expected:
+            raise UserError(
+                f"{path} belongs to another run: its {name} is {header[name]}, this run's is {expected}; "
+                "move it back beside the checkpoints and the key that it was written with"
+            )
+    return int(header["first_step"])
+
+
+def _count_steps(path: Path, lines: list[bytes], first_step: int) -> int:
+    """Return how many steps the lines after the header stand for; the last one has no newline after it."""
+    *complete, torn = lines
+    for index, line in enumerate(complete):
+        if line != _line(first_step + index):
+            raise UserError(
+                f"{path}, line {index + 2} should be {_line(first_step + index).decode()} but is "
+                f"{line[:60].decode(errors='replace')!r}: the file was altered, and ε cannot be stated from it; "
+                "restore it, or delete the checkpoints beside it to train anew under a new key"
+            )
+    # Whatever the torn line holds (a part of itself, or the zeros some file systems leave), its step had begun.
+    return len(complete) + bool(torn)
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return strict_json(line)
+    except ValueError:
+        return None

@@ -1,0 +1,135 @@
+"""The privacy receipt: what was promised, to whom, on what grounds, and what was not.
+
+A plain mapping, ready for JSON. It goes with the adapter through every stage, into its metrics and its package, and
+anybody can recompute its ε from the events it lists.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sealed_experts.errors import UserError
+from sealed_experts.privacy.ledger.accounting import account, describe_accountant, joint_stage_epsilons
+from sealed_experts.privacy.ledger.events import distinct_events, events_from_json
+from sealed_experts.privacy.plan import PrivacyPlan
+
+MECHANISM = "gaussian_on_clipped_sums"
+
+REPRODUCIBLE_REASON = (
+    "mode is reproducible: draws and noise follow from the seed, so there is no privacy against someone who knows it"
+)
+DISABLED_REASON = "privacy is off: nothing was clipped or noised"
+
+_PROTECTS = [
+    "each unit of train.jsonl: whether it was in the training data at all, and everything it says, against anyone who "
+    "holds the package",
+]
+_DOES_NOT_PROTECT = [
+    "what was decided by looking at the data before train.jsonl was written, or at private results (settings, "
+    "keywords, which run to publish)",
+    "files outside the package: metrics, logs, checkpoints and the journal are as private as the data",
+    "the exact real-valued mechanism differs from its float64 implementation by rounding",
+    "how long training took",
+]
+
+
+def stage_receipt(
+    plan: PrivacyPlan, *, steps: int, key_id: str, prior: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the receipt of an adapter at the end of a private stage.
+
+    Args:
+        steps: noisy steps on record in the stage's journal.
+        key_id: non-secret id of the noise key.
+        prior: the receipt of the adapter that the stage started from.
+
+    Raises:
+        UserError: `prior` counts another kind of unit, or is not a receipt.
+    """
+    if prior is not None and prior.get("unit") not in (None, plan.unit):
+        raise UserError(
+            f"stage {plan.stage} counts units of {plan.unit!r}, the stage before it units of {prior['unit']!r}: "
+            "their ε cannot be composed; train both on data with the same `unit`"
+        )
+    inherited = events_from_json(prior["events"]) if prior is not None else ()
+    events = distinct_events([*inherited, plan.event(steps, key_id=key_id)])
+    result = account(events, delta=plan.delta)
+    reason = _reason(plan.mode, prior)
+    return {
+        "enabled": True,
+        "mode": plan.mode,
+        "unit": plan.unit,
+        "units": plan.units,
+        "public": ["units: the number of units is treated as public"],
+        "neighbouring": plan.neighbouring,
+        "sampling": plan.sampling,
+        "mechanism": MECHANISM,
+        "expected_batch_size": plan.expected_batch_size,
+        "sample_rate": plan.sample_rate,
+        "noise_multiplier": plan.noise_multiplier,
+        "queries": dict(plan.queries),
+        "effective_noise_multiplier": plan.effective_noise_multiplier,
+        "max_grad_norm": plan.max_grad_norm,
+        "steps": steps,
+        "key_id": key_id,
+        "events": [event.to_json() for event in events],
+        "accountant": describe_accountant(result.accountant),
+        "delta": plan.delta,
+        "target_epsilon": plan.target_epsilon,
+        "epsilon": None if reason else result.epsilon,
+        "stage_epsilon": dict.fromkeys((event.stage for event in events), None)
+        if reason
+        else joint_stage_epsilons(events, delta=plan.delta),
+        "reason": reason,
+        "protects": _PROTECTS,
+        "does_not_protect": _DOES_NOT_PROTECT,
+    }
+
+
+def unprotected_receipt(*, stage: str, unit: str, prior: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the receipt of an adapter at the end of a stage that was trained without privacy: it claims nothing."""
+    inherited = [event.to_json() for event in events_from_json(prior["events"])] if prior is not None else []
+    return {
+        "enabled": False,
+        "mode": None,
+        "unit": unit,
+        "neighbouring": None,
+        "sampling": None,
+        "mechanism": None,
+        "sample_rate": None,
+        "noise_multiplier": None,
+        "max_grad_norm": None,
+        "steps": 0,
+        "key_id": None,
+        "events": inherited,
+        "accountant": None,
+        "delta": None,
+        "target_epsilon": None,
+        "epsilon": None,
+        "stage_epsilon": {**dict.fromkeys((event["stage"] for event in inherited), None), stage: None},
+        "reason": f"stage {stage}: {DISABLED_REASON}",
+        "protects": [],
+        "does_not_protect": ["the training data: the adapter may repeat any of it"],
+    }
+
+
+def recompute(receipt: Mapping[str, Any]) -> float:
+    """Return the joint ε of a receipt's events at its δ, whatever ε it states.
+
+    Raises:
+        UserError: it is not a receipt, or one that claims nothing.
+    """
+    if receipt.get("epsilon") is None:
+        raise UserError(f"this privacy receipt states no ε: {receipt.get('reason') or 'it gives no reason'}")
+    delta = receipt.get("delta")
+    if not isinstance(delta, float) or not 0 < delta < 1:
+        raise UserError(f"a privacy receipt's delta must lie inside (0, 1), not {delta!r}")
+    return account(events_from_json(receipt.get("events")), delta=delta).epsilon
+
+
+def _reason(mode: str, prior: Mapping[str, Any] | None) -> str | None:
+    if prior is not None and prior.get("epsilon") is None:
+        inherited = prior.get("reason")
+        if not isinstance(inherited, str) or not inherited:
+            raise UserError("the receipt of the stage before this one states neither an ε nor a reason")
+        return inherited
+    return REPRODUCIBLE_REASON if mode == "reproducible" else None

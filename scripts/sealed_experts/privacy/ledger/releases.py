@@ -1,0 +1,191 @@
+"""What was ever sealed, so that ε can be stated over time: every version from the same units composes.
+
+The log lies in the owner's home folder, outside the results, so that deleting those forgets nothing. It holds one file
+for each expert and noise key, never a date, and names units only by HMAC: whoever reads it without the owner's key
+cannot test whether a record was used.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.atomic import write_bytes
+from sealed_experts.files.canonical import canonical_json, read_json
+from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.files.locks import folder_lock
+from sealed_experts.privacy.ledger.events import GaussianEvent, distinct_events, events_from_json
+from sealed_experts.privacy.ledger.mixture import JointPrivacy, Member, mixture_privacy
+
+_FORMAT = "sealed-experts/release/v1"
+_FIELDS = {"format", "expert", "event", "unit", "units", "reason"}
+_EXPERT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+def owner_key(home: Path) -> bytes:
+    """Return the owner's 32-byte key for naming private data, made on first use in `home` (mode 0600).
+
+    Raises:
+        UserError: the file is damaged, or others can read it.
+    """
+    path = home / "owner.key"
+    _private_folder(home)
+    if not path.exists():
+        with folder_lock(home):
+            if not path.exists():  # else another process has made it meanwhile
+                write_bytes(path, secrets.token_hex(32).encode() + b"\n", mode=0o600)
+    if path.stat().st_mode & 0o077:
+        raise UserError(f"others can read the owner's key {path}: chmod 600 it")
+    text = path.read_bytes().strip()
+    if not re.fullmatch(rb"[0-9a-f]{64}", text):
+        raise UserError(
+            f"{path} must hold 64 hexadecimal digits: restore it from a copy; without it, past releases "
+            "cannot be matched with the data that they were made from"
+        )
+    return bytes.fromhex(text.decode())
+
+
+def private_name(key: bytes, *parts: str) -> str:
+    """Return the HMAC-SHA-256 of unambiguous parts under the owner's key, as hex: a name for private data.
+
+    A plain digest would confirm a guess at what it names.
+    """
+    message = b"sealed-experts/private-name/v1"
+    for part in parts:
+        encoded = part.encode()
+        message += len(encoded).to_bytes(8, "big") + encoded
+    return hmac.new(key, message, hashlib.sha256).hexdigest()
+
+
+class ReleaseLog:
+    """The log of one owner, in `home`/releases."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._folder = home / "releases"
+
+    def record(self, *, expert: str, receipt: Mapping[str, Any], units: Iterable[str] | None) -> None:
+        """Put a version that is about to be sealed into the log. Several processes may do so at once.
+
+        The same version again changes nothing; a longer run under the same key replaces the shorter one.
+
+        Args:
+            receipt: the version's privacy receipt.
+            units: ids of the units in its training data; None if unknown, which counts as common with everyone.
+
+        Raises:
+            UserError: the receipt, the expert's name or a file of the log is not what it must be.
+        """
+        version = Member.from_receipt(receipt, name=expert, units=None)
+        if units is not None:
+            version = dataclasses.replace(version, units=self._unit_names(version.unit, units))
+        _private_folder(self._home)
+        _private_folder(self._folder)
+        with folder_lock(self._folder):
+            for event in version.events or (None,):
+                self._merge(expert, event, version)
+
+    def releases(self, *, expert: str | None = None) -> list[Member]:
+        """Return what the log holds, of one expert or of all, as members of one mixture over time."""
+        folders = [self._expert_folder(expert)] if expert is not None else sorted(self._folder.glob("*/"))
+        return [_read(path) for folder in folders for path in sorted(folder.glob("*.json"))]
+
+    def epsilon_over_releases(
+        self, *, delta: float, expert: str | None = None, among: frozenset[str] | None = None
+    ) -> JointPrivacy:
+        """Return the joint privacy of everything in the log, of one expert or of all.
+
+        A package states that of its own expert alone, so that its bytes do not depend on which of a run's packages
+        was sealed first; the mixture states that of all.
+
+        Args:
+            among: look only at these units, named as `lineages` does.
+        """
+        return mixture_privacy(self.releases(expert=expert), delta=delta, among=among)
+
+    def lineages(self, receipts: Sequence[Mapping[str, Any]]) -> list[frozenset[str] | None]:
+        """Return for each receipt the names of the units that it was trained on, found by its noise keys.
+
+        None where the log does not know: the package was sealed elsewhere, or its receipt names no key.
+        """
+        by_key: dict[str, frozenset[str] | None] = {}
+        for member in self.releases():
+            for key in (event.key_id for event in member.events):
+                if key is not None:
+                    by_key[key] = member.units if key not in by_key else _both(by_key[key], member.units)
+        return [_lineage(events_from_json(receipt.get("events")), by_key) for receipt in receipts]
+
+    def _unit_names(self, kind: str, units: Iterable[str]) -> frozenset[str]:
+        key = owner_key(self._home)
+        # 128 bits tell units apart, and keep the log of a large data set small.
+        return frozenset(private_name(key, "unit", kind, unit)[:32] for unit in units)
+
+    def _expert_folder(self, expert: str) -> Path:
+        if not _EXPERT.fullmatch(expert):
+            raise UserError(f"{expert!r} cannot name an expert in the release log: use letters, digits, '_', '.', '-'")
+        return self._folder / expert
+
+    def _merge(self, expert: str, event: GaussianEvent | None, version: Member) -> None:
+        folder = _private_folder(self._expert_folder(expert))
+        path = folder / f"{sha256_bytes(_identity(event).encode())[:32]}.json"
+        units, reason = version.units, version.reason
+        if path.exists():
+            known = _read(path)
+            both = [*known.events, *([event] if event else [])]
+            event = distinct_events(both)[0] if both else None
+            units = known.units if units is None else units | (known.units or frozenset())
+            reason = known.reason or reason
+        content = {
+            "format": _FORMAT,
+            "expert": expert,
+            "event": event.to_json() if event else None,
+            "unit": version.unit,
+            "units": None if units is None else sorted(units),
+            "reason": reason,
+        }
+        write_bytes(path, canonical_json(content).encode() + b"\n", mode=0o600)
+
+
+def _identity(event: GaussianEvent | None) -> str:
+    if event is None:
+        return "unprotected"
+    return f"key {event.key_id}" if event.key_id is not None else f"event {canonical_json(event.to_json())}"
+
+
+def _both(first: frozenset[str] | None, second: frozenset[str] | None) -> frozenset[str] | None:
+    return None if first is None or second is None else first | second
+
+
+def _lineage(events: Sequence[GaussianEvent], by_key: Mapping[str, frozenset[str] | None]) -> frozenset[str] | None:
+    found = [by_key.get(event.key_id) if event.key_id is not None else None for event in events]
+    return functools.reduce(_both, found) if found else None
+
+
+def _read(path: Path) -> Member:
+    data = read_json(path)
+    if not isinstance(data, dict) or set(data) != _FIELDS or data["format"] != _FORMAT:
+        raise UserError(
+            f"{path} is not an entry of the release log: restore it from a copy; without it, ε over time "
+            "would come out too small"
+        )
+    event = None if data["event"] is None else GaussianEvent.from_json(data["event"])
+    return Member(
+        name=f"{data['expert']} ({event.stage})" if event else str(data["expert"]),
+        events=(event,) if event else (),
+        units=None if data["units"] is None else frozenset(data["units"]),
+        unit=data["unit"],
+        reason=data["reason"],
+    )
+
+
+def _private_folder(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_mode & 0o022:
+        raise UserError(f"others can write to {folder}: chmod 700 it")
+    return folder

@@ -1,0 +1,206 @@
+"""How far every expert's stages have come, read from the files that trainers leave behind.
+
+Reading never disturbs a trainer and never fails on a half-written file: the last line of `metrics.jsonl` may be torn,
+and a trainer that was killed cannot have said so in its `state.json`. That one is told by its folder's lock, which the
+operating system frees when its holder dies.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sealed_experts.files.locks import is_locked
+
+STATES = ("waiting", "running", "resumed", "done", "failed", "interrupted")
+
+_STAGE_FOLDERS = {"reinforce": "rl"}
+_LOG_TAIL_BYTES = 16384
+_ERROR_LENGTH = 300
+_PACE_LINES = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageProgress:
+    """One stage of one expert at one moment; None stands where nothing is known yet.
+
+    `state` is one of STATES. `epsilon` is the ε spent so far and `target_epsilon` its budget; both are None where no
+    ε is claimed. `seconds_left` assumes that every step up to `max_steps` is still to be made at the present speed.
+    """
+
+    expert: str
+    stage: str
+    state: str = "waiting"
+    step: int | None = None
+    max_steps: int | None = None
+    loss: float | None = None
+    val_loss: float | None = None
+    epsilon: float | None = None
+    target_epsilon: float | None = None
+    tokens_per_second: float | None = None
+    seconds_left: float | None = None
+    resumed_from: int | None = None
+    error: str | None = None
+
+
+def stage_folder(stage: str) -> str:
+    """Return the name of a stage's folder: `rl` for `reinforce`, otherwise the stage's own name."""
+    return _STAGE_FOLDERS.get(stage, stage)
+
+
+def found_stages(results: Path) -> list[tuple[str, str]]:
+    """Return the (expert, stage) pairs that have left a trace under `results`/experts, sorted by name."""
+    names = {folder: stage for stage, folder in _STAGE_FOLDERS.items()}
+    folders = sorted(path for path in (results / "experts").glob("*/*") if path.is_dir())
+    return [(path.parent.name, names.get(path.name, path.name)) for path in folders if _is_stage_folder(path)]
+
+
+def read_progress(*, results: Path, stages: Iterable[tuple[str, str]], now: float) -> list[StageProgress]:
+    """Return the progress of each (expert, stage) pair, in the order given; `now` is the unix time in seconds."""
+    return [_stage_progress(results / "experts" / expert, expert, stage, now) for expert, stage in stages]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a `metrics.jsonl`, without lines that are torn; a missing file holds none."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [value for value in map(_json_object, lines) if value is not None]
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    """Return the object of a `state.json`, or None when there is none."""
+    try:
+        return _json_object(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def last_error(path: Path) -> str | None:
+    """Return the error that a job's log ends with, or None when the log is missing or names none.
+
+    An error is the last `error: …` line, or the line under the last traceback; control characters are dropped, so
+    that nothing in a log can steer the reader's terminal.
+    """
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(max(0, path.stat().st_size - _LOG_TAIL_BYTES))
+            lines = stream.read().decode(errors="replace").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    found = None
+    in_traceback = False
+    for line in lines:
+        if line.startswith("Traceback (most recent call last):"):
+            in_traceback = True
+        elif line.startswith("error: "):
+            found = line.removeprefix("error: ")
+        elif in_traceback and line and not line[0].isspace():
+            found, in_traceback = line, False
+    return None if found is None else printable(found)
+
+
+def printable(text: str) -> str:
+    """Return `text` as one line of at most 300 characters, without control characters."""
+    line = "".join(character if character.isprintable() else " " for character in text).strip()
+    return line if len(line) <= _ERROR_LENGTH else line[: _ERROR_LENGTH - 1] + "…"
+
+
+def _stage_progress(folder: Path, expert: str, stage: str, now: float) -> StageProgress:
+    place = folder / stage_folder(stage)
+    alive = is_locked(place / "checkpoints")
+    state_path = place / "state.json"
+    state = read_state(state_path) or {}
+    metrics = read_metrics(place / "metrics.jsonl")
+    error = _failure(state, state_path, folder / "logs" / f"train_{stage}.log", alive=alive)
+    name = _state_name(state, alive=alive, failed=error is not None, finished=_is_finished(place))
+    if name == "waiting":
+        return StageProgress(expert=expert, stage=stage)
+    steps = [line for line in metrics if "loss" in line]
+    newest = steps[-1] if steps else {}
+    return StageProgress(
+        expert=expert,
+        stage=stage,
+        state=name,
+        step=_newest_step(state, newest),
+        max_steps=state.get("max_steps", newest.get("max_steps")),
+        loss=_last_value(steps, "loss"),  # the loss of an empty draw is null
+        val_loss=_last_value(metrics, "val_loss"),
+        epsilon=state.get("epsilon", newest.get("epsilon")),
+        target_epsilon=state.get("target_epsilon"),
+        tokens_per_second=newest.get("tokens_per_second"),
+        seconds_left=_seconds_left(state, steps, now) if name in ("running", "resumed") else None,
+        resumed_from=state.get("resumed_from"),
+        error=error if name == "failed" else None,
+    )
+
+
+def _state_name(state: Mapping[str, Any], *, alive: bool, failed: bool, finished: bool) -> str:
+    if alive:
+        return "running" if state.get("resumed_from") is None else "resumed"
+    if failed:
+        return "failed"
+    if finished and state.get("state", "done") == "done":
+        return "done"
+    # A finished stage whose adapter is gone waits to be trained again.
+    return "interrupted" if state.get("state") in ("running", "interrupted") else "waiting"
+
+
+def _failure(state: Mapping[str, Any], state_path: Path, log: Path, *, alive: bool) -> str | None:
+    """Return why the stage failed: what its trainer said, or what the log of a later attempt ends with."""
+    if alive:
+        return None
+    if state.get("state") == "failed":
+        return printable(str(state.get("error") or last_error(log) or f"no reason given, see {log}"))
+    if state.get("state") in ("done", "interrupted") and not _is_newer(log, state_path):
+        return None
+    return last_error(log)
+
+
+def _is_newer(path: Path, other: Path) -> bool:
+    try:
+        return path.stat().st_mtime_ns > other.stat().st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _is_stage_folder(folder: Path) -> bool:
+    traces = ("state.json", "metrics.jsonl", "checkpoints")
+    return any((folder / name).exists() for name in traces) or _is_finished(folder)
+
+
+def _is_finished(folder: Path) -> bool:
+    return any(folder.glob("adapter*_final.pt"))
+
+
+def _newest_step(state: Mapping[str, Any], newest: Mapping[str, Any]) -> int | None:
+    steps = [source["step"] for source in (state, newest) if source.get("step") is not None]
+    return max(steps, default=None)
+
+
+def _last_value(metrics: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    return next((line[name] for line in reversed(metrics) if line.get(name) is not None), None)
+
+
+def _seconds_left(state: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], now: float) -> float | None:
+    """Estimate from the pace of the latest logged steps, less the time since the trainer last wrote."""
+    timed = [line for line in steps if line.get("seconds") is not None][-_PACE_LINES:]
+    max_steps = state.get("max_steps")
+    if not timed or max_steps is None:
+        return None
+    first = timed[0] if len(timed) > 1 else {"step": 0, "seconds": 0.0}
+    made = timed[-1]["step"] - first["step"]
+    if made <= 0:
+        return None
+    left = (max_steps - timed[-1]["step"]) * (timed[-1]["seconds"] - first["seconds"]) / made
+    return max(0.0, left - max(0.0, now - state.get("updated", now)))
+
+
+def _json_object(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:  # torn: its writer is at work, or was killed
+        return None
+    return value if isinstance(value, dict) else None

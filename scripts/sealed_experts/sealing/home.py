@@ -1,0 +1,62 @@
+"""Where a person's keys live: outside the results and the repository."""
+
+import os
+import re
+from pathlib import Path
+
+from sealed_experts.errors import UserError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+def home_folder() -> Path:
+    """Return ${SEALED_EXPERTS_HOME}, by default ~/.config/sealed-experts. It may not exist yet."""
+    chosen = os.environ.get("SEALED_EXPERTS_HOME")
+    try:
+        return Path(chosen).expanduser() if chosen else Path.home() / ".config" / "sealed-experts"
+    except RuntimeError as error:
+        raise UserError(f"no home folder is known ({error}): set SEALED_EXPERTS_HOME to a folder of yours") from error
+
+
+def private_folder(folder: Path) -> Path:
+    """Return `folder`, which lies in the home folder; both are made with mode 0700 where they are missing.
+
+    Raises:
+        UserError: one cannot be made, or other users can write to it.
+    """
+    for each in (home_folder(), folder):
+        try:
+            each.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise UserError(
+                f"cannot make the folder {each} ({error.strerror}): set SEALED_EXPERTS_HOME to a folder of yours"
+            ) from error
+        refuse_shared(each)
+    return folder
+
+
+def refuse_shared(folder: Path) -> None:
+    """Refuse a folder in which other users could replace a file.
+
+    Raises:
+        UserError: the folder is missing or its mode lets others write.
+    """
+    try:
+        mode = folder.stat().st_mode
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder} ({error.strerror})") from error
+    if mode & 0o022:
+        raise UserError(f"other users can write to {folder} (mode {mode & 0o7777:04o}): chmod go-w it")
+
+
+def checked_name(name: str) -> str:
+    """Return `name` if it can name a key.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"{name!r} cannot name a key: use up to 64 of a-z, 0-9, '.', '_', '-', not starting with a sign"
+        )
+    return name

@@ -1,0 +1,61 @@
+"""What a base model's name means, without loading anything."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import read_json
+from sealed_experts.settings.architectures import MODULES
+from sealed_experts.settings.types import BaseSettings
+
+DEMO = "demo"
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+DEMO_MODEL_TYPE = "qwen2"
+
+
+def base_kind(base: BaseSettings, *, root: Path) -> Literal["demo", "folder", "hub"] | None:
+    """Tell what `base.name` is; None when it is neither `demo`, an existing folder under `root`, nor a hub id."""
+    if base.name == DEMO:
+        return "demo"
+    if folder_of(base, root=root).is_dir():
+        return "folder"
+    return "hub" if HUB_ID.fullmatch(base.name) else None
+
+
+def folder_of(base: BaseSettings, *, root: Path) -> Path:
+    """Return the path that `base.name` means if it is a folder."""
+    return root / Path(base.name).expanduser()
+
+
+def base_key(base: BaseSettings) -> str:
+    """Return the base's name in results/base/: `key`, or the last part of `name` in lower case.
+
+    Raises:
+        UserError: the name leaves nothing to make a key from.
+    """
+    if base.key is not None:
+        return base.key
+    last = base.name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    key = re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-._")
+    if not key:
+        raise UserError(f"base.name: {base.name!r} has no last part to name the base by; give `base.key`")
+    return key
+
+
+def folder_config(base: BaseSettings, *, root: Path) -> dict[str, Any]:
+    """Return a local folder's config.json.
+
+    Raises:
+        UserError: it is missing or is not JSON.
+    """
+    path = folder_of(base, root=root) / "config.json"
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not a mapping; a model folder's config.json is one")
+    return config
+
+
+def target_modules_of(model_type: str | None) -> tuple[str, ...] | None:
+    """Return the linear modules of an architecture; None when we do not know it."""
+    return MODULES.get(model_type) if model_type is not None else None

@@ -1,0 +1,201 @@
+"""A small package and its parts, and the means to sign what no honest writer would."""
+
+import functools
+import json
+import struct
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from sealed_experts.files.canonical import canonical_json
+from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.sealing import container
+from sealed_experts.sealing.content import SealingInputs, package_content
+from sealed_experts.sealing.keys import PublisherKey
+from sealed_experts.sealing.package import seal
+from sealed_experts.sealing.trust import PublicKey, TrustStore
+from sealed_experts.settings.chain import PackageRun
+from sealed_experts.settings.types import AdapterSettings, RoutingSettings
+
+RANK, WIDTH = 2, 4
+MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj")
+
+
+def key(number: int = 1) -> PublisherKey:
+    """Return a key that is the same in every run."""
+    private = Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)
+    public = PublicKey(name=f"key{number}", raw=private.public_key().public_bytes_raw())
+    return PublisherKey(public=public, _private=private)
+
+
+def trust(number: int = 1) -> TrustStore:
+    """Return a store that trusts that key alone."""
+    return TrustStore([key(number).public])
+
+
+def tensors() -> dict[str, np.ndarray]:
+    """Return the tensors of a rank 2 adapter on two modules."""
+    made = {}
+    for index, module in enumerate(MODULES):
+        name = f"base_model.model.{module}"
+        made[f"{name}.lora_A.weight"] = np.full((RANK, WIDTH), 0.5 + index, dtype="<f4")
+        made[f"{name}.lora_B.weight"] = np.full((WIDTH, RANK), -0.25 - index, dtype="<f4")
+    return made
+
+
+def header(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return the safetensors header of float32 arrays stored in this order."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name, array in arrays.items():
+        size = array.nbytes
+        entries[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [position, position + size]}
+        position += size
+    return entries
+
+
+def weights(arrays: dict[str, np.ndarray] | None = None, *, text: str | None = None) -> bytes:
+    """Return a safetensors file of these arrays; `text` replaces its header."""
+    arrays = tensors() if arrays is None else arrays
+    encoded = (json.dumps(header(arrays)) if text is None else text).encode()
+    return struct.pack("<Q", len(encoded)) + encoded + b"".join(array.tobytes() for array in arrays.values())
+
+
+def adapter_config(**changes: Any) -> bytes:
+    """Return an adapter_config.json; a change to `...` removes a key."""
+    config: dict[str, Any] = {
+        "base_model_name_or_path": "tiny",
+        "bias": "none",
+        "lora_alpha": 4,
+        "peft_type": "LORA",
+        "r": RANK,
+        "revision": None,
+        "target_modules": ["q_proj", "v_proj"],
+        "task_type": "CAUSAL_LM",
+        **changes,
+    }
+    return json.dumps({name: value for name, value in config.items() if value is not ...}).encode()
+
+
+def privacy(**changes: Any) -> dict[str, Any]:
+    """Return the privacy record of a stage's metrics."""
+    return {
+        "enabled": True,
+        "mode": "release",
+        "unit": "record",
+        "units": 2000,
+        "neighbouring": "add_or_remove_one",
+        "sampling": "poisson",
+        "sample_rate": 0.064,
+        "noise_multiplier": 1.0,
+        "max_grad_norm": 0.3,
+        "steps": 60,
+        "events": [
+            {"stage": "sft", "noise_multiplier": 1.0, "sample_rate": 0.064, "steps": 60, "key_id": "0" * 32},
+        ],
+        "key_id": "0" * 32,
+        "accountant": "PLD (dp-accounting 0.6.0)",
+        "delta": 1e-5,
+        "target_epsilon": 8.0,
+        "epsilon": 4.2,
+        "stage_epsilon": {"sft": 4.2},
+        "reason": None,
+        **changes,
+    }
+
+
+def metrics(**changes: Any) -> dict[str, Any]:
+    """Return the metrics of a stage, private numbers among them."""
+    return {
+        "base_digest": "b" * 64,
+        "data_digest": "d" * 64,
+        "train_digest": "e" * 64,
+        "seed": 424242,
+        "settings": {
+            "learning_rate": 0.005,
+            "batch_size": 128,
+            "max_seq_len": 256,
+            "schedule": "constant",
+            "warmup_steps": 0,
+            "weight_decay": 0.01,
+            "privacy": {"noise_multiplier": 1.0},
+        },
+        "total_steps": 60,
+        "stopped_reason": "max_steps",
+        "first_val_loss": 3.125,
+        "final_val_loss": 2.0625,
+        "best_val_loss": 2.03125,
+        "final_loss": 1.984375,
+        "examples_seen": 7654,
+        "tokens_seen": 987654,
+        "privacy": privacy(),
+        **changes,
+    }
+
+
+def run(**changes: Any) -> PackageRun:
+    """Return what the configuration says about the package."""
+    values: dict[str, Any] = {
+        "name": "tiny_expert",
+        "version": "1.0.0",
+        "description": "An expert for tests.",
+        "template": "alpaca",
+        "stages": ("sft",),
+        "public_evaluation": False,
+        "adapter": AdapterSettings(rank=RANK, alpha=4, target_modules=("q_proj", "v_proj")),
+        "routing": RoutingSettings(keywords=("loan", "deposit rate")),
+    }
+    return PackageRun(**{**values, **changes})
+
+
+def inputs(**changes: Any) -> SealingInputs:
+    """Return everything that a package is made from."""
+    values: dict[str, Any] = {
+        "settings": run(),
+        "selection": {"stage": "sft", "reason": "the only stage", "candidates": ["sft"]},
+        "metrics": metrics(),
+        "privacy": privacy(),
+        "base": {"name": "tiny", "revision": None, "digest": "b" * 64},
+        "adapter_config": adapter_config(),
+        "adapter_weights": weights(),
+    }
+    return SealingInputs(**{**values, **changes})
+
+
+def package(number: int = 1, **changes: Any) -> bytes:
+    """Return the bytes of an honest package; `changes` go to `inputs`."""
+    manifest, members = package_content(inputs(**changes))
+    return seal(manifest=manifest, members=members, key=key(number))
+
+
+@functools.cache
+def _honest() -> bytes:
+    return package()
+
+
+def parts() -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return the complete manifest and the members of an honest package, to be changed and signed again."""
+    frame = container.parse(_honest())
+    manifest = json.loads(bytes(frame.manifest))
+    members, offset = {}, 0
+    for entry in manifest["members"]:
+        members[entry["path"]] = bytes(frame.payload[offset : offset + entry["size"]])
+        offset += entry["size"]
+    return manifest, members
+
+
+def signed(manifest: dict[str, Any] | bytes, members: dict[str, bytes], number: int = 1) -> bytes:
+    """Sign any manifest over any members, joined in the order given. Nothing is checked."""
+    content = manifest if isinstance(manifest, bytes) else canonical_json(manifest).encode()
+    return container.pack(manifest=content, payload=b"".join(members.values()), key=key(number))
+
+
+def with_member(path: str, content: bytes) -> bytes:
+    """Return a signed package in which one member has other content, with its size and digest put right."""
+    manifest, members = parts()
+    members[path] = content
+    for entry in manifest["members"]:
+        if entry["path"] == path:
+            entry |= {"size": len(content), "sha256": sha256_bytes(content)}
+    return signed(manifest, members)

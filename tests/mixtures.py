@@ -1,0 +1,175 @@
+"""Small assembled mixtures: random adapters, sealed and put together by the project's own code."""
+
+import functools
+import json
+from pathlib import Path
+
+from sealed_experts.data.records import Record, write_records
+from sealed_experts.files.atomic import write_bytes
+from sealed_experts.files.canonical import read_json, write_json
+from sealed_experts.moe.assembly import Sources, assemble
+from sealed_experts.privacy.ledger.events import GaussianEvent
+from sealed_experts.privacy.ledger.releases import ReleaseLog
+from sealed_experts.sealing.home import home_folder
+from sealed_experts.sealing.keys import PublisherKey, ensure_publisher_key, load_key
+from sealed_experts.sealing.linter import lint_adapter
+from sealed_experts.sealing.manifest_schema import MANIFEST_FORMAT
+from sealed_experts.sealing.package import seal
+from sealed_experts.sealing.receipt import RECEIPT, privacy_summary, receipt_bytes
+from sealed_experts.sealing.trust import load_trust
+from sealed_experts.settings.chain import MoeMember, MoeRun
+from sealed_experts.settings.types import GatelinkSettings, HeSettings, RoutingSettings
+
+ROUTING = {
+    "banking_expert": RoutingSettings(keywords=("bank", "deposit", "loan")),
+    "investment_expert": RoutingSettings(keywords=("portfolio", "stock", "bond")),
+    "shared_attention": RoutingSettings(gate="none", always_active=True),
+}
+DATASETS = {"banking_expert": "banking", "investment_expert": "investment", "shared_attention": "combined"}
+DELTA = 1e-5
+
+
+class Workshop:
+    """A folder laid out as the repository's `results/`, in which experts are made without training."""
+
+    def __init__(self, folder: Path, base: Path) -> None:
+        """Take an empty folder and the path of a base.json."""
+        self.folder, self.base = folder, base
+        ensure_publisher_key()
+        self.sources = Sources(
+            packages=folder / "packages", experts=folder / "experts", data=folder / "data", base=base
+        )
+        self.config = folder / "moe" / "moe_config.json"
+
+    def run(self, *, rank_limit: int = 32, names=tuple(ROUTING)) -> MoeRun:
+        members = tuple(MoeMember(name=name, dataset=DATASETS[name], routing=ROUTING[name]) for name in names)
+        return MoeRun(
+            base="tiny",
+            revision=None,
+            experts=members,
+            he_config=HeSettings(),
+            gatelink_config=GatelinkSettings(max_lora_rank=rank_limit),
+        )
+
+    def assemble(self, run: MoeRun | None = None) -> dict:
+        assemble(
+            run or self.run(),
+            sources=self.sources,
+            output=self.config,
+            trust=load_trust(),
+            log=ReleaseLog(home_folder()),
+        )
+        return read_json(self.config)
+
+    def make_data(self) -> None:
+        """Two datasets without a common record, and both together."""
+        records = {
+            name: [Record.from_text(instruction=f"{name} {index}?", output="Yes.") for index in range(20)]
+            for name in ("banking", "investment")
+        }
+        records["combined"] = [*records["banking"], *records["investment"]]
+        for name, content in records.items():
+            write_records(self.folder / "data" / name / "train.jsonl", content)
+
+    def make_expert(
+        self,
+        name: str,
+        *,
+        seed: int = 1,
+        receipt: dict | None = None,
+        weights: bytes | None = None,
+        key=None,
+        **manifest,
+    ) -> None:
+        """Write an expert's checkpoint, selection and sealed package."""
+        checkpoint = self.folder / "experts" / name / "sft" / "adapter_final.pt"
+        write_bytes(checkpoint, b"stands for a checkpoint: nothing of the mixture reads it")
+        selection = {
+            "expert": name,
+            "stage": "sft",
+            "adapter": str(checkpoint),
+            "metrics": "",
+            "reason": "the only stage",
+            "candidates": ["sft"],
+        }
+        write_json(self.folder / "experts" / name / "selection.json", selection)
+        self.seal(name, receipt=receipt or private_receipt(name), weights=weights, seed=seed, key=key, **manifest)
+
+    def seal(self, name: str, *, receipt: dict, weights: bytes | None, seed: int, key: PublisherKey | None, **changes):
+        base = read_json(self.base)
+        config, random_weights = adapter_files(self.base.parent, name=base["name"], seed=seed)
+        members = {
+            "README.md": b"# An expert for tests",
+            "adapter_config.json": config,
+            "adapter_model.safetensors": weights or random_weights,
+            RECEIPT: receipt_bytes(receipt),
+        }
+        facts = lint_adapter(members)
+        manifest = {
+            "format_version": MANIFEST_FORMAT,
+            "name": name,
+            "version": "1.0.0",
+            "description": "",
+            "base": {field: base[field] for field in ("name", "revision", "digest")},
+            "adapter": {
+                "kind": "lora",
+                "rank": facts.rank,
+                "alpha": facts.alpha,
+                "target_modules": list(facts.target_modules),
+                "parameters": facts.parameters,
+            },
+            "template": "alpaca",
+            "routing": {"keywords": [], "always_active": False, "gate": "step", "match": "word"},
+            "training": {
+                "stages": ["sft"],
+                "selected_stage": "sft",
+                "selection_reason": "the only stage",
+                "steps": 3,
+                "stopped_reason": "max_steps",
+            },
+            "evaluation": {"published": False, "reason": "nothing was measured"},
+            "privacy": privacy_summary(receipt),
+        }
+        data = seal(manifest={**manifest, **changes}, members=members, key=key or load_key())
+        write_bytes(self.sources.package(name), data)
+
+
+def private_receipt(name: str, *, steps: int = 10) -> dict:
+    """Return the receipt of a stage that took `steps` noisy steps."""
+    from sealed_experts.privacy.ledger.accounting import epsilon
+
+    event = GaussianEvent(stage="sft", noise_multiplier=1.0, sample_rate=0.1, steps=steps, key_id=f"key of {name}")
+    return {
+        "enabled": True,
+        "mode": "release",
+        "unit": "record",
+        "events": [event.to_json()],
+        "delta": DELTA,
+        "epsilon": epsilon([event], delta=DELTA),
+        "reason": None,
+    }
+
+
+@functools.cache
+def adapter_files(base: Path, *, name: str, seed: int) -> tuple[bytes, bytes]:
+    """Return adapter_config.json and adapter_model.safetensors of a random adapter that changes what the base says."""
+    import torch
+    from safetensors.torch import save
+    from transformers import AutoModelForCausalLM
+
+    from sealed_experts.models.adapters import adapter_state, attach_adapter
+    from sealed_experts.models.peft_folder import adapter_config_bytes
+    from sealed_experts.settings.types import AdapterSettings
+
+    settings = AdapterSettings(rank=2, alpha=4, target_modules=("q_proj", "v_proj"))
+    state = adapter_state(attach_adapter(AutoModelForCausalLM.from_pretrained(base), settings, seed=seed))
+    random = torch.Generator().manual_seed(seed)
+    weights = {key: torch.randn(tensor.shape, generator=random) * 0.5 for key, tensor in state.items()}
+    return adapter_config_bytes(settings, base_name=name, revision=None), save(weights)
+
+
+def edit(config: Path, change) -> None:
+    """Change a moe_config.json in place: `change` gets its content."""
+    content = json.loads(config.read_text())
+    change(content)
+    config.write_text(json.dumps(content))

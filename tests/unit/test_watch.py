@@ -1,0 +1,181 @@
+"""`sealed-experts watch`: how it shows a run, and when it ends."""
+
+import argparse
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tests.traces import leave, step_line
+
+from sealed_experts.cli import watch as command
+from sealed_experts.errors import UserError
+from sealed_experts.progress import StageProgress
+
+CONFIG = """
+datasets: {banking: {source: demo, domain: banking}}
+experts:
+  banking_expert: {dataset: banking, routing: {keywords: [bank]}}
+  fallback_expert: {dataset: banking, routing: {always_active: true}}
+"""
+
+RUNNING = StageProgress(
+    expert="investment_expert",
+    stage="sft",
+    state="resumed",
+    resumed_from=25,
+    step=30,
+    max_steps=60,
+    loss=2.611,
+    val_loss=2.4,
+    epsilon=3.0149,
+    target_epsilon=8.0,
+    tokens_per_second=1300.2,
+    seconds_left=3999.6,
+)
+FAILED = StageProgress(expert="banking_expert", stage="sft", state="failed", error="no room for [bold]tensors[/bold]")
+WAITING = StageProgress(expert="shared_attention", stage="sft")
+DONE = StageProgress(expert="done_expert", stage="sft", state="done", step=60, max_steps=60)
+
+
+def test_plain_lines() -> None:
+    assert command.plain_line(RUNNING) == (
+        "investment_expert sft: resumed after step 25, step 30 of 60 (50%), loss 2.611, validation loss 2.400, "
+        "ε 3.01 of 8.00, 1,300 tokens/s, 1:06:40 left"
+    )
+    assert command.plain_line(WAITING) == "shared_attention sft: waiting"
+    assert command.plain_line(FAILED).endswith("failed, no room for [bold]tensors[/bold]")
+
+
+def test_summary_line() -> None:
+    assert command.summary_line([RUNNING, FAILED, WAITING, WAITING]) == "2 waiting, 1 resumed, 1 failed"
+    assert command.summary_line([DONE, DONE]) == "all done: 2 stages"
+
+
+def rendered(stages: list[StageProgress], *, width: int, height: int = 40) -> str:
+    console = Console(width=width, height=height, file=io.StringIO(), color_system=None)
+    console.print(command.live_view(stages, console))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_the_live_view_cuts_no_cell(width: int) -> None:
+    text = rendered([RUNNING, FAILED, WAITING], width=width)
+    assert "…" not in text
+    for expected in ("investment_expert", "resumed", "30/60", "3.01 of 8.00", "1:06:40"):
+        assert expected in text
+    assert "[bold]tensors[/bold]" in text  # shown as it is, not read as markup
+
+
+def test_the_live_view_uses_the_room_it_has() -> None:
+    assert "Tokens/s" in rendered([RUNNING], width=140)
+    assert "1,300" in rendered([RUNNING], width=140)
+    assert "Tokens/s" not in rendered([RUNNING], width=70)
+
+
+def test_a_low_terminal_shows_what_needs_attention_first() -> None:
+    text = rendered([DONE] * 30 + [WAITING] * 30 + [RUNNING, FAILED], width=140, height=12)
+    assert len(text.splitlines()) <= 12
+    assert "investment_expert" in text
+    assert "banking_expert" in text
+    assert "done_expert" not in text
+    assert "do not fit here" in text
+
+
+def watch_arguments(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    command.add_parsers(parser.add_subparsers())
+    return parser.parse_args(["watch", *arguments])
+
+
+def test_once_without_a_configuration_shows_what_has_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = watch_arguments("--results", str(tmp_path), "--once")
+    assert args.run(args) == 0
+    assert capsys.readouterr().out == "nothing has begun yet\n"
+    leave(tmp_path, state={"state": "failed", "error": "why"})
+    assert args.run(args) == 0
+    assert "banking_expert sft: failed, step 20 of 60" in capsys.readouterr().out
+
+
+def test_once_with_a_configuration_shows_what_is_still_to_come(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    args = watch_arguments("--config", str(tmp_path / "config.yaml"), "--results", str(tmp_path), "--once")
+    assert args.run(args) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "banking_expert sft: waiting",
+        "fallback_expert sft: waiting",
+        "2 waiting",
+    ]
+
+
+def test_a_missing_results_folder_is_named(tmp_path: Path) -> None:
+    args = watch_arguments("--results", str(tmp_path / "nowhere"), "--once")
+    with pytest.raises(UserError, match="nowhere is not a folder"):
+        args.run(args)
+
+
+@pytest.mark.parametrize("interval", ["0", "-1", "nan", "inf", "soon"])
+def test_an_interval_must_be_a_time(interval: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        watch_arguments("--interval", interval)
+    assert "not a number of seconds above 0" in capsys.readouterr().err
+
+
+def start_watching(tmp_path: Path) -> "subprocess.Popen[str]":
+    (tmp_path / "config.yaml").write_text(
+        CONFIG.split("  fallback_expert")[0].replace("keywords", "always_active: true, keywords")
+    )
+    code = (
+        "import argparse, sys; from sealed_experts.cli import watch; parser = argparse.ArgumentParser(); "
+        "watch.add_parsers(parser.add_subparsers()); args = parser.parse_args(); sys.exit(args.run(args))"
+    )
+    arguments = ["watch", "--config", "config.yaml", "--results", ".", "--interval", "0.05"]
+    scripts = str(Path(command.__file__).parents[2])
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": scripts},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_off_a_terminal_only_changes_are_printed_and_the_watch_ends_with_the_run(tmp_path: Path) -> None:
+    process = start_watching(tmp_path)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "banking_expert sft: waiting\n"
+    time.sleep(0.3)  # several looks without a change
+    folder = leave(tmp_path, state={"state": "done", "step": 60}, metrics=[step_line(60)])
+    (folder / "adapter_final.pt").write_bytes(b"weights")
+    out, err = process.communicate(timeout=20)
+    lines = out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("banking_expert sft: done, step 60 of 60 (100%)")
+    assert lines[1] == "all done: 1 stage"
+    assert (err, process.returncode) == ("", 0)
+
+
+def test_ctrl_c_leaves_quietly(tmp_path: Path) -> None:
+    process = start_watching(tmp_path)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (out, err, process.returncode) == ("", "", 0)
+
+
+def test_watching_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; import sealed_experts.cli.watch; "
+        "sys.exit(bool({'torch', 'transformers', 'rich', 'matplotlib'} & set(sys.modules)))"
+    )
+    scripts = str(Path(command.__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": scripts}, check=True)

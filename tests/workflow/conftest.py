@@ -1,0 +1,183 @@
+"""Runs of the real workflow, as a subprocess in a temporary folder, on tiny models."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TREE = ["Snakefile", "rules", "scripts", "config", "envs", "profiles", "pyproject.toml"]
+
+TINY = {
+    "seed": 7,
+    "device": "cpu",
+    "base": {
+        "name": "demo",
+        "demo": {
+            "hidden_size": 32,
+            "layers": 2,
+            "heads": 2,
+            "vocab_size": 400,
+            "context": 128,
+            "pretrain_steps": 4,
+            "threads": 1,
+        },
+    },
+    "datasets": {
+        "banking": {"source": "demo", "domain": "banking", "records": 120},
+        "investment": {"source": "demo", "domain": "investment", "records": 120},
+        "combined": {"source": "combined", "of": ["banking", "investment"]},
+    },
+    "defaults": {
+        "adapter": {"rank": 2, "alpha": 4},
+        "sft": {
+            "batch_size": 8,
+            "max_steps": 4,
+            "max_seq_len": 96,
+            "learning_rate": 5.0e-3,
+            "eval_steps": 2,
+            "eval_examples": 8,
+            "log_steps": 1,
+            "checkpoint_steps": 1,
+            "threads": 1,
+        },
+        "privacy": {"mode": "reproducible", "max_grad_norm": 0.5, "delta": 1.0e-4},
+    },
+    "experts": {
+        "banking_expert": {"dataset": "banking", "routing": {"keywords": ["bank", "deposit", "loan"]}},
+        "investment_expert": {"dataset": "investment", "routing": {"keywords": ["portfolio", "stock", "bond"]}},
+        "shared_attention": {
+            "dataset": "combined",
+            "adapter": {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"]},
+            "routing": {"always_active": True},
+        },
+    },
+}
+
+
+class Project:
+    """A copy of the tree in a folder of its own, with a configuration and a home."""
+
+    def __init__(self, folder: Path, home: Path) -> None:
+        self.folder, self.home = folder, home
+
+    def configure(self, configuration: dict, name: str = "test.yaml") -> None:
+        (self.folder / "config" / name).write_text(yaml.safe_dump(configuration, sort_keys=False))
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if name not in ("SEALED_EXPERTS_KEY", "PYTHONPATH")}
+        return {**kept, "SEALED_EXPERTS_HOME": str(self.home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **extra}
+
+    def command(self, *arguments: str, config: str = "test.yaml", cores: int = 2) -> list[str]:
+        return [
+            *(sys.executable, "-m", "snakemake", "--cores", str(cores)),
+            *("--configfile", f"config/{config}", "--", *arguments),
+        ]
+
+    def snakemake(self, *arguments: str, flags: tuple[str, ...] = (), check: bool = True, **keywords):
+        command = self.command(*arguments, **keywords)
+        command[3:3] = flags
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, check=False, timeout=400
+        )
+        if check and done.returncode:
+            raise AssertionError(f"snakemake failed:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def start(self, *arguments: str) -> subprocess.Popen:
+        """Start Snakemake as the leader of its own process group, as a terminal does."""
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment(),
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def planned(self, *arguments: str, config: str = "test.yaml") -> dict[str, set[str]]:
+        """Return what a dry-run would do: {rule: {output files}}."""
+        done = self.snakemake(*arguments, flags=("-n", "--quiet", "host"), config=config)
+        jobs: dict[str, set[str]] = {}
+        rule = None
+        for line in done.stdout.splitlines():
+            words = line.strip().split(" ", 1)
+            if words[0] in ("rule", "localrule", "checkpoint"):
+                rule = words[1].rstrip(":")
+            elif words[0] == "output:" and rule:
+                jobs.setdefault(rule, set()).update(words[1].split(", "))
+        return jobs
+
+    def tool(self, *arguments: str, check: bool = True, **keywords):
+        """Run the `sealed-experts` command of this copy."""
+        done = subprocess.run(
+            [sys.executable, "-m", "sealed_experts.cli.main", *arguments],
+            cwd=self.folder,
+            env=self.environment(PYTHONPATH=str(self.folder / "scripts")),
+            capture_output=True,
+            text=True,
+            check=False,
+            **keywords,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"sealed-experts {arguments} failed:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def copy(self, folder: Path) -> "Project":
+        """Copy everything, times included, so that Snakemake sees the same finished state."""
+        shutil.copytree(self.folder, folder, symlinks=True, copy_function=shutil.copy2)
+        return Project(folder, self.home)
+
+
+def new_project(folder: Path, home: Path) -> Project:
+    folder.mkdir(parents=True)
+    for name in TREE:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy2(source, folder / name)
+    return Project(folder, home)
+
+
+def wait_for(condition, *, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "what the test waits for did not happen"
+        time.sleep(0.02)
+
+
+def stop_group(process: subprocess.Popen, number: int) -> None:
+    os.killpg(process.pid, number)
+    process.wait(timeout=120)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Project:
+    """A finished run of the tiny configuration, in a folder with spaces in its path. Copy it before changing it."""
+    project = new_project(tmp_path_factory.mktemp("finished") / "a folder with spaces", tmp_path_factory.mktemp("home"))
+    project.configure(TINY)
+    project.snakemake()
+    return project
+
+
+@pytest.fixture
+def project(finished, tmp_path) -> Project:
+    """A copy of the finished run."""
+    return finished.copy(tmp_path / "copy of it")
+
+
+@pytest.fixture
+def prepared(finished, tmp_path) -> Project:
+    """A copy of the finished run with base and data, before any training."""
+    project = finished.copy(tmp_path / "prepared")
+    for name in ("experts", "packages", "moe"):
+        shutil.rmtree(project.folder / "results" / name, ignore_errors=True)
+    return project
+
+

@@ -1,0 +1,167 @@
+"""Killed at several points, the same command goes on, and ends with the uninterrupted run's bytes."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.conftest import TINY, stop_group, wait_for
+
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+
+EXPERT = "banking_expert"
+TARGETS = [f"results/experts/{EXPERT}/sft/training_metrics.json"]
+MEASURED = ("total_time_seconds", "seconds", "tokens_per_second")
+
+
+@pytest.fixture
+def slow(prepared):
+    """A run long enough to be hit in the middle. Reproducible mode: its key does not change from run to run."""
+    configuration = json.loads(json.dumps(TINY))
+    configuration["defaults"]["sft"].update(max_steps=60, eval_steps=20)
+    prepared.configure(configuration)
+    return prepared
+
+
+@pytest.fixture(scope="module")
+def expected(finished, tmp_path_factory):
+    """The same run, never interrupted."""
+    project = finished.copy(tmp_path_factory.mktemp("whole") / "run")
+    configuration = json.loads(json.dumps(TINY))
+    configuration["defaults"]["sft"].update(max_steps=60, eval_steps=20)
+    project.configure(configuration)
+    project.snakemake(*TARGETS)
+    return outcome(project)
+
+
+def outcome(project):
+    """The adapter's digest over tensors, and the metrics without measured times."""
+    from sealed_experts.training.checkpoints import load_state, tensors_digest
+
+    folder = project.folder / "results" / "experts" / EXPERT / "sft"
+    metrics = json.loads((folder / "training_metrics.json").read_text())
+    state = load_state(folder / "adapter_final.pt")
+    return tensors_digest(state["model_state_dict"]), _without_times(metrics)
+
+
+def _without_times(value):
+    if isinstance(value, dict):
+        return {key: _without_times(item) for key, item in value.items() if key not in MEASURED}
+    return [_without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def steps_done(project):
+    path = project.folder / "results" / "experts" / EXPERT / "sft" / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def trainer_pid(project):
+    path = project.folder / "results" / "experts" / EXPERT / "sft" / "state.json"
+    return json.loads(path.read_text())["pid"] if path.exists() else None
+
+
+def alive(pid):
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def start_and_reach(project, lines):
+    process = project.start(*TARGETS)
+    wait_for(lambda: steps_done(project) >= lines or process.poll() is not None)
+    assert process.poll() is None, "the run ended before it could be interrupted"
+    return process
+
+
+def finish(project):
+    subprocess.run(project.command("--unlock")[:-2] + ["--unlock"], cwd=project.folder, env=project.environment(), check=True, capture_output=True)
+    project.snakemake(*TARGETS)
+
+
+def log_of(project):
+    return (project.folder / "results" / "experts" / EXPERT / "logs" / "train_sft.log").read_text()
+
+
+@pytest.mark.parametrize("lines", [3, 25])
+def test_sigkill_of_the_trainer(slow, expected, lines):
+    process = start_and_reach(slow, lines)
+    os.kill(trainer_pid(slow), signal.SIGKILL)
+    assert process.wait(timeout=60) != 0
+    slow.snakemake(*TARGETS)
+    assert "resumed after step" in log_of(slow)
+    assert outcome(slow) == expected
+
+
+def test_ctrl_c(slow, expected):
+    process = start_and_reach(slow, 12)
+    stop_group(process, signal.SIGINT)
+    slow.snakemake(*TARGETS)
+    assert "resumed after step" in log_of(slow)
+    assert outcome(slow) == expected
+
+
+def test_sigterm_to_the_process_group_saves_before_it_ends(slow, expected):
+    process = start_and_reach(slow, 12)
+    stop_group(process, signal.SIGTERM)
+    wait_for(lambda: not alive(trainer_pid(slow)))
+    state = json.loads((slow.folder / f"results/experts/{EXPERT}/sft/state.json").read_text())
+    assert state["state"] == "interrupted"
+    finish(slow)
+    assert outcome(slow) == expected
+
+
+def test_a_trainer_whose_snakemake_was_killed_saves_and_ends_by_itself(slow, expected):
+    process = start_and_reach(slow, 8)
+    pid = trainer_pid(slow)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not alive(pid), seconds=20)
+    state = json.loads((slow.folder / f"results/experts/{EXPERT}/sft/state.json").read_text())
+    assert (state["state"], "is gone" in state["error"]) == ("interrupted", True)
+    assert state["step"] < 60
+    finish(slow)
+    assert outcome(slow) == expected
+
+
+def test_a_damaged_newest_checkpoint_costs_a_step_and_changes_nothing(slow, expected):
+    process = start_and_reach(slow, 20)
+    stop_group(process, signal.SIGINT)
+    checkpoints = slow.folder / f"results/experts/{EXPERT}/sft/checkpoints"
+    newest = max(checkpoints.glob("*/checkpoint_step_*.pt"), key=lambda path: int(path.stem.rpartition("_")[2]))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    slow.snakemake(*TARGETS)
+    assert "is not usable" in log_of(slow)
+    assert outcome(slow) == expected
+
+
+def test_a_failed_retrain_followed_by_a_plain_run_rebuilds_the_package(project):
+    """After a failure the old package must not pass for up to date."""
+    package = project.folder / "results" / "packages" / f"{EXPERT}.tgsp"
+    before = package.read_bytes()
+    changed = json.loads(json.dumps(TINY))
+    changed["experts"][EXPERT]["sft"] = {"learning_rate": 2.0e-3}
+    project.configure(changed)
+    script = project.folder / "scripts" / "train_sft.py"
+    original = script.read_text()
+    script.write_text("raise SystemExit(3)\n")
+    assert project.snakemake(check=False).returncode != 0
+    script.write_text(original)
+    project.snakemake()
+    assert package.read_bytes() != before
+    assert "Nothing to be done" in "".join(project.snakemake(check=False).__dict__[s] for s in ("stdout", "stderr"))
+
+
+def test_metrics_lines_are_not_repeated_by_a_resume(slow, expected):
+    process = start_and_reach(slow, 15)
+    stop_group(process, signal.SIGINT)
+    slow.snakemake(*TARGETS)
+    path = slow.folder / f"results/experts/{EXPERT}/sft/metrics.jsonl"
+    steps = [line["step"] for line in map(json.loads, path.read_text().splitlines()) if "loss" in line]
+    assert steps == list(range(1, 61))
+    assert time.time() - path.stat().st_mtime < 600
