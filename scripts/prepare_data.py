@@ -7,9 +7,7 @@ from pathlib import Path
 from sealed_experts.data.preparation import prepare, write_prepared
 from sealed_experts.data.statistics import token_counter
 from sealed_experts.errors import reports_user_errors
-from sealed_experts.files.canonical import strict_json
-from sealed_experts.settings.parsing import parse_group
-from sealed_experts.settings.sources import DATASET_SOURCES
+from sealed_experts.settings.chain import dataset_from_json
 
 
 @reports_user_errors
@@ -22,16 +20,13 @@ def main() -> None:
     parser.add_argument("--val", required=True, type=Path, help="validation records to write")
     parser.add_argument("--stats", required=True, type=Path, help="statistics to write")
     args = parser.parse_args()
-    values = strict_json(args.settings)
-    name, seed = values.pop("dataset"), values.pop("seed")
-    values.pop("revision", None)  # there to make old files stale
-    settings = parse_group(DATASET_SOURCES[values["source"]], values)
-    prepared = prepare(settings, name=name, seed=seed, parts=args.parts, log=print)
+    run = dataset_from_json(args.settings)
+    prepared = prepare(run.dataset, name=run.name, seed=run.seed, parts=args.parts, log=print)
     statistics = write_prepared(
         prepared, train=args.train, val=args.val, stats=args.stats, count_tokens=token_counter(args.base.parent)
     )
     print(
-        f"{name}: {statistics['train']['records']} training and {statistics['val']['records']} validation records, "
+        f"{run.name}: {statistics['train']['records']} training and {statistics['val']['records']} validation records, "
         f"{statistics['duplicates_dropped']} duplicates dropped, {statistics['bad_rows']['count']} bad rows"
     )
 

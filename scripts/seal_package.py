@@ -13,6 +13,7 @@ from sealed_experts.privacy.ledger.releases import ReleaseLog
 from sealed_experts.sealing.content import SealingInputs, package_content
 from sealed_experts.sealing.home import home_folder
 from sealed_experts.sealing.keys import PublisherKey, load_key
+from sealed_experts.sealing.linter import CONFIG, WEIGHTS
 from sealed_experts.sealing.package import seal
 from sealed_experts.sealing.release import released
 from sealed_experts.settings.chain import package_from_json
@@ -44,13 +45,20 @@ def main() -> None:
             metrics=metrics,
             privacy=released(metrics["privacy"], expert=settings.name, units=units, log=ReleaseLog(home_folder())),
             base=read_json(args.base),
-            adapter_config=(args.peft / "adapter_config.json").read_bytes(),
-            adapter_weights=(args.peft / "adapter_model.safetensors").read_bytes(),
+            adapter_config=_content(args.peft / CONFIG),
+            adapter_weights=_content(args.peft / WEIGHTS),
         )
     )
     data = seal(manifest=manifest, members=members, key=key)
     write_bytes(args.output, data)
     print(f"sealed {args.output}: {len(data)} bytes, digest {sha256_bytes(data)}, publisher {key.public.fingerprint}")
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; --peft must be a folder of export_peft's") from error
 
 
 def _key_of(publisher: str) -> PublisherKey:

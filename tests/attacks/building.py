@@ -113,13 +113,16 @@ def metrics(**changes: Any) -> dict[str, Any]:
         "train_digest": "e" * 64,
         "seed": 424242,
         "settings": {
-            "learning_rate": 0.005,
-            "batch_size": 128,
-            "max_seq_len": 256,
-            "schedule": "constant",
-            "warmup_steps": 0,
-            "weight_decay": 0.01,
-            "privacy": {"noise_multiplier": 1.0},
+            "seed": 424242,
+            "training": {
+                "learning_rate": 0.005,
+                "batch_size": 128,
+                "max_seq_len": 256,
+                "schedule": "constant",
+                "warmup_steps": 0,
+                "weight_decay": 0.01,
+                "privacy": {"noise_multiplier": 1.0},
+            },
         },
         "total_steps": 60,
         "stopped_reason": "max_steps",
@@ -199,3 +202,30 @@ def with_member(path: str, content: bytes) -> bytes:
         if entry["path"] == path:
             entry |= {"size": len(content), "sha256": sha256_bytes(content)}
     return signed(manifest, members)
+
+
+def assembled(
+    *,
+    manifest: bytes | memoryview,
+    payload: bytes | memoryview,
+    signatures: tuple[container.Signature, ...],
+    recipients: bytes = b"",
+) -> bytes:
+    """Return a file of these parts, its lengths put right."""
+    block = bytes([len(signatures)]) + b"".join(
+        struct.pack(">B", len(entry.algorithm))
+        + entry.algorithm.encode()
+        + struct.pack(">H", len(entry.public_key))
+        + entry.public_key
+        + struct.pack(">H", len(entry.value))
+        + entry.value
+        for entry in signatures
+    )
+    lengths = (len(manifest), len(recipients), len(payload), len(block))
+    return (
+        container.HEADER.pack(container.MAGIC, container.VERSION, *lengths)
+        + bytes(manifest)
+        + bytes(recipients)
+        + bytes(payload)
+        + block
+    )

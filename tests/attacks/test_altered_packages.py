@@ -5,12 +5,13 @@ import hashlib
 import struct
 
 import pytest
+from tests.attacks import building
+from tests.attacks.building import assembled
 
 from sealed_experts.sealing import container
 from sealed_experts.sealing.errors import IncompatibleError, PackageError, SignatureError
 from sealed_experts.sealing.package import open_bytes, open_package
 from sealed_experts.sealing.trust import TrustStore, fingerprint
-from tests.attacks import building
 
 
 @functools.cache
@@ -188,25 +189,4 @@ def test_the_signed_message_is_what_the_specification_says():
     )
     assert expected == container.signed_bytes(
         manifest=frame.manifest, recipients=b"", payload=frame.payload, signers=(("ed25519", raw),)
-    )
-
-
-def assembled(*, manifest, payload, signatures, recipients=b"") -> bytes:
-    """Return a file of these parts, its lengths put right."""
-    block = bytes([len(signatures)]) + b"".join(
-        struct.pack(">B", len(entry.algorithm))
-        + entry.algorithm.encode()
-        + struct.pack(">H", len(entry.public_key))
-        + entry.public_key
-        + struct.pack(">H", len(entry.value))
-        + entry.value
-        for entry in signatures
-    )
-    lengths = (len(manifest), len(recipients), len(payload), len(block))
-    return (
-        container.HEADER.pack(container.MAGIC, container.VERSION, *lengths)
-        + bytes(manifest)
-        + bytes(recipients)
-        + bytes(payload)
-        + block
     )

@@ -5,12 +5,14 @@ import struct
 
 import numpy as np
 import pytest
+from tests.attacks import building
+from tests.attacks.building import assembled
 
 from sealed_experts.files.canonical import canonical_json
 from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.sealing import container
 from sealed_experts.sealing.errors import PackageError, SignatureError
 from sealed_experts.sealing.package import open_bytes
-from tests.attacks import building
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -393,9 +395,6 @@ def test_a_parameter_count_that_the_tensors_do_not_have():
 
 def test_recipients_that_this_version_cannot_serve():
     """Signed properly, so only the content check can refuse it."""
-    from sealed_experts.sealing import container
-    from tests.attacks.test_altered_packages import assembled
-
     frame, key = container.parse(building.package()), building.key()
     message = container.signed_bytes(
         manifest=frame.manifest, recipients=b"someone", payload=frame.payload, signers=(("ed25519", key.public.raw),)

@@ -101,7 +101,7 @@ def test_members_come_from_receipts():
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.none() | st.sets(st.sampled_from("abcdef")), min_size=1, max_size=6))
 def test_the_worst_group_is_the_worst_unit(holdings):
-    """Against the definition: for every unit, all members that hold it. Noise is counted, not accounted, to be quick."""
+    """Against the definition: for every unit, all members that hold it."""
     members = [member(str(index), units) for index, units in enumerate(holdings)]
     groups = mixture._largest_groups(members, None)
     known = sorted(set().union(*(units for units in holdings if units)))

@@ -103,7 +103,7 @@ def test_privacy_off_claims_nothing_and_keeps_the_ledger():
 
 def test_stages_with_other_units_do_not_compose():
     first = stage_receipt(plan(), steps=60, key_id="k1")
-    with pytest.raises(UserError, match="units of 'customer'.*units of 'record'"):
+    with pytest.raises(UserError, match=r"units of 'customer'.*units of 'record'"):
         stage_receipt(plan("reinforce", unit="customer"), steps=60, key_id="k2", prior=first)
 
 

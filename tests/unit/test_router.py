@@ -41,6 +41,7 @@ def found(keyword, question, *, match="word"):
         ("interest\u00a0rate", "the interest rates"),
         ("401(k)", "Should I fill my 401(K)?"),
         ("401(k)", "two 401(k)s"),
+        ("401k", "our 401ks"),
         ("S&P 500", "What is the s&p  500's return?"),
         ("C++", "Is C++ fast?"),
         (".net", "a .NET program"),

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.attacks import building
 
 from sealed_experts.cli.main import main
 from sealed_experts.sealing import container, keys
 from sealed_experts.sealing.trust import load_trust, trust_key
-from tests.attacks import building
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -169,10 +169,10 @@ def test_no_command_shows_the_private_half(path, capsys):
 
 
 @pytest.mark.usefixtures("_trusted")
-def test_verify_starts_in_well_under_a_second_and_without_torch(path):
+def test_verify_needs_no_heavy_library(path):
     code = (
         "import sys; from sealed_experts.cli.main import main; code = main(sys.argv[1:]);"
-        "assert not {'torch', 'transformers', 'peft', 'dp_accounting', 'scipy'} & set(sys.modules), sys.modules; sys.exit(code)"
+        "assert not {'torch', 'transformers', 'peft', 'dp_accounting', 'scipy'} & set(sys.modules); sys.exit(code)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
     subprocess.run([sys.executable, "-c", code, "verify", str(path)], env=environment, check=True, timeout=60)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.attacks import building
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import write_json
@@ -20,7 +21,6 @@ from sealed_experts.sealing.receipt import receipt_bytes
 from sealed_experts.sealing.tensors import read_tensors
 from sealed_experts.sealing.trust import load_trust
 from sealed_experts.settings.types import RoutingSettings
-from tests.attacks import building
 
 ROOT = Path(__file__).resolve().parents[2]
 

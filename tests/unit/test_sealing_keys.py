@@ -194,7 +194,8 @@ def test_the_fingerprint_costs_little_and_neither_torch_nor_numpy():
     code = (
         "import sys, json, dataclasses, typing, time; start = time.process_time();"
         "from sealed_experts.sealing.keys import publisher_fingerprint as f; f();"
-        "print(time.process_time() - start, sorted({'torch', 'transformers', 'numpy', 'jsonschema'} & set(sys.modules)))"
+        "seconds = time.process_time() - start;"
+        "print(seconds, sorted({'torch', 'transformers', 'numpy', 'jsonschema'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
     runs = [

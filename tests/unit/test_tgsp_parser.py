@@ -9,6 +9,7 @@ import struct
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.attacks import building
 
 from sealed_experts.errors import UserError
 from sealed_experts.sealing import container
@@ -18,7 +19,6 @@ from sealed_experts.sealing.linter import read_adapter_config
 from sealed_experts.sealing.manifest import parse_manifest
 from sealed_experts.sealing.package import open_bytes, open_package
 from sealed_experts.sealing.tensors import read_tensors
-from tests.attacks import building
 
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 HONEST = building.package()

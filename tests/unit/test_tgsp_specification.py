@@ -57,7 +57,7 @@ def test_file_vector(key):
     frame = container.parse(data)
     assert container.verify(frame, TrustStore([key.public])) == key.public
     assert (bytes(frame.manifest), bytes(frame.payload)) == (VECTORS["manifest"], VECTORS["payload"])
-    with pytest.raises(PackageError, match="^manifest: ") as caught:
+    with pytest.raises(PackageError, match=r"^manifest: ") as caught:
         open_bytes(data, trust=TrustStore([key.public]))
     assert caught.value.exit_code == 11
 

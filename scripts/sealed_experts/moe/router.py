@@ -150,7 +150,9 @@ def _number_forms(keyword: str) -> frozenset[str]:
     while letters and keyword[letters - 1].isalpha():
         letters -= 1
     head, word = keyword[:letters], keyword[letters:]
-    if len(word) < 2 or word in _OWN_PLURALS or word.endswith("ics"):
+    if len(word) < 2:  # "401k", "W-2", "S&P"
+        return frozenset({keyword, f"{keyword}s"})
+    if word in _OWN_PLURALS or word.endswith("ics"):
         return frozenset({keyword})
     return frozenset(head + form for form in {word, *_plurals(word), *_singulars(word)})
 

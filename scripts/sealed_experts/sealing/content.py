@@ -14,7 +14,7 @@ from sealed_experts.settings.chain import PackageRun
 _WITHHELD = "measured on held-out private records; the dataset does not declare public_evaluation"
 _NOT_MEASURED = "nothing was measured on held-out records"
 # Settings of a stage that a manifest may state, by their names there.
-_TRAINING_SETTINGS = ("learning_rate", "max_seq_len", "schedule", "warmup_steps", "weight_decay")
+_TRAINING_SETTINGS = ("learning_rate", "batch_size", "max_seq_len", "schedule", "warmup_steps", "weight_decay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +94,8 @@ def _manifest(inputs: SealingInputs, *, parameters: int) -> dict[str, Any]:
 
 
 def _training(inputs: SealingInputs) -> dict[str, Any]:
-    stage = inputs.metrics["settings"]
+    stage = inputs.metrics["settings"]["training"]
     facts = {field: stage[field] for field in _TRAINING_SETTINGS if stage.get(field) is not None}
-    batch = stage.get("batch_size")
-    if batch is None and stage.get("micro_batch_size") and stage.get("gradient_accumulation"):
-        batch = stage["micro_batch_size"] * stage["gradient_accumulation"]
-    if batch is not None:
-        facts["batch_size"] = batch
     return {
         **facts,
         "stages": list(inputs.selection["candidates"]),

@@ -1,0 +1,24 @@
+"""Pretrain the demo's small base model on its general text, and write its base.json."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from sealed_experts.errors import reports_user_errors
+from sealed_experts.models.demo_base import build_demo_base
+from sealed_experts.settings.chain import base_from_json
+
+
+@reports_user_errors
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", required=True, help="the base's settings, as JSON")
+    parser.add_argument("--operation", required=True, help="how it is made, as JSON")
+    parser.add_argument("--output", required=True, type=Path, help="base.json of the folder to fill")
+    args = parser.parse_args()
+    run = base_from_json(args.settings, args.operation)
+    build_demo_base(run.base.demo, seed=run.seed, folder=args.output.parent, key=run.key, dtype=run.base.dtype)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""`sealed-experts ask`: one answer, JSON, and the chat."""
+
+import io
+import json
+
+import pytest
+
+from sealed_experts.cli import main as cli
+from sealed_experts.errors import UserError
+from sealed_experts.moe.engine import Answer, Engine
+
+
+class Echo:
+    """An engine that answers with what it was asked."""
+
+    def __init__(self):
+        self.options = []
+
+    def answer(self, question, **options):
+        self.options.append(options)
+        if question == "too long":
+            raise UserError("ask a shorter one")
+        return Answer(expert="banking", matched=("loan",), text=f"You said {question}.")
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    made = Echo()
+    monkeypatch.setattr(Engine, "load", lambda config, *, trust, device: made)
+    return made
+
+
+def test_answer_names_its_expert(engine, capsys):
+    assert cli.main(["ask", "moe_config.json", "loan", "--max-new-tokens", "7", "--temperature", "0.5"]) == 0
+    assert capsys.readouterr().out == "banking (matched: loan):\nYou said loan.\n\n"
+    assert engine.options == [{"max_new_tokens": 7, "temperature": 0.5, "seed": 0}]
+
+
+def test_json_adds_the_answer(engine, capsys):
+    assert cli.main(["ask", "moe_config.json", "loan", "--json"]) == 0
+    expected = {"expert": "banking", "matched": ["loan"], "answer": "You said loan."}
+    assert json.loads(capsys.readouterr().out) == expected
+
+
+def test_control_characters_do_not_reach_the_terminal(engine, capsys):
+    assert cli.main(["ask", "moe_config.json", "\x1b[2Jloan\nnext"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "loan\nnext" in out
+
+
+def test_chat_goes_on_after_a_refused_question(engine, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("first\ntoo long\nsecond\n\nnever\n"))
+    assert cli.main(["ask", "moe_config.json", "zeroth", "--interactive", "--json"]) == 0
+    captured = capsys.readouterr()
+    answers = [json.loads(line)["answer"] for line in captured.out.splitlines()]
+    assert answers == ["You said zeroth.", "You said first.", "You said second."]
+    assert captured.err == "error: ask a shorter one\n"
+
+
+def test_chat_ends_with_its_input(engine, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("only"))
+    assert cli.main(["ask", "moe_config.json", "--interactive"]) == 0
+    assert "You said only." in capsys.readouterr().out

@@ -1,0 +1,243 @@
+"""`sealed-experts run`: one run at a time, stale locks removed, signals passed on; with a Snakemake of paper."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sealed_experts.files.canonical import write_json
+from tests.conftest import ROOT
+from tests.unit.test_moe_configuration import CONTENT
+
+# Writes down how it was called; locks as Snakemake does; with "wait" it has a job that notes signals and ends.
+SNAKEMAKE = """
+import json, os, pathlib, signal, subprocess, sys, time
+with open("calls.jsonl", "a") as calls:
+    print(json.dumps(sys.argv[1:]), file=calls)
+locks = pathlib.Path(".snakemake/locks")
+if "--unlock" in sys.argv:
+    for path in locks.iterdir():
+        path.unlink()
+    sys.exit(0)
+if "fail" in sys.argv:
+    sys.exit(3)
+if "wait" in sys.argv:
+    locks.mkdir(parents=True, exist_ok=True)
+    (locks / "0.output.lock").touch()
+    job = '''
+import os, pathlib, signal, time
+def note(number, frame):
+    pathlib.Path("job.signal").write_text(signal.Signals(number).name)
+    raise SystemExit(75)
+signal.signal(signal.SIGTERM, note)
+signal.signal(signal.SIGINT, note)
+parent = os.getppid()
+pathlib.Path("job.pid").write_text(str(os.getpid()))
+while os.getppid() == parent:
+    time.sleep(0.02)
+pathlib.Path("job.orphan").touch()
+'''
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    child = subprocess.Popen([sys.executable, "-c", job])
+    pathlib.Path("snakemake.pid").write_text(str(os.getpid()))
+    code = child.wait()
+    (locks / "0.output.lock").unlink()
+    sys.exit(1)
+"""
+
+
+class Folder:
+    """A folder with a Snakefile, a blank in its name and our Snakemake."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path / "my experts"
+        (self.path / "bin" / "snakemake").mkdir(parents=True)
+        (self.path / "bin" / "snakemake" / "__main__.py").write_text(SNAKEMAKE)
+        (self.path / "Snakefile").touch()
+
+    def start(self, *arguments: str) -> subprocess.Popen:
+        paths = os.pathsep.join([str(self.path / "bin"), str(ROOT / "scripts")])
+        return subprocess.Popen(
+            [sys.executable, "-m", "sealed_experts.cli.main", "run", *arguments],
+            cwd=self.path,
+            env={**os.environ, "PYTHONPATH": paths},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=60)
+        return process.returncode, out, err
+
+    def calls(self) -> list[list[str]]:
+        path = self.path / "calls.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def leave_lock(self) -> None:
+        locks = self.path / ".snakemake" / "locks"
+        locks.mkdir(parents=True)
+        (locks / "0.output.lock").touch()
+
+    def wait_for(self, name: str) -> str:
+        deadline = time.monotonic() + 30
+        while not (self.path / name).exists() or (name.endswith("pid") and not (self.path / name).read_text()):
+            assert time.monotonic() < deadline, f"{name} never appeared"
+            time.sleep(0.02)
+        return (self.path / name).read_text()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = Folder(tmp_path)
+    yield made
+    for name in ("snakemake.pid", "job.pid"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            os.kill(int((made.path / name).read_text()), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("given", "called"),
+    [
+        ([], ["--cores", "all"]),
+        (["--cores", "2"], ["--cores", "2"]),
+        (["-c1"], ["-c1"]),
+        (["--cores=2", "moe"], ["--cores=2", "moe"]),
+        (["--workflow-profile", "profiles/slurm"], ["--workflow-profile", "profiles/slurm"]),
+        (["--configfile", "a b.yaml", "c.yaml", "--", "moe"], ["--cores", "all", "--configfile", "a b.yaml", "c.yaml", "--", "moe"]),
+        (["--config", "-c"], ["--config", "-c"]),
+        (["--", "--cores"], ["--cores", "all", "--", "--cores"]),
+        (["-n"], ["--cores", "all", "-n"]),
+        (["--quiet-summary", "moe"], ["--cores", "all", "moe"]),
+    ],
+)
+def test_arguments_are_snakemakes_own(folder, given, called):
+    code, _, err = folder.run(*given)
+    assert (code, err) == (0, "")
+    assert folder.calls() == [called]
+
+
+def test_exit_code_is_snakemakes(folder):
+    assert folder.run("fail")[0] == 3
+
+
+def test_folder_without_snakefile_is_refused(folder):
+    (folder.path / "Snakefile").unlink()
+    code, _, err = folder.run()
+    assert code == 1
+    assert "has no Snakefile" in err
+    assert folder.calls() == []
+
+
+def test_summary_follows_success_only(folder):
+    write_json(folder.path / "results/moe/moe_config.json", CONTENT)
+    assert "Try next:" in folder.run()[1]
+    assert "Try next:" not in folder.run("--quiet-summary")[1]
+    assert "Try next:" not in folder.run("-n")[1]
+    assert "Try next:" not in folder.run("fail")[1]
+
+
+def test_stale_lock_is_removed(folder):
+    folder.leave_lock()
+    code, out, _ = folder.run("--configfile", "config/a.yaml", "--", "moe")
+    assert code == 0
+    assert "Removing the lock of a run that was killed" in out
+    unlock, run = folder.calls()
+    assert "--unlock" in unlock[: unlock.index("--")]
+    assert unlock[unlock.index("--configfile") + 1] == "config/a.yaml"
+    assert run == ["--cores", "all", "--configfile", "config/a.yaml", "--", "moe"]
+
+
+def test_dry_run_disturbs_no_lock(folder):
+    folder.leave_lock()
+    assert folder.run("-n")[0] == 0
+    assert folder.calls() == [["--cores", "all", "-n"]]
+
+
+def test_second_run_waits_and_refuses_naming_the_first(folder, monkeypatch):
+    first = folder.start("wait")
+    folder.wait_for("job.pid")
+    monkeypatch.setattr("sealed_experts.cli.run.WAIT_SECONDS", 0.3)
+    monkeypatch.chdir(folder.path)
+    from sealed_experts.cli.main import main
+
+    assert main(["run"]) == 1
+    assert not any("--unlock" in call for call in folder.calls())
+    first.terminate()
+    first.communicate(timeout=30)
+
+
+def test_refusal_names_the_holder(folder, monkeypatch, capsys):
+    first = folder.start("wait")
+    folder.wait_for("job.pid")
+    monkeypatch.setattr("sealed_experts.cli.run.WAIT_SECONDS", 0.3)
+    monkeypatch.chdir(folder.path)
+    from sealed_experts.cli.main import main
+
+    main(["run"])
+    assert f"is in use by process {first.pid}" in capsys.readouterr().err
+    assert (folder.path / ".snakemake/locks/0.output.lock").exists()
+    first.terminate()
+    first.communicate(timeout=30)
+
+
+def test_lock_of_a_plain_snakemake_is_not_removed(folder, monkeypatch, capsys):
+    """Started without `run`, it holds no lock of ours, and its own lock names no process."""
+    plain = subprocess.Popen(
+        [sys.executable, "-m", "snakemake", "wait"],
+        cwd=folder.path,
+        env={**os.environ, "PYTHONPATH": str(folder.path / "bin")},
+    )
+    folder.wait_for("job.pid")
+    monkeypatch.setattr("sealed_experts.cli.run.WAIT_SECONDS", 0.3)
+    monkeypatch.chdir(folder.path)
+    from sealed_experts.cli.main import main
+
+    assert main(["run"]) == 1
+    assert f"Snakemake (process {plain.pid}) is running in this folder" in capsys.readouterr().err
+    assert (folder.path / ".snakemake/locks/0.output.lock").exists()
+    os.kill(int(folder.wait_for("job.pid")), signal.SIGTERM)
+    plain.wait(timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("sent", "received"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT"), (signal.SIGHUP, "SIGTERM")]
+)
+def test_signal_reaches_the_jobs_and_run_waits_for_them(folder, sent, received):
+    process = folder.start("wait")
+    folder.wait_for("job.pid")
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert err == ""
+    assert (folder.path / "job.signal").read_text() == received
+    assert not (folder.path / ".snakemake/locks/0.output.lock").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent was killed")
+def test_killed_run_takes_snakemake_along_and_the_next_run_goes_on(folder):
+    process = folder.start("wait")
+    folder.wait_for("job.pid")
+    process.kill()
+    process.communicate(timeout=30)
+    folder.wait_for("job.orphan")  # the job has noticed, and would save now
+    code, out, _ = folder.run()
+    assert code == 0
+    assert "Removing the lock" in out
+
+
+def test_killed_snakemake_leaves_a_lock_that_the_next_run_removes(folder):
+    process = folder.start("wait")
+    os.kill(int(folder.wait_for("snakemake.pid")), signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert (folder.path / ".snakemake/locks/0.output.lock").exists()
+    assert folder.run()[0] == 0
