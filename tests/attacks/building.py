@@ -6,18 +6,21 @@ import struct
 from typing import Any
 
 import numpy as np
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealed_experts.files.canonical import canonical_json
 from sealed_experts.files.digests import sha256_bytes
 from sealed_experts.sealing import container
 from sealed_experts.sealing.content import SealingInputs, package_content
+from sealed_experts.sealing.errors import PackageError, SignatureError
 from sealed_experts.sealing.keys import PublisherKey
-from sealed_experts.sealing.package import seal
+from sealed_experts.sealing.package import open_bytes, seal
 from sealed_experts.sealing.trust import PublicKey, TrustStore
 from sealed_experts.settings.chain import PackageRun
 from sealed_experts.settings.types import AdapterSettings, RoutingSettings
 
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 RANK, WIDTH = 2, 4
 MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj")
 
@@ -229,3 +232,12 @@ def assembled(
         + bytes(payload)
         + block
     )
+
+
+def refuse(data: bytes, match: str) -> None:
+    """Check that a package is refused for its content, with one line that matches."""
+    with pytest.raises(PackageError, match=match) as caught:
+        open_bytes(data, trust=trust())
+    assert not isinstance(caught.value, SignatureError)
+    assert caught.value.exit_code == 11
+    assert "\n" not in str(caught.value)

@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-
-from sealed_experts.files.canonical import write_json
 from tests.conftest import ROOT
 from tests.unit.test_moe_configuration import CONTENT
+
+from sealed_experts.cli.main import main
+from sealed_experts.files.canonical import write_json
 
 # Writes down how it was called; locks as Snakemake does; with "wait" it has a job that notes signals and ends.
 SNAKEMAKE = """
@@ -59,6 +60,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path / "my experts"
         (self.path / "bin" / "snakemake").mkdir(parents=True)
+        (self.path / "bin" / "snakemake" / "__init__.py").touch()
         (self.path / "bin" / "snakemake" / "__main__.py").write_text(SNAKEMAKE)
         (self.path / "Snakefile").touch()
 
@@ -112,7 +114,10 @@ def folder(tmp_path):
         (["-c1"], ["-c1"]),
         (["--cores=2", "moe"], ["--cores=2", "moe"]),
         (["--workflow-profile", "profiles/slurm"], ["--workflow-profile", "profiles/slurm"]),
-        (["--configfile", "a b.yaml", "c.yaml", "--", "moe"], ["--cores", "all", "--configfile", "a b.yaml", "c.yaml", "--", "moe"]),
+        (
+            ["--configfile", "a b.yaml", "c.yaml", "--", "moe"],
+            ["--cores", "all", "--configfile", "a b.yaml", "c.yaml", "--", "moe"],
+        ),
         (["--config", "-c"], ["--config", "-c"]),
         (["--", "--cores"], ["--cores", "all", "--", "--cores"]),
         (["-n"], ["--cores", "all", "-n"]),
@@ -156,34 +161,21 @@ def test_stale_lock_is_removed(folder):
     assert run == ["--cores", "all", "--configfile", "config/a.yaml", "--", "moe"]
 
 
-def test_dry_run_disturbs_no_lock(folder):
+@pytest.mark.parametrize("flag", ["-n", "-np", "--dry-run", "--dryrun"])
+def test_dry_run_disturbs_no_lock(folder, flag):
     folder.leave_lock()
-    assert folder.run("-n")[0] == 0
-    assert folder.calls() == [["--cores", "all", "-n"]]
+    assert folder.run(flag)[0] == 0
+    assert folder.calls() == [["--cores", "all", flag]]
 
 
-def test_second_run_waits_and_refuses_naming_the_first(folder, monkeypatch):
+def test_second_run_waits_and_refuses_naming_the_first(folder, monkeypatch, capsys):
     first = folder.start("wait")
     folder.wait_for("job.pid")
     monkeypatch.setattr("sealed_experts.cli.run.WAIT_SECONDS", 0.3)
     monkeypatch.chdir(folder.path)
-    from sealed_experts.cli.main import main
-
     assert main(["run"]) == 1
-    assert not any("--unlock" in call for call in folder.calls())
-    first.terminate()
-    first.communicate(timeout=30)
-
-
-def test_refusal_names_the_holder(folder, monkeypatch, capsys):
-    first = folder.start("wait")
-    folder.wait_for("job.pid")
-    monkeypatch.setattr("sealed_experts.cli.run.WAIT_SECONDS", 0.3)
-    monkeypatch.chdir(folder.path)
-    from sealed_experts.cli.main import main
-
-    main(["run"])
     assert f"is in use by process {first.pid}" in capsys.readouterr().err
+    assert not any("--unlock" in call for call in folder.calls())
     assert (folder.path / ".snakemake/locks/0.output.lock").exists()
     first.terminate()
     first.communicate(timeout=30)
@@ -199,8 +191,6 @@ def test_lock_of_a_plain_snakemake_is_not_removed(folder, monkeypatch, capsys):
     folder.wait_for("job.pid")
     monkeypatch.setattr("sealed_experts.cli.run.WAIT_SECONDS", 0.3)
     monkeypatch.chdir(folder.path)
-    from sealed_experts.cli.main import main
-
     assert main(["run"]) == 1
     assert f"Snakemake (process {plain.pid}) is running in this folder" in capsys.readouterr().err
     assert (folder.path / ".snakemake/locks/0.output.lock").exists()
@@ -236,6 +226,7 @@ def test_killed_run_takes_snakemake_along_and_the_next_run_goes_on(folder):
 
 def test_killed_snakemake_leaves_a_lock_that_the_next_run_removes(folder):
     process = folder.start("wait")
+    folder.wait_for("job.pid")
     os.kill(int(folder.wait_for("snakemake.pid")), signal.SIGKILL)
     process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGKILL

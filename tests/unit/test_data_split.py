@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from tests.conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -230,7 +230,8 @@ def test_script_prepares_the_demo_alike_every_time(tmp_path):
     tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    values = {"source": "demo", "domain": "investment", "records": 300, "dataset": "invest", "seed": 5, "revision": 1}
+    demo = {"source": "demo", "domain": "investment", "records": 300, "val_fraction": 0.1, "max_bad_share": 0.01}
+    values = {"dataset": demo, "name": "invest", "recipe": 1, "seed": 5}
     written = []
     for turn in ("one", "two"):
         folder = tmp_path / turn

@@ -7,6 +7,8 @@ import sys
 
 import jsonschema
 import pytest
+from tests.conftest import ROOT
+from tests.mixtures import DATASETS, DELTA, ROUTING, Workshop, private_receipt
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json, read_json, write_json
@@ -19,8 +21,6 @@ from sealed_experts.sealing.home import home_folder
 from sealed_experts.sealing.keys import load_key
 from sealed_experts.sealing.trust import untrust_key
 from sealed_experts.settings.fields import plain
-from tests.conftest import ROOT
-from tests.mixtures import DATASETS, DELTA, ROUTING, Workshop, private_receipt
 
 EXPERTS = list(ROUTING)
 
@@ -88,9 +88,7 @@ def independent_epsilon(dp_accounting, copies):
     """ε of `copies` experts on one record, by dp_accounting alone."""
     event = event_of(EXPERTS[0])
     accountant = dp_accounting.pld.PLDAccountant()
-    step = dp_accounting.PoissonSampledDpEvent(
-        event.sample_rate, dp_accounting.GaussianDpEvent(event.noise_multiplier)
-    )
+    step = dp_accounting.PoissonSampledDpEvent(event.sample_rate, dp_accounting.GaussianDpEvent(event.noise_multiplier))
     accountant.compose(step, event.steps * copies)
     return accountant.get_epsilon(DELTA)
 
@@ -102,7 +100,12 @@ def test_without_common_records_epsilon_does_not_add_up(workshop):
 
 
 def test_one_member_without_a_claim_leaves_the_mixture_without_one(workshop):
-    receipt = {**private_receipt("banking_expert"), "mode": "reproducible", "epsilon": None, "reason": "the seed reveals"}
+    receipt = {
+        **private_receipt("banking_expert"),
+        "mode": "reproducible",
+        "epsilon": None,
+        "reason": "the seed reveals",
+    }
     workshop.make_expert("banking_expert", receipt=receipt)
     privacy = workshop.assemble()["privacy"]
     assert privacy["epsilon"] is None

@@ -8,10 +8,10 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.conftest import ROOT
 
 from sealed_experts.errors import UserError
 from sealed_experts.moe.configuration import parse_mixture, read_mixture
-from tests.conftest import ROOT
 
 SCHEMA = json.loads((ROOT / "config/schemas/moe_config.schema.json").read_text())
 DIGEST = "0" * 64
@@ -129,7 +129,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-KEYS = [(key,) for key in CONTENT] + [("experts", "a", key) for key in EXPERT] + [("base", key) for key in CONTENT["base"]]
+KEYS = (
+    [(key,) for key in CONTENT] + [("experts", "a", key) for key in EXPERT] + [("base", key) for key in CONTENT["base"]]
+)
 
 
 @settings(max_examples=300)

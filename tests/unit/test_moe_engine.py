@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.mixtures import ROUTING, Workshop, adapter_files, edit
 
 from sealed_experts.data.templates import prompt_text
 from sealed_experts.errors import UserError
@@ -14,7 +15,6 @@ from sealed_experts.moe.engine import Engine
 from sealed_experts.sealing.errors import IncompatibleError, PackageError, SignatureError
 from sealed_experts.sealing.keys import create_key, key_path, load_key
 from sealed_experts.sealing.trust import TrustStore, load_trust, untrust_key
-from tests.mixtures import ROUTING, Workshop, adapter_files, edit
 
 EXPERTS = list(ROUTING)
 QUESTIONS = {"banking_expert": "What is a loan?", "investment_expert": "Which bonds?", "shared_attention": "Why?"}
@@ -133,7 +133,7 @@ def test_logits_after_switching_are_bit_equal(engine):
 def test_names_within_names_do_not_mix_adapters(tmp_path, tiny_base, monkeypatch):
     """PEFT looks adapters up by substrings of tensor names: `bank`, `bank_2` and `layers` must not get each other's."""
     names = {"bank": 1, "bank_2": 2, "layers": 3, "default": 1}
-    monkeypatch.setattr("tests.mixtures.ROUTING", {name: ROUTING["shared_attention"] for name in names})
+    monkeypatch.setattr("tests.mixtures.ROUTING", dict.fromkeys(names, ROUTING["shared_attention"]))
     monkeypatch.setattr("tests.mixtures.DATASETS", dict.fromkeys(names, "banking"))
     workshop = Workshop(tmp_path, tiny_base)
     workshop.make_data()

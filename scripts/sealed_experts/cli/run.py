@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ WAIT_SECONDS = 10.0
 QUIET_SUMMARY = "--quiet-summary"
 
 _CORES = ("--cores", "-c", "--jobs", "-j", "--executor", "-e", "--profile", "--workflow-profile")
-_CHANGES_NOTHING = ("-n", "--dry-run", "--dryrun", "--version", "-v", "--help", "-h")
+_CHANGES_NOTHING = re.compile(r"-[pqF]*n[pqF]*|--dry-?run|--version|-v")
 _FORWARDED = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.2
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     arguments = [argument for argument in args.arguments if argument != QUIET_SUMMARY]
     if not Path("Snakefile").is_file():
         raise UserError(f"{Path.cwd()} has no Snakefile: change to the folder that Sealed Experts was cloned to")
-    if any(argument in _CHANGES_NOTHING for argument in arguments):
+    if any(map(_CHANGES_NOTHING.fullmatch, arguments)):
         return _snakemake(arguments)
     with folder_lock(".snakemake/run", wait_seconds=WAIT_SECONDS):
         _remove_stale_lock(arguments)
@@ -69,7 +70,7 @@ def _remove_stale_lock(arguments: Sequence[str]) -> None:
         living = next(_snakemakes_here(), None)
         if living is None:
             print("Removing the lock of a run that was killed; finished files and checkpoints are kept.", flush=True)
-            if _snakemake([*arguments, "--unlock", "--quiet", "all"]) != 0:
+            if _snakemake(["--unlock", *arguments]) != 0:
                 raise UserError("the lock in .snakemake/locks could not be removed: mend what is said above, run again")
             return
         if time.monotonic() >= deadline:

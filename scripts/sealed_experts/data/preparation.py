@@ -45,12 +45,14 @@ def prepare(
         UserError: too many bad rows, no usable row, or nothing left on one side.
     """
     rows, bad = usable_rows(read_rows(settings, parts=parts), max_bad_share=settings.max_bad_share, log=log, name=name)
-    placed = {(record.unit, record.id): (record, row) for row in reversed(rows) for record in [_record(row)]}
-    distinct = list(reversed(placed.values()))  # of exact duplicates the first stays
-    sides = _sides(rows, settings=settings, seed=seed)
+    owned = [(_record(row), row) for row in rows]
+    sides = _sides(owned, settings=settings, seed=seed)
+    distinct: dict[tuple[str, str], tuple[Record, Row]] = {}
+    for record, row in owned:
+        distinct.setdefault((record.unit, record.id), (record, row))
     by_side: dict[str, list[Record]] = {TRAIN: [], VAL: []}
     dropped_from_val = 0
-    for record, row in distinct:
+    for record, row in distinct.values():
         side = sides[record.unit]
         if row.side not in (None, side):
             dropped_from_val += 1
@@ -58,7 +60,7 @@ def prepare(
             by_side[side].append(record)
     prepared = Prepared(
         name=name,
-        unit=_unit_name(settings, [record for record, _ in distinct]),
+        unit=_unit_name(settings, [record for record, _ in distinct.values()]),
         train=by_side[TRAIN],
         val=by_side[VAL],
         duplicates_dropped=len(rows) - len(distinct),
@@ -123,15 +125,14 @@ def _record(row: Row) -> Record:
     return Record.from_text(instruction=row.instruction, input=row.input, output=row.output, unit=row.unit)
 
 
-def _sides(rows: Sequence[Row], *, settings: DatasetSettings, seed: int) -> dict[str, str]:
+def _sides(owned: Sequence[tuple[Record, Row]], *, settings: DatasetSettings, seed: int) -> dict[str, str]:
     """Return {unit: side}. Duplicates count too, so that the order of rows decides nothing."""
     groups: dict[str, set[str]] = collections.defaultdict(set)
     inherited: dict[str, set[str]] = collections.defaultdict(set)
-    for row in rows:
-        unit = _record(row).unit
-        groups[unit].add(_group(row))
+    for record, row in owned:
+        groups[record.unit].add(_group(row))
         if row.side is not None:
-            inherited[unit].add(row.side)
+            inherited[record.unit].add(row.side)
     key = split_key(seed)
     sides = {unit: side_of_unit(of, key=key, val_fraction=settings.val_fraction) for unit, of in groups.items()}
     # A unit that any part trains on is never held out in the combination.

@@ -1,5 +1,6 @@
 """The demo's base model: a byte-level BPE tokenizer and a small Qwen2, pretrained on the spot on the general text."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from sealed_experts.data.demo_general import general_text
+from sealed_experts.data.demo_general import Document, general_text
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import sync_folder
 from sealed_experts.models.manifest import MANIFEST, write_base_manifest
@@ -28,6 +29,14 @@ MAX_GRAD_NORM = 1.0
 Log = Callable[[str], None]
 
 
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Token ids and labels, both [rows, length]; a label of -100 carries no loss."""
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+
+
 def build_demo_base(
     settings: DemoBaseSettings,
     *,
@@ -35,7 +44,7 @@ def build_demo_base(
     folder: Path,
     key: str = "demo",
     dtype: str = "auto",
-    documents: Sequence[str] | None = None,
+    documents: Sequence[Document] | None = None,
     log: Log = print,
 ) -> dict[str, Any]:
     """Make the demo base in `folder`, an ordinary Hugging Face model folder with base.json, and return that manifest.
@@ -59,7 +68,7 @@ def build_demo_base(
     return write_base_manifest(folder, name="demo", revision=None, key=key, dtype=dtype)
 
 
-def train_tokenizer(documents: Sequence[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(documents: Sequence[Document], *, vocab_size: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer with an end-of-sequence and a padding token; digits stay single.
 
     Raises:
@@ -76,7 +85,7 @@ def train_tokenizer(documents: Sequence[str], *, vocab_size: int) -> PreTrainedT
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(documents, trainer=trainer)
+    tokenizer.train_from_iterator((document.prompt + document.text for document in documents), trainer=trainer)
     if tokenizer.get_vocab_size() < vocab_size:
         raise UserError(
             f"base.demo.vocab_size: the general text gives only {tokenizer.get_vocab_size()} tokens, "
@@ -105,23 +114,34 @@ def new_model(settings: DemoBaseSettings, tokenizer: PreTrainedTokenizerFast, *,
     )
 
 
-def pack(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast, *, length: int = ROW_TOKENS) -> torch.Tensor:
-    """Return token rows [rows, length]: whole documents, each with its end, one after another; padded at the end.
+def pack(documents: Sequence[Document], tokenizer: PreTrainedTokenizerFast, *, length: int = ROW_TOKENS) -> Rows:
+    """Return token rows and labels: whole documents, each with its end, one after another; padded at the end.
 
-    A row begins with a document, as every conversation does. A document longer than a row is cut.
+    A row begins with a document, as every conversation does. A document longer than a row is cut. Prompts are
+    tokenized apart from what follows, as in training on records, and carry no loss.
     """
-    encoded = tokenizer(list(documents), add_special_tokens=False)["input_ids"]
-    rows: list[list[int]] = [[]]
-    for ids in encoded:
-        ids = [*ids, tokenizer.eos_token_id][:length]
-        if len(rows[-1]) + len(ids) > length:
-            rows.append([])
-        rows[-1].extend(ids)
-    return torch.tensor([row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows])
+    prompts, texts = (
+        tokenizer([getattr(document, part) for document in documents], add_special_tokens=False)["input_ids"]
+        for part in ("prompt", "text")
+    )
+    ids: list[list[int]] = [[]]
+    labels: list[list[int]] = [[]]
+    for prompt, text in zip(prompts, texts, strict=True):
+        document = [*prompt, *text, tokenizer.eos_token_id][:length]
+        if len(ids[-1]) + len(document) > length:
+            ids.append([])
+            labels.append([])
+        ids[-1].extend(document)
+        labels[-1].extend([IGNORED] * min(len(prompt), length) + document[len(prompt) :])
+    return Rows(_padded(ids, tokenizer.pad_token_id, length), _padded(labels, IGNORED, length))
 
 
-def pretrain(model: Qwen2ForCausalLM, rows: torch.Tensor, *, steps: int, seed: int, log: Log = print) -> float:
-    """Train on rows [rows, length] with AdamW and a cosine schedule; return the last step's loss in nats a token."""
+def _padded(rows: list[list[int]], filler: int, length: int) -> torch.Tensor:
+    return torch.tensor([row + [filler] * (length - len(row)) for row in rows])
+
+
+def pretrain(model: Qwen2ForCausalLM, rows: Rows, *, steps: int, seed: int, log: Log = print) -> float:
+    """Train with AdamW and a cosine schedule; return the last step's loss in nats a token."""
     generator = torch.Generator().manual_seed(seed)
     # One fused pass over all parameters: the model is so small that separate ones would cost a tenth of the step.
     optimizer = torch.optim.AdamW(
@@ -133,9 +153,9 @@ def pretrain(model: Qwen2ForCausalLM, rows: torch.Tensor, *, steps: int, seed: i
     loss = float("nan")
     for step in range(steps):
         if len(order) < BATCH_ROWS:
-            order = torch.cat([order, torch.randperm(len(rows), generator=generator)])
-        batch, order = rows[order[:BATCH_ROWS]], order[BATCH_ROWS:]
-        loss = _train_step(model, batch, optimizer)
+            order = torch.cat([order, torch.randperm(len(rows.ids), generator=generator)])
+        batch, order = order[:BATCH_ROWS], order[BATCH_ROWS:]
+        loss = _train_step(model, Rows(rows.ids[batch], rows.labels[batch]), optimizer)
         schedule.step()
         if step % 50 == 0 or step == steps - 1:
             log(f"step {step + 1} of {steps}: loss {loss:.3f}")
@@ -143,10 +163,9 @@ def pretrain(model: Qwen2ForCausalLM, rows: torch.Tensor, *, steps: int, seed: i
     return loss
 
 
-def _train_step(model: Qwen2ForCausalLM, batch: torch.Tensor, optimizer: torch.optim.Optimizer) -> float:
-    labels = batch[:, 1:].masked_fill(batch[:, 1:] == model.config.pad_token_id, IGNORED)
-    logits = model(input_ids=batch[:, :-1], use_cache=False).logits
-    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+def _train_step(model: Qwen2ForCausalLM, batch: Rows, optimizer: torch.optim.Optimizer) -> float:
+    logits = model(input_ids=batch.ids[:, :-1], use_cache=False).logits
+    loss = F.cross_entropy(logits.flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=IGNORED)
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)

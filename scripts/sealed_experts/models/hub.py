@@ -40,14 +40,16 @@ def fetch_base(base: BaseSettings, *, key: str, folder: Path) -> None:
             language model with safetensors weights; the message says which.
     """
     source = Path(base.name).expanduser()
-    if not source.is_dir():
+    local = source.is_dir()
+    if not local:
         source = _download(base)
     _check_model(source, base)
     try:
         _place(source, folder)
     except OSError as error:
         raise _disk_error(error, folder) from error
-    write_base_manifest(folder, name=base.name, revision=base.revision, key=key, dtype=base.dtype)
+    # Packages state the base's name: of a local folder, only its last part is anybody's business.
+    write_base_manifest(folder, name=source.name if local else base.name, revision=base.revision, key=key, dtype=base.dtype)
 
 
 def _download(base: BaseSettings) -> Path:

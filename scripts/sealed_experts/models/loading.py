@@ -75,7 +75,7 @@ def load_base(folder: str | Path, *, device: torch.device) -> Base:
     model = AutoModelForCausalLM.from_pretrained(
         folder, local_files_only=True, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
     )
-    model.to(device)
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps the method and loses its signature
     model.requires_grad_(False)
     model.config.use_cache = False
     return Base(model=model, tokenizer=load_tokenizer(folder), manifest=manifest, dtype=dtype)

@@ -4,6 +4,7 @@ LoRA's matrices are plain linear layers, for which Opacus' hooks are exact: a ho
 the gradient of its output, and their outer product, summed over an example's positions, is that example's gradient.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -55,14 +56,15 @@ class HookGradients:
             if hasattr(module, "max_batch_len"):
                 del module.max_batch_len
         for parameter in self._parameters:
-            parameter.grad = parameter.grad_sample = None
-            parameter._forward_counter = 0
-            if hasattr(parameter, "_current_grad_sample"):
-                del parameter._current_grad_sample
+            parameter.grad = None
+            # Opacus keeps its own attributes on the parameters.
+            vars(parameter).update(grad_sample=None, _forward_counter=0)
+            vars(parameter).pop("_current_grad_sample", None)
 
     @staticmethod
     def _taken(parameter: torch.nn.Parameter) -> torch.Tensor:
-        gradient, parameter.grad_sample = parameter.grad_sample, None
+        gradient = vars(parameter).get("grad_sample")
+        vars(parameter)["grad_sample"] = None
         if not isinstance(gradient, torch.Tensor):
             raise GradientMismatch("a trainable parameter got no per-example gradient, or several")
         return gradient
@@ -115,7 +117,7 @@ def _measured(model: torch.nn.Module, loss: Callable, batches: Sequence) -> list
     try:
         rows: list[torch.Tensor] = []
         for batch in batches:
-            gradients = engine.per_example(lambda batch=batch: loss(batch))
+            gradients = engine.per_example(functools.partial(loss, batch))
             flat = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
             rows.extend(flat.to(torch.float64))
         return rows

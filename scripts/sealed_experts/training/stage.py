@@ -20,6 +20,7 @@ from sealed_experts.privacy.gradients import GradientMismatch, check_per_example
 from sealed_experts.privacy.ledger.accounting import BudgetCurve
 from sealed_experts.privacy.ledger.events import GaussianEvent, events_from_json
 from sealed_experts.privacy.ledger.journal import Journal
+from sealed_experts.privacy.ledger.receipt import stage_receipt, unprotected_receipt
 from sealed_experts.privacy.plan import PrivacyPlan, plan_stage
 from sealed_experts.privacy.streams import Stream, derive_key
 from sealed_experts.settings.fields import plain
@@ -32,7 +33,6 @@ from sealed_experts.training.gradients import GradientSource, PlainGradients, Pr
 from sealed_experts.training.interruption import Interrupted, Interruption
 from sealed_experts.training.loop import TrainingLoop, TrainingState
 from sealed_experts.training.objectives.objective import Objective
-from sealed_experts.training.privacy_record import privacy_record
 from sealed_experts.training.progress import ProgressFiles
 from sealed_experts.training.samplers import PoissonSampler, Sampler, ShuffledSampler
 
@@ -96,6 +96,7 @@ class _Stage:
         self.prior = load_state(job.start) if job.start else None
         self.base = load_base(job.base.parent, device=self.device)
         _check_context(job)
+        self.unit = read_json(job.stats)["unit"]
         self.dataset, self.validation = self._records()
         self.plan = self._plan()
         self.model = self._model()
@@ -114,7 +115,7 @@ class _Stage:
             gradients: GradientSource = PlainGradients(
                 model=self.model, objective=self.objective, parameters=trainable_parameters(self.model)
             )
-            self._finish(self._loop(gradients))
+            self._finish(self._loop(gradients), privacy=self._unprotected())
             return
         self._check_gradients()
         path = self.checkpoints.path / "journal"
@@ -127,7 +128,10 @@ class _Stage:
                 stream=self.stream,
                 journal=journal,
             )
-            self._finish(self._loop(gradients))
+            loop = self._loop(gradients)
+            steps = max(journal.steps, loop.state.step)
+            receipt = stage_receipt(self.plan, steps=steps, key_id=key_id(self.key), prior=self._prior_receipt)
+            self._finish(loop, privacy=receipt)
 
     def _loop(self, gradients: GradientSource) -> TrainingLoop:
         settings = self.job.settings
@@ -188,7 +192,7 @@ class _Stage:
             settings.privacy,
             stage=self.job.stage,
             units=len(self.dataset),
-            unit=read_json(self.job.stats)["unit"],
+            unit=self.unit,
             expected_batch_size=settings.logical_batch,
             max_steps=settings.max_steps,
             prior_events=self.prior_events,
@@ -288,7 +292,14 @@ class _Stage:
             ) from error
         print(f"per-example gradients agree with one-at-a-time truth within {worst:.1e}", flush=True)
 
-    def _finish(self, loop: TrainingLoop) -> None:
+    @property
+    def _prior_receipt(self) -> dict[str, Any] | None:
+        return self.prior["privacy"] if self.prior else None
+
+    def _unprotected(self) -> dict[str, Any]:
+        return unprotected_receipt(stage=self.job.stage, unit=self.unit, prior=self._prior_receipt)
+
+    def _finish(self, loop: TrainingLoop, *, privacy: dict[str, Any]) -> None:
         """Check that the adapter moved and write the adapter file."""
         state: TrainingState = loop.state
         final = adapter_state(self.model)
@@ -308,12 +319,7 @@ class _Stage:
                 "environment": self.environment,
                 "stopped_reason": self.plan.stopped_reason if self.plan else "max_steps",
                 "weight_change": change,
-                "privacy": privacy_record(
-                    plan=self.plan,
-                    steps=state.step,
-                    prior=self.prior["privacy"] if self.prior else None,
-                    key_id=key_id(self.key) if self.plan else None,
-                ),
+                "privacy": privacy,
             },
             self.job.output,
         )

@@ -1,0 +1,168 @@
+"""A trusted publisher's signature over an adapter that no package may hold: refused, each for its reason."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+from tests.attacks import building
+from tests.attacks.building import CONFIG, WEIGHTS, refuse
+
+from sealed_experts.sealing.package import open_bytes
+
+# adapter_config.json
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"auto_mapping": {"base_model_class": "Evil", "parent_library": "os"}}, "auto_mapping"),
+        ({"auto_mapping": None}, "auto_mapping"),
+        ({"custom_modules": {}}, "custom_modules"),
+        ({"peft_type": "LOHA"}, "peft_type"),
+        ({"peft_type": ...}, "peft_type is missing"),
+        ({"task_type": "SEQ_CLS"}, "task_type"),
+        ({"r": 0}, "r is 0"),
+        ({"r": True}, "r is True"),
+        ({"r": 4097}, "r is 4097"),
+        ({"lora_alpha": 0}, "lora_alpha"),
+        ({"lora_alpha": "4"}, "lora_alpha"),
+        ({"bias": "all"}, "bias"),
+        ({"use_dora": True}, "use_dora"),
+        ({"use_dora": 0}, "use_dora"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"megatron_core": "os"}, "megatron_core"),
+        ({"rank_pattern": {"q_proj": 4}}, "rank_pattern"),
+        ({"layer_replication": [[0, 4]]}, "layer_replication"),
+        ({"target_modules": "all-linear"}, "target_modules"),
+        ({"target_modules": []}, "target_modules"),
+        ({"target_modules": ["q_proj", "q_proj"]}, "target_modules"),
+        ({"target_modules": [".*"]}, "target_modules"),
+        ({"target_modules": ["q_proj", "v_proj", "k_proj"]}, "no tensor belongs to k_proj"),
+        ({"target_modules": ["q_proj"]}, "belongs to no module"),
+        ({"r": 4}, "its axis 0 of 2 must be the rank, 4"),
+        ({"lora_alpha": 8}, "adapter.alpha is 4, but the adapter's files say 8"),
+        ({"base_model_name_or_path": "other"}, "base.name"),
+        ({"revision": "main"}, "base.revision"),
+    ],
+)
+def test_an_adapter_config_that_no_plain_lora_adapter_has(changes, match):
+    refuse(building.with_member(CONFIG, building.adapter_config(**changes)), match)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"{", b'{"r": 2, "r": 2}', b"{}" + b" " * 60_000 + b"}", json.dumps({"r": 2}).encode("utf-16")],
+    ids=["empty", "list", "torn", "duplicate key", "tail", "utf-16"],
+)
+def test_an_adapter_config_that_is_not_strict_json(content):
+    refuse(building.with_member(CONFIG, content), f"^{CONFIG}: ")
+
+
+# adapter_model.safetensors
+
+
+def with_header(alter) -> bytes:
+    entries = building.header(building.tensors())
+    alter(entries)
+    return building.weights(text=json.dumps(entries))
+
+
+FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+SECOND = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"
+
+
+@pytest.mark.parametrize(
+    ("alter", "match"),
+    [
+        (lambda h: h.update(__metadata__={"format": "pt", "note": "x"}), "metadata"),
+        (lambda h: h.update(__metadata__={"format": "tf"}), "metadata"),
+        (lambda h: h.update(__metadata__=[]), "metadata"),
+        (lambda h: h.update({"../../etc/x": h.pop(FIRST)}), "not a tensor's name"),
+        (lambda h: h.update({"a" * 301: h.pop(FIRST)}), "not a tensor's name"),
+        (lambda h: h.update({"lm_head.weight": h.pop(FIRST)}), "belongs to no module"),
+        (lambda h: h.update({FIRST.replace("q_proj", "k_proj"): h.pop(FIRST)}), "belongs to no module"),
+        (lambda h: h.update({FIRST.replace("layers.0", "layers.1"): h.pop(FIRST)}), "has no lora_"),
+        (lambda h: h[FIRST].update(dtype="I64"), "dtype"),
+        (lambda h: h[FIRST].update(dtype="F64"), "dtype"),
+        (lambda h: h[FIRST].update(dtype=["F32"]), "dtype"),
+        (lambda h: h[FIRST].update(shape=[2, 5]), "data_offsets span"),
+        (lambda h: h[FIRST].update(shape=[8]), "has the shape"),
+        (lambda h: h[FIRST].update(shape=[4, 2]), "has the shape"),
+        (lambda h: h[FIRST].update(shape=[2, 4, 1]), "has the shape"),
+        (lambda h: h[FIRST].update(shape=[-2, -4]), "shape must be"),
+        (lambda h: h[FIRST].update(shape=[2.0, 4]), "shape must be"),
+        (lambda h: h[FIRST].update(shape=[True, 8]), "shape must be"),
+        (lambda h: h[FIRST].update(shape=[]), "shape must be"),
+        (lambda h: h[FIRST].update(shape=[2**60, 2**60]), "shape must be"),
+        (lambda h: h[FIRST].update(data_offsets=[0, 32, 64]), "two whole numbers"),
+        (lambda h: h[FIRST].update(data_offsets=[-32, 0]), "starts at byte"),
+        (lambda h: h[FIRST].update(data_offsets=[32, 64]), "starts at byte"),
+        (lambda h: h[SECOND].update(data_offsets=[2**62, 2**62 + 32]), "starts at byte"),
+        (lambda h: h[FIRST].update(extra=1), "exactly dtype"),
+        (lambda h: h.update({FIRST: 5}), "exactly dtype"),
+        (lambda h: h.pop(SECOND), "starts at byte"),
+        (lambda h: [h.pop(name) for name in list(h) if name != "__metadata__"], "0 tensors"),
+    ],
+)
+def test_a_weights_header_that_no_honest_writer_makes(alter, match):
+    refuse(building.with_member(WEIGHTS, with_header(alter)), f"^{WEIGHTS}: .*{match}")
+
+
+def test_a_duplicate_tensor_name():
+    """The safetensors library accepts this one."""
+    text = json.dumps(building.header(building.tensors()))
+    entry = f'"{FIRST}": ' + json.dumps(building.header(building.tensors())[FIRST])
+    refuse(building.with_member(WEIGHTS, building.weights(text=text[:-1] + ", " + entry + "}")), "duplicate key")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 7,
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 1) + b"{}",
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 4) + b"  {}",
+        struct.pack("<Q", 100_000) + b"[" * 100_000,
+        struct.pack("<Q", 200_000) + b'{"a":' + b"[" * 199_995,
+        struct.pack("<Q", 3) + b'{"\xff',
+        b"\x80\x04\x95cos\nsystem\n",
+        b"PK\x03\x04" + b"\0" * 60,
+    ],
+    ids=["empty", "short", "huge", "tiny", "list", "spaces", "nested list", "nested", "not utf-8", "pickle", "zip"],
+)
+def test_a_weights_file_that_is_no_safetensors(content):
+    refuse(building.with_member(WEIGHTS, content), f"^{WEIGHTS}: ")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("position", [0, -1])
+def test_values_that_are_not_finite(value, position):
+    arrays = building.tensors()
+    list(arrays.values())[position].flat[position] = value
+    refuse(building.with_member(WEIGHTS, building.weights(arrays)), "not finite")
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("F16", 0x7C00), ("F16", 0xFC01), ("BF16", 0x7F80), ("BF16", 0xFFC0)])
+def test_values_that_are_not_finite_in_sixteen_bits(dtype, bits):
+    for stored, finite in ((bits, False), (0x3C00, True)):
+        entries, data = {}, b""
+        for name, array in building.tensors().items():
+            halves = np.full(array.shape, stored, dtype="<u2").tobytes()
+            offsets = [len(data), len(data) + len(halves)]
+            entries[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": offsets}
+            data += halves
+        text = json.dumps(entries).encode()
+        package = building.with_member(WEIGHTS, struct.pack("<Q", len(text)) + text + data)
+        if finite:
+            open_bytes(package, trust=building.trust())
+        else:
+            refuse(package, "not finite")
+
+
+def test_an_extra_tensor():
+    arrays = building.tensors() | {"base_model.model.lm_head.lora_A.weight": np.ones((2, 4), dtype="<f4")}
+    refuse(building.with_member(WEIGHTS, building.weights(arrays)), "belongs to no module")

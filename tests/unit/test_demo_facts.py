@@ -1,0 +1,219 @@
+"""The demo's glossary, worked numbers and questions: enough, distinct, correct, and apart from the base's text."""
+
+import math
+import re
+import statistics
+
+import numpy as np
+import pytest
+from scipy import optimize
+from tests.conftest import ROOT
+
+from sealed_experts.data.demo_calculations import FORMATTER, KINDS, instances, parted
+from sealed_experts.data.demo_general import general_text
+from sealed_experts.data.demo_glossary import DOMAINS, read_terms, read_yaml
+from sealed_experts.data.demo_questions import house_questions
+from sealed_experts.data.sources.demo import read
+from sealed_experts.errors import UserError
+from sealed_experts.settings.sources import DemoSource
+
+FOLDER = ROOT / "config" / "demo"
+QUESTIONS = {domain: house_questions(domain, folder=FOLDER) for domain in DOMAINS}
+
+
+def amortize(amount, rate, years, payment):
+    """Pay a loan month by month; return what is left, the interest in all, and the first month's interest."""
+    balance, interest, first = amount, 0.0, None
+    for _ in range(12 * years):
+        due = balance * rate / 12 / 100
+        first = due if first is None else first
+        interest += due
+        balance += due - payment
+    return balance, interest, first
+
+
+def by_root(low, high, difference):
+    return optimize.brentq(difference, low, high, xtol=1e-12, rtol=1e-14)
+
+
+# Each worked out another way than the library does: month by month, by simulation of the cash flows, or by a root.
+
+
+def loan(amount, rate, years):
+    payment = by_root(amount / 12 / years, amount, lambda paid: amortize(amount, rate, years, paid)[0])
+    _, interest, first = amortize(amount, rate, years, payment)
+    return payment, interest, first
+
+
+def compounded(amount, rate, periods):
+    for _ in range(periods):
+        amount += amount * rate / 100
+    return amount
+
+
+def mix(weight, first, second, correlation):
+    weights = np.array([weight, 100 - weight]) / 100
+    volatilities = np.array([first, second])
+    covariance = np.outer(volatilities, volatilities) * np.array([[1, correlation], [correlation, 1]])
+    return math.sqrt(weights @ covariance @ weights), weights @ volatilities
+
+
+def bond(coupon, rate, years):
+    return sum((10 * coupon + (1000 if year == years else 0)) / compounded(1, rate, year) for year in range(1, years + 1))
+
+
+PERIODS = {"twice a year": 2, "quarterly": 4, "monthly": 12, "daily": 365}
+
+INDEPENDENT = {
+    "loan_payment": lambda g: dict(zip(("payment", "interest"), loan(g["amount"], g["rate"], g["years"]), strict=False)),
+    "first_payment": lambda g: (lambda found: {"interest": found[2], "principal": found[0] - found[2]})(
+        loan(g["amount"], g["rate"], g["years"])
+    ),
+    "compound_interest": lambda g: (lambda end: {"balance": end, "interest": end - g["amount"]})(
+        compounded(g["amount"], g["rate"], g["years"])
+    ),
+    "simple_interest": lambda g: (lambda sum_: {"interest": sum_, "total": sum_ + g["amount"]})(
+        sum(g["amount"] * g["rate"] / 100 for _ in range(g["years"]))
+    ),
+    "annual_yield": lambda g: (lambda apy: {"apy": apy, "gap": apy - g["rate"]})(
+        compounded(100, g["rate"] / PERIODS[g["compounding"][0]], PERIODS[g["compounding"][0]]) - 100
+    ),
+    # The rate at which what is repaid after a year is worth what was received.
+    "fee_apr": lambda g: {
+        "cost": g["amount"] * g["rate"] / 100 + g["amount"] * g["fee"] / 100,
+        "apr": 100 * by_root(0, 1, lambda r: g["amount"] * (1 + g["rate"] / 100) / (1 + r) - g["amount"] * (1 - g["fee"] / 100)),
+    },
+    "loan_to_value": lambda g: {
+        "down": g["price"] / 100 * g["share"], "loan": g["price"] / 100 * (100 - g["share"]), "ratio": 100 - g["share"],
+    },
+    "debt_to_income": lambda g: {"ratio": g["debts"] * 100 / g["income"], "left": g["income"] - g["debts"]},
+    "insured_deposit": lambda g: {"uninsured": g["balance"] - 250_000, "share": 25_000_000 / g["balance"]},
+    "capital_ratio": lambda g: {"ratio": 100 * g["capital"] / g["assets"], "spare": g["capital"] - g["assets"] * 8 / 100},
+    "real_rate": lambda g: (lambda real: {"real": real, "worth": 10 * (100 + real)})(
+        by_root(-50, 50, lambda real: (100 + real) * (100 + g["inflation"]) - 100 * (100 + g["rate"]))
+    ),
+    "card_interest": lambda g: {"month": g["balance"] * g["rate"] / 100 / 12, "year": g["balance"] * g["rate"] / 100},
+    "sharpe_ratio": lambda g: {"excess": g["mean"] - g["free"], "ratio": (g["mean"] - g["free"]) / g["volatility"]},
+    "portfolio_volatility": lambda g: (lambda found: {"volatility": found[0], "saved": found[1] - found[0]})(
+        mix(g["weight"], g["first"], g["second"], g["correlation"])
+    ),
+    "portfolio_return": lambda g: {
+        "mean": float(np.average([g["first"], g["second"]], weights=[g["weight"], 100 - g["weight"]])),
+        "part": g["first"] * g["weight"] / 100,
+    },
+    "equal_weights": lambda g: (lambda whole: {"whole": whole, "saved": g["volatility"] - whole})(
+        math.sqrt(sum((g["volatility"] / g["count"]) ** 2 for _ in range(g["count"])))
+    ),
+    "bond_price": lambda g: (lambda price: {"price": price, "gap": abs(1000 - price)})(bond(g["coupon"], g["rate"], g["years"])),
+    "zero_bond": lambda g: (lambda price: {"price": price, "gain": 1000 - price})(bond(0, g["rate"], g["years"])),
+    "current_yield": lambda g: {"ratio": 100 * g["coupon"] / g["price"], "income": 10 * g["coupon"], "cost": 10 * g["price"]},
+    "price_to_earnings": lambda g: {"ratio": g["price"] / g["earnings"], "yield": 100 / (g["price"] / g["earnings"])},
+    "dividend_yield": lambda g: {"ratio": 100 / g["price"] * g["dividend"], "income": 100 * g["dividend"]},
+    "asset_pricing": lambda g: {"required": g["premium"] * g["beta"] + g["free"], "extra": g["premium"] * g["beta"]},
+    "present_value": lambda g: (lambda value: {"value": value, "discount": g["amount"] - value})(
+        by_root(0, g["amount"], lambda value: compounded(value, g["rate"], g["years"]) - g["amount"])
+    ),
+    "growth_rate": lambda g: {
+        "last": g["first"] * g["factor"],
+        "growth": by_root(0, 100, lambda rate: compounded(1, rate, g["years"]) - g["factor"]),
+        "total": 100 * (g["factor"] - 1),
+    },
+    "fund_cost": lambda g: {"cost": g["amount"] / 100 * g["ratio"], "extra": g["amount"] / 100 * g["ratio"] - g["amount"] / 2000},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_worked_numbers_against_another_way_of_working_them_out(kind):
+    made = next(found[kind] for found in (instances(domain, folder=FOLDER) for domain in DOMAINS) if kind in found)
+    assert len(parted(made)[0]) >= 20
+    for calculation in made[:40]:
+        for name, value in INDEPENDENT[kind](calculation.given).items():
+            assert calculation.slots[name] == pytest.approx(value, rel=1e-8, abs=1e-7), calculation.name
+
+
+def test_known_values():
+    assert KINDS["loan_payment"](amount=200_000, rate=6, years=30)["payment"] == pytest.approx(1199.10, abs=0.005)
+    assert KINDS["annual_yield"](rate=12, periods=12)["apy"] == pytest.approx(12.68, abs=0.005)
+    assert KINDS["bond_price"](coupon=5, rate=4, years=10)["price"] == pytest.approx(1081.11, abs=0.005)
+    assert KINDS["compound_interest"](amount=1000, rate=5, years=10)["balance"] == pytest.approx(1628.89, abs=0.005)
+
+
+def test_numbers_read_well():
+    shown = FORMATTER.format(
+        "{a:dollars} {b:money} {c:rate} {d:percent} {e:number} {f:percent} {g:money}",
+        **{"a": 1200, "b": 1200.5, "c": 4.50, "d": 4.5, "e": 1.249, "f": -0.964, "g": -0.001},
+    )
+    assert shown == "$1,200 $1,200.50 4.5% 4.50% 1.25 -0.96% $0.00"
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_glossary_is_large_and_says_everything_about_every_term(domain):
+    terms = read_terms(domain, folder=FOLDER)
+    assert len({term.term for term in terms}) == len(terms) >= 150
+    assert len({term.category for term in terms}) == 3
+    for term in terms:
+        for text in (term.means, term.matters, term.check):
+            assert re.fullmatch(r"\S.*[^\s.]", text), term
+        assert term.bare.lower() not in term.means.lower().split(), term
+    other = {term.term for name in DOMAINS if name != domain for term in read_terms(name, folder=FOLDER)}
+    assert not other & {term.term for term in terms}
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_questions_are_many_distinct_and_in_the_house_style(domain):
+    questions = QUESTIONS[domain]
+    assert len({question.ask for question in questions}) == len(questions) >= 2500
+    for question in questions:
+        assert re.fullmatch(r"In short, .+\.(\nWhy it matters: .+\.)?\nCheck: .+\.", question.answer), question
+        assert not re.search(r"[{}]|\bnan\b|\binf\b|\.\.|-\d+\.\d+ million|\$-", question.ask + question.answer), question
+        assert not re.search(r"\d\.\d{3,}", question.answer), question
+    assert 20 < statistics.mean(len(question.answer.split()) for question in questions) < 40
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_source_reads_as_many_as_asked_each_with_its_fact(domain):
+    rows = list(read(DemoSource(domain=domain, records=200), folder=FOLDER))
+    assert [(row.instruction, row.group) for row in rows] == [(item.ask, item.fact) for item in QUESTIONS[domain][:200]]
+    assert len({row.group for row in rows}) > 100
+
+
+def test_questions_about_related_terms_share_their_fact():
+    terms = {term.term: f"banking/{term.category}/{term.family}" for term in read_terms("banking", folder=FOLDER)}
+    definitions = [item for item in QUESTIONS["banking"] if item.ask.startswith("What is a") and item.ask[8:-1] in terms]
+    assert len(definitions) > 100
+    assert all(terms[item.ask[8:-1]] == item.fact for item in definitions)
+
+
+def test_general_text_shares_nothing_private_with_the_experts():
+    documents = [document.prompt + document.text for document in general_text(folder=FOLDER)]
+    text = "\n".join(documents)
+    assert "Why it matters" not in text
+    assert "Check:" not in text
+    assert "In short" not in text
+    reasons = {term.matters for domain in DOMAINS for term in read_terms(domain, folder=FOLDER)}
+    assert not [reason for reason in reasons if reason in text]
+    asked = {item.ask for domain in DOMAINS for item in QUESTIONS[domain] if any(c.isdigit() for c in item.ask)}
+    assert not [question for question in asked if question in text]
+    given = {call.write(call.texts["plain"]["ask"]) for d in DOMAINS for made in instances(d, folder=FOLDER).values() for call in parted(made)[0]}
+    assert not [question for question in given if question in text]
+
+
+def test_general_text_is_always_the_same_and_fills_every_slot():
+    documents = general_text(folder=FOLDER)
+    assert documents == general_text(folder=FOLDER)
+    assert all(document.text.strip() and not re.search(r"[{}]", document.prompt + document.text) for document in documents)
+
+
+def test_a_broken_glossary_is_named(tmp_path):
+    (tmp_path / "banking").mkdir()
+    with pytest.raises(UserError, match="holds no glossary: run from the repository's root"):
+        read_terms("banking", folder=tmp_path)
+    (tmp_path / "banking" / "loans.yaml").write_text("category: loans\n")
+    with pytest.raises(UserError, match=r"loans\.yaml is not a glossary"):
+        read_terms("banking", folder=tmp_path)
+    (tmp_path / "banking" / "calculations.yaml").write_text("horoscope: {}\n")
+    with pytest.raises(UserError, match="no function works out 'horoscope'"):
+        instances("banking", folder=tmp_path)
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(UserError, match="not valid YAML"):
+        read_yaml(tmp_path / "bad.yaml")
