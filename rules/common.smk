@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from snakemake.exceptions import WorkflowError
 
+from sealed_experts.data.sources import dataset_bounds
 from sealed_experts.errors import UserError
 from sealed_experts.machine import has_nvidia_device
 from sealed_experts.progress import stage_folder
@@ -16,6 +17,7 @@ from sealed_experts.sealing.keys import ensure_publisher_key
 
 # Plain names such as `chain` are those of Snakemake itself, whose module these files share.
 from sealed_experts.settings import chain as settings_chain
+from sealed_experts.settings.crosschecks import check_dataset_sizes
 from sealed_experts.settings.reading import load as load_settings
 
 # Jobs call plain `python`: with the running interpreter's folder first, that is the one that has the packages, also
@@ -29,6 +31,7 @@ try:
         root=Path.cwd(),
         extra=workflow.config_settings.config,
     )
+    check_dataset_sizes(SETTINGS, dataset_bounds(SETTINGS.datasets), exact=False)
 except UserError as error:
     sys.exit(f"error: {error}")
 

@@ -160,7 +160,7 @@ def test_package_for_another_base_is_refused(workshop):
 
 
 def test_rank_above_the_limit_is_refused(workshop):
-    with pytest.raises(IncompatibleError, match="rank 2, above gatelink_config.max_lora_rank = 1"):
+    with pytest.raises(IncompatibleError, match=r"rank 2, above gatelink_config\.max_lora_rank = 1"):
         workshop.assemble(workshop.run(rank_limit=1))
 
 
@@ -169,7 +169,7 @@ def test_altered_package_is_refused(workshop):
     data = bytearray(path.read_bytes())
     data[-200] ^= 1
     path.write_bytes(data)
-    with pytest.raises(PackageError, match="shared_attention.tgsp"):
+    with pytest.raises(PackageError, match=r"shared_attention\.tgsp"):
         workshop.assemble()
 
 

@@ -46,7 +46,7 @@ def found(keyword, question, *, match="word"):
         ("C++", "Is C++ fast?"),
         (".net", "a .NET program"),
         ("a.c", "what is a.c here"),
-        ("straße", "Die STRASSE ist lang"),
+        ("straße", "Lange STRASSE"),
         ("café", "a cafe\u0301 loan"),
         ("loan", "ｌｏａｎ"),
         ("finance", "ﬁnance"),
@@ -107,7 +107,7 @@ def test_plural_keyword_finds_the_singular(keyword, question):
         ("IRS", "ir"),
         ("gas", "ga"),
         ("class", "clas"),
-        ("status", "statu"),
+        ("virus", "viru"),
     ],
 )
 def test_word_that_only_looks_plural_is_matched_as_written(keyword, question):

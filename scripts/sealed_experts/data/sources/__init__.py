@@ -29,6 +29,12 @@ def count_upper_bound(settings: DatasetSettings, *, datasets: Mapping[str, Datas
     return _module(settings).count_upper_bound(settings, datasets=datasets or {})
 
 
+def dataset_bounds(datasets: Mapping[str, DatasetSettings]) -> dict[str, int]:
+    """Return `count_upper_bound` of every dataset for which it is known."""
+    bounds = {name: count_upper_bound(settings, datasets=datasets) for name, settings in datasets.items()}
+    return {name: bound for name, bound in bounds.items() if bound is not None}
+
+
 def _module(settings: DatasetSettings) -> ModuleType:
     if settings.source not in DATASET_SOURCES:
         raise KeyError(f"no source is called {settings.source!r}")
