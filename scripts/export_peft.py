@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sealed_experts.errors import reports_user_errors
 from sealed_experts.files.canonical import read_json
-from sealed_experts.models.peft_folder import write_peft_folder
+from sealed_experts.training.peft_folder import write_peft_folder
 
 
 @reports_user_errors

@@ -13,7 +13,9 @@ from sealed_experts.settings.chain import dataset_from_json
 @reports_user_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", required=True, help="the dataset's settings with its `name` and the `seed`, as JSON")
+    parser.add_argument(
+        "--settings", required=True, help="the dataset's settings with its `name` and the `seed`, as JSON"
+    )
     parser.add_argument("--base", required=True, type=Path, help="base.json of the base whose tokenizer counts tokens")
     parser.add_argument("--parts", nargs="*", default=[], type=Path, help="folders of the datasets to combine")
     parser.add_argument("--train", required=True, type=Path, help="training records to write")

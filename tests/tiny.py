@@ -56,7 +56,9 @@ def build_tiny_base(folder: Path, *, seed: int = 0) -> Path:
         ),
     )
     folder.mkdir(parents=True)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|eos|>").save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|eos|>").save_pretrained(
+        folder
+    )
     tiny_qwen2(vocab_size=len(tokenizer.get_vocab()), seed=seed, pad_token_id=0, eos_token_id=1).save_pretrained(folder)
     write_base_manifest(folder, name="tiny", revision=None, key="tiny")
     return folder / "base.json"

@@ -122,16 +122,15 @@ def run_trl():
 
     torch.set_num_threads(THREADS)
     rows = build_examples(LOGICAL_BATCH * (STEPS + WARMUP_STEPS))
-    data = Dataset.from_list(
-        [{"input_ids": ids, "labels": [-100] * prompt + ids[prompt:]} for ids, prompt in rows]
-    )
+    data = Dataset.from_list([{"input_ids": ids, "labels": [-100] * prompt + ids[prompt:]} for ids, prompt in rows])
     vocabulary = {f"t{index}": index for index in range(VOCABULARY)}
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="t0")), pad_token="t0", eos_token="t2"
     )
 
     class Clock(TrainerCallback):
-        times: list[float] = []
+        def __init__(self):
+            self.times = []
 
         def on_step_end(self, *_, **__):
             self.times.append(time.perf_counter())

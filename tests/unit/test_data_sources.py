@@ -29,12 +29,18 @@ def rows_of(path, **kwargs):
 
 
 def jsonl(path, *lines):
-    path.write_bytes(b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines) + b"\n")
+    path.write_bytes(
+        b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines) + b"\n"
+    )
     return path
 
 
 def test_jsonl_reads_text_input_unit_and_group(tmp_path):
-    path = jsonl(tmp_path / "a.jsonl", {"q": "Why?", "ctx": "Rain.", "a": "Wet.", "who": 7, "doc": "d1"}, {"q": "x", "a": "y", "who": "8", "doc": "d2"})
+    path = jsonl(
+        tmp_path / "a.jsonl",
+        {"q": "Why?", "ctx": "Rain.", "a": "Wet.", "who": 7, "doc": "d1"},
+        {"q": "x", "a": "y", "who": "8", "doc": "d2"},
+    )
     found = rows_of(path, fields=FieldMap(instruction="q", input="ctx", output="a"), unit="who", group="doc")
     assert found == [
         Row(str(path), 1, "Why?", "Wet.", "Rain.", unit="7", group="d1"),
@@ -101,7 +107,11 @@ def test_parquet_rows(tmp_path):
     table = pyarrow.table({"instruction": ["q", "q", None], "output": ["a", " ", "c"], "other": [1, 2, 3]})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     found = rows_of(tmp_path / "a.parquet")
-    assert [(row.line, getattr(row, "reason", "good")) for row in found] == [(1, "good"), (2, "empty field"), (3, "missing field")]
+    assert [(row.line, getattr(row, "reason", "good")) for row in found] == [
+        (1, "good"),
+        (2, "empty field"),
+        (3, "missing field"),
+    ]
 
 
 def test_parquet_bytes_that_are_not_utf8(tmp_path):
@@ -143,7 +153,9 @@ def test_unreadable_files(tmp_path):
 def test_any_text_survives_jsonl_and_csv(tmp_path_factory, records):
     folder = tmp_path_factory.mktemp("rows")
     names = ("instruction", "input", "output")
-    (folder / "a.jsonl").write_text("".join(json.dumps(dict(zip(names, record, strict=True))) + "\n" for record in records))
+    (folder / "a.jsonl").write_text(
+        "".join(json.dumps(dict(zip(names, record, strict=True))) + "\n" for record in records)
+    )
     stream = io.StringIO(newline="")
     csv.writer(stream, lineterminator="\n").writerows([names, *records])
     (folder / "a.csv").write_bytes(stream.getvalue().encode())
@@ -193,7 +205,10 @@ def test_hub_failures_say_which(monkeypatch):
 
     source = HubSource(path="owner/data", revision="0" * 40)
     for error, message in [
-        (datasets.exceptions.DatasetNotFoundError("Dataset 'owner/data' doesn't exist on the Hub"), "no dataset 'owner/data'"),
+        (
+            datasets.exceptions.DatasetNotFoundError("Dataset 'owner/data' doesn't exist on the Hub"),
+            "no dataset 'owner/data'",
+        ),
         (datasets.exceptions.DatasetNotFoundError("Dataset 'owner/data' is a gated dataset on the Hub."), "gated"),
         (ConnectionError("Couldn't reach 'owner/data' on the Hub (LocalEntryNotFoundError)"), "cannot be reached"),
     ]:

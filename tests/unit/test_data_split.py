@@ -9,9 +9,9 @@ import subprocess
 import sys
 
 import pytest
-from tests.conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.conftest import ROOT
 
 from sealed_experts.data.preparation import prepare, write_prepared
 from sealed_experts.data.records import Record, read_records, write_records
@@ -19,7 +19,6 @@ from sealed_experts.data.split import side_of_group, side_of_unit, split_key
 from sealed_experts.data.statistics import describe, lengths
 from sealed_experts.errors import UserError
 from sealed_experts.settings.sources import CombinedSource, FilesSource
-
 
 
 def words(texts):
@@ -50,7 +49,10 @@ def test_side_is_the_keyed_hash_and_nothing_else():
 
 def test_share_of_groups_held_out_and_seed():
     groups = [str(number) for number in range(4000)]
-    chosen = [{group for group in groups if side_of_group(group, key=split_key(seed), val_fraction=0.1) == "val"} for seed in (1, 2)]
+    chosen = [
+        {group for group in groups if side_of_group(group, key=split_key(seed), val_fraction=0.1) == "val"}
+        for seed in (1, 2)
+    ]
     assert all(330 < len(held_out) < 470 for held_out in chosen)  # 400 expected, standard deviation 19
     assert len(chosen[0] & chosen[1]) < 80
 
@@ -96,7 +98,10 @@ def test_a_group_stays_together(tmp_path):
 def test_a_unit_in_two_groups_stands_on_one_side():
     key = split_key(0)
     names = [str(number) for number in range(50)]
-    on = {side: [name for name in names if side_of_group(name, key=key, val_fraction=0.5) == side] for side in ("train", "val")}
+    on = {
+        side: [name for name in names if side_of_group(name, key=key, val_fraction=0.5) == side]
+        for side in ("train", "val")
+    }
     pair = {on["train"][0], on["val"][0]}
     assert side_of_unit(pair, key=key, val_fraction=0.5) == side_of_group(min(pair), key=key, val_fraction=0.5)
 
@@ -118,7 +123,11 @@ def test_a_few_bad_rows_are_logged_and_counted(tmp_path):
     data = [*(row(number) for number in range(30)), "nonsense\n", row(31, output=" ")]
     prepared = prepare(source(tmp_path, data, max_bad_share=0.1), name="x", seed=1, log=logged.append)
     statistics_ = write_prepared(
-        prepared, train=tmp_path / "train.jsonl", val=tmp_path / "val.jsonl", stats=tmp_path / "stats.json", count_tokens=words
+        prepared,
+        train=tmp_path / "train.jsonl",
+        val=tmp_path / "val.jsonl",
+        stats=tmp_path / "stats.json",
+        count_tokens=words,
     )
     assert statistics_["bad_rows"] == {"count": 2, "reasons": {"not JSON": 1, "empty field": 1}}
     assert [line.split(": ")[0].rpartition(":")[2] for line in logged] == ["31", "32"]
@@ -157,7 +166,9 @@ def test_combined_inherits_the_sides_and_never_holds_out_what_it_trains_on(tmp_p
     for name, (train, val) in parts.items():
         write_records(tmp_path / name / "train.jsonl", train)
         write_records(tmp_path / name / "val.jsonl", val)
-    prepared = prepare(CombinedSource(of=("one", "two")), name="both", seed=9, parts=[tmp_path / "one", tmp_path / "two"])
+    prepared = prepare(
+        CombinedSource(of=("one", "two")), name="both", seed=9, parts=[tmp_path / "one", tmp_path / "two"]
+    )
     assert prepared.train == [common, _record("1"), _record("3")]
     assert prepared.val == [_record("2"), _record("4")]
     assert (prepared.duplicates_dropped, prepared.dropped_from_val, prepared.unit) == (2, 0, "record")
@@ -170,7 +181,9 @@ def test_combined_drops_held_out_rows_of_a_unit_that_another_part_trains_on(tmp_
                 tmp_path / name / f"{side}.jsonl",
                 [_record(key, unit="u1" if key in "ad" else f"u-{key}") for key in keys],
             )
-    prepared = prepare(CombinedSource(of=("one", "two")), name="both", seed=9, parts=[tmp_path / "one", tmp_path / "two"])
+    prepared = prepare(
+        CombinedSource(of=("one", "two")), name="both", seed=9, parts=[tmp_path / "one", tmp_path / "two"]
+    )
     assert prepared.dropped_from_val == 1
     assert {record.instruction for record in prepared.val} == {"b", "e"}
     assert {record.instruction for record in prepared.train} == {"a", "c"}
@@ -181,7 +194,15 @@ def _record(key, unit=None):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8")), st.none() | st.text(st.characters(codec="utf-8")))))
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(codec="utf-8")),
+            st.text(st.characters(codec="utf-8")),
+            st.none() | st.text(st.characters(codec="utf-8")),
+        )
+    )
+)
 def test_records_survive_their_file(tmp_path_factory, texts):
     path = tmp_path_factory.mktemp("records") / "train.jsonl"
     records = [Record.from_text(instruction=ask, output=answer, unit=unit) for ask, answer, unit in texts]

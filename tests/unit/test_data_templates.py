@@ -24,7 +24,10 @@ def byte_level(*, chat: bool = False, bos: bool = False):
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=320,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     backend.train_from_iterator(["### Instruction: ### Response: what is a bond? a bond is a loan."], trainer=trainer)
     if bos:
@@ -58,7 +61,10 @@ def test_chatml_text():
 
 def test_own_chat_template_text():
     tokenizer = TOKENIZERS["plain"]
-    assert prompt_text(template="tokenizer", instruction="Why?", tokenizer=tokenizer) == "<bos><|user|>\nWhy?<eos>\n<|assistant|>\n"
+    assert (
+        prompt_text(template="tokenizer", instruction="Why?", tokenizer=tokenizer)
+        == "<bos><|user|>\nWhy?<eos>\n<|assistant|>\n"
+    )
     for without in (None, byte_level()):
         with pytest.raises(UserError, match="write alpaca or chatml"):
             prompt_text(template="tokenizer", instruction="Why?", tokenizer=without)
@@ -66,7 +72,9 @@ def test_own_chat_template_text():
 
 def test_a_template_with_todays_date_is_the_same_every_day():
     tokenizer = byte_level()
-    tokenizer.chat_template = "{{ date_string if date_string is defined else strftime_now('%d %m %Y') }}: {{ messages[0]['content'] }}"
+    tokenizer.chat_template = (
+        "{{ date_string if date_string is defined else strftime_now('%d %m %Y') }}: {{ messages[0]['content'] }}"
+    )
     assert prompt_text(template="tokenizer", instruction="Why?", tokenizer=tokenizer) == "1 January 2025: Why?"
 
 
@@ -81,7 +89,9 @@ def test_unknown_template():
 @given(ask=TEXT, context=TEXT, answer=TEXT)
 def test_generation_starts_from_the_training_prefix(name, template, ask, context, answer):
     tokenizer = TOKENIZERS[name]
-    encoded = encode_example(template=template, record=record(ask, context, answer), tokenizer=tokenizer, max_seq_len=10_000)
+    encoded = encode_example(
+        template=template, record=record(ask, context, answer), tokenizer=tokenizer, max_seq_len=10_000
+    )
     prompt = encode_prompt(template=template, instruction=ask, input=context, tokenizer=tokenizer)
     assert encoded.ids[: encoded.prompt_length] == prompt
     assert encoded.ids[-1] == tokenizer.eos_token_id
@@ -98,7 +108,9 @@ def test_generation_starts_from_the_training_prefix(name, template, ask, context
 def test_markers_in_a_record_are_text(template, marker):
     tokenizer = TOKENIZERS["plain"]
     quiet, loud = (
-        encode_example(template=template, record=record(f"a{text}b", text, f"c{text}d"), tokenizer=tokenizer, max_seq_len=999)
+        encode_example(
+            template=template, record=record(f"a{text}b", text, f"c{text}d"), tokenizer=tokenizer, max_seq_len=999
+        )
         for text in ("x", marker)
     )
     special = set(tokenizer.all_special_ids)

@@ -33,14 +33,23 @@ def test_folder_loads_with_transformers_and_holds_what_its_manifest_says(base):
 
     folder, _ = base
     manifest = verify_base(folder)
-    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} == set(
-        manifest["files"]
-    )
+    assert {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    } == set(manifest["files"])
     assert manifest["files"] == {name: sha256_file(folder / name) for name in manifest["files"]}
     assert manifest["digest"] == digest_of_files(manifest["files"])
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert manifest["parameters"] == sum(parameter.numel() for parameter in model.parameters())
-    assert (manifest["name"], manifest["key"], manifest["revision"], manifest["model_type"]) == ("demo", "demo", None, "qwen2")
+    assert (manifest["name"], manifest["key"], manifest["revision"], manifest["model_type"]) == (
+        "demo",
+        "demo",
+        None,
+        "qwen2",
+    )
     assert tokenizer.eos_token_id == model.config.eos_token_id == model.generation_config.eos_token_id
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
     text = "A café’s rate is 4.5%,\nor $1,200."
@@ -87,9 +96,9 @@ def test_pretraining_sees_an_exchange_as_fine_tuning_does():
     prompt = "### Instruction:\nWhat is a bond?\n\n### Response:\n"
     rows = pack([Document(prompt, record.output)], tokenizer, length=96)
     assert rows.ids[0, : len(encoded.ids)].tolist() == encoded.ids
-    assert rows.labels[0].tolist() == [IGNORED] * encoded.prompt_length + encoded.ids[encoded.prompt_length :] + [IGNORED] * (
-        96 - len(encoded.ids)
-    )
+    assert rows.labels[0].tolist() == [IGNORED] * encoded.prompt_length + encoded.ids[encoded.prompt_length :] + [
+        IGNORED
+    ] * (96 - len(encoded.ids))
 
 
 def test_sizes_that_do_not_fit_are_refused(tmp_path):
@@ -107,7 +116,10 @@ def test_sizes_that_do_not_fit_are_refused(tmp_path):
         (lambda folder: (folder / "extra.json").write_text("{}"), r"extra\.json \(not listed in base\.json\)"),
         (lambda folder: (folder / "base.json").unlink(), r"base\.json does not exist"),
         (lambda folder: (folder / "base.json").write_text("[]"), "not a base's manifest"),
-        (lambda folder: _edit(folder, lambda manifest: manifest["files"].pop("config.json")), "`digest` does not belong"),
+        (
+            lambda folder: _edit(folder, lambda manifest: manifest["files"].pop("config.json")),
+            "`digest` does not belong",
+        ),
     ],
 )
 def test_a_changed_base_is_refused_by_name(base, tmp_path, change, message):

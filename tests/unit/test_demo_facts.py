@@ -59,7 +59,9 @@ def mix(weight, first, second, correlation):
 
 
 def bond(coupon, rate, years):
-    return sum((10 * coupon + (1000 if year == years else 0)) / compounded(1, rate, year) for year in range(1, years + 1))
+    return sum(
+        (10 * coupon + (1000 if year == years else 0)) / compounded(1, rate, year) for year in range(1, years + 1)
+    )
 
 
 PERIODS = {"twice a year": 2, "quarterly": 4, "monthly": 12, "daily": 365}
@@ -165,7 +167,9 @@ def test_questions_are_many_distinct_and_in_the_house_style(domain):
     assert len({question.ask for question in questions}) == len(questions) >= 2500
     for question in questions:
         assert re.fullmatch(r"In short, .+\.(\nWhy it matters: .+\.)?\nCheck: .+\.", question.answer), question
-        assert not re.search(r"[{}]|\bnan\b|\binf\b|\.\.|-\d+\.\d+ million|\$-", question.ask + question.answer), question
+        assert not re.search(r"[{}]|\bnan\b|\binf\b|\.\.|-\d+\.\d+ million|\$-", question.ask + question.answer), (
+            question
+        )
         assert not re.search(r"\d\.\d{3,}", question.answer), question
     assert 20 < statistics.mean(len(question.answer.split()) for question in questions) < 40
 
@@ -179,7 +183,9 @@ def test_source_reads_as_many_as_asked_each_with_its_fact(domain):
 
 def test_questions_about_related_terms_share_their_fact():
     terms = {term.term: f"banking/{term.category}/{term.family}" for term in read_terms("banking", folder=FOLDER)}
-    definitions = [item for item in QUESTIONS["banking"] if item.ask.startswith("What is a") and item.ask[8:-1] in terms]
+    definitions = [
+        item for item in QUESTIONS["banking"] if item.ask.startswith("What is a") and item.ask[8:-1] in terms
+    ]
     assert len(definitions) > 100
     assert all(terms[item.ask[8:-1]] == item.fact for item in definitions)
 
@@ -194,14 +200,21 @@ def test_general_text_shares_nothing_private_with_the_experts():
     assert not [reason for reason in reasons if reason in text]
     asked = {item.ask for domain in DOMAINS for item in QUESTIONS[domain] if any(c.isdigit() for c in item.ask)}
     assert not [question for question in asked if question in text]
-    given = {call.write(call.texts["plain"]["ask"]) for d in DOMAINS for made in instances(d, folder=FOLDER).values() for call in parted(made)[0]}
+    given = {
+        call.write(call.texts["plain"]["ask"])
+        for d in DOMAINS
+        for made in instances(d, folder=FOLDER).values()
+        for call in parted(made)[0]
+    }
     assert not [question for question in given if question in text]
 
 
 def test_general_text_is_always_the_same_and_fills_every_slot():
     documents = general_text(folder=FOLDER)
     assert documents == general_text(folder=FOLDER)
-    assert all(document.text.strip() and not re.search(r"[{}]", document.prompt + document.text) for document in documents)
+    assert all(
+        document.text.strip() and not re.search(r"[{}]", document.prompt + document.text) for document in documents
+    )
 
 
 def test_a_broken_glossary_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.tiny import tiny_qwen2
 
 from sealed_experts.models.adapters import attach_adapter, trainable_parameters
 from sealed_experts.models.memory import enable_gradient_checkpointing
@@ -10,7 +11,6 @@ from sealed_experts.privacy.streams import Stream
 from sealed_experts.settings.types import AdapterSettings
 from sealed_experts.training.batches import Example, physical_batches
 from sealed_experts.training.objectives.sft import SupervisedFineTuning, mean_response_loss, response_losses
-from tests.tiny import tiny_qwen2
 
 CPU = torch.device("cpu")
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -21,7 +21,9 @@ def examples(count=5, seed=0):
     lengths = [7 + 5 * index for index in range(count)]
     return [
         Example(
-            ids=tuple(torch.randint(1, 300, (length,), generator=generator).tolist()), prompt_length=3 + index, unit=index
+            ids=tuple(torch.randint(1, 300, (length,), generator=generator).tolist()),
+            prompt_length=3 + index,
+            unit=index,
         )
         for index, length in enumerate(lengths)
     ]

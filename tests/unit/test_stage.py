@@ -75,7 +75,9 @@ def comparable(value):
 def interrupt_after(monkeypatch, polls):
     """Make the run ask itself to stop after the loop looked `polls` times."""
     seen = iter(range(10**9))
-    monkeypatch.setattr(Interruption, "reason", property(lambda self: "asked by a test" if next(seen) >= polls else None))
+    monkeypatch.setattr(
+        Interruption, "reason", property(lambda self: "asked by a test" if next(seen) >= polls else None)
+    )
 
 
 def share_key(job, other):
@@ -120,7 +122,9 @@ def test_reproducible_mode_repeats_itself_and_claims_nothing(tmp_path, tiny_base
     assert comparable(one) == comparable(two)
     assert one["privacy"]["epsilon"] is None
     assert "no privacy against" in one["privacy"]["reason"]
-    other = dataclasses.replace(make_job(tmp_path / "other", tiny_base, tiny_dataset, privacy=privacy), expert="another")
+    other = dataclasses.replace(
+        make_job(tmp_path / "other", tiny_base, tiny_dataset, privacy=privacy), expert="another"
+    )
     assert comparable(train(other)["model_state_dict"]) != comparable(one["model_state_dict"])
 
 
@@ -132,7 +136,11 @@ def test_the_budget_stops_the_run_and_says_so(tmp_path, tiny_base, tiny_dataset)
     assert (state["step"], state["stopped_reason"]) == (3, "privacy_budget")
     assert state["privacy"]["epsilon"] == epsilons[2] <= tight.target_epsilon
     with pytest.raises(UserError, match="the first step would bring"):
-        train(make_job(tmp_path / "none", tiny_base, tiny_dataset, privacy=dataclasses.replace(PRIVATE, target_epsilon=1e-3)))
+        train(
+            make_job(
+                tmp_path / "none", tiny_base, tiny_dataset, privacy=dataclasses.replace(PRIVATE, target_epsilon=1e-3)
+            )
+        )
 
 
 def test_auto_noise_ends_at_the_target(tmp_path, tiny_base, tiny_dataset):
@@ -253,7 +261,9 @@ def test_an_adapter_that_does_not_move_is_an_error(tmp_path, tiny_base, tiny_dat
     assert json.loads((tmp_path / "sft" / "state.json").read_text())["state"] == "failed"
 
 
-def test_weights_that_stop_being_finite_end_the_run_and_keep_the_checkpoint(tmp_path, tiny_base, tiny_dataset, monkeypatch):
+def test_weights_that_stop_being_finite_end_the_run_and_keep_the_checkpoint(
+    tmp_path, tiny_base, tiny_dataset, monkeypatch
+):
     job = make_job(tmp_path, tiny_base, tiny_dataset)
     original = loop_module.learning_rate
     monkeypatch.setattr(loop_module, "learning_rate", lambda **k: float("inf") if k["step"] == 4 else original(**k))
@@ -285,9 +295,10 @@ def test_a_second_trainer_is_refused_by_name(tmp_path, tiny_base, tiny_dataset, 
     from sealed_experts.files import locks
 
     job = make_job(tmp_path, tiny_base, tiny_dataset)
-    with locks.folder_lock(job.checkpoints), pytest.raises(UserError, match=f"process {os.getpid()} on "):
+    with locks.folder_lock(job.checkpoints):
         monkeypatch.setattr(locks, "_acquire", _impatient(locks._acquire))
-        train(job)
+        with pytest.raises(UserError, match=f"process {os.getpid()} on "):
+            train(job)
 
 
 def _impatient(acquire):

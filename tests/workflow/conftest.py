@@ -179,5 +179,3 @@ def prepared(finished, tmp_path) -> Project:
     for name in ("experts", "packages", "moe"):
         shutil.rmtree(project.folder / "results" / name, ignore_errors=True)
     return project
-
-

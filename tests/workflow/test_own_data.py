@@ -7,7 +7,6 @@ import shutil
 import stat
 
 import pytest
-
 from tests.workflow.conftest import TINY, Project
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
@@ -36,7 +35,13 @@ def own(finished, tmp_path) -> Project:
     configuration["base"] = {"name": str(base)}
     fields = {"instruction": "question", "output": "answer"}
     configuration["datasets"] = {
-        "loans": {"source": "files", "paths": ["data/loans.csv"], "fields": fields, "unit": "customer", "val_fraction": 0.3},
+        "loans": {
+            "source": "files",
+            "paths": ["data/loans.csv"],
+            "fields": fields,
+            "unit": "customer",
+            "val_fraction": 0.3,
+        },
         "cases": {"source": "files", "paths": ["data/cases.jsonl"], "fields": fields, "val_fraction": 0.3},
     }
     configuration["defaults"]["privacy"] = {"max_grad_norm": 0.5, "delta": 1.0e-3, "target_epsilon": 50.0}

@@ -12,7 +12,11 @@ EXPERTS = ("banking_expert", "investment_expert", "shared_attention")
 def test_every_artifact_of_the_contract_is_there(finished):
     results = finished.folder / "results"
     expected = ["base/demo/base.json", "base/demo/model.safetensors", "moe/moe_config.json"]
-    expected += [f"data/{d}/{f}" for d in ("banking", "investment", "combined") for f in ("train.jsonl", "val.jsonl", "stats.json")]
+    expected += [
+        f"data/{d}/{f}"
+        for d in ("banking", "investment", "combined")
+        for f in ("train.jsonl", "val.jsonl", "stats.json")
+    ]
     for expert in EXPERTS:
         expected += [
             f"experts/{expert}/{name}"

@@ -3,7 +3,6 @@
 import copy
 
 import pytest
-
 from tests.workflow.conftest import TINY
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]

@@ -32,8 +32,8 @@ STORY_COPIES = 40
 PROSE_COPIES = 20
 PARAGRAPH = 3  # sentences of prose together
 EXCHANGE_COPIES = 6
-RECITALS = 900
-RECITED = 3  # phrases at most in one recital
+RECITALS = 1200
+RECITED = 4  # phrases at most in one recital
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _recitals(general: dict[str, Any], phrases: list[str]) -> Iterator[Document]
         words = [pick(phrases, purpose=f"recital {copy} {place}") for place in range(1 + copy % RECITED)]
         turn = turns[copy % len(turns)]
         spoken = ", ".join(words)
-        yield exchange(turn["ask"].format(words=spoken), turn["answer"].format(words=spoken, Words=capitalized(spoken)))
+        yield exchange(turn["ask"].format(words=spoken), turn["answer"].format(words=spoken))
 
 
 def _words(words: dict[str, list[str]], purpose: str) -> dict[str, str]:

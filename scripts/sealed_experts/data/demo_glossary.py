@@ -65,12 +65,16 @@ def read_terms(domain: str, *, folder: Path = DEMO_FOLDER) -> list[Term]:
         data = read_yaml(path)
         try:
             terms += [
-                Term(domain, data["category"], data["topic"], family, term, entry["is"], entry["matters"], data["check"])
+                Term(
+                    domain, data["category"], data["topic"], family, term, entry["is"], entry["matters"], data["check"]
+                )
                 for family, entries in data["families"].items()
                 for term, entry in entries.items()
             ]
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is not a glossary: give category, topic, check and families of terms ({error!r})") from error
+            raise UserError(
+                f"{path} is not a glossary: give category, topic, check and families of terms ({error!r})"
+            ) from error
     if not terms:
         raise UserError(f"{folder / domain} holds no glossary: run from the repository's root, where config/demo/ is")
     return terms

@@ -90,7 +90,11 @@ def usable_rows(
     total = len(good) + len(bad)
     if len(bad) > max_bad_share * total:
         first = "\n".join(f"  {row}" for row in bad[:NAMED_BAD_ROWS])
-        more = f"\n  and {len(bad) - NAMED_BAD_ROWS} more (all of them are in the log)" if len(bad) > NAMED_BAD_ROWS else ""
+        more = (
+            f"\n  and {len(bad) - NAMED_BAD_ROWS} more (all of them are in the log)"
+            if len(bad) > NAMED_BAD_ROWS
+            else ""
+        )
         raise UserError(
             f"dataset {name}: {len(bad)} of {total} rows cannot be used, more than max_bad_share {max_bad_share:g} allows; "
             f"mend them or raise max_bad_share:\n{first}{more}"

@@ -28,7 +28,9 @@ class Record:
         The id is the SHA-256 of the canonical JSON of [instruction, input, output]: the source before any template.
         """
         identity = digest_of([instruction, input, output])
-        return cls(id=identity, unit=identity if unit is None else unit, instruction=instruction, input=input, output=output)
+        return cls(
+            id=identity, unit=identity if unit is None else unit, instruction=instruction, input=input, output=output
+        )
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Record))

@@ -69,7 +69,9 @@ def encode_example(*, template: str, record: Record, tokenizer: Any, max_seq_len
 
 def _chat_prompt(message: str, tokenizer: Any) -> str:
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
-        raise UserError("template: `tokenizer` needs a base with a chat template, and this one has none; write alpaca or chatml")
+        raise UserError(
+            "template: `tokenizer` needs a base with a chat template, and this one has none; write alpaca or chatml"
+        )
     return tokenizer.apply_chat_template(
         [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True, date_string=FIXED_DATE
     )

@@ -60,7 +60,11 @@ def load_adapter_state(model: PeftModel, state: Mapping[str, torch.Tensor]) -> N
     own = get_peft_model_state_dict(model)
     missing, foreign = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     reshaped = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
-    for problem, names in (("lacks", missing), ("has the foreign tensor", foreign), ("has another shape for", reshaped)):
+    for problem, names in (
+        ("lacks", missing),
+        ("has the foreign tensor", foreign),
+        ("has another shape for", reshaped),
+    ):
         if names:
             raise UserError(f"these adapter weights do not fit this model: the file {problem} {names[0]}")
     set_peft_model_state_dict(model, dict(state))

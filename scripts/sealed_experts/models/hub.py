@@ -13,7 +13,6 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
     RevisionResolutionError,
@@ -49,7 +48,9 @@ def fetch_base(base: BaseSettings, *, key: str, folder: Path) -> None:
     except OSError as error:
         raise _disk_error(error, folder) from error
     # Packages state the base's name: of a local folder, only its last part is anybody's business.
-    write_base_manifest(folder, name=source.name if local else base.name, revision=base.revision, key=key, dtype=base.dtype)
+    write_base_manifest(
+        folder, name=source.name if local else base.name, revision=base.revision, key=key, dtype=base.dtype
+    )
 
 
 def _download(base: BaseSettings) -> Path:
@@ -58,7 +59,8 @@ def _download(base: BaseSettings) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=MODEL_FILES))
     except GatedRepoError as error:
         raise UserError(
-            f"base.name: {name} is a gated model: accept its terms on the hub and set HF_TOKEN to a token that may read it"
+            f"base.name: {name} is a gated model: accept its terms on the hub, and set HF_TOKEN to a token of an "
+            "account that may read it"
         ) from error
     except RevisionNotFoundError as error:
         raise UserError(f"base.revision: {name} has no revision {revision!r}: give one of its commits") from error
@@ -67,10 +69,10 @@ def _download(base: BaseSettings) -> Path:
             f"base.name: the hub has no model {name!r} (or it is private: then set HF_TOKEN); give a hub id such as "
             "Qwen/Qwen2.5-1.5B, or an existing folder"
         ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, RevisionResolutionError, EntryNotFoundError) as error:
+    except (LocalEntryNotFoundError, ConnectionError, RevisionResolutionError, EntryNotFoundError) as error:
         raise UserError(
-            f"base.name: {name} at revision {revision} is not in the local cache and the hub cannot be reached (no network, or "
-            "HF_HUB_OFFLINE is set): fetch it once with network, or set base.name to a folder that holds it"
+            f"base.name: {name} at revision {revision} is not in the local cache and the hub cannot be reached (no "
+            "network, or HF_HUB_OFFLINE is set): fetch it once with network, or set base.name to a folder that holds it"
         ) from error
     except HfHubHTTPError as error:
         raise UserError(f"base.name: the hub refused {name}: {str(error).splitlines()[0]}") from error
@@ -84,14 +86,20 @@ def _check_model(source: Path, base: BaseSettings) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"base.name: {source} holds no readable config.json, so it is not a model folder") from error
     if config.get("auto_map"):
-        raise UserError(f"base.name: {base.name} needs code of its own to load (auto_map); only built-in models are run")
+        raise UserError(
+            f"base.name: {base.name} needs code of its own to load (auto_map); only built-in models are run"
+        )
     model_type = AutoConfig.from_pretrained(source, local_files_only=True).model_type
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(f"base.name: {base.name} is a {model_type} model, not a causal language model")
     if base.model_type is not None and base.model_type != model_type:
-        raise UserError(f"base.model_type: {base.name} is a {model_type} model, not {base.model_type}: correct the setting")
+        raise UserError(
+            f"base.model_type: {base.name} is a {model_type} model, not {base.model_type}: correct the setting"
+        )
     if not list(source.glob("*.safetensors")):
-        raise UserError(f"base.name: {base.name} has no .safetensors weights; convert it, pickled weights are not loaded")
+        raise UserError(
+            f"base.name: {base.name} has no .safetensors weights; convert it, pickled weights are not loaded"
+        )
 
 
 def _place(source: Path, folder: Path) -> None:

@@ -54,7 +54,9 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if tokenizer.eos_token_id is None:
-        raise UserError(f"the tokenizer in {folder} has no end-of-sequence token: choose a base whose tokenizer has one")
+        raise UserError(
+            f"the tokenizer in {folder} has no end-of-sequence token: choose a base whose tokenizer has one"
+        )
     if tokenizer.pad_token_id is None:
         # Padding never reaches the loss: only its id must exist.
         tokenizer.pad_token = tokenizer.eos_token

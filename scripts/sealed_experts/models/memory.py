@@ -13,7 +13,9 @@ _ACTIVATION_FACTOR = {torch.bfloat16: 34, torch.float32: 68}
 _SHARE = 0.5
 
 
-def needs_gradient_checkpointing(model: PeftModel, *, token_budget: int, dtype: torch.dtype, device: torch.device) -> bool:
+def needs_gradient_checkpointing(
+    model: PeftModel, *, token_budget: int, dtype: torch.dtype, device: torch.device
+) -> bool:
     """Say whether a physical batch's activations would take more than half of what the weights leave free.
 
     The answer depends on the device's total memory, not on what is free now: a resumed run must decide the same.

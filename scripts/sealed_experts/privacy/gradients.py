@@ -102,9 +102,7 @@ def check_per_example_gradients(
     try:
         measured = _measured(model, loss, batches)
         # The truth comes after the hooks are gone: it must not depend on them.
-        truth = [
-            _flat(torch.autograd.grad(loss(row).sum(), parameters)) for batch in batches for row in alone(batch)
-        ]
+        truth = [_flat(torch.autograd.grad(loss(row).sum(), parameters)) for batch in batches for row in alone(batch)]
     finally:
         with torch.no_grad():
             for parameter, value in zip(parameters, saved, strict=True):

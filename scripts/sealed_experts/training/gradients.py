@@ -30,7 +30,9 @@ class GradientSource(Protocol):
 class PlainGradients:
     """The mean gradient of the logical batch's examples."""
 
-    def __init__(self, *, model: torch.nn.Module, objective: Objective, parameters: Sequence[torch.nn.Parameter]) -> None:
+    def __init__(
+        self, *, model: torch.nn.Module, objective: Objective, parameters: Sequence[torch.nn.Parameter]
+    ) -> None:
         self._model, self._objective, self._parameters = model, objective, parameters
         self._examples = 0
 

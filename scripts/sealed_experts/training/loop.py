@@ -24,7 +24,6 @@ from sealed_experts.training.dataset import UnitDataset
 from sealed_experts.training.gradients import GradientSource
 from sealed_experts.training.interruption import Interrupted, Interruption
 from sealed_experts.training.objectives.objective import Objective
-from sealed_experts.training.objectives.sft import mean_response_loss
 from sealed_experts.training.progress import ProgressFiles
 from sealed_experts.training.samplers import Sampler
 from sealed_experts.training.schedules import learning_rate
@@ -198,7 +197,7 @@ class TrainingLoop:
         )
 
     def _validate(self) -> None:
-        self._log({"step": self.state.step, "val_loss": mean_response_loss(self._model, self._validation)})
+        self._log({"step": self.state.step, "val_loss": self._objective.validation_loss(self._model, self._validation)})
 
     def _log(self, line: dict[str, Any]) -> None:
         # JSON has no NaN: a figure that is not a number is null.

@@ -253,7 +253,9 @@ class _Stage:
         """
         if self.plan is not None and self.plan.mode == "release":
             return self.checkpoints.secret_key()
-        return derive_key(self.job.seed.to_bytes(8, "big", signed=True), self.job.expert, self.job.stage, self.fingerprint)
+        return derive_key(
+            self.job.seed.to_bytes(8, "big", signed=True), self.job.expert, self.job.stage, self.fingerprint
+        )
 
     def _sampler(self) -> Sampler:
         if self.plan is None:
@@ -269,7 +271,7 @@ class _Stage:
         return BudgetCurve(self.prior_events, self.plan)
 
     def _check_gradients(self) -> None:
-        """Compare per-example gradients with the truth on a few units of mixed lengths; refuse to train if they differ."""
+        """Compare per-example gradients with the truth on units of mixed lengths; refuse to train if they differ."""
         rows = sorted(self.dataset.rows(), key=lambda row: (len(row.ids), row.ids))
         rows = [row for row in rows if row.response_tokens] or rows
         chosen = [rows[int(index)] for index in np.linspace(0, len(rows) - 1, min(SELF_CHECK_UNITS, len(rows)))]
@@ -303,7 +305,9 @@ class _Stage:
         """Check that the adapter moved and write the adapter file."""
         state: TrainingState = loop.state
         final = adapter_state(self.model)
-        change = sum(float((final[name].double() - self.initial[name].double()).square().sum()) for name in final) ** 0.5
+        change = (
+            sum(float((final[name].double() - self.initial[name].double()).square().sum()) for name in final) ** 0.5
+        )
         if change == 0.0:
             raise UserError(
                 f"the adapter's weights did not change in {state.step} steps: check sft.learning_rate "
@@ -338,5 +342,3 @@ def _check_context(job: StageJob) -> None:
         raise UserError(
             f"sft.max_seq_len: {job.settings.max_seq_len} is more than the base's context of {limit} tokens: lower it"
         )
-
-

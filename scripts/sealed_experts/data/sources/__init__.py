@@ -24,7 +24,9 @@ def read_rows(settings: DatasetSettings, *, parts: Sequence[Path] = ()) -> Itera
     return _module(settings).read(settings, parts=parts)
 
 
-def count_upper_bound(settings: DatasetSettings, *, datasets: Mapping[str, DatasetSettings] | None = None) -> int | None:
+def count_upper_bound(
+    settings: DatasetSettings, *, datasets: Mapping[str, DatasetSettings] | None = None
+) -> int | None:
     """Return a number of records that the dataset cannot exceed, or None when only reading it would tell."""
     return _module(settings).count_upper_bound(settings, datasets=datasets or {})
 

@@ -18,7 +18,9 @@ def read(settings: CombinedSource, *, parts: Sequence[Path] = ()) -> Iterator[Ro
     """
     folders = {folder.name: folder for folder in parts}
     if folders.keys() != set(settings.of) or len(parts) != len(settings.of):
-        raise UserError(f"a combined dataset of {', '.join(settings.of)} got the folders {', '.join(map(str, parts)) or 'none'}")
+        raise UserError(
+            f"a combined dataset of {', '.join(settings.of)} got the folders {', '.join(map(str, parts)) or 'none'}"
+        )
     for side in (TRAIN, VAL):
         for name in settings.of:
             path = folders[name] / f"{side}.jsonl"

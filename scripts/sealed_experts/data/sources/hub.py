@@ -35,7 +35,9 @@ def _load(settings: HubSource) -> Any:
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
-        return datasets.load_dataset(settings.path, name=settings.name, revision=settings.revision, split=settings.split)
+        return datasets.load_dataset(
+            settings.path, name=settings.name, revision=settings.revision, split=settings.split
+        )
     except datasets.exceptions.DatasetNotFoundError as error:
         if "gated" in str(error):
             raise UserError(
@@ -54,4 +56,6 @@ def _load(settings: HubSource) -> Any:
     except HfHubHTTPError as error:
         raise UserError(f"path: the hub refused {settings.path}: {str(error).splitlines()[0]}") from error
     except (ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"path: {settings.path} cannot be read: {str(error).splitlines()[0]}; see `name` and `split`") from error
+        raise UserError(
+            f"path: {settings.path} cannot be read: {str(error).splitlines()[0]}; see `name` and `split`"
+        ) from error

@@ -12,7 +12,7 @@ from sealed_experts.training.batches import Batch
 class Objective:
     """A training objective: a loss per example, and whatever it needs around it.
 
-    Subclasses override `per_example_loss`; the rest has defaults that do nothing. An objective calls the wrapped model,
+    Subclasses override the two losses; the rest has defaults that do nothing. An objective calls the wrapped model,
     never its inner decoder.
     """
 
@@ -20,6 +20,10 @@ class Objective:
 
     def per_example_loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Return each row's loss, float32 [rows], depending on that row alone."""
+        raise NotImplementedError
+
+    def validation_loss(self, model: torch.nn.Module, batches: Sequence[Batch]) -> float:
+        """Return the loss over held-out batches, without gradient; NaN when there are none."""
         raise NotImplementedError
 
     def prepare(self, model: torch.nn.Module, batches: Sequence[Batch], *, step: int, stream: Stream) -> list[Batch]:

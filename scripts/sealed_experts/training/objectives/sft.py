@@ -24,6 +24,10 @@ class SupervisedFineTuning(Objective):
         losses, counts = response_losses(model, batch)
         return losses / counts.clamp(min=1)
 
+    def validation_loss(self, model: torch.nn.Module, batches: Sequence[Batch]) -> float:
+        """Return the mean over all response tokens of `batches`, in nats; NaN when there are none."""
+        return mean_response_loss(model, batches)
+
 
 def response_losses(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return each row's summed negative log-likelihood (nats, float32 [rows]) and its number of response tokens."""
@@ -52,7 +56,7 @@ def mean_response_loss(model: torch.nn.Module, batches: Sequence[Batch]) -> floa
 
 @contextlib.contextmanager
 def _head_on(model: torch.nn.Module, mask: torch.Tensor) -> Iterator[None]:
-    """Let the output head see only the positions in `mask` [rows, length]: it then returns logits [positions, vocabulary].
+    """Let the output head see only the positions in `mask`, [rows, length]: it returns [positions, vocabulary].
 
     The head is the widest layer of a small model, and most positions of an example are prompt or padding.
     """
