@@ -38,6 +38,8 @@ def test_a_damaged_newest_checkpoint_is_said_loudly_and_the_older_one_used(tmp_p
     newest.write_bytes(bytes(replacement[damage]))
     assert subject.load_newest()["step"] == 1
     assert "WARNING: checkpoint of step 2 is not usable" in capsys.readouterr().err
+    folder(tmp_path, keep=1).save(state(1), step=1)
+    assert folder(tmp_path).load_newest()["step"] == 1  # pruning did not take the damaged one for the newest
 
 
 def test_when_none_loads_the_run_is_not_silently_started_again(tmp_path):
@@ -59,6 +61,8 @@ def test_another_runs_checkpoint_is_not_used(tmp_path):
 def test_no_temporary_file_stays_and_a_failed_write_keeps_the_old_one(tmp_path, monkeypatch):
     subject = folder(tmp_path)
     subject.save(state(1), step=1)
+    (subject.path / ".checkpoint_step_1.pt.x.tmp").write_bytes(b"left by a kill")
+    subject = folder(tmp_path)
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(UserError, match="no space left"):
         subject.save(state(1), step=1)

@@ -4,17 +4,20 @@ import dataclasses
 import json
 import os
 
+import numpy as np
 import pytest
 import torch
 
 from sealed_experts.data.records import read_records, write_records
 from sealed_experts.errors import UserError
+from sealed_experts.privacy.mechanism import GradientMechanism
 from sealed_experts.settings.fields import plain
 from sealed_experts.settings.types import AdapterSettings, PrivacySettings, SftSettings
 from sealed_experts.training import loop as loop_module
-from sealed_experts.training.checkpoints import load_state
+from sealed_experts.training.checkpoints import CheckpointFolder, load_state
 from sealed_experts.training.interruption import Interrupted, Interruption
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
+from sealed_experts.training.samplers import PoissonSampler
 from sealed_experts.training.stage import StageJob, train_stage
 from sealed_experts.training.summary import training_metrics
 
@@ -204,11 +207,13 @@ def test_the_first_steps_equal_pytorchs_own_adamw(tmp_path, tiny_base, tiny_data
         torch.testing.assert_close(state["model_state_dict"][name], tensor, rtol=1e-3, atol=1e-5)
 
 
-def test_an_empty_draw_is_a_step_like_any_other(tmp_path, tiny_base, tiny_dataset):
-    state = train(make_job(tmp_path, tiny_base, tiny_dataset, batch_size=1, max_steps=5))
-    empty = [line for line in state["history"] if "loss" in line and line["loss"] is None]
-    assert state["privacy"]["events"][0]["steps"] == 5
-    assert all(line["tokens_per_second"] == 0 for line in empty)
+def test_an_empty_draw_is_a_step_like_any_other(tmp_path, tiny_base, tiny_dataset, monkeypatch):
+    monkeypatch.setattr(PoissonSampler, "draw", lambda self, step: np.zeros(0, dtype=np.int64))
+    state = train(make_job(tmp_path, tiny_base, tiny_dataset, max_steps=2))
+    lines = [line for line in state["history"] if "loss" in line]
+    assert [(line["loss"], line["examples_seen"], line["tokens_seen"]) for line in lines] == [(None, 0, 0)] * 2
+    assert state["privacy"]["events"][0]["steps"] == 2
+    assert state["weight_change"] > 0  # noise alone
 
 
 def test_a_unit_of_many_rows_gives_one_row_a_step(tmp_path, tiny_base, tiny_dataset):
@@ -273,22 +278,76 @@ def test_weights_that_stop_being_finite_end_the_run_and_keep_the_checkpoint(
     assert sorted(path.name for path in job.checkpoints.glob("*/*.pt")) == ["checkpoint_step_2.pt"]
 
 
-def test_running_out_of_memory_saves_first_and_says_what_to_change(tmp_path, tiny_base, tiny_dataset, monkeypatch):
-    job = make_job(tmp_path, tiny_base, tiny_dataset, checkpoint_steps=100)
-    original = loop_module.physical_batches
+@pytest.mark.parametrize("where", ["batches", "optimizer", "validation"])
+def test_running_out_of_memory_keeps_a_whole_state_and_says_what_to_change(
+    tmp_path, tiny_base, tiny_dataset, monkeypatch, where
+):
+    """Out of memory in the middle of an optimizer step, a save would mix two steps under one noise key."""
+    whole = make_job(tmp_path / "whole", tiny_base, tiny_dataset)
+    expected = train(whole)
+    job = make_job(tmp_path / "broken", tiny_base, tiny_dataset)
+    share_key(job, whole)
+    owner, name, call = {
+        "batches": (loop_module, "physical_batches", 4),
+        "optimizer": (torch.optim.AdamW, "step", 4),
+        "validation": (SupervisedFineTuning, "validation_loss", 2),
+    }[where]
+    original = getattr(owner, name)
+    calls = iter(range(1, 1000))
 
-    def crowded(examples, **keywords):
-        crowded.calls += 1
-        if crowded.calls == 4:
+    def crowded(*arguments, **keywords):
+        result = original(*arguments, **keywords)
+        if next(calls) == call:
             raise torch.OutOfMemoryError("out of memory")
-        return original(examples, **keywords)
+        return result
 
-    crowded.calls = 0
-    monkeypatch.setattr(loop_module, "physical_batches", crowded)
-    with pytest.raises(UserError, match=r"step 4; the state after step 3 is saved.*token_budget"):
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, crowded)
+        with pytest.raises(UserError, match=r"ran out of memory.*token_budget"):
+            train(job)
+    newest = max(int(path.stem.rpartition("_")[2]) for path in job.checkpoints.glob("*/*.pt"))
+    assert newest == {"batches": 3, "optimizer": 2, "validation": 3}[where]
+    assert comparable(train(job)) == comparable(expected)
+
+
+def test_settled_noise_and_steps_are_part_of_the_fingerprint(tmp_path, tiny_base, tiny_dataset, monkeypatch):
+    """`auto` may settle otherwise tomorrow; then the old key must not be used again."""
+    from sealed_experts.training import stage as stage_module
+
+    privacy = dataclasses.replace(PRIVATE, noise_multiplier="auto", target_epsilon=4.0)
+    job = make_job(tmp_path, tiny_base, tiny_dataset, privacy=privacy)
+    first = train(job)
+    original = stage_module.plan_stage
+
+    def louder(*arguments, **keywords):
+        plan = original(*arguments, **keywords)
+        return dataclasses.replace(plan, noise_multiplier=1.1 * plan.noise_multiplier)
+
+    monkeypatch.setattr(stage_module, "plan_stage", louder)
+    assert train(job)["privacy"]["key_id"] != first["privacy"]["key_id"]
+
+
+def test_another_environment_starts_again_and_says_why(tmp_path, tiny_base, tiny_dataset, capfd):
+    train(make_job(tmp_path, tiny_base, tiny_dataset, max_steps=2))
+    train(make_job(tmp_path, tiny_base, tiny_dataset, max_steps=2, token_budget=100))
+    assert "with another token_budget; they cannot be resumed here" in capfd.readouterr().err
+
+
+def test_private_training_with_recomputed_activations_gives_the_same_adapter(tmp_path, tiny_base, tiny_dataset):
+    privacy = dataclasses.replace(PRIVATE, mode="reproducible")
+    state = train(
+        make_job(tmp_path, tiny_base, tiny_dataset, privacy=privacy, gradient_checkpointing="on", max_steps=2)
+    )
+    assert (state["step"], state["environment"]["gradient_checkpointing"]) == (2, True)
+
+
+def test_a_lost_journal_is_told_and_never_replaced(tmp_path, tiny_base, tiny_dataset, monkeypatch):
+    job = make_job(tmp_path, tiny_base, tiny_dataset)
+    train(job)
+    (journal,) = job.checkpoints.glob("*/journal")
+    journal.unlink()
+    with pytest.raises(UserError, match="journal of this run goes up to step 0, but its checkpoint is of step 6"):
         train(job)
-    assert [path.name for path in job.checkpoints.glob("*/*.pt")] == ["checkpoint_step_3.pt"]
-    assert train(job)["step"] == 6
 
 
 def test_a_second_trainer_is_refused_by_name(tmp_path, tiny_base, tiny_dataset, monkeypatch):
@@ -302,14 +361,22 @@ def test_a_second_trainer_is_refused_by_name(tmp_path, tiny_base, tiny_dataset, 
 
 
 def _impatient(acquire):
-    return lambda descriptor, path, wait: acquire(descriptor, path, 0.3)
+    return lambda descriptor, path, wait, check: acquire(descriptor, path, 0.3, check)
 
 
-def test_the_journal_holds_every_step_before_the_adapter_file(tmp_path, tiny_base, tiny_dataset):
+def test_every_step_is_in_the_journal_before_its_noise_is_made(tmp_path, tiny_base, tiny_dataset, monkeypatch):
     job = make_job(tmp_path, tiny_base, tiny_dataset)
-    state = train(job)
-    (journal,) = job.checkpoints.glob("*/journal")
-    assert len(journal.read_bytes().splitlines()) >= state["step"]
+    original = GradientMechanism.release
+    seen = []
+
+    def release(self, *, step):
+        (journal,) = job.checkpoints.glob("*/journal")
+        seen.append((step, len(journal.read_bytes().splitlines()) - 1))  # but for the header
+        return original(self, step=step)
+
+    monkeypatch.setattr(GradientMechanism, "release", release)
+    train(job)
+    assert seen == [(step, step) for step in range(1, 7)]
 
 
 def test_the_secret_key_is_in_no_file_but_its_own(tmp_path, tiny_base, tiny_dataset):
@@ -349,3 +416,16 @@ def test_metrics_carry_what_the_contract_names(tmp_path, tiny_base, tiny_dataset
     assert set(privacy.split()) <= metrics["privacy"].keys()
     assert {"kind", "rank", "alpha", "target_modules"} <= metrics["adapter"].keys()
     assert plain(metrics) == json.loads(json.dumps(metrics))
+
+
+def test_checkpoints_are_saved_by_the_clock_too(tmp_path, tiny_base, tiny_dataset, monkeypatch):
+    saved = []
+    original = CheckpointFolder.save
+    monkeypatch.setattr(
+        CheckpointFolder, "save", lambda self, state, *, step: saved.append(step) or original(self, state, step=step)
+    )
+    train(make_job(tmp_path / "often", tiny_base, tiny_dataset, checkpoint_steps=100, checkpoint_minutes=1e-9))
+    assert saved == [1, 2, 3, 4, 5, 6]
+    saved.clear()
+    train(make_job(tmp_path / "seldom", tiny_base, tiny_dataset, checkpoint_steps=100, checkpoint_minutes=100))
+    assert saved == [6]

@@ -1,7 +1,8 @@
 """The general text that the demo base is pretrained on: plain English, the glossary's definitions, plain exchanges.
 
-It shares no fixed phrase with the experts' house style and holds neither the reasons nor the advice of their answers,
-nor the values of their worked numbers. So a base answers readably, and the experts have something to learn.
+It holds the glossary, as public knowledge does, in many plain ways of speaking, but no fixed phrase of the experts'
+house style, none of the advice in their answers and none of the values of their worked numbers. So the base answers
+readably, and the experts have something to learn.
 """
 
 import dataclasses
@@ -28,11 +29,11 @@ from sealed_experts.data.templates import prompt_text
 
 TEMPLATE = "alpaca"
 PLAIN_INSTANCES = 15  # of each kind of worked number
-STORY_COPIES = 40
+STORY_COPIES = 30
 PROSE_COPIES = 20
 PARAGRAPH = 3  # sentences of prose together
 EXCHANGE_COPIES = 6
-RECITALS = 1200
+RECITALS = 200
 RECITED = 4  # phrases at most in one recital
 
 
@@ -53,7 +54,7 @@ def general_text(*, folder: Path = DEMO_FOLDER) -> list[Document]:
     for domain in DOMAINS:
         terms = read_terms(domain, folder=folder)
         phrases += [term.term for term in terms]
-        documents += [*_on_terms(terms, plain), *_on_calculations(domain, folder)]
+        documents += [*_on_terms(terms, plain), *_on_calculations(domain, plain, folder)]
     return _mixed([*documents, *_recitals(general, phrases)])
 
 
@@ -66,24 +67,36 @@ def _on_terms(terms: list[Term], plain: dict[str, Any]) -> Iterator[Document]:
     choice = categories(terms)
     for term in terms:
         slots = term.slots() | {"categories": choice}
-        for kind in ("definition", "reason", "name", "category"):
-            yield from _filled(plain[kind], slots)
-        yield from (Document("", template.format(**slots)) for template in plain["prose"])
+        for template in plain["definition"]:
+            ask = template.format(**slots)
+            yield exchange(ask, _plain_answer(plain["said"].format(**slots), plain, purpose=ask, matters=term.matters))
+        for turn in plain["others"]:
+            yield exchange(turn["ask"].format(**slots), turn["answer"].format(**slots))
     for family in families_of(terms).values():
         for slots in comparisons(family):
-            yield from _filled(plain["comparison"], slots)
+            ask, said = (plain["comparison"][part].format(**slots) for part in ("ask", "said"))
+            yield exchange(ask, _plain_answer(said, plain, purpose=ask))
 
 
-def _filled(templates: list[dict[str, str]], slots: dict[str, str]) -> Iterator[Document]:
-    for template in templates:
-        yield exchange(template["ask"].format(**slots), template["answer"].format(**slots))
-
-
-def _on_calculations(domain: str, folder: Path) -> Iterator[Document]:
+def _on_calculations(domain: str, plain: dict[str, Any], folder: Path) -> Iterator[Document]:
     for calculations in instances(domain, folder=folder).values():
         for calculation in parted(calculations)[1][:PLAIN_INSTANCES]:
-            plain = calculation.texts["plain"]
-            yield exchange(calculation.write(plain["ask"]), calculation.write(plain["answer"]))
+            turn = calculation.texts["plain"]
+            ask, answer = calculation.write(turn["ask"]), calculation.write(turn["answer"])
+            said = answer[0].lower() + answer[1:].removesuffix(".")
+            yield exchange(ask, _plain_answer(said, plain, purpose=ask))
+
+
+def _plain_answer(said: str, plain: dict[str, Any], *, purpose: str, matters: str | None = None) -> str:
+    """Say something in one of many plain ways: a lead, then perhaps a reason and perhaps a piece of advice."""
+    lines = [f"{pick(plain['leads'], purpose=f'lead {purpose}')} {said}."]
+    extent = pick(range(4), purpose=f"extent {purpose}")
+    if matters is not None and extent > 0:
+        lines.append(pick(plain["reasons"], purpose=f"reason {purpose}").format(matters=matters))
+    if extent > 1:
+        hint = pick(plain["hints"], purpose=f"hint {purpose}")
+        lines.append(pick(plain["advice"], purpose=f"advice {purpose}").format(hint=hint))
+    return "\n".join(lines)
 
 
 def _stories(general: dict[str, Any]) -> Iterator[Document]:

@@ -73,7 +73,11 @@ def _chat_prompt(message: str, tokenizer: Any) -> str:
             "template: `tokenizer` needs a base with a chat template, and this one has none; write alpaca or chatml"
         )
     return tokenizer.apply_chat_template(
-        [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True, date_string=FIXED_DATE
+        [{"role": "user", "content": message}],
+        tokenize=False,
+        add_generation_prompt=True,
+        date_string=FIXED_DATE,
+        strftime_now=lambda _format: FIXED_DATE,
     )
 
 

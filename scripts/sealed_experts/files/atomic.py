@@ -55,6 +55,19 @@ def write_text(path: str | os.PathLike[str], content: str, *, mode: int = 0o644)
     write_bytes(path, content.encode(), mode=mode)
 
 
+def append_text(path: str | os.PathLike[str], content: str) -> None:
+    """Append `content` as UTF-8 to `path`, without waiting for the disk.
+
+    Raises:
+        UserError: the disk is full or the file cannot be written.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as stream:
+            stream.write(content)
+    except OSError as error:
+        raise _write_error(Path(path), error) from error
+
+
 def sync_folder(folder: str | os.PathLike[str]) -> None:
     """Flush a folder's entries to disk, so that a rename in it survives a loss of power."""
     descriptor = os.open(folder, os.O_RDONLY)

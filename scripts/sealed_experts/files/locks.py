@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sealed_experts.errors import UserError
@@ -15,10 +15,15 @@ WAIT_SECONDS = 60.0
 
 
 @contextlib.contextmanager
-def folder_lock(folder: str | os.PathLike[str], *, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]:
+def folder_lock(
+    folder: str | os.PathLike[str],
+    *,
+    wait_seconds: float = WAIT_SECONDS,
+    while_waiting: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
     """Hold `folder` for this process alone while the block runs.
 
-    A newcomer waits `wait_seconds`, then refuses.
+    A newcomer waits `wait_seconds`, then refuses. `while_waiting` is called now and then meanwhile, and may raise.
 
     Raises:
         UserError: another process still holds the folder; the message names its host, process and SLURM job.
@@ -26,7 +31,7 @@ def folder_lock(folder: str | os.PathLike[str], *, wait_seconds: float = WAIT_SE
     path = Path(folder) / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as stream:
-        _acquire(stream.fileno(), path, wait_seconds)
+        _acquire(stream.fileno(), path, wait_seconds, while_waiting)
         _describe_holder(stream.fileno())
         try:
             yield
@@ -47,7 +52,7 @@ def is_locked(folder: str | os.PathLike[str]) -> bool:
         return True
 
 
-def _acquire(descriptor: int, path: Path, wait_seconds: float) -> None:
+def _acquire(descriptor: int, path: Path, wait_seconds: float, while_waiting: Callable[[], None]) -> None:
     deadline = time.monotonic() + wait_seconds
     while True:
         try:
@@ -58,6 +63,7 @@ def _acquire(descriptor: int, path: Path, wait_seconds: float) -> None:
                 raise UserError(
                     f"{path.parent} is in use by {_holder(path)}: wait for it to end, or stop it, and run again"
                 ) from error
+            while_waiting()
             time.sleep(min(0.2, max(0.0, deadline - time.monotonic())))
 
 

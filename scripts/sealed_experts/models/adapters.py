@@ -41,8 +41,19 @@ def attach_adapter(base: PreTrainedModel, adapter: AdapterSettings, *, seed: int
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
+    # Training mode is what Opacus' hooks and recomputation need; dropout would be randomness that no key decides.
     model.train()
+    _switch_off_dropout(model)
     return model
+
+
+def _switch_off_dropout(model: torch.nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        # Attention layers keep the probability as a number and pass it to a function.
+        for name in [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]:
+            setattr(module, name, 0.0)
 
 
 def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:

@@ -38,8 +38,9 @@ class HookGradients:
         Args:
             losses: computes the rows' losses, [rows], with the hooks on; each depends on its own row alone.
         """
-        losses().sum().backward()
-        gradients = [self._taken(parameter) for parameter in self._parameters]
+        rows = losses()
+        rows.sum().backward()
+        gradients = [self._taken(parameter, rows=rows.numel()) for parameter in self._parameters]
         for parameter in self._parameters:
             parameter.grad = None
         return gradients
@@ -48,25 +49,14 @@ class HookGradients:
         """Take the hooks off the model."""
         self._hooks.remove_hooks()
 
-    def forget(self) -> None:
-        """Drop what an abandoned forward or backward pass left in the hooks."""
-        for module in self._hooks._module.modules():
-            if hasattr(module, "activations"):
-                module.activations = []
-            if hasattr(module, "max_batch_len"):
-                del module.max_batch_len
-        for parameter in self._parameters:
-            parameter.grad = None
-            # Opacus keeps its own attributes on the parameters.
-            vars(parameter).update(grad_sample=None, _forward_counter=0)
-            vars(parameter).pop("_current_grad_sample", None)
-
     @staticmethod
-    def _taken(parameter: torch.nn.Parameter) -> torch.Tensor:
+    def _taken(parameter: torch.nn.Parameter, *, rows: int) -> torch.Tensor:
         gradient = vars(parameter).get("grad_sample")
         vars(parameter)["grad_sample"] = None
         if not isinstance(gradient, torch.Tensor):
             raise GradientMismatch("a trainable parameter got no per-example gradient, or several")
+        if gradient.shape[0] != rows:
+            raise GradientMismatch(f"a trainable parameter got {gradient.shape[0]} gradients for {rows} examples")
         return gradient
 
 
@@ -102,7 +92,7 @@ def check_per_example_gradients(
     try:
         measured = _measured(model, loss, batches)
         # The truth comes after the hooks are gone: it must not depend on them.
-        truth = [_flat(torch.autograd.grad(loss(row).sum(), parameters)) for batch in batches for row in alone(batch)]
+        truth = [_alone(loss, row, parameters) for batch in batches for row in alone(batch)]
     finally:
         with torch.no_grad():
             for parameter, value in zip(parameters, saved, strict=True):
@@ -121,6 +111,17 @@ def _measured(model: torch.nn.Module, loss: Callable, batches: Sequence) -> list
         return rows
     finally:
         engine.close()
+
+
+def _alone(
+    loss: Callable[[BatchT], torch.Tensor], row: BatchT, parameters: Sequence[torch.nn.Parameter]
+) -> torch.Tensor:
+    # Not autograd.grad: recomputed activations (reentrant checkpointing) only know backward().
+    loss(row).sum().backward()
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    return torch.cat([gradient.flatten() for gradient in gradients]).to(torch.float64)
 
 
 def _largest_difference(measured: list[torch.Tensor], truth: list[torch.Tensor], *, tolerance: float) -> float:
@@ -144,7 +145,3 @@ def _randomise(parameters: Sequence[torch.nn.Parameter], stream: Stream) -> None
         for index, parameter in enumerate(parameters):
             values = torch.from_numpy(stream.normals("self-check", index, parameter.numel()))
             parameter.copy_((0.02 * values).reshape(parameter.shape))
-
-
-def _flat(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.cat([gradient.flatten() for gradient in gradients]).to(torch.float64)

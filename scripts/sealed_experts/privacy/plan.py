@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.ledger.accounting import BudgetCurve, epsilon
@@ -90,6 +90,11 @@ class PrivacyPlan:
     def stopped_reason(self) -> str:
         """Why the stage ends after `steps_within_budget` steps: `max_steps` or `privacy_budget`."""
         return "max_steps" if self.steps_within_budget == self.max_steps else "privacy_budget"
+
+    def describe(self) -> dict[str, Any]:
+        """Return every field as plain data: two runs with one key must agree in all of them."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**values, "queries": dict(self.queries)}
 
     def event(self, steps: int, *, key_id: str | None = None) -> GaussianEvent:
         """Return what the ledger holds once the stage has taken `steps` steps."""

@@ -23,11 +23,11 @@ class DemoBaseSettings(Group):
     """The small base model that is pretrained on the spot, for runs without network."""
 
     hidden_size: int = setting("Width of the model.", default=128, minimum=16, multipleOf=8)
-    layers: int = setting("Number of decoder layers.", default=4, minimum=1)
+    layers: int = setting("Number of decoder layers.", default=2, minimum=1)
     heads: int = setting("Number of attention heads; must divide hidden_size.", default=4, minimum=1)
-    vocab_size: int = setting("Size of the byte-level BPE vocabulary.", default=2048, minimum=300)
+    vocab_size: int = setting("Size of the byte-level BPE vocabulary.", default=2560, minimum=300)
     context: int = setting("Longest sequence in tokens.", default=512, minimum=64)
-    pretrain_steps: int = setting("Optimizer steps of pretraining on the general text.", default=400, minimum=1)
+    pretrain_steps: int = setting("Optimizer steps of pretraining on the general text.", default=700, minimum=1)
     threads: int = setting("Processor threads of pretraining.", default=2, minimum=1, operation=True)
 
 

@@ -1,6 +1,7 @@
 """Checkpoints of one run: one file each, written atomically, checked when read, the newest few kept."""
 
 import hashlib
+import io
 import os
 import re
 import secrets
@@ -12,8 +13,8 @@ from typing import Any
 import torch
 
 from sealed_experts.errors import UserError
-from sealed_experts.files.atomic import atomic_writer, write_bytes
-from sealed_experts.files.canonical import canonical_json
+from sealed_experts.files.atomic import write_bytes
+from sealed_experts.files.canonical import canonical_json, read_json, write_json
 from sealed_experts.files.digests import sha256_bytes
 
 _NAME = re.compile(r"checkpoint_step_(\d+)\.pt")
@@ -27,6 +28,8 @@ class CheckpointFolder:
         self._fingerprint = fingerprint
         self._keep = keep
         self.path.mkdir(parents=True, exist_ok=True)
+        for unfinished in self.path.glob(".checkpoint_step_*.tmp"):  # of a save that was killed
+            unfinished.unlink(missing_ok=True)
 
     def save(self, state: dict[str, Any], *, step: int) -> Path:
         """Write the state after `step` and drop all but the newest checkpoints.
@@ -37,26 +40,32 @@ class CheckpointFolder:
         target = self.path / f"checkpoint_step_{step}.pt"
         save_state({**state, "fingerprint": self._fingerprint}, target)
         for _, old in self._found()[self._keep :]:
-            old.unlink(missing_ok=True)
+            if old != target:
+                old.unlink(missing_ok=True)
         return target
 
     def load_newest(self) -> dict[str, Any] | None:
         """Return the newest state that loads, or None where there is no checkpoint at all.
 
-        A checkpoint that does not load is reported on standard error and the one before it is used.
+        A checkpoint that does not load is reported on standard error, set aside, and the one before it is used.
 
         Raises:
             UserError: there are checkpoints, but none of them loads.
         """
         found = self._found()
+        refused: list[Path] = []
         for step, path in found:
             try:
                 state = load_state(path)
                 if state["fingerprint"] != self._fingerprint:
                     raise UserError(f"{path} belongs to another run")
-                return state
             except UserError as error:
                 print(f"WARNING: checkpoint of step {step} is not usable: {error}", file=sys.stderr, flush=True)
+                refused.append(path)
+                continue
+            for other in refused:  # or pruning would take it for the newest
+                other.rename(other.with_suffix(".unusable"))
+            return state
         if found:
             raise UserError(
                 f"none of the {len(found)} checkpoints in {self.path} can be used (see the warnings above): "
@@ -85,6 +94,27 @@ class CheckpointFolder:
             raise UserError(f"{path} holds {len(key)} bytes instead of 32: restore it, or delete {self.path}")
         return key
 
+    def describe(self, *, subject: dict[str, Any], environment: dict[str, Any]) -> None:
+        """Keep what this run is beside its checkpoints, and say when only the environment differs from an older run's.
+
+        Such a run cannot be resumed, since the same noise on other floats would be a second release: it starts again
+        with a key of its own.
+        """
+        path = self.path / "run.json"
+        if path.exists():
+            return
+        write_json(path, {"subject": subject, "environment": environment})
+        for other in sorted(self.path.parent.glob("*/run.json")):
+            theirs = read_json(other)
+            if other != path and theirs["subject"] == subject and any(other.parent.glob("checkpoint_step_*.pt")):
+                names = [name for name in environment if environment[name] != theirs["environment"].get(name)]
+                print(
+                    f"WARNING: {other.parent} holds checkpoints of the same training with another {', '.join(names)}; "
+                    "they cannot be resumed here, and this stage starts again",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
     def _found(self) -> list[tuple[int, Path]]:
         matches = ((_NAME.fullmatch(path.name), path) for path in self.path.iterdir())
         return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
@@ -92,8 +122,10 @@ class CheckpointFolder:
 
 def save_state(state: dict[str, Any], path: Path) -> None:
     """Write a nested state (mappings, lists, tensors, plain values) with a digest of its content, atomically."""
-    with atomic_writer(path) as stream:
-        torch.save({**state, "digest": state_digest(state)}, stream)
+    # Into memory first: torch's own writer turns a full disk into an error that names nothing.
+    content = io.BytesIO()
+    torch.save({**state, "digest": state_digest(state)}, content)
+    write_bytes(path, content.getvalue())
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sealed_experts.data.records import Record
 from sealed_experts.data.templates import encode_example
+from sealed_experts.files.digests import digest_of
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.training.batches import Example
 
@@ -36,6 +37,10 @@ class UnitDataset:
     def __len__(self) -> int:
         """Return the number of units."""
         return len(self._units)
+
+    def digest(self) -> str:
+        """Return a SHA-256 over every row's tokens: what the model is really shown, whatever made it."""
+        return digest_of([[[list(row.ids), row.prompt_length] for row in rows] for rows in self._units])
 
     def rows(self) -> list[Example]:
         """Return every row of every unit."""

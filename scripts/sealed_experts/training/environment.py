@@ -7,13 +7,25 @@ of the fingerprint: device, library versions, dtype, how batches are cut, thread
 import importlib.metadata
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from sealed_experts.files.digests import digest_of
+from sealed_experts.files.digests import digest_of, digest_of_files, sha256_file
 
-LIBRARIES = ("torch", "transformers", "peft", "opacus", "tokenizers", "numpy", "scipy")
+LIBRARIES = ("torch", "transformers", "peft", "opacus", "tokenizers", "numpy", "scipy", "dp-accounting")
+# Variables by which math libraries choose their kernels.
+KERNEL_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "NVIDIA_TF32_OVERRIDE")
+# Our own modules whose code decides numbers.
+NUMERIC_CODE = (
+    "privacy",
+    "training",
+    "models/adapters.py",
+    "models/loading.py",
+    "models/memory.py",
+    "data/templates.py",
+)
 
 
 def numeric_environment(
@@ -25,7 +37,10 @@ def numeric_environment(
         "device": device.type,
         "accelerator": accelerator,
         "machine": platform.machine(),
+        "processor": _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        "kernels": {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ},
+        "code": _code_digest(),
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "dtype": str(dtype).removeprefix("torch."),
         "token_budget": token_budget,
@@ -33,6 +48,22 @@ def numeric_environment(
         "processes": 1,
         "gradient_checkpointing": gradient_checkpointing,
     }
+
+
+def _processor() -> str:
+    """Return the processor's model: math libraries choose kernels by more than its instruction set."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor())
+
+
+def _code_digest() -> str:
+    root = Path(__file__).parent.parent
+    files = [path for name in NUMERIC_CODE for path in sorted((root / name).rglob("*.py")) or [root / name]]
+    return digest_of_files({str(path.relative_to(root)): sha256_file(path) for path in files})
 
 
 def make_deterministic(*, threads: int) -> None:

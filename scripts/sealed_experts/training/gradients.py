@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 
+from sealed_experts.errors import UserError
 from sealed_experts.privacy.gradients import HookGradients
 from sealed_experts.privacy.ledger.journal import Journal
 from sealed_experts.privacy.mechanism import GradientMechanism, sum_by_unit
@@ -22,6 +23,9 @@ class GradientSource(Protocol):
 
     def release(self, *, step: int) -> list[torch.Tensor]:
         """Return the logical batch's gradient, per parameter, and start the next one."""
+
+    def resume(self, *, step: int) -> None:
+        """Be told that the run goes on after `step`."""
 
     def describe(self) -> dict[str, float]:
         """Return figures about the logical batch just released, for the private log."""
@@ -52,6 +56,9 @@ class PlainGradients:
             parameter.grad = None
         self._examples = 0
         return gradients
+
+    def resume(self, *, step: int) -> None:
+        """Nothing to check."""
 
     def describe(self) -> dict[str, float]:
         """Nothing beyond what the loop logs."""
@@ -101,6 +108,18 @@ class PrivateGradients:
             "non_finite": int((~torch.isfinite(norms)).sum()),
         }
         return self._mechanism.release(step=step)
+
+    def resume(self, *, step: int) -> None:
+        """Check that every step the resumed state has seen is on record.
+
+        Raises:
+            UserError: the journal holds fewer; without them the stated ε would be too small.
+        """
+        if self._journal.next_step <= step:
+            raise UserError(
+                f"the privacy journal of this run goes up to step {self._journal.next_step - 1}, but its checkpoint is "
+                f"of step {step}: restore the file `journal` beside it, or delete their folder to start again"
+            )
 
     def describe(self) -> dict[str, float]:
         """Return norms before clipping: the median, the share that was clipped, and how many were not finite."""

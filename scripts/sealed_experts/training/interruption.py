@@ -7,6 +7,10 @@ import types
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: run the same command again
 
 
+# Taken when this module is loaded, before the seconds that torch takes: a parent that dies meanwhile is noticed.
+STARTED_BY = os.getppid()
+
+
 class Interrupted(Exception):
     """The run was asked to stop; its state was saved."""
 
@@ -18,7 +22,6 @@ class Interruption:
 
     def __init__(self) -> None:
         self._reason: str | None = None
-        self._parent = os.getppid()
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "Interruption":
@@ -33,10 +36,15 @@ class Interruption:
     @property
     def reason(self) -> str | None:
         """Return why the run should stop, or None."""
-        if self._reason is None and os.getppid() != self._parent:
+        if self._reason is None and os.getppid() != STARTED_BY:
             # Snakemake was killed: nobody waits for this run, and the next one will want its folder.
             self._reason = "the process that started this run is gone"
         return self._reason
+
+    def check(self) -> None:
+        """Raise Interrupted if the run should stop."""
+        if reason := self.reason:
+            raise Interrupted(reason)
 
     def _note(self, number: int, _frame: types.FrameType | None) -> None:
         self._reason = f"received {signal.Signals(number).name}"

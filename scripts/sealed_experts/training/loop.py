@@ -84,20 +84,21 @@ class TrainingLoop:
         )
         self.state = TrainingState()
         self._clock = self._saved_at = time.monotonic()
+        self._moving = False  # whether the optimizer has begun a step that the state does not count yet
 
     def run(self) -> TrainingState:
         """Train to the last step and return the final state.
 
         Raises:
             Interrupted: a signal came or the parent died; the state is saved.
-            UserError: a weight or gradient is not finite, or memory ran out; the last good state is kept.
+            UserError: a weight or gradient is not finite; the last checkpoint is kept.
+            torch.OutOfMemoryError: the last whole state was saved.
         """
         self._resume()
         self._progress.begin(self.state.history, step=self.state.step)
-        if not self.state.history:
-            self._validate()
-        self._clock = self._saved_at = time.monotonic()
         try:
+            self._validate_if_due()  # before the first step, or after a run that ended between a step and this
+            self._clock = self._saved_at = time.monotonic()
             while self.state.step < self._total_steps:
                 self._stop_if_asked()
                 figures = self._train_step(self.state.step + 1)
@@ -106,8 +107,9 @@ class TrainingLoop:
         except Interrupted:
             self._save()
             raise
-        except torch.OutOfMemoryError as error:
-            raise self._out_of_memory() from error
+        except torch.OutOfMemoryError:
+            self._save_in_an_emergency()
+            raise
         return self.state
 
     def snapshot(self) -> dict[str, Any]:
@@ -159,6 +161,7 @@ class TrainingLoop:
             raise self._not_finite("gradient", step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
+        self._moving = True
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self._parameters):
@@ -170,14 +173,14 @@ class TrainingLoop:
         now = time.monotonic()
         elapsed, self._clock = now - self._clock, now
         state.step += 1
+        self._moving = False
         state.examples_seen += figures.examples
         state.tokens_seen += figures.tokens
         state.seconds += elapsed
         last = state.step == self._total_steps
         if last or state.step % self._settings.log_steps == 0:
             self._log_step(figures, elapsed)
-        if last or state.step % self._settings.eval_steps == 0:
-            self._validate()
+        self._validate_if_due()
 
     def _log_step(self, figures: StepFigures, elapsed: float) -> None:
         self._log(
@@ -196,7 +199,11 @@ class TrainingLoop:
             }
         )
 
-    def _validate(self) -> None:
+    def _validate_if_due(self) -> None:
+        step = self.state.step
+        due = step == self._total_steps or step % self._settings.eval_steps == 0
+        if not due or any(line["step"] == step and "val_loss" in line for line in self.state.history):
+            return
         self._log({"step": self.state.step, "val_loss": self._objective.validation_loss(self._model, self._validation)})
 
     def _log(self, line: dict[str, Any]) -> None:
@@ -222,6 +229,7 @@ class TrainingLoop:
             seconds=saved["seconds"],
             history=list(saved["history"]),
         )
+        self._gradients.resume(step=self.state.step)
         print(f"resumed after step {self.state.step} of {self._total_steps}", flush=True)
 
     def _save_if_due(self) -> None:
@@ -239,14 +247,14 @@ class TrainingLoop:
         if reason := self._interruption.reason:
             raise Interrupted(f"{reason}; saved after step {self.state.step} of {self._total_steps}")
 
-    def _out_of_memory(self) -> UserError:
+    def _save_in_an_emergency(self) -> None:
+        """Save after running out of memory, unless a step is half done: then the last checkpoint is the state."""
         clear_device_memory(self._device)
-        self._save()
-        return UserError(
-            f"the device ran out of memory in step {self.state.step + 1}; the state after step {self.state.step} is "
-            f"saved. Lower sft.token_budget (now {self._settings.token_budget}) or sft.max_seq_len, or set "
-            "sft.gradient_checkpointing: on, and run the same command again"
-        )
+        if self._moving:
+            print("out of memory in the middle of an optimizer step: the last checkpoint is kept", flush=True)
+        else:
+            self._save()
+            print(f"out of memory: saved after step {self.state.step}", flush=True)
 
     def _not_finite(self, what: str, step: int) -> UserError:
         return UserError(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sealed_experts.files.atomic import write_bytes
+from sealed_experts.files.atomic import append_text, write_bytes
 from sealed_experts.files.canonical import write_json
 
 
@@ -39,8 +39,7 @@ class ProgressFiles:
 
     def log(self, line: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl and bring state.json up to date."""
-        with open(self._metrics, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        append_text(self._metrics, json.dumps(line) + "\n")
         self.update("running", step=line["step"], epsilon=line.get("epsilon", self._state["epsilon"]))
 
     def update(self, state: str, **values: Any) -> None:

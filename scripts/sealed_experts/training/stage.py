@@ -4,19 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from peft import PeftModel
 
 from sealed_experts.data.records import read_records
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
-from sealed_experts.files.digests import sha256_file
+from sealed_experts.files.digests import digest_of, sha256_file
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.models.adapters import adapter_state, attach_adapter, load_adapter_state, trainable_parameters
 from sealed_experts.models.loading import clear_device_memory, context_length, load_base, resolve_device
 from sealed_experts.models.memory import enable_gradient_checkpointing, needs_gradient_checkpointing
-from sealed_experts.privacy.gradients import GradientMismatch, check_per_example_gradients
 from sealed_experts.privacy.ledger.accounting import BudgetCurve
 from sealed_experts.privacy.ledger.events import GaussianEvent, events_from_json
 from sealed_experts.privacy.ledger.journal import Journal
@@ -35,8 +33,7 @@ from sealed_experts.training.loop import TrainingLoop, TrainingState
 from sealed_experts.training.objectives.objective import Objective
 from sealed_experts.training.progress import ProgressFiles
 from sealed_experts.training.samplers import PoissonSampler, Sampler, ShuffledSampler
-
-SELF_CHECK_UNITS = 8
+from sealed_experts.training.self_check import check_gradients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +69,16 @@ def train_stage(job: StageJob, objective: Objective) -> None:
         max_steps=job.settings.max_steps,
         target_epsilon=job.settings.privacy.target_epsilon if job.settings.privacy.enabled else None,
     )
-    with folder_lock(job.checkpoints), Interruption() as interruption:
+    with Interruption() as interruption, folder_lock(job.checkpoints, while_waiting=interruption.check):
         try:
             _Stage(job, objective, progress, interruption).train()
         except Interrupted as error:
             progress.update("interrupted", error=str(error))
             raise
+        except torch.OutOfMemoryError as error:
+            advice = _out_of_memory(job)
+            progress.update("failed", error=str(advice))
+            raise advice from error
         except Exception as error:
             progress.update("failed", error=(str(error) or type(error).__name__).splitlines()[0])
             raise
@@ -97,16 +98,18 @@ class _Stage:
         self.base = load_base(job.base.parent, device=self.device)
         _check_context(job)
         self.unit = read_json(job.stats)["unit"]
-        self.dataset, self.validation = self._records()
+        self.dataset, held_out = self._records()
+        self.validation = self._physical(held_out.rows()[: job.settings.eval_examples])
         self.plan = self._plan()
         self.model = self._model()
         self.initial = adapter_state(self.model)
-        self.subject = self._subject()
+        self.subject = self._subject(held_out)
         self.environment = self._environment()
         self.fingerprint = fingerprint(subject=self.subject, environment=self.environment)
         self.checkpoints = CheckpointFolder(
             job.checkpoints, fingerprint=self.fingerprint, keep=job.settings.keep_checkpoints
         )
+        self.checkpoints.describe(subject=self.subject, environment=self.environment)
         self.key = self._key()
         self.stream = Stream(self.key)
 
@@ -117,7 +120,14 @@ class _Stage:
             )
             self._finish(self._loop(gradients), privacy=self._unprotected())
             return
-        self._check_gradients()
+        check_gradients(
+            model=self.model,
+            objective=self.objective,
+            dataset=self.dataset,
+            stream=self.stream,
+            dtype=self.base.dtype,
+            pad_id=self.base.tokenizer.pad_token_id,
+        )
         path = self.checkpoints.path / "journal"
         with Journal.open(path, fingerprint=self.fingerprint, key_id=key_id(self.key)) as journal:
             gradients = PrivateGradients(
@@ -155,7 +165,7 @@ class _Stage:
         loop.run()
         return loop
 
-    def _records(self) -> tuple[UnitDataset, list[Batch]]:
+    def _records(self) -> tuple[UnitDataset, UnitDataset]:
         job = self.job
         train, val = (
             UnitDataset.from_records(
@@ -174,7 +184,7 @@ class _Stage:
             )
         if without_loss:
             print(f"WARNING: {without_loss} prompts fill max_seq_len and teach nothing", flush=True)
-        return train, self._physical(val.rows()[: job.settings.eval_examples])
+        return train, val
 
     def _physical(self, rows: list[Example]) -> list[Batch]:
         return physical_batches(
@@ -209,7 +219,7 @@ class _Stage:
             load_adapter_state(model, self.prior["model_state_dict"])
         return model
 
-    def _subject(self) -> dict[str, Any]:
+    def _subject(self, held_out: UnitDataset) -> dict[str, Any]:
         """What this run computes, and from what: its name towards people, and its fingerprint."""
         job, manifest = self.job, self.base.manifest
         return {
@@ -223,6 +233,9 @@ class _Stage:
             "data_digest": read_json(job.stats)["digest"],
             "train_digest": sha256_file(job.train),
             "val_digest": sha256_file(job.val),
+            "tokens_digest": digest_of([self.dataset.digest(), held_out.digest()]),
+            # Noise and steps as they were settled: `auto` may settle otherwise with another accountant.
+            "plan": self.plan.describe() if self.plan else None,
             "base_digest": manifest["digest"],
             "start_digest": tensors_digest(self.prior["model_state_dict"]) if self.prior else None,
             "seed": job.seed,
@@ -270,30 +283,6 @@ class _Stage:
             return None
         return BudgetCurve(self.prior_events, self.plan)
 
-    def _check_gradients(self) -> None:
-        """Compare per-example gradients with the truth on units of mixed lengths; refuse to train if they differ."""
-        rows = sorted(self.dataset.rows(), key=lambda row: (len(row.ids), row.ids))
-        rows = [row for row in rows if row.response_tokens] or rows
-        chosen = [rows[int(index)] for index in np.linspace(0, len(rows) - 1, min(SELF_CHECK_UNITS, len(rows)))]
-        # Short and long examples side by side, so that padding is there to be wrong about.
-        halves = [half for half in (chosen[0::2], chosen[1::2]) if half]
-        batches = [_one_batch(half, pad_id=self.base.tokenizer.pad_token_id, device=self.device) for half in halves]
-        try:
-            worst = check_per_example_gradients(
-                model=self.model,
-                loss=lambda batch: self.objective.per_example_loss(self.model, batch),
-                batches=self.objective.prepare(self.model, batches, step=0, stream=self.stream),
-                alone=lambda batch: list(batch.rows()),
-                stream=self.stream,
-                dtype=self.base.dtype,
-            )
-        except GradientMismatch as error:
-            raise UserError(
-                f"training under privacy is refused: {error}. The base or the adapter has a layer that mixes examples; "
-                "choose other adapter.target_modules"
-            ) from error
-        print(f"per-example gradients agree with one-at-a-time truth within {worst:.1e}", flush=True)
-
     @property
     def _prior_receipt(self) -> dict[str, Any] | None:
         return self.prior["privacy"] if self.prior else None
@@ -330,10 +319,13 @@ class _Stage:
         clear_device_memory(self.device)
 
 
-def _one_batch(rows: list[Example], *, pad_id: int, device: torch.device) -> Batch:
-    numbered = [Example(ids=row.ids, prompt_length=row.prompt_length, unit=index) for index, row in enumerate(rows)]
-    whole = sum(len(row.ids) for row in rows) * len(rows)
-    return physical_batches(numbered, token_budget=whole, pad_id=pad_id, device=device)[0]
+def _out_of_memory(job: StageJob) -> UserError:
+    return UserError(
+        "the device ran out of memory; the log above says what is saved. On a device with more free memory the same "
+        f"command goes on from there. To need less, lower {job.stage}.token_budget (now {job.settings.token_budget}) "
+        f"or {job.stage}.max_seq_len, or set {job.stage}.gradient_checkpointing: on; that starts this stage again, "
+        "because it changes the numbers"
+    )
 
 
 def _check_context(job: StageJob) -> None:
