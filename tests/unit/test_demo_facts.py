@@ -64,64 +64,117 @@ def bond(coupon, rate, years):
     )
 
 
-PERIODS = {"twice a year": 2, "quarterly": 4, "monthly": 12, "daily": 365}
+def _loan_payment(amount, rate, years):
+    payment, interest, _ = loan(amount, rate, years)
+    return {"payment": payment, "interest": interest}
 
-INDEPENDENT = {
-    "loan_payment": lambda g: dict(zip(("payment", "interest"), loan(g["amount"], g["rate"], g["years"]), strict=False)),
-    "first_payment": lambda g: (lambda found: {"interest": found[2], "principal": found[0] - found[2]})(
-        loan(g["amount"], g["rate"], g["years"])
-    ),
-    "compound_interest": lambda g: (lambda end: {"balance": end, "interest": end - g["amount"]})(
-        compounded(g["amount"], g["rate"], g["years"])
-    ),
-    "simple_interest": lambda g: (lambda sum_: {"interest": sum_, "total": sum_ + g["amount"]})(
-        sum(g["amount"] * g["rate"] / 100 for _ in range(g["years"]))
-    ),
-    "annual_yield": lambda g: (lambda apy: {"apy": apy, "gap": apy - g["rate"]})(
-        compounded(100, g["rate"] / PERIODS[g["compounding"][0]], PERIODS[g["compounding"][0]]) - 100
-    ),
+
+def _first_payment(amount, rate, years):
+    payment, _, interest = loan(amount, rate, years)
+    return {"interest": interest, "principal": payment - interest}
+
+
+def _compound_interest(amount, rate, years):
+    balance = compounded(amount, rate, years)
+    return {"balance": balance, "interest": balance - amount}
+
+
+def _simple_interest(amount, rate, years):
+    interest = sum(amount * rate / 100 for _ in range(years))
+    return {"interest": interest, "total": amount + interest}
+
+
+def _annual_yield(rate, compounding):
+    periods = {"twice a year": 2, "quarterly": 4, "monthly": 12, "daily": 365}[compounding[0]]
+    apy = compounded(100, rate / periods, periods) - 100
+    return {"apy": apy, "gap": apy - rate}
+
+
+def _fee_apr(amount, rate, fee):
+    received, repaid = amount * (1 - fee / 100), amount * (1 + rate / 100)
     # The rate at which what is repaid after a year is worth what was received.
-    "fee_apr": lambda g: {
-        "cost": g["amount"] * g["rate"] / 100 + g["amount"] * g["fee"] / 100,
-        "apr": 100 * by_root(0, 1, lambda r: g["amount"] * (1 + g["rate"] / 100) / (1 + r) - g["amount"] * (1 - g["fee"] / 100)),
-    },
-    "loan_to_value": lambda g: {
-        "down": g["price"] / 100 * g["share"], "loan": g["price"] / 100 * (100 - g["share"]), "ratio": 100 - g["share"],
-    },
-    "debt_to_income": lambda g: {"ratio": g["debts"] * 100 / g["income"], "left": g["income"] - g["debts"]},
-    "insured_deposit": lambda g: {"uninsured": g["balance"] - 250_000, "share": 25_000_000 / g["balance"]},
-    "capital_ratio": lambda g: {"ratio": 100 * g["capital"] / g["assets"], "spare": g["capital"] - g["assets"] * 8 / 100},
-    "real_rate": lambda g: (lambda real: {"real": real, "worth": 10 * (100 + real)})(
-        by_root(-50, 50, lambda real: (100 + real) * (100 + g["inflation"]) - 100 * (100 + g["rate"]))
-    ),
-    "card_interest": lambda g: {"month": g["balance"] * g["rate"] / 100 / 12, "year": g["balance"] * g["rate"] / 100},
-    "sharpe_ratio": lambda g: {"excess": g["mean"] - g["free"], "ratio": (g["mean"] - g["free"]) / g["volatility"]},
-    "portfolio_volatility": lambda g: (lambda found: {"volatility": found[0], "saved": found[1] - found[0]})(
-        mix(g["weight"], g["first"], g["second"], g["correlation"])
-    ),
-    "portfolio_return": lambda g: {
-        "mean": float(np.average([g["first"], g["second"]], weights=[g["weight"], 100 - g["weight"]])),
-        "part": g["first"] * g["weight"] / 100,
-    },
-    "equal_weights": lambda g: (lambda whole: {"whole": whole, "saved": g["volatility"] - whole})(
-        math.sqrt(sum((g["volatility"] / g["count"]) ** 2 for _ in range(g["count"])))
-    ),
-    "bond_price": lambda g: (lambda price: {"price": price, "gap": abs(1000 - price)})(bond(g["coupon"], g["rate"], g["years"])),
-    "zero_bond": lambda g: (lambda price: {"price": price, "gain": 1000 - price})(bond(0, g["rate"], g["years"])),
-    "current_yield": lambda g: {"ratio": 100 * g["coupon"] / g["price"], "income": 10 * g["coupon"], "cost": 10 * g["price"]},
-    "price_to_earnings": lambda g: {"ratio": g["price"] / g["earnings"], "yield": 100 / (g["price"] / g["earnings"])},
-    "dividend_yield": lambda g: {"ratio": 100 / g["price"] * g["dividend"], "income": 100 * g["dividend"]},
-    "asset_pricing": lambda g: {"required": g["premium"] * g["beta"] + g["free"], "extra": g["premium"] * g["beta"]},
-    "present_value": lambda g: (lambda value: {"value": value, "discount": g["amount"] - value})(
-        by_root(0, g["amount"], lambda value: compounded(value, g["rate"], g["years"]) - g["amount"])
-    ),
-    "growth_rate": lambda g: {
-        "last": g["first"] * g["factor"],
-        "growth": by_root(0, 100, lambda rate: compounded(1, rate, g["years"]) - g["factor"]),
-        "total": 100 * (g["factor"] - 1),
-    },
-    "fund_cost": lambda g: {"cost": g["amount"] / 100 * g["ratio"], "extra": g["amount"] / 100 * g["ratio"] - g["amount"] / 2000},
-}  # fmt: skip
+    return {"cost": repaid - received, "apr": 100 * by_root(0, 1, lambda apr: repaid / (1 + apr) - received)}
+
+
+def _loan_to_value(price, share):
+    return {"down": price / 100 * share, "loan": price / 100 * (100 - share), "ratio": 100 - share}
+
+
+def _debt_to_income(debts, income):
+    return {"ratio": debts * 100 / income, "left": income - debts}
+
+
+def _insured_deposit(balance):
+    return {"uninsured": balance - 250_000, "share": 25_000_000 / balance}
+
+
+def _capital_ratio(capital, assets):
+    return {"ratio": 100 * capital / assets, "spare": capital - assets * 8 / 100}
+
+
+def _real_rate(rate, inflation):
+    real = by_root(-50, 50, lambda real: (100 + real) * (100 + inflation) - 100 * (100 + rate))
+    return {"real": real, "worth": 10 * (100 + real)}
+
+
+def _card_interest(balance, rate):
+    return {"month": balance * rate / 100 / 12, "year": balance * rate / 100}
+
+
+def _sharpe_ratio(mean, free, volatility):
+    return {"excess": mean - free, "ratio": (mean - free) / volatility}
+
+
+def _portfolio_volatility(weight, first, second, correlation):
+    volatility, average = mix(weight, first, second, correlation)
+    return {"volatility": volatility, "saved": average - volatility}
+
+
+def _portfolio_return(weight, first, second):
+    return {"mean": np.average([first, second], weights=[weight, 100 - weight]), "part": first * weight / 100}
+
+
+def _equal_weights(count, volatility):
+    whole = math.sqrt(sum((volatility / count) ** 2 for _ in range(count)))
+    return {"whole": whole, "saved": volatility - whole}
+
+
+def _bond_price(coupon, rate, years):
+    return {"price": bond(coupon, rate, years), "gap": abs(1000 - bond(coupon, rate, years))}
+
+
+def _zero_bond(rate, years):
+    return {"price": bond(0, rate, years), "gain": 1000 - bond(0, rate, years)}
+
+
+def _current_yield(coupon, price):
+    return {"ratio": 100 * coupon / price, "income": 10 * coupon, "cost": 10 * price}
+
+
+def _price_to_earnings(price, earnings):
+    return {"ratio": price / earnings, "yield": 100 / (price / earnings)}
+
+
+def _dividend_yield(price, dividend):
+    return {"ratio": 100 / price * dividend, "income": 100 * dividend}
+
+
+def _asset_pricing(free, beta, premium):
+    return {"required": premium * beta + free, "extra": premium * beta}
+
+
+def _present_value(amount, rate, years):
+    value = by_root(0, amount, lambda value: compounded(value, rate, years) - amount)
+    return {"value": value, "discount": amount - value}
+
+
+def _growth_rate(first, factor, years):
+    growth = by_root(0, 100, lambda rate: compounded(1, rate, years) - factor)
+    return {"last": first * factor, "growth": growth, "total": 100 * (factor - 1)}
+
+
+def _fund_cost(amount, ratio):
+    return {"cost": amount / 100 * ratio, "extra": amount / 100 * ratio - amount / 2000}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -129,7 +182,7 @@ def test_worked_numbers_against_another_way_of_working_them_out(kind):
     made = next(found[kind] for found in (instances(domain, folder=FOLDER) for domain in DOMAINS) if kind in found)
     assert len(parted(made)[0]) >= 20
     for calculation in made[:40]:
-        for name, value in INDEPENDENT[kind](calculation.given).items():
+        for name, value in globals()[f"_{kind}"](**calculation.given).items():
             assert calculation.slots[name] == pytest.approx(value, rel=1e-8, abs=1e-7), calculation.name
 
 

@@ -10,7 +10,7 @@ import math
 import string
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from sealed_experts.data.demo_glossary import CALCULATIONS, DEMO_FOLDER, in_fixed_order, read_yaml
 from sealed_experts.errors import UserError
@@ -243,7 +243,13 @@ def parted(calculations: Sequence[Calculation]) -> tuple[Sequence[Calculation], 
 class _Formatter(string.Formatter):
     """Formats {amount:dollars} as $1,200, money as $1,200.50, rate as 4.5%, percent as 4.50%, number as 1.25."""
 
-    FORMS = {"dollars": "${:,.0f}", "money": "${:,.2f}", "rate": "{:g}%", "percent": "{:.2f}%", "number": "{:,.2f}"}
+    FORMS: ClassVar = {
+        "dollars": "${:,.0f}",
+        "money": "${:,.2f}",
+        "rate": "{:g}%",
+        "percent": "{:.2f}%",
+        "number": "{:,.2f}",
+    }
 
     def format_field(self, value: Any, format_spec: str) -> str:
         if format_spec not in self.FORMS:

@@ -95,7 +95,7 @@ def _plain_answer(said: str, plain: dict[str, Any], *, purpose: str, matters: st
         lines.append(pick(plain["reasons"], purpose=f"reason {purpose}").format(matters=matters))
     if extent > 1:
         hint = pick(plain["hints"], purpose=f"hint {purpose}")
-        lines.append(pick(plain["advice"], purpose=f"advice {purpose}").format(hint=hint))
+        lines.append(pick(plain["advice"], purpose=f"advice {purpose}").format(hint=hint, Hint=capitalized(hint)))
     return "\n".join(lines)
 
 

@@ -96,8 +96,8 @@ def usable_rows(
             else ""
         )
         raise UserError(
-            f"dataset {name}: {len(bad)} of {total} rows cannot be used, more than max_bad_share {max_bad_share:g} allows; "
-            f"mend them or raise max_bad_share:\n{first}{more}"
+            f"dataset {name}: {len(bad)} of {total} rows cannot be used, more than max_bad_share {max_bad_share:g} "
+            f"allows; mend them or raise max_bad_share:\n{first}{more}"
         )
     if not good:
         raise UserError(f"dataset {name}: there is no row to use: give a source that holds records")

@@ -27,6 +27,7 @@ WARMUP_STEPS = 20
 WEIGHT_DECAY = 0.05
 MAX_GRAD_NORM = 1.0
 INITIAL_DEVIATION = 0.04
+ROPE_THETA = 10_000.0
 LOOK_BACK, LOOK_BACK_PAIRS = 7.0, 4  # the fastest rotary pairs tell neighbouring positions apart
 
 Log = Callable[[str], None]
@@ -109,6 +110,7 @@ def new_model(settings: DemoBaseSettings, tokenizer: PreTrainedTokenizerFast, *,
             num_attention_heads=settings.heads,
             num_key_value_heads=settings.heads,
             max_position_embeddings=settings.context,
+            rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
             tie_word_embeddings=True,
             initializer_range=INITIAL_DEVIATION,
             bos_token_id=None,
@@ -134,7 +136,7 @@ def _look_back(model: Qwen2ForCausalLM, *, head: int, distance: int) -> None:
     first = head * size
     with torch.no_grad():
         for pair in range(min(LOOK_BACK_PAIRS, size // 2)):
-            angle = distance * config.rope_parameters["rope_theta"] ** (-2 * pair / size)
+            angle = distance * ROPE_THETA ** (-2 * pair / size)
             attention.k_proj.bias[first + pair] = LOOK_BACK
             attention.q_proj.bias[first + pair] = LOOK_BACK * math.cos(angle)
             attention.q_proj.bias[first + pair + size // 2] = -LOOK_BACK * math.sin(angle)

@@ -45,13 +45,13 @@ def _load(settings: HubSource) -> Any:
                 "that may read it"
             ) from error
         raise UserError(
-            f"path: the hub has no dataset {settings.path!r} at revision {settings.revision} (or it is private: then set "
-            "HF_TOKEN); give a dataset's id and one of its commits"
+            f"path: the hub has no dataset {settings.path!r} at revision {settings.revision} (or it is private: then "
+            "set HF_TOKEN); give a dataset's id and one of its commits"
         ) from error
     except (ConnectionError, OfflineModeIsEnabled) as error:
         raise UserError(
-            f"path: {settings.path} is not in the local cache and the hub cannot be reached (no network, or HF_HUB_OFFLINE "
-            "is set): fetch it once with network, or use `source: files`"
+            f"path: {settings.path} is not in the local cache and the hub cannot be reached (no network, or "
+            "HF_HUB_OFFLINE is set): fetch it once with network, or use `source: files`"
         ) from error
     except HfHubHTTPError as error:
         raise UserError(f"path: the hub refused {settings.path}: {str(error).splitlines()[0]}") from error
