@@ -21,7 +21,7 @@ END, PAD = "<|endoftext|>", "<|pad|>"
 IGNORED = -100  # a label without loss
 ROW_TOKENS = 128  # documents are short: longer rows would only make attention dearer
 BATCH_ROWS = 8
-COPY_ROWS, COPY_STEPS = 4, 120
+COPY_ROWS, COPY_SHARE = 4, 0.17  # of a batch, and of all steps from the first on
 PEAK_LEARNING_RATE = 4e-3
 WARMUP_STEPS = 20
 WEIGHT_DECAY = 0.05
@@ -187,7 +187,7 @@ def pretrain(model: Qwen2ForCausalLM, rows: Rows, *, steps: int, seed: int, log:
             order = torch.cat([order, torch.randperm(len(rows.ids), generator=generator)])
         drawn, order = order[:BATCH_ROWS], order[BATCH_ROWS:]
         batch = Rows(rows.ids[drawn], rows.labels[drawn])
-        if step < COPY_STEPS:
+        if step < COPY_SHARE * steps:
             _put_copies(batch, vocab_size=model.config.vocab_size, generator=generator)
         loss = _train_step(model, batch, optimizer)
         schedule.step()
