@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-THREADS, STEPS, WARMUP_STEPS, LOGICAL_BATCH, MAX_SEQ_LEN, VOCABULARY = 2, 6, 1, 32, 512, 16_000
+THREADS, STEPS, WARMUP_STEPS, LOGICAL_BATCH, MAX_SEQ_LEN, VOCABULARY = 2, 5, 1, 32, 512, 16_000
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 

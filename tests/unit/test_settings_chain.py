@@ -71,7 +71,7 @@ CHAIN_OF_BOTH = {"sft one", "sft two"}
         ({"defaults": {"sft": {"eval_steps": 3}}}, CHAIN_OF_BOTH),
         ({"datasets": {"a": {"records": 60}}}, {"data a"}),
         ({"datasets": {"a": {"public_evaluation": False}}}, {"package one"}),
-        ({"base": {"demo": {"layers": 2}}}, {"base"}),
+        ({"base": {"demo": {"layers": 3}}}, {"base"}),
         ({"base": {"dtype": "float32"}}, {"base"}),
         ({"seed": 2}, {"base", "data a", "data b", "data ab", *CHAIN_OF_BOTH}),
         # How a stage is run makes nothing stale.
