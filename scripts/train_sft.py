@@ -8,8 +8,9 @@ from sealed_experts.errors import reports_user_errors
 from sealed_experts.settings.chain import sft_from_json, stage_from_json
 from sealed_experts.settings.parsing import parse_object
 from sealed_experts.training.interruption import EXIT_INTERRUPTED, Interrupted
+from sealed_experts.training.job import StageJob
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
-from sealed_experts.training.stage import StageJob, train_stage
+from sealed_experts.training.stage import train_stage
 
 
 @reports_user_errors

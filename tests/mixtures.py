@@ -158,8 +158,8 @@ def adapter_files(base: Path, *, name: str, seed: int) -> tuple[bytes, bytes]:
     from transformers import AutoModelForCausalLM
 
     from sealed_experts.models.adapters import adapter_state, attach_adapter
-    from sealed_experts.training.peft_folder import adapter_config_bytes
     from sealed_experts.settings.types import AdapterSettings
+    from sealed_experts.training.peft_folder import adapter_config_bytes
 
     settings = AdapterSettings(rank=2, alpha=4, target_modules=("q_proj", "v_proj"))
     state = adapter_state(attach_adapter(AutoModelForCausalLM.from_pretrained(base), settings, seed=seed))

@@ -264,8 +264,8 @@ def test_every_key_that_peft_writes_is_known_and_a_package_loads_in_peft(tmp_pat
     from transformers import AutoModelForCausalLM
 
     from sealed_experts.models.adapters import adapter_state, attach_adapter
-    from sealed_experts.training.peft_folder import adapter_config_bytes
     from sealed_experts.settings.types import AdapterSettings
+    from sealed_experts.training.peft_folder import adapter_config_bytes
 
     settings = AdapterSettings(rank=2, alpha=4, target_modules=("q_proj", "v_proj"))
     config = adapter_config_bytes(settings, base_name="tiny", revision=None)

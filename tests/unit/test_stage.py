@@ -16,9 +16,10 @@ from sealed_experts.settings.types import AdapterSettings, PrivacySettings, SftS
 from sealed_experts.training import loop as loop_module
 from sealed_experts.training.checkpoints import CheckpointFolder, load_state
 from sealed_experts.training.interruption import Interrupted, Interruption
+from sealed_experts.training.job import StageJob
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
 from sealed_experts.training.samplers import PoissonSampler
-from sealed_experts.training.stage import StageJob, train_stage
+from sealed_experts.training.stage import train_stage
 from sealed_experts.training.summary import training_metrics
 
 MEASURED = {"seconds", "tokens_per_second", "total_time_seconds"}

@@ -1,7 +1,5 @@
 """Set up one stage of one expert and train it: from its files to its adapter file."""
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,39 +20,18 @@ from sealed_experts.privacy.ledger.receipt import stage_receipt, unprotected_rec
 from sealed_experts.privacy.plan import PrivacyPlan, plan_stage
 from sealed_experts.privacy.streams import Stream, derive_key
 from sealed_experts.settings.fields import plain
-from sealed_experts.settings.types import AdapterSettings, SftSettings
 from sealed_experts.training.batches import Batch, Example, physical_batches
 from sealed_experts.training.checkpoints import CheckpointFolder, key_id, load_state, save_state, tensors_digest
 from sealed_experts.training.dataset import UnitDataset
 from sealed_experts.training.environment import fingerprint, make_deterministic, numeric_environment
 from sealed_experts.training.gradients import GradientSource, PlainGradients, PrivateGradients
 from sealed_experts.training.interruption import Interrupted, Interruption
+from sealed_experts.training.job import StageJob
 from sealed_experts.training.loop import TrainingLoop, TrainingState
 from sealed_experts.training.objectives.objective import Objective
 from sealed_experts.training.progress import ProgressFiles
 from sealed_experts.training.samplers import PoissonSampler, Sampler, ShuffledSampler
 from sealed_experts.training.self_check import check_gradients
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageJob:
-    """What one stage of one expert trains, and from which files."""
-
-    stage: str
-    expert: str
-    seed: int
-    device: str
-    template: str
-    adapter: AdapterSettings
-    settings: SftSettings
-    computed: dict[str, Any]  # the settings that decide the numbers, as plain data
-    base: Path  # base.json
-    train: Path
-    val: Path
-    stats: Path
-    start: Path | None  # the adapter file of the stage before
-    checkpoints: Path
-    output: Path
 
 
 def train_stage(job: StageJob, objective: Objective) -> None:
