@@ -2,6 +2,7 @@
 import functools
 import glob
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sealed_experts.data.sources import dataset_bounds
 from sealed_experts.errors import UserError
 from sealed_experts.machine import has_nvidia_device
 from sealed_experts.progress import stage_folder
+from sealed_experts.rewards.registry import reward_source
 from sealed_experts.sealing.keys import ensure_publisher_key
 
 # Plain names such as `chain` are those of Snakemake itself, whose module these files share.
@@ -58,15 +60,19 @@ def per_expert(pattern):
 def stage_artifacts(stage):
     """The adapter and the metrics of a stage, of every expert that has it."""
     having = [expert for expert in EXPERTS if stage in stages_of(expert)]
-    folder = stage_folder(stage)
-    return expand(
-        f"results/experts/{{expert}}/{folder}/{{file}}",
-        expert=having,
-        file=STAGE_FILES[stage],
-    )
+    return [stage_file(expert, stage, kind) for expert in having for kind in (0, 1)]
 
 
-STAGE_FILES = {"sft": ["adapter_final.pt", "training_metrics.json"]}
+# What a stage leaves: its adapter and its metrics.
+STAGE_FILES = {
+    "sft": ["adapter_final.pt", "training_metrics.json"],
+    "reinforce": ["adapter_rl_final.pt", "rl_metrics.json"],
+}
+
+
+def stage_file(expert, stage, kind):
+    """The path of a stage's adapter (0) or metrics (1)."""
+    return f"results/experts/{expert}/{stage_folder(stage)}/{STAGE_FILES[stage][kind]}"
 
 
 # Inputs
@@ -96,10 +102,33 @@ DEMO_FACTS = sorted(path for path in glob.glob("config/demo/**", recursive=True)
 
 
 def stage_metrics(wildcards):
-    return [
-        f"results/experts/{wildcards.expert}/{stage_folder(stage)}/training_metrics.json"
-        for stage in stages_of(wildcards.expert)
-    ]
+    return [stage_file(wildcards.expert, stage, 1) for stage in stages_of(wildcards.expert)]
+
+
+def stage_adapters(wildcards):
+    return [stage_file(wildcards.expert, stage, 0) for stage in stages_of(wildcards.expert)]
+
+
+def stage_before(stage):
+    """The adapter that a stage starts from; none for the first of a chain."""
+
+    def adapter(wildcards):
+        stages = stages_of(wildcards.expert)
+        place = stages.index(stage) if stage in stages else 0
+        return [stage_file(wildcards.expert, stages[place - 1], 0)] if place else []
+
+    return adapter
+
+
+def start_flag(wildcards, input, output):
+    # Takes `output`, so that it is not tracked: the file itself is an input.
+    return f"--start {shlex.quote(str(input.start))}" if input.get("start") else ""
+
+
+def reward_files(wildcards):
+    """The source of a reward of the user's own."""
+    settings = EXPERT[wildcards.expert].reinforce
+    return [str(path) for path in reward_source(settings.reward, settings.reward_options)]
 
 
 # Parameters: canonical JSON, so that neither the order of keys nor the spelling of a number makes a file stale.

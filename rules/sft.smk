@@ -4,6 +4,7 @@ rule train_sft:
         train=split_of("train"),
         val=split_of("val"),
         stats=lambda wildcards: f"results/data/{EXPERT[wildcards.expert].dataset}/stats.json",
+        start=stage_before("sft"),
     output:
         adapter=ensure("results/experts/{expert}/sft/adapter_final.pt", non_empty=True),
     log:
@@ -22,10 +23,11 @@ rule train_sft:
         operation=stage_operation("sft"),
         # Not an output: Snakemake deletes outputs when a job starts and when it fails.
         checkpoints="results/experts/{expert}/sft/checkpoints",
+        start=start_flag,
     shell:
         "exec python scripts/train_sft.py --base {input.base:q} --train {input.train:q}"
-        " --val {input.val:q} --stats {input.stats:q} --settings {params.settings:q} --operation {params.operation:q}"
-        " --checkpoints {params.checkpoints:q} --output {output.adapter:q} > {log:q} 2>&1"
+        " --val {input.val:q} --stats {input.stats:q} {params.start} --settings {params.settings:q}"
+        " --operation {params.operation:q} --checkpoints {params.checkpoints:q} --output {output.adapter:q} > {log:q} 2>&1"
 
 
 rule summarize_sft:

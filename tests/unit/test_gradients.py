@@ -10,7 +10,8 @@ from sealed_experts.privacy.gradients import GradientMismatch, HookGradients, ch
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.settings.types import AdapterSettings
 from sealed_experts.training.batches import Example, physical_batches
-from sealed_experts.training.objectives.sft import SupervisedFineTuning, mean_response_loss, response_losses
+from sealed_experts.training.objectives.response import mean_response_loss, response_logits
+from sealed_experts.training.objectives.sft import SupervisedFineTuning
 
 CPU = torch.device("cpu")
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -57,7 +58,7 @@ def truth(model, batch):
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_hook_gradients_equal_the_models_own_loss_one_example_at_a_time(recompute):
-    model, objective = adapted(), SupervisedFineTuning()
+    model, objective = adapted(), SupervisedFineTuning(max_seq_len=64)
     batch = batch_of(examples())[0]
     expected = truth(model, batch)
     if recompute:
@@ -73,7 +74,7 @@ def test_the_self_check_works_with_recomputed_activations():
     """Once it used autograd.grad for the truth, which reentrant checkpointing does not support."""
     model = adapted()
     enable_gradient_checkpointing(model)
-    assert self_check(model, lambda batch: SupervisedFineTuning().per_example_loss(model, batch)) < 1e-4
+    assert self_check(model, lambda batch: SupervisedFineTuning(max_seq_len=64).per_example_loss(model, batch)) < 1e-4
 
 
 def test_the_bases_dropout_is_off_while_it_trains():
@@ -99,12 +100,12 @@ def test_the_bases_dropout_is_off_while_it_trains():
     )
     assert model.training
     batch = batch_of(examples(2))[0]
-    one, two = (SupervisedFineTuning().per_example_loss(model, batch) for _ in range(2))
+    one, two = (SupervisedFineTuning(max_seq_len=64).per_example_loss(model, batch) for _ in range(2))
     assert torch.equal(one, two)
 
 
 def test_the_self_check_passes_and_restores_the_weights():
-    model, objective = adapted(), SupervisedFineTuning()
+    model, objective = adapted(), SupervisedFineTuning(max_seq_len=64)
     before = [parameter.detach().clone() for parameter in trainable_parameters(model)]
     worst = self_check(model, lambda batch: objective.per_example_loss(model, batch))
     assert 0 < worst < 1e-4
@@ -127,7 +128,7 @@ def test_the_self_check_refuses_a_layer_whose_rows_are_not_examples():
     """The output head sees selected positions, not examples: an adapter there has no per-example gradient by hooks."""
     model = adapted(target_modules=("lm_head",))
     with pytest.raises(GradientMismatch, match="gradients for"):
-        self_check(model, lambda batch: SupervisedFineTuning().per_example_loss(model, batch))
+        self_check(model, lambda batch: SupervisedFineTuning(max_seq_len=64).per_example_loss(model, batch))
 
 
 def self_check(model, loss):
@@ -144,13 +145,13 @@ def self_check(model, loss):
 
 def test_one_examples_loss_does_not_depend_on_the_others():
     model, rows = adapted(), examples()
-    together = SupervisedFineTuning().per_example_loss(model, batch_of(rows)[0])
-    alone = [SupervisedFineTuning().per_example_loss(model, batch_of([row])[0]) for row in reversed(rows)]
+    together = SupervisedFineTuning(max_seq_len=64).per_example_loss(model, batch_of(rows)[0])
+    alone = [SupervisedFineTuning(max_seq_len=64).per_example_loss(model, batch_of([row])[0]) for row in reversed(rows)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-6)
 
 
 def test_an_example_without_response_has_zero_loss_and_zero_gradient():
-    model, objective = adapted(), SupervisedFineTuning()
+    model, objective = adapted(), SupervisedFineTuning(max_seq_len=64)
     silent = Example(ids=(1, 2, 3), prompt_length=3, unit=0)
     for rows in ([silent], [silent, *examples(2)[1:]]):
         batch = batch_of(rows)[0]
@@ -166,5 +167,5 @@ def test_validation_loss_is_the_token_mean_however_it_is_cut():
     whole, cut = mean_response_loss(model, batch_of(rows)), mean_response_loss(model, batch_of(rows, budget=40))
     assert whole == pytest.approx(cut, rel=1e-5)
     batch = batch_of(rows)[0]
-    losses, counts = response_losses(model, batch)
-    assert whole == pytest.approx(float(losses.sum() / counts.sum()), rel=1e-5)
+    response = response_logits(model, batch)
+    assert whole == pytest.approx(float(response.losses().sum() / response.counts.sum()), rel=1e-5)

@@ -27,3 +27,15 @@ def test_constant_stays_after_the_warmup():
         learning_rate(step=step, total_steps=10, peak=1.0, warmup_steps=4, schedule="constant") for step in range(1, 11)
     ]
     assert rates == [0.25, 0.5, 0.75, 1.0, *[1.0] * 6]
+
+
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_linear_falls_by_equal_amounts_to_zero_one_step_after_the_last(warmup):
+    rates = [
+        learning_rate(step=step, total_steps=11, peak=0.4, warmup_steps=warmup, schedule="linear")
+        for step in range(1, 13)
+    ]
+    falling = rates[warmup:]
+    assert falling[0] == 0.4
+    assert [a - b for a, b in zip(falling, falling[1:], strict=False)] == pytest.approx([0.4 / (11 - warmup)] * (11 - warmup))
+    assert falling[-1] == pytest.approx(0.0, abs=1e-12)

@@ -27,6 +27,10 @@ PRIVATE = PrivacySettings(noise_multiplier=1.0, max_grad_norm=0.5, target_epsilo
 PLAIN = PrivacySettings(enabled=False)
 
 
+def supervised(materials):
+    return SupervisedFineTuning(max_seq_len=64)
+
+
 def make_job(folder, base, dataset, *, privacy=PRIVATE, **changes):
     settings = SftSettings(
         **{
@@ -63,7 +67,7 @@ def make_job(folder, base, dataset, *, privacy=PRIVATE, **changes):
 
 
 def train(job):
-    train_stage(job, SupervisedFineTuning())
+    train_stage(job, supervised)
     return load_state(job.output)
 
 
@@ -106,7 +110,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
     with monkeypatch.context() as patch:
         interrupt_after(patch, polls)
         with pytest.raises(Interrupted):
-            train_stage(broken, SupervisedFineTuning())
+            train_stage(broken, supervised)
     assert json.loads((broken.output.parent / "state.json").read_text())["state"] == "interrupted"
     assert comparable(train(broken)) == comparable(expected)
     lines = [json.loads(line) for line in (broken.output.parent / "metrics.jsonl").read_text().splitlines()]
@@ -291,7 +295,7 @@ def test_running_out_of_memory_keeps_a_whole_state_and_says_what_to_change(
     owner, name, call = {
         "batches": (loop_module, "physical_batches", 4),
         "optimizer": (torch.optim.AdamW, "step", 4),
-        "validation": (SupervisedFineTuning, "validation_loss", 2),
+        "validation": (SupervisedFineTuning, "validate", 2),
     }[where]
     original = getattr(owner, name)
     calls = iter(range(1, 1000))

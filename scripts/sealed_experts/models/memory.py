@@ -13,6 +13,19 @@ _ACTIVATION_FACTOR = {torch.bfloat16: 34, torch.float32: 68}
 _SHARE = 0.5
 
 
+def recompute_activations(
+    model: PeftModel, *, wish: str, token_budget: int, dtype: torch.dtype, device: torch.device
+) -> bool:
+    """Turn recomputation on where it is wished (`on`), or needed (`auto`); return whether it is on."""
+    needed = wish == "on" or (
+        wish == "auto"
+        and needs_gradient_checkpointing(model, token_budget=token_budget, dtype=dtype, device=device)
+    )
+    if needed:
+        enable_gradient_checkpointing(model)
+    return needed
+
+
 def needs_gradient_checkpointing(
     model: PeftModel, *, token_budget: int, dtype: torch.dtype, device: torch.device
 ) -> bool:

@@ -4,7 +4,8 @@ Abadi et al., "Deep Learning with Differential Privacy" (2016), algorithm 1, wit
 the noise are float64, so that their rounding (about 1e-16 relative) is far below the noise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -12,8 +13,19 @@ from sealed_experts.privacy.plan import PrivacyPlan
 from sealed_experts.privacy.streams import Stream
 
 
+@dataclass(frozen=True)
+class Release:
+    """What a step gives away about its draw: the gradient, per parameter, and the other queries' means by name."""
+
+    gradients: list[torch.Tensor]
+    queries: dict[str, float]
+
+
 class GradientMechanism:
-    """Collects one logical batch's per-unit gradients and releases their noised mean."""
+    """Collects one logical batch's per-unit gradients and releases their noised mean.
+
+    With them go the plan's other queries, each a sum over the same draw of one value in [0, 1] a unit.
+    """
 
     def __init__(self, *, plan: PrivacyPlan, parameters: Sequence[torch.Tensor], stream: Stream) -> None:
         self._plan = plan
@@ -21,6 +33,7 @@ class GradientMechanism:
         self._shapes = [tuple(parameter.shape) for parameter in parameters]
         self._device = parameters[0].device
         self._sums = self._zeros()
+        self._answers = self._no_answers()
 
     def add(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         """Clip each unit's gradient to the plan's norm and add it to the sum.
@@ -43,10 +56,24 @@ class GradientMechanism:
             total += (factors @ rows).reshape(total.shape)
         return norms
 
-    def release(self, *, step: int) -> list[torch.Tensor]:
-        """Return the noised mean of this step's units, float32, and start the next sum.
+    def ask(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Add one value a unit, [units], to the sum of each of the plan's queries.
 
-        The mean divides by the plan's expected batch size, never by the number that was drawn: an empty draw
+        A value is clipped to [0, 1], and one that is not a number counts 0, so that a unit moves a sum by at most 1.
+
+        Raises:
+            ValueError: the names are not those of the plan: an answer nobody pays for, or none to one that is paid.
+        """
+        if values.keys() != self._plan.queries.keys():
+            raise ValueError(f"the plan pays for the queries {sorted(self._plan.queries)}, not for {sorted(values)}")
+        for name, given in values.items():
+            clipped = torch.nan_to_num(given.to(torch.float64), nan=0.0, posinf=0.0, neginf=0.0).clamp(0.0, 1.0)
+            self._answers[name] += float(clipped.sum())
+
+    def release(self, *, step: int) -> Release:
+        """Return the noised means of this step's units, gradients in float32, and start the next sums.
+
+        A mean divides by the plan's expected batch size, never by the number that was drawn: an empty draw
         releases pure noise.
         """
         scale = self._plan.noise_multiplier * self._plan.max_grad_norm
@@ -57,12 +84,21 @@ class GradientMechanism:
             piece = noise[start : start + total.numel()].reshape(total.shape)
             start += total.numel()
             released.append(((total + scale * piece) / self._plan.expected_batch_size).to(torch.float32))
+        answers = {
+            name: (total + self._plan.queries[name] * float(self._stream.normals(f"query/{name}", step, 1)[0]))
+            / self._plan.expected_batch_size
+            for name, total in self._answers.items()
+        }
         self.discard()
-        return released
+        return Release(released, answers)
 
     def discard(self) -> None:
         """Forget what was added since the last release."""
         self._sums = self._zeros()
+        self._answers = self._no_answers()
+
+    def _no_answers(self) -> dict[str, float]:
+        return dict.fromkeys(self._plan.queries, 0.0)
 
     def _zeros(self) -> list[torch.Tensor]:
         return [torch.zeros(shape, dtype=torch.float64, device=self._device) for shape in self._shapes]

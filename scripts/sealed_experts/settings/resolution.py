@@ -15,6 +15,7 @@ from sealed_experts.settings.messages import KeyPath, Mistake
 from sealed_experts.settings.parsing import parse_group
 from sealed_experts.settings.types import (
     DATASET_SOURCES,
+    INHERITED,
     STAGES,
     AdapterSettings,
     BaseSettings,
@@ -136,7 +137,8 @@ def _expert(document: Mapping[str, Any], name: str) -> ExpertSettings:
     settings: dict[str, Any] = {key: own[key] for key in ("dataset", "version", "description") if key in own}
     if "stages" in own:
         settings["stages"] = tuple(own["stages"])
-    settings |= layers.value("template")
+    for single in INHERITED:
+        settings |= layers.value(single)
     settings |= {stage: parse_group(group, layers.stage(stage)) for stage, group in STAGES.items()}
     adapter = parse_group(AdapterSettings, layers.group("adapter"))
     routing = parse_group(RoutingSettings, own.get("routing", {}))

@@ -15,6 +15,7 @@ from typing import Any
 from sealed_experts.settings.fields import Group, as_group, declared, is_required, plain
 from sealed_experts.settings.types import (
     DATASET_SOURCES,
+    INHERITED,
     STAGES,
     AdapterSettings,
     BaseSettings,
@@ -92,6 +93,9 @@ def _setting_schema(field: dataclasses.Field[Any], annotation: Any) -> dict[str,
 
 
 def _type_schema(annotation: Any) -> dict[str, Any]:
+    group = as_group(annotation)
+    if group is not None:
+        return {"$ref": f"#/$defs/{group.__name__}"}
     if typing.get_origin(annotation) is tuple:
         return {"type": "array", "items": _type_schema(typing.get_args(annotation)[0])}
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
@@ -116,7 +120,7 @@ def _definitions() -> dict[str, Any]:
         if group.__name__ not in definitions:
             definitions[group.__name__] = group_schema(group)
             for _, annotation in declared(group).values():
-                inner = as_group(annotation)
+                inner = as_group(annotation) or _item_group(annotation)
                 if inner is not None:
                     add(inner)
 
@@ -129,7 +133,7 @@ def _definitions() -> dict[str, Any]:
     privacy = {"$ref": "#/$defs/PrivacySettings", "description": "Privacy of every stage that does not say otherwise."}
     expert = definitions["ExpertSettings"]["properties"]
     expert["privacy"] = privacy
-    layer = {name: expert[name] for name in ("template", "adapter", *STAGES)} | {"privacy": privacy}
+    layer = {name: expert[name] for name in (*INHERITED, "adapter", *STAGES)} | {"privacy": privacy}
     definitions["Layer"] = _closed(layer)
     definitions["Dataset"] = _dataset()
     definitions["PartOfDataset"] = _closed(_dataset_properties())
@@ -139,6 +143,10 @@ def _definitions() -> dict[str, Any]:
     }
     definitions["Overrides"] = _closed(layer | overrides)
     return definitions
+
+
+def _item_group(annotation: Any) -> type[Group] | None:
+    return as_group(typing.get_args(annotation)[0]) if typing.get_origin(annotation) is tuple else None
 
 
 def _closed(properties: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,19 @@ import dataclasses
 import functools
 from typing import ClassVar
 
-from sealed_experts.settings.fields import BASE_KEY, COMMIT, VERSION, Group, as_group, declared, setting
+from sealed_experts.settings.fields import (
+    BASE_KEY,
+    COMMIT,
+    KEYWORD,
+    LINES,
+    MODULE,
+    VERSION,
+    Group,
+    as_group,
+    declared,
+    setting,
+)
+from sealed_experts.settings.rewards import REWARD_NAME, RewardOptions
 from sealed_experts.settings.sources import DATASET_SOURCES as DATASET_SOURCES
 from sealed_experts.settings.sources import CombinedSource as CombinedSource
 from sealed_experts.settings.sources import DatasetSettings as DatasetSettings
@@ -15,6 +27,7 @@ from sealed_experts.settings.sources import FilesSource as FilesSource
 from sealed_experts.settings.sources import HubSource as HubSource
 from sealed_experts.settings.sources import RowsSettings as RowsSettings
 
+INHERITED = ("template", "select", "select_metric")  # an expert's single settings that `defaults` may give
 LARGEST_INTEGER = 2**53 - 1  # what JSON readers carry exactly
 
 
@@ -35,7 +48,9 @@ class DemoBaseSettings(Group):
 class BaseSettings(Group):
     """The frozen language model that every expert adapts."""
 
-    name: str = setting("`demo` (pretrained on the spot), a folder, or a hub id.", default="demo", minLength=1)
+    name: str = setting(
+        "`demo` (pretrained on the spot), a folder, or a hub id.", default="demo", minLength=1, maxLength=1000
+    )
     key: str | None = setting(
         "Name of the base in results/base/; derived from `name` when absent.",
         default=None,
@@ -60,14 +75,15 @@ class AdapterSettings(Group):
     """The trainable part."""
 
     kind: str = setting("The adapter's kind.", default="lora", enum=["lora"])
-    rank: int = setting("Rank of the update.", default=8, minimum=1)
-    alpha: float = setting("Scale of the update: alpha / rank.", default=16, exclusiveMinimum=0)
+    rank: int = setting("Rank of the update.", default=8, minimum=1, maximum=4096)
+    alpha: float = setting("Scale of the update: alpha / rank.", default=16, exclusiveMinimum=0, maximum=1_000_000)
     target_modules: tuple[str, ...] = setting(
         "The base's linear modules that get an adapter.",
         default=("q_proj", "k_proj", "v_proj", "o_proj"),
         minItems=1,
+        maxItems=100,
         uniqueItems=True,
-        items={"minLength": 1},
+        items={"minLength": 1, "maxLength": 200, "pattern": MODULE},
     )
 
 
@@ -94,43 +110,19 @@ class PrivacySettings(Group):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageSettings(Group):
-    """What every stage of an expert's chain has, whatever it trains."""
-
-    privacy: PrivacySettings = setting(
-        "Privacy of this stage; beats a `privacy` beside the stage.", default_factory=PrivacySettings
-    )
-
-    revision: ClassVar[int] = 1  # raised when the meaning of the stage changes
-
-    @property
-    def logical_batch(self) -> int:
-        """Units an optimizer step; under privacy, their expected number."""
-        raise NotImplementedError
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SftSettings(StageSettings):
-    """Supervised fine-tuning."""
+    """What every stage of an expert's chain has, whatever it trains: the one loop's own settings."""
 
     learning_rate: float = setting("AdamW's learning rate.", default=1e-4, exclusiveMinimum=0)
     weight_decay: float = setting("AdamW's decoupled weight decay.", default=0.01, minimum=0)
     schedule: str = setting(
-        "`constant`, or `cosine`: down to zero over max_steps; both after the warmup.",
+        "`constant`, or down to zero over all steps: `cosine` or `linear`; each after the warmup.",
         default="constant",
-        enum=["constant", "cosine"],
+        enum=["constant", "cosine", "linear"],
     )
     warmup_steps: int = setting("Steps of linear warmup.", default=0, minimum=0)
     max_grad_norm: float = setting(
         "Optimizer's clip of the whole (noised) gradient; not the privacy clip.", default=1.0, exclusiveMinimum=0
     )
-    batch_size: int | None = setting(
-        "Logical batch: examples a step (under privacy, the expected number). Default 8.", default=None, minimum=1
-    )
-    micro_batch_size: int | None = setting(
-        "With gradient_accumulation, another way to give the logical batch: their product.", default=None, minimum=1
-    )
-    gradient_accumulation: int | None = setting("See micro_batch_size.", default=None, minimum=1)
-    max_steps: int = setting("Optimizer steps.", default=2000, minimum=1)
     max_seq_len: int = setting("Longest example in tokens; longer answers are cut.", default=512, minimum=8)
     eval_steps: int = setting("Validate every this many steps.", default=100, minimum=1)
     eval_examples: int = setting(
@@ -152,6 +144,36 @@ class SftSettings(StageSettings):
         operation=True,
     )
     threads: int = setting("Processor threads of the trainer.", default=2, minimum=1, operation=True)
+    privacy: PrivacySettings = setting(
+        "Privacy of this stage; beats a `privacy` beside the stage.", default_factory=PrivacySettings
+    )
+
+    revision: ClassVar[int] = 1  # raised when the meaning of the stage changes
+    follows: ClassVar[bool] = False  # whether it needs a stage before it
+
+    @property
+    def logical_batch(self) -> int:
+        """Units an optimizer step; under privacy, their expected number."""
+        raise NotImplementedError
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that are asked for."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SftSettings(StageSettings):
+    """Supervised fine-tuning."""
+
+    batch_size: int | None = setting(
+        "Logical batch: examples a step (under privacy, the expected number). Default 8.", default=None, minimum=1
+    )
+    micro_batch_size: int | None = setting(
+        "With gradient_accumulation, another way to give the logical batch: their product.", default=None, minimum=1
+    )
+    gradient_accumulation: int | None = setting("See micro_batch_size.", default=None, minimum=1)
+    max_steps: int = setting("Optimizer steps.", default=2000, minimum=1)
 
     @property
     def logical_batch(self) -> int:
@@ -159,6 +181,71 @@ class SftSettings(StageSettings):
         if self.micro_batch_size is not None and self.gradient_accumulation is not None:
             return self.micro_batch_size * self.gradient_accumulation
         return self.batch_size or 8
+
+    @property
+    def steps(self) -> int:
+        """`max_steps`."""
+        return self.max_steps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReinforceSettings(StageSettings):
+    """Policy gradients (REINFORCE) on answers that the model samples and a reward scores."""
+
+    learning_rate: float = setting("AdamW's learning rate.", default=1e-5, exclusiveMinimum=0)
+    weight_decay: float = setting("AdamW's decoupled weight decay.", default=0.0, minimum=0)
+    max_seq_len: int = setting(
+        "Longest prompt with max_new_tokens, in tokens; held-out answers are cut at it.", default=512, minimum=8
+    )
+    eval_steps: int = setting("Sample and score held-out prompts every this many steps.", default=50, minimum=1)
+    eval_examples: int = setting(
+        "Score this many held-out prompts at most, the first ones.", default=256, minimum=1
+    )
+    log_steps: int = setting("Log every this many steps.", default=1, minimum=1, operation=True)
+    checkpoint_steps: int = setting("Checkpoint every this many steps.", default=100, minimum=1, operation=True)
+    rollout_batch_size: int = setting(
+        "Prompts a step, one answer each (under privacy, the expected number).", default=1, minimum=1
+    )
+    total_steps: int = setting("Optimizer steps.", default=500, minimum=1)
+    max_new_tokens: int = setting("Longest sampled answer in tokens.", default=64, minimum=1)
+    temperature: float = setting("Divides the logits that answers are sampled from.", default=0.7, exclusiveMinimum=0)
+    top_p: float = setting(
+        "Sample from the smallest set of likeliest tokens that holds this probability; 1 takes all.",
+        default=0.9,
+        exclusiveMinimum=0,
+        maximum=1,
+    )
+    reward: str = setting(
+        "What scores an answer: `finance`, `keyword_contains`, `length_penalty`, `format_compliance`, `composite`, or"
+        " `module:function` of your own.",
+        default="finance",
+        pattern=REWARD_NAME,
+    )
+    reward_options: RewardOptions = setting("The reward's own settings.", default_factory=RewardOptions)
+    reward_scale: float = setting("Multiplies every advantage.", default=1.0, exclusiveMinimum=0)
+    baseline_decay: float = setting(
+        "Decay of the moving average of mean rewards that is subtracted from each reward.",
+        default=0.99,
+        minimum=0,
+        exclusiveMaximum=1,
+    )
+    baseline_noise_multiplier: float = setting(
+        "Under privacy, the noise on a step's sum of rewards, in units of one reward.", default=5.0, exclusiveMinimum=0
+    )
+    kl_coef: float = setting("Weight of the divergence from the adapter it started from.", default=0.01, minimum=0)
+    entropy_coef: float = setting("Weight of the entropy bonus.", default=0.01, minimum=0)
+
+    follows: ClassVar[bool] = True
+
+    @property
+    def logical_batch(self) -> int:
+        """`rollout_batch_size`."""
+        return self.rollout_batch_size
+
+    @property
+    def steps(self) -> int:
+        """`total_steps`."""
+        return self.total_steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,7 +256,11 @@ class RoutingSettings(Group):
         "Type of the gate, for the engine that reads moe_config.json.", default="step", enum=["step", "none"]
     )
     keywords: tuple[str, ...] = setting(
-        "Words and phrases that call this expert.", default=(), uniqueItems=True, items={"pattern": r"\S"}
+        "Words and phrases that call this expert.",
+        default=(),
+        maxItems=10_000,
+        uniqueItems=True,
+        items={"pattern": KEYWORD, "maxLength": 200},
     )
     always_active: bool = setting("The fallback when no keyword matches.", default=False)
     match: str = setting(
@@ -207,6 +298,9 @@ class MoeSettings(Group):
 
     he_config: HeSettings = setting("Homomorphic encryption.", default_factory=HeSettings)
     gatelink_config: GatelinkSettings = setting("Engine limits.", default_factory=GatelinkSettings)
+    max_epsilon: float | None = setting(
+        "Refuse to assemble a mixture whose joint ε is above this, or states none.", default=None, exclusiveMinimum=0
+    )
 
     revision: ClassVar[int] = 1  # raised when the meaning of moe_config.json changes
 
@@ -230,10 +324,23 @@ class ExpertSettings(Group):
         default="alpaca",
         enum=["alpaca", "chatml", "tokenizer"],
     )
-    version: str = setting("Version of the package.", default="1.0.0", pattern=VERSION)
-    description: str = setting("One line about the expert, carried by its package.", default="", maxLength=1000)
+    version: str = setting("Version of the package.", default="1.0.0", pattern=VERSION, maxLength=200)
+    description: str = setting(
+        "One line about the expert, carried by its package.", default="", pattern=LINES, maxLength=1000
+    )
     adapter: AdapterSettings = setting("The trainable part.", default_factory=AdapterSettings)
     sft: SftSettings = setting("Supervised fine-tuning.", default_factory=SftSettings)
+    reinforce: ReinforceSettings = setting("Policy gradients on a reward.", default_factory=ReinforceSettings)
+    select: str = setting(
+        "Which stage is shipped: the `last` one, or the `best` by `select_metric` on held-out records.",
+        default="last",
+        enum=["last", "best"],
+    )
+    select_metric: str = setting(
+        "With `select: best`: the highest mean `reward`, or the lowest held-out `loss`.",
+        default="reward",
+        enum=["reward", "loss"],
+    )
     routing: RoutingSettings = setting("Which questions it answers.", default_factory=RoutingSettings)
 
     package_revision: ClassVar[int] = 1  # raised when the meaning of a package changes

@@ -10,11 +10,15 @@ IGNORED = -100
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One tokenized record: prompt and response ids, where the response starts, and the unit it belongs to."""
+    """One tokenized record: prompt and response ids, where the response starts, and the unit it belongs to.
+
+    `prompt` is the record's question as text, without its template: what a reward reads.
+    """
 
     ids: tuple[int, ...]
     prompt_length: int
     unit: int
+    prompt: str = ""
 
     @property
     def response_tokens(self) -> int:
@@ -32,7 +36,12 @@ class Batch:
     input_ids: torch.Tensor  # [rows, length]
     labels: torch.Tensor  # [rows, length]: the token each position must predict, or IGNORED
     unit: torch.Tensor  # [rows]: the unit of each row as 0, 1, … within this batch
-    lengths: tuple[int, ...]  # real tokens of each row
+    examples: tuple[Example, ...]  # what each row was made from
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Real tokens of each row."""
+        return tuple(len(example.ids) for example in self.examples)
 
     @property
     def real_tokens(self) -> int:
@@ -41,12 +50,13 @@ class Batch:
 
     def rows(self) -> Iterator["Batch"]:
         """Yield every row as a batch of its own, without padding."""
-        for row, length in enumerate(self.lengths):
+        for row, example in enumerate(self.examples):
+            length = len(example.ids)
             yield Batch(
                 input_ids=self.input_ids[row : row + 1, :length],
                 labels=self.labels[row : row + 1, :length],
                 unit=torch.zeros_like(self.unit[:1]),
-                lengths=(length,),
+                examples=(example,),
             )
 
 
@@ -90,5 +100,5 @@ def _collate(units: Sequence[Sequence[Example]], *, pad_id: int, device: torch.d
         input_ids=input_ids.to(device),
         labels=labels.to(device),
         unit=torch.tensor(unit, dtype=torch.long, device=device),
-        lengths=tuple(len(row.ids) for row in rows),
+        examples=tuple(rows),
     )

@@ -31,7 +31,11 @@ class UnitDataset:
             if unit == len(units):
                 units.append([])
             encoded = encode_example(template=template, record=record, tokenizer=tokenizer, max_seq_len=max_seq_len)
-            units[unit].append(Example(ids=tuple(encoded.ids), prompt_length=encoded.prompt_length, unit=unit))
+            units[unit].append(
+                Example(
+                    ids=tuple(encoded.ids), prompt_length=encoded.prompt_length, unit=unit, prompt=record.question
+                )
+            )
         return cls(units)
 
     def __len__(self) -> int:

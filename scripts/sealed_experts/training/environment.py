@@ -20,6 +20,7 @@ KERNEL_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR",
 # Our own modules whose code decides numbers.
 NUMERIC_CODE = (
     "privacy",
+    "rewards",
     "training",
     "models/adapters.py",
     "models/loading.py",

@@ -8,7 +8,7 @@ import torch
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.gradients import HookGradients
 from sealed_experts.privacy.ledger.journal import Journal
-from sealed_experts.privacy.mechanism import GradientMechanism, sum_by_unit
+from sealed_experts.privacy.mechanism import GradientMechanism, Release, sum_by_unit
 from sealed_experts.privacy.plan import PrivacyPlan
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.training.batches import Batch
@@ -21,8 +21,8 @@ class GradientSource(Protocol):
     def add(self, batch: Batch) -> torch.Tensor:
         """Take one physical batch in; return its rows' losses, [rows]."""
 
-    def release(self, *, step: int) -> list[torch.Tensor]:
-        """Return the logical batch's gradient, per parameter, and start the next one."""
+    def release(self, *, step: int) -> Release:
+        """Return the logical batch's gradient and its objective's queries, and start the next one."""
 
     def resume(self, *, step: int) -> None:
         """Be told that the run goes on after `step`."""
@@ -39,23 +39,27 @@ class PlainGradients:
     ) -> None:
         self._model, self._objective, self._parameters = model, objective, parameters
         self._examples = 0
+        self._answers: dict[str, float] = {}
 
     def add(self, batch: Batch) -> torch.Tensor:
         """Add the batch's gradient to the parameters' own."""
         losses = self._objective.per_example_loss(self._model, batch)
         losses.sum().backward()
         self._examples += losses.numel()
+        for name, values in self._objective.queries(batch).items():
+            self._answers[name] = self._answers.get(name, 0.0) + float(values.double().sum())
         return losses.detach()
 
-    def release(self, *, step: int) -> list[torch.Tensor]:
-        """Return the mean over the examples that were added."""
+    def release(self, *, step: int) -> Release:
+        """Return the means over the examples that were added."""
         gradients = []
         for parameter in self._parameters:
             gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
             gradients.append(gradient / max(1, self._examples))
             parameter.grad = None
-        self._examples = 0
-        return gradients
+        answers = {name: total / max(1, self._examples) for name, total in self._answers.items()}
+        self._examples, self._answers = 0, {}
+        return Release(gradients, answers)
 
     def resume(self, *, step: int) -> None:
         """Nothing to check."""
@@ -94,10 +98,12 @@ class PrivateGradients:
 
         gradients = self._engine.per_example(losses)
         self._norms.append(self._mechanism.add(sum_by_unit(gradients, batch.unit)))
+        answers = self._objective.queries(batch)
+        self._mechanism.ask(dict(zip(answers, sum_by_unit(list(answers.values()), batch.unit), strict=True)))
         return kept[0].detach()
 
-    def release(self, *, step: int) -> list[torch.Tensor]:
-        """Return the noised mean. The journal holds the step before anything can come of it."""
+    def release(self, *, step: int) -> Release:
+        """Return the noised means. The journal holds the step before anything can come of it."""
         self._journal.record(step)
         norms = torch.cat(self._norms) if self._norms else torch.zeros(0)
         self._norms = []

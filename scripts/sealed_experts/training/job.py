@@ -1,10 +1,11 @@
 """What one stage of one expert is to train."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sealed_experts.settings.types import AdapterSettings, SftSettings
+from sealed_experts.settings.types import AdapterSettings, StageSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,7 @@ class StageJob:
     device: str
     template: str
     adapter: AdapterSettings
-    settings: SftSettings
+    settings: StageSettings
     computed: dict[str, Any]  # the settings that decide the numbers, as plain data
     base: Path  # base.json
     train: Path
@@ -26,3 +27,4 @@ class StageJob:
     start: Path | None  # the adapter file of the stage before
     checkpoints: Path
     output: Path
+    code: Mapping[str, str] = field(default_factory=dict)  # digests of the user's own code that it runs, by file

@@ -17,7 +17,7 @@ from sealed_experts.models.adapters import adapter_state, load_adapter_state, tr
 from sealed_experts.models.loading import clear_device_memory
 from sealed_experts.privacy.ledger.accounting import BudgetCurve
 from sealed_experts.privacy.streams import Stream
-from sealed_experts.settings.types import SftSettings
+from sealed_experts.settings.types import StageSettings
 from sealed_experts.training.batches import Batch, physical_batches
 from sealed_experts.training.checkpoints import CheckpointFolder
 from sealed_experts.training.dataset import UnitDataset
@@ -64,7 +64,8 @@ class TrainingLoop:
         sampler: Sampler,
         gradients: GradientSource,
         stream: Stream,
-        settings: SftSettings,
+        stage: str,
+        settings: StageSettings,
         total_steps: int,
         curve: BudgetCurve | None,
         checkpoints: CheckpointFolder,
@@ -75,7 +76,7 @@ class TrainingLoop:
     ) -> None:
         self._model, self._objective, self._dataset, self._validation = model, objective, dataset, validation
         self._sampler, self._gradients, self._stream = sampler, gradients, stream
-        self._settings, self._total_steps, self._curve = settings, total_steps, curve
+        self._stage, self._settings, self._total_steps, self._curve = stage, settings, total_steps, curve
         self._checkpoints, self._progress, self._interruption = checkpoints, progress, interruption
         self._pad_id, self._device = pad_id, device
         self._parameters = trainable_parameters(model)
@@ -138,7 +139,7 @@ class TrainingLoop:
         for batch in batches:
             losses.append(self._gradients.add(batch))
             self._stop_if_asked()
-        gradients = self._gradients.release(step=step)
+        release = self._gradients.release(step=step)
         rate = learning_rate(
             step=step,
             total_steps=self._total_steps,
@@ -146,7 +147,8 @@ class TrainingLoop:
             warmup_steps=self._settings.warmup_steps,
             schedule=self._settings.schedule,
         )
-        norm = self._apply(gradients, step=step, rate=rate)
+        norm = self._apply(release.gradients, step=step, rate=rate)
+        self._objective.observe(release.queries)
         loss = float(torch.cat(losses).double().mean()) if losses else None
         tokens = sum(batch.real_tokens for batch in batches)
         return StepFigures(loss=loss, examples=len(examples), tokens=tokens, learning_rate=rate, grad_norm=norm)
@@ -196,6 +198,7 @@ class TrainingLoop:
                 "tokens_per_second": figures.tokens / elapsed,
                 "seconds": self.state.seconds,
                 **self._gradients.describe(),
+                **self._objective.figures(),
             }
         )
 
@@ -204,7 +207,7 @@ class TrainingLoop:
         due = step == self._total_steps or step % self._settings.eval_steps == 0
         if not due or any(line["step"] == step and "val_loss" in line for line in self.state.history):
             return
-        self._log({"step": self.state.step, "val_loss": self._objective.validation_loss(self._model, self._validation)})
+        self._log({"step": self.state.step, **self._objective.validate(self._model, self._validation)})
 
     def _log(self, line: dict[str, Any]) -> None:
         # JSON has no NaN: a figure that is not a number is null.
@@ -258,6 +261,6 @@ class TrainingLoop:
 
     def _not_finite(self, what: str, step: int) -> UserError:
         return UserError(
-            f"step {step}: the {what} became infinite or NaN; the last checkpoint is kept. Lower sft.learning_rate "
-            f"(now {self._settings.learning_rate:g}), or add sft.warmup_steps"
+            f"step {step}: the {what} became infinite or NaN; the last checkpoint is kept. Lower "
+            f"{self._stage}.learning_rate (now {self._settings.learning_rate:g}), or add {self._stage}.warmup_steps"
         )

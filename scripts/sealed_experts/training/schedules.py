@@ -6,12 +6,14 @@ import math
 def learning_rate(*, step: int, total_steps: int, peak: float, warmup_steps: int, schedule: str) -> float:
     """Return the learning rate of step `step` (from 1).
 
-    Both schedules rise linearly over `warmup_steps`. `constant` then stays; `cosine` falls to zero, reached one step
-    after the last (Loshchilov and Hutter, "SGDR", 2017, equation 5, one period).
+    All schedules rise linearly over `warmup_steps`. `constant` then stays; `linear` and `cosine` fall to zero, reached
+    one step after the last (`cosine`: Loshchilov and Hutter, "SGDR", 2017, equation 5, one period).
     """
     if step <= warmup_steps:
         return peak * step / warmup_steps
     if schedule == "constant":
         return peak
     progress = (step - 1 - warmup_steps) / max(1, total_steps - warmup_steps)
+    if schedule == "linear":
+        return peak * (1 - progress)
     return peak * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,5 +1,6 @@
 """Before a private run: its per-example gradients, on its own examples, against one-at-a-time truth."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,7 +41,9 @@ def check_gradients(
         worst = check_per_example_gradients(
             model=model,
             loss=lambda batch: objective.per_example_loss(model, batch),
-            batches=objective.prepare(model, batches, step=0, stream=stream),
+            batches=[
+                made for batch in batches for made in objective.prepare(model, [batch], step=0, stream=stream)
+            ],
             alone=lambda batch: list(batch.rows()),
             stream=stream,
             dtype=dtype,
@@ -54,6 +57,6 @@ def check_gradients(
 
 
 def _one_batch(rows: Sequence[Example], *, pad_id: int, device: torch.device) -> Batch:
-    numbered = [Example(ids=row.ids, prompt_length=row.prompt_length, unit=index) for index, row in enumerate(rows)]
+    numbered = [dataclasses.replace(row, unit=index) for index, row in enumerate(rows)]
     whole = max(len(row.ids) for row in rows) * len(rows)
     return physical_batches(numbered, token_budget=whole, pad_id=pad_id, device=device)[0]

@@ -1,5 +1,7 @@
 """Set up one stage of one expert and train it: from its files to its adapter file."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from sealed_experts.files.digests import digest_of, sha256_file
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.models.adapters import adapter_state, attach_adapter, load_adapter_state, trainable_parameters
 from sealed_experts.models.loading import clear_device_memory, context_length, load_base, resolve_device
-from sealed_experts.models.memory import enable_gradient_checkpointing, needs_gradient_checkpointing
+from sealed_experts.models.memory import recompute_activations
 from sealed_experts.privacy.ledger.accounting import BudgetCurve
 from sealed_experts.privacy.ledger.events import GaussianEvent, events_from_json
 from sealed_experts.privacy.ledger.journal import Journal
@@ -28,13 +30,17 @@ from sealed_experts.training.gradients import GradientSource, PlainGradients, Pr
 from sealed_experts.training.interruption import Interrupted, Interruption
 from sealed_experts.training.job import StageJob
 from sealed_experts.training.loop import TrainingLoop, TrainingState
-from sealed_experts.training.objectives.objective import Objective
+from sealed_experts.training.objectives.objective import Materials, Objective
 from sealed_experts.training.progress import ProgressFiles
+from sealed_experts.training.refusals import check_context, check_start, out_of_memory
 from sealed_experts.training.samplers import PoissonSampler, Sampler, ShuffledSampler
 from sealed_experts.training.self_check import check_gradients
 
 
-def train_stage(job: StageJob, objective: Objective) -> None:
+MakeObjective = Callable[[Materials], Objective]
+
+
+def train_stage(job: StageJob, make_objective: MakeObjective) -> None:
     """Train a stage, from its newest checkpoint if there is one, and write its adapter file.
 
     Raises:
@@ -43,17 +49,17 @@ def train_stage(job: StageJob, objective: Objective) -> None:
     """
     progress = ProgressFiles(
         job.output.parent,
-        max_steps=job.settings.max_steps,
+        max_steps=job.settings.steps,
         target_epsilon=job.settings.privacy.target_epsilon if job.settings.privacy.enabled else None,
     )
     with Interruption() as interruption, folder_lock(job.checkpoints, while_waiting=interruption.check):
         try:
-            _Stage(job, objective, progress, interruption).train()
+            _Stage(job, make_objective, progress, interruption).train()
         except Interrupted as error:
             progress.update("interrupted", error=str(error))
             raise
         except torch.OutOfMemoryError as error:
-            advice = _out_of_memory(job)
+            advice = out_of_memory(job)
             progress.update("failed", error=str(advice))
             raise advice from error
         except Exception as error:
@@ -66,19 +72,23 @@ class _Stage:
     """The parts of one training run, put together in the order in which they depend on each other."""
 
     def __init__(
-        self, job: StageJob, objective: Objective, progress: ProgressFiles, interruption: Interruption
+        self, job: StageJob, make_objective: MakeObjective, progress: ProgressFiles, interruption: Interruption
     ) -> None:
-        self.job, self.objective, self.progress, self.interruption = job, objective, progress, interruption
+        self.job, self.progress, self.interruption = job, progress, interruption
         self.device = resolve_device(job.device)
         make_deterministic(threads=job.settings.threads)
         self.prior = load_state(job.start) if job.start else None
         self.base = load_base(job.base.parent, device=self.device)
-        _check_context(job)
+        check_context(job, context=context_length(job.base.parent))
+        if self.prior is not None:
+            check_start(job, self.prior, base_digest=self.base.manifest["digest"])
         self.unit = read_json(job.stats)["unit"]
         self.dataset, held_out = self._records()
         self.validation = self._physical(held_out.rows()[: job.settings.eval_examples])
-        self.plan = self._plan()
         self.model = self._model()
+        self.objective = make_objective(self._materials())
+        self.objective.check(self.dataset.rows(), path=job.train)
+        self.plan = self._plan()
         self.initial = adapter_state(self.model)
         self.subject = self._subject(held_out)
         self.environment = self._environment()
@@ -130,8 +140,9 @@ class _Stage:
             sampler=self._sampler(),
             gradients=gradients,
             stream=self.stream,
+            stage=self.job.stage,
             settings=settings,
-            total_steps=self.plan.steps_within_budget if self.plan else settings.max_steps,
+            total_steps=self.plan.steps_within_budget if self.plan else settings.steps,
             curve=self._curve(),
             checkpoints=self.checkpoints,
             progress=self.progress,
@@ -143,29 +154,20 @@ class _Stage:
         return loop
 
     def _records(self) -> tuple[UnitDataset, UnitDataset]:
-        job = self.job
         train, val = (
             UnitDataset.from_records(
                 read_records(path),
-                template=job.template,
+                template=self.job.template,
                 tokenizer=self.base.tokenizer,
-                max_seq_len=job.settings.max_seq_len,
+                max_seq_len=self.job.settings.max_seq_len,
             )
-            for path in (job.train, job.val)
+            for path in (self.job.train, self.job.val)
         )
-        without_loss = sum(row.response_tokens == 0 for row in train.rows())
-        if without_loss == len(train.rows()):
-            raise UserError(
-                f"{job.train}: no record's prompt leaves room for an answer within sft.max_seq_len "
-                f"{job.settings.max_seq_len}: raise it"
-            )
-        if without_loss:
-            print(f"WARNING: {without_loss} prompts fill max_seq_len and teach nothing", flush=True)
         return train, val
 
     def _physical(self, rows: list[Example]) -> list[Batch]:
         return physical_batches(
-            [Example(ids=row.ids, prompt_length=row.prompt_length, unit=index) for index, row in enumerate(rows)],
+            [dataclasses.replace(row, unit=index) for index, row in enumerate(rows)],
             token_budget=self.job.settings.token_budget,
             pad_id=self.base.tokenizer.pad_token_id,
             device=self.device,
@@ -181,8 +183,9 @@ class _Stage:
             units=len(self.dataset),
             unit=self.unit,
             expected_batch_size=settings.logical_batch,
-            max_steps=settings.max_steps,
+            max_steps=settings.steps,
             prior_events=self.prior_events,
+            queries=self.objective.query_noise,
         )
 
     @property
@@ -196,6 +199,14 @@ class _Stage:
             load_adapter_state(model, self.prior["model_state_dict"])
         return model
 
+    def _materials(self) -> Materials:
+        return Materials(
+            model=self.model,
+            tokenizer=self.base.tokenizer,
+            pad_id=self.base.tokenizer.pad_token_id,
+            seed=self.job.seed,
+        )
+
     def _subject(self, held_out: UnitDataset) -> dict[str, Any]:
         """What this run computes, and from what: its name towards people, and its fingerprint."""
         job, manifest = self.job, self.base.manifest
@@ -206,6 +217,7 @@ class _Stage:
             "adapter": plain(job.adapter),
             "template": job.template,
             "settings": job.computed,
+            "code": dict(job.code),
             "dataset_size": len(self.dataset),
             "data_digest": read_json(job.stats)["digest"],
             "train_digest": sha256_file(job.train),
@@ -220,14 +232,13 @@ class _Stage:
 
     def _environment(self) -> dict[str, Any]:
         settings = self.job.settings
-        recompute = settings.gradient_checkpointing == "on" or (
-            settings.gradient_checkpointing == "auto"
-            and needs_gradient_checkpointing(
-                self.model, token_budget=settings.token_budget, dtype=self.base.dtype, device=self.device
-            )
+        recompute = recompute_activations(
+            self.model,
+            wish=settings.gradient_checkpointing,
+            token_budget=settings.token_budget,
+            dtype=self.base.dtype,
+            device=self.device,
         )
-        if recompute:
-            enable_gradient_checkpointing(self.model)
         return numeric_environment(
             device=self.device,
             dtype=self.base.dtype,
@@ -276,8 +287,8 @@ class _Stage:
         )
         if change == 0.0:
             raise UserError(
-                f"the adapter's weights did not change in {state.step} steps: check sft.learning_rate "
-                f"({self.job.settings.learning_rate:g}) and that the records have answers"
+                f"the adapter's weights did not change in {state.step} steps: check {self.job.stage}.learning_rate "
+                f"({self.job.settings.learning_rate:g}) and that there is something to learn"
             )
         snapshot = loop.snapshot()
         save_state(
@@ -294,20 +305,3 @@ class _Stage:
             self.job.output,
         )
         clear_device_memory(self.device)
-
-
-def _out_of_memory(job: StageJob) -> UserError:
-    return UserError(
-        "the device ran out of memory; the log above says what is saved. On a device with more free memory the same "
-        f"command goes on from there. To need less, lower {job.stage}.token_budget (now {job.settings.token_budget}) "
-        f"or {job.stage}.max_seq_len, or set {job.stage}.gradient_checkpointing: on; that starts this stage again, "
-        "because it changes the numbers"
-    )
-
-
-def _check_context(job: StageJob) -> None:
-    limit = context_length(job.base.parent)
-    if limit is not None and job.settings.max_seq_len > limit:
-        raise UserError(
-            f"sft.max_seq_len: {job.settings.max_seq_len} is more than the base's context of {limit} tokens: lower it"
-        )

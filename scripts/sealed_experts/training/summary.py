@@ -29,3 +29,27 @@ def training_metrics(state: dict[str, Any]) -> dict[str, Any]:
         "privacy": state["privacy"],
         "history": {"train": train, "validation": validation},
     }
+
+
+def reward_metrics(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of rl_metrics.json: `training_metrics`, and rewards on held-out prompts before and after.
+
+    Both were sampled with the same seed. KL and entropy are in nats a token, lengths in tokens.
+    """
+    metrics = training_metrics(state)
+    validation = metrics["history"]["validation"]
+    before, after = validation[0], validation[-1]
+    return {
+        **metrics,
+        "reward": state["settings"]["training"]["reward"],
+        "mean_reward_before": before["val_reward"],
+        "mean_reward_after": after["val_reward"],
+        "axes_before": before["val_axes"],
+        "axes_after": after["val_axes"],
+        "kl_after": after["val_kl"],
+        "entropy_before": before["val_entropy"],
+        "entropy_after": after["val_entropy"],
+        "response_tokens_before": before["val_response_tokens"],
+        "response_tokens_after": after["val_response_tokens"],
+        "truncated_share_after": after["val_truncated_share"],
+    }

@@ -1,12 +1,32 @@
 """What the loop asks of an objective."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from sealed_experts.privacy.streams import Stream
-from sealed_experts.training.batches import Batch
+from sealed_experts.training.batches import Batch, Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materials:
+    """What an objective may be made from, once a stage has loaded it.
+
+    Attributes:
+        model: the wrapped model, with the weights that the stage starts from.
+        tokenizer: the base's.
+        pad_id: its padding token.
+        seed: the run's public seed.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    pad_id: int
+    seed: int
 
 
 class Objective:
@@ -18,17 +38,43 @@ class Objective:
 
     name: str
 
+    def check(self, examples: Sequence[Example], *, path: Path) -> None:
+        """Look through the training examples, read from `path`, before anything is trained.
+
+        Raises:
+            UserError: they cannot be trained on.
+        """
+
     def per_example_loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Return each row's loss, float32 [rows], depending on that row alone."""
         raise NotImplementedError
 
-    def validation_loss(self, model: torch.nn.Module, batches: Sequence[Batch]) -> float:
-        """Return the loss over held-out batches, without gradient; NaN when there are none."""
+    def validate(self, model: torch.nn.Module, batches: Sequence[Batch]) -> dict[str, Any]:
+        """Return figures on held-out batches, without gradient, by their names in the log (`val_loss`, …)."""
         raise NotImplementedError
 
     def prepare(self, model: torch.nn.Module, batches: Sequence[Batch], *, step: int, stream: Stream) -> list[Batch]:
-        """Do what comes before the gradient of step `step` (generate, score) and return the batches to train on."""
+        """Do what comes before the gradient of step `step` (generate, score) and return the batches to train on.
+
+        Step 0 is the self-check's: what could be zero by chance (an advantage) must not be, or it would check nothing.
+        """
         return list(batches)
+
+    @property
+    def query_noise(self) -> Mapping[str, float]:
+        """Noise multipliers of what this objective asks of a step's draw besides the gradient, by name."""
+        return {}
+
+    def queries(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return, for each name in `query_noise`, one value in [0, 1] a row, [rows], depending on that row alone."""
+        return {}
+
+    def observe(self, answers: Mapping[str, float]) -> None:
+        """Take the queries' released means (noised, under privacy); called once a step, after the optimizer's."""
+
+    def figures(self) -> dict[str, Any]:
+        """Return figures about the step just made, for the private log."""
+        return {}
 
     def regulariser(self, parameters: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
         """Return a gradient that depends on no record, added after the noise; None for none."""

@@ -1,0 +1,70 @@
+"""The command line that every training script has, and how it ends."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TypeVar
+
+from sealed_experts.errors import UserError
+from sealed_experts.settings.chain import stage_from_json
+from sealed_experts.settings.parsing import parse_object
+from sealed_experts.settings.types import StageSettings
+from sealed_experts.training.interruption import EXIT_INTERRUPTED, Interrupted
+from sealed_experts.training.job import StageJob
+from sealed_experts.training.stage import MakeObjective, train_stage
+
+SomeSettings = TypeVar("SomeSettings", bound=StageSettings)
+
+
+def parse_job(description: str | None, *, kind: type[SomeSettings]) -> tuple[StageJob, SomeSettings]:
+    """Return what the command line asks for, and its stage's own settings.
+
+    Raises:
+        UserError: the settings are not what the workflow writes, or are of another kind of stage.
+    """
+    args = _parser(description).parse_args()
+    run = stage_from_json(args.settings, args.operation)
+    if not isinstance(run.training, kind):
+        raise UserError(f"these settings are of stage `{run.stage}`, which another script trains")
+    job = StageJob(
+        stage=run.stage,
+        expert=run.expert,
+        seed=run.seed,
+        device=run.device,
+        template=run.template,
+        adapter=run.adapter,
+        settings=run.training,
+        computed=parse_object(args.settings),
+        base=args.base,
+        train=args.train,
+        val=args.val,
+        stats=args.stats,
+        start=args.start,
+        checkpoints=args.checkpoints,
+        output=args.output,
+    )
+    return job, run.training
+
+
+def run_job(job: StageJob, make_objective: MakeObjective) -> int:
+    """Train, and return the exit code: 0, or 75 when asked to stop with everything saved."""
+    try:
+        train_stage(job, make_objective)
+    except Interrupted as interruption:
+        print(f"interrupted: {interruption}; the same command goes on from here", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _parser(description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--base", required=True, type=Path, help="the base's base.json")
+    parser.add_argument("--train", required=True, type=Path, help="training records")
+    parser.add_argument("--val", required=True, type=Path, help="validation records")
+    parser.add_argument("--stats", required=True, type=Path, help="the dataset's stats.json")
+    parser.add_argument("--start", type=Path, help="adapter file of the stage before, if any")
+    parser.add_argument("--settings", required=True, help="what decides the numbers, as JSON")
+    parser.add_argument("--operation", required=True, help="how it is run, as JSON")
+    parser.add_argument("--checkpoints", required=True, type=Path, help="folder of checkpoints")
+    parser.add_argument("--output", required=True, type=Path, help="the adapter file to write")
+    return parser

@@ -1,0 +1,73 @@
+"""A policy's answers to held-out prompts, with what they are worth and how far they have moved."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sealed_experts.models.adapters import trainable_parameters
+from sealed_experts.privacy.streams import Stream, derive_key
+from sealed_experts.training.batches import Example, physical_batches
+from sealed_experts.training.objectives.distributions import entropy, kl_divergence, other_weights
+from sealed_experts.training.objectives.response import response_logits
+from sealed_experts.training.scoring import Rollout, Scorer
+
+
+@dataclass(frozen=True)
+class HeldOutAnswers:
+    """Answers to held-out prompts.
+
+    Attributes:
+        rollouts: one a prompt, in the prompts' order.
+        kl: mean over prompts of the mean divergence from the reference, in nats a token; None without a prompt.
+        entropy: mean over prompts of the mean entropy, in nats a token; None without a prompt.
+    """
+
+    rollouts: list[Rollout]
+    kl: float | None
+    entropy: float | None
+
+
+def held_out_stream(seed: int) -> Stream:
+    """Return the stream of held-out sampling: of the public seed alone, so that every evaluation draws the same."""
+    return Stream(derive_key(seed.to_bytes(8, "big", signed=True), "held-out answers"))
+
+
+@torch.no_grad()
+def answer_held_out(
+    model: Any,
+    prompts: Sequence[Example],
+    *,
+    scorer: Scorer,
+    seed: int,
+    reference: Sequence[torch.Tensor],
+    token_budget: int,
+    pad_id: int,
+) -> HeldOutAnswers:
+    """Let the policy answer held-out prompts.
+
+    Args:
+        prompts: each with a unit of its own.
+        reference: trainable weights, in the model's order, that the divergence is measured from.
+        seed: the run's seed.
+        token_budget: of one physical batch.
+        pad_id: padding token.
+    """
+    rollouts = scorer.roll_out(model, prompts, stream=held_out_stream(seed), step=0)
+    parameters = trainable_parameters(model)
+    divergences: list[float] = []
+    entropies: list[float] = []
+    device = parameters[0].device
+    for batch in physical_batches(rollouts, token_budget=token_budget, pad_id=pad_id, device=device):
+        with other_weights(parameters, reference):
+            before = response_logits(model, batch)
+        now = response_logits(model, batch)
+        divergences += now.row_means(kl_divergence(now.logits, before.logits)).tolist()
+        entropies += now.row_means(entropy(now.logits)).tolist()
+    return HeldOutAnswers(
+        rollouts=rollouts,
+        kl=statistics.fmean(divergences) if divergences else None,
+        entropy=statistics.fmean(entropies) if entropies else None,
+    )

@@ -1,0 +1,180 @@
+"""REINFORCE: answers that the model samples itself, pushed up or down by their reward.
+
+Williams, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning" (1992), with a
+moving average as the baseline.
+"""
+
+import dataclasses
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sealed_experts.errors import UserError
+from sealed_experts.models.adapters import trainable_parameters
+from sealed_experts.privacy.streams import Stream
+from sealed_experts.rewards.reward import Reward
+from sealed_experts.settings.types import ReinforceSettings
+from sealed_experts.training.batches import Batch, Example, physical_batches
+from sealed_experts.training.held_out import answer_held_out
+from sealed_experts.training.objectives.baseline import Baseline
+from sealed_experts.training.objectives.distributions import (
+    entropy,
+    kl_divergence,
+    nucleus_log_probs,
+    other_weights,
+)
+from sealed_experts.training.objectives.objective import Materials, Objective
+from sealed_experts.training.objectives.response import mean_response_loss, response_logits
+from sealed_experts.training.scoring import Rollout, Scorer, reward_figures
+
+MEAN_REWARD = "mean_reward"
+
+
+class Reinforce(Objective):
+    """Policy gradients on sampled answers.
+
+    A row's loss is -(advantage) · Σ log π + kl_coef · KL - entropy_coef · H over its response tokens. The score term
+    uses the tempered, truncated policy that sampled. KL and entropy H use the untruncated one and are means over
+    tokens (as sums they would reward long answers for themselves); KL is measured from the adapter that the stage
+    started from, over the whole vocabulary (the Rao-Blackwellised estimator, see `distributions.kl_divergence`).
+
+    The advantage is reward_scale · (reward - baseline). The baseline is a function of other records' rewards: under
+    privacy it learns of them through a noised mean alone, and only after the step's advantages were taken.
+    """
+
+    name = "reinforce"
+
+    def __init__(self, *, settings: ReinforceSettings, reward: Reward, materials: Materials) -> None:
+        self._settings, self._materials = settings, materials
+        self._scorer = Scorer(settings=settings, reward=reward, tokenizer=materials.tokenizer)
+        self._parameters = trainable_parameters(materials.model)
+        # Taken before a resumed run loads its own weights.
+        self._reference = [parameter.detach().clone() for parameter in self._parameters]
+        self._baseline = Baseline(decay=settings.baseline_decay)
+        self._forget()
+
+    def check(self, examples: Sequence[Example], *, path: Path) -> None:
+        """Refuse data without prompts, and prompts that leave no room for an answer."""
+        if not examples:
+            raise UserError(f"{path} holds no prompts: reinforce needs records to answer")
+        answer, most = self._settings.max_new_tokens, self._settings.max_seq_len
+        longest = max(examples, key=lambda example: example.prompt_length)
+        if longest.prompt_length + answer > most:
+            held = "at least " if longest.prompt_length == most else ""
+            raise UserError(
+                f"{path}: the prompt {textwrap.shorten(longest.prompt, 80)!r} has {held}{longest.prompt_length} tokens;"
+                f" with reinforce.max_new_tokens {answer} that is more than reinforce.max_seq_len {most}: raise"
+                " max_seq_len (at most to the base's context), lower max_new_tokens, or shorten the record"
+            )
+
+    def prepare(self, model: torch.nn.Module, batches: Sequence[Batch], *, step: int, stream: Stream) -> list[Batch]:
+        """Sample an answer to every prompt of the logical batch, score it, and cut the answers into batches."""
+        self._forget()
+        examples = [example for batch in batches for example in batch.examples]
+        rollouts = self._scorer.roll_out(model, examples, stream=stream, step=step)
+        self._rollouts = [
+            dataclasses.replace(rollout, advantage=self._advantage(rollout, step=step)) for rollout in rollouts
+        ]
+        return self._physical(self._rollouts)
+
+    def per_example_loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Return each rollout's loss, float32 [rows]."""
+        rollouts = _rollouts_of(batch)
+        with other_weights(self._parameters, self._reference):
+            before = response_logits(model, batch)
+        now = response_logits(model, batch)
+        sizes = torch.tensor([size for rollout in rollouts for size in rollout.nucleus], device=now.tokens.device)
+        log_probs = nucleus_log_probs(now.logits, now.tokens, sizes=sizes, temperature=self._settings.temperature)
+        advantages = torch.tensor([rollout.advantage for rollout in rollouts], device=now.tokens.device)
+        divergences = now.row_means(kl_divergence(now.logits, before.logits))
+        entropies = now.row_means(entropy(now.logits))
+        self._divergences += divergences.tolist()
+        self._entropies += entropies.tolist()
+        return (
+            -advantages * now.row_sums(log_probs)
+            + self._settings.kl_coef * divergences
+            - self._settings.entropy_coef * entropies
+        )
+
+    def validate(self, model: torch.nn.Module, batches: Sequence[Batch]) -> dict[str, Any]:
+        """Return the loss on held-out records, and reward, axes, KL and entropy of answers to their prompts."""
+        prompts = sorted((example for batch in batches for example in batch.examples), key=lambda row: row.unit)
+        held_out = answer_held_out(
+            model,
+            prompts,
+            scorer=self._scorer,
+            seed=self._materials.seed,
+            reference=self._reference,
+            token_budget=self._settings.token_budget,
+            pad_id=self._materials.pad_id,
+        )
+        figures = reward_figures(held_out.rollouts)
+        return {
+            "val_loss": mean_response_loss(model, batches),
+            "val_reward": figures["reward_mean"],
+            "val_axes": figures["axes"],
+            "val_kl": held_out.kl,
+            "val_entropy": held_out.entropy,
+            "val_response_tokens": figures["response_tokens"],
+            "val_truncated_share": figures["truncated_share"],
+        }
+
+    @property
+    def query_noise(self) -> Mapping[str, float]:
+        """The noised mean reward, for the baseline."""
+        return {MEAN_REWARD: self._settings.baseline_noise_multiplier}
+
+    def queries(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return each rollout's reward, float64 [rows]."""
+        rewards = [rollout.score.value for rollout in _rollouts_of(batch)]
+        return {MEAN_REWARD: torch.tensor(rewards, dtype=torch.float64)}
+
+    def observe(self, answers: Mapping[str, float]) -> None:
+        """Move the baseline. Without privacy an empty draw, which cannot happen there, would say nothing."""
+        if MEAN_REWARD in answers:
+            self._baseline.update(answers[MEAN_REWARD])
+
+    def figures(self) -> dict[str, Any]:
+        """Return the step's rewards, KL, entropy, and the baseline that comes of it."""
+        rows = max(1, len(self._divergences))
+        return {
+            **reward_figures(self._rollouts),
+            "kl": sum(self._divergences) / rows if self._divergences else None,
+            "entropy": sum(self._entropies) / rows if self._entropies else None,
+            "baseline": self._baseline.value,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the baseline's state."""
+        return {"baseline": self._baseline.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the baseline's state back."""
+        self._baseline.load_state_dict(state["baseline"])
+
+    def _advantage(self, rollout: Rollout, *, step: int) -> float:
+        if step == 0:
+            return 1.0  # the self-check's: a reward that happens to equal the baseline would check nothing
+        return self._settings.reward_scale * (rollout.score.value - self._baseline.value)
+
+    def _physical(self, examples: Sequence[Example]) -> list[Batch]:
+        return physical_batches(
+            examples,
+            token_budget=self._settings.token_budget,
+            pad_id=self._materials.pad_id,
+            device=self._parameters[0].device,
+        )
+
+    def _forget(self) -> None:
+        self._rollouts: list[Rollout] = []
+        self._divergences: list[float] = []
+        self._entropies: list[float] = []
+
+
+def _rollouts_of(batch: Batch) -> list[Rollout]:
+    rollouts = [example for example in batch.examples if isinstance(example, Rollout)]
+    assert len(rollouts) == len(batch.examples), "a batch that `prepare` has not made"
+    return rollouts

@@ -1,0 +1,223 @@
+"""Sampled answers: a whole batch of prompts at once, with a KV cache, from keyed uniforms.
+
+A token depends on (key, step, unit, position), its prompt and the weights, and on nothing else but the last bits of a
+logit: padding to another batch's length moves those by up to 2e-6, so that a uniform that falls that close to the edge
+between two tokens may pick the other one.
+"""
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from sealed_experts.privacy.streams import Stream
+
+# A nucleus is nearly always found among this many likeliest tokens; the rest is sorted only where it is not.
+_LIKELIEST = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How answers are sampled.
+
+    Attributes:
+        max_new_tokens: longest answer, its end of sequence included.
+        temperature: divides the logits.
+        top_p: probability that the nucleus holds; 1 for all tokens.
+        end: the token that ends an answer.
+        pad: any token: what stands where nothing is read.
+        tokens_at_once: prompts and answers in the KV cache at a time, padding included.
+    """
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    end: int
+    pad: int
+    tokens_at_once: int
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One answer.
+
+    Attributes:
+        tokens: the answer; its last is the end of sequence unless it was cut.
+        nucleus: for each token, how many of the likeliest it was sampled from.
+        log_probs: for each token, its log-probability among those.
+        truncated: whether it was cut at the longest length.
+    """
+
+    tokens: tuple[int, ...]
+    nucleus: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    truncated: bool
+
+
+@torch.no_grad()
+def sample_answers(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    units: Sequence[int],
+    sampling: Sampling,
+    stream: Stream,
+    step: int,
+) -> list[Sampled]:
+    """Return one answer to each prompt.
+
+    Args:
+        model: a causal language model; left in the mode it was in.
+        prompts: their tokens.
+        units: what each prompt's randomness is named after; all different.
+        sampling: how to sample.
+        stream: whose uniforms decide; those of (unit, `step`) are used.
+        step: the step that the answers are for.
+    """
+    uniforms = np.stack(
+        [stream.uniforms(f"rollout/{unit}", step, sampling.max_new_tokens) for unit in units]
+        or [np.zeros(sampling.max_new_tokens)]
+    )
+    answers: list[Sampled] = []
+    with _evaluating(model):
+        for start, end in _pieces([len(prompt) for prompt in prompts], sampling):
+            answers += _sample(model, prompts[start:end], uniforms=uniforms[start:end], sampling=sampling)
+    return answers
+
+
+def _pieces(lengths: Sequence[int], sampling: Sampling) -> Iterator[tuple[int, int]]:
+    start, width = 0, 0
+    for index, length in enumerate(lengths):
+        wider = max(width, length)
+        if index > start and (index + 1 - start) * (wider + sampling.max_new_tokens) > sampling.tokens_at_once:
+            yield start, index
+            start, wider = index, length
+        width = wider
+    if lengths:
+        yield start, len(lengths)
+
+
+def _sample(
+    model: Any, prompts: Sequence[Sequence[int]], *, uniforms: np.ndarray, sampling: Sampling
+) -> list[Sampled]:
+    device = next(model.parameters()).device
+    inputs = _left_padded(model, prompts, pad=sampling.pad, device=device)
+    draws = torch.from_numpy(uniforms).to(device)
+    rows = len(prompts)
+    tokens = torch.full((rows, sampling.max_new_tokens), sampling.pad, dtype=torch.long, device=device)
+    nucleus = torch.ones_like(tokens)
+    log_probs = torch.zeros(tokens.shape, dtype=torch.float64, device=device)
+    lengths = torch.zeros(rows, dtype=torch.long, device=device)
+    open_rows = torch.ones(rows, dtype=torch.bool, device=device)
+    for position in range(sampling.max_new_tokens):
+        output = model(**inputs, use_cache=True, logits_to_keep=1)
+        picked, size, log_prob = pick_tokens(
+            output.logits[:, -1].float(),
+            draws[:, position],
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+        )
+        tokens[:, position] = torch.where(open_rows, picked, sampling.pad)
+        nucleus[:, position], log_probs[:, position] = size, log_prob
+        lengths += open_rows
+        open_rows = open_rows & (picked != sampling.end)
+        if not bool(open_rows.any()):
+            break
+        inputs = _next_inputs(inputs, output, tokens[:, position])
+    return _answers(tokens, nucleus, log_probs, lengths=lengths, truncated=open_rows)
+
+
+def pick_tokens(
+    logits: torch.Tensor, uniforms: torch.Tensor, *, temperature: float, top_p: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pick a token a row by inverting the cumulative distribution at that row's uniform.
+
+    Args:
+        logits: float32 [rows, vocabulary].
+        uniforms: float64 [rows], each inside (0, 1).
+        temperature: divides the logits.
+        top_p: probability that the nucleus holds: the fewest likeliest tokens that reach it.
+
+    Returns:
+        Per row the token, the size of its nucleus, and its log-probability within it (float64).
+    """
+    log_probs = (logits / temperature).to(torch.float64).log_softmax(1)
+    if top_p >= 1.0:
+        mass = _cumulative(log_probs.exp())
+        token = torch.searchsorted(mass, uniforms[:, None] * mass[:, -1:]).clamp(max=logits.shape[1] - 1)
+        return token[:, 0], torch.full_like(token[:, 0], logits.shape[1]), log_probs.gather(1, token)[:, 0]
+    count = min(_LIKELIEST, logits.shape[1])
+    while True:
+        likeliest, order = log_probs.topk(count, dim=1)
+        mass = _cumulative(likeliest.exp())
+        if count == logits.shape[1] or bool((mass[:, -1] >= top_p).all()):
+            break
+        count = min(8 * count, logits.shape[1])
+    size = ((mass < top_p).sum(1) + 1).clamp(max=count)
+    within = mass.gather(1, size[:, None] - 1)
+    place = torch.searchsorted(mass, uniforms[:, None] * within)
+    place = torch.minimum(place, size[:, None] - 1)
+    return order.gather(1, place)[:, 0], size, (likeliest.gather(1, place) - within.log())[:, 0]
+
+
+def _cumulative(probabilities: torch.Tensor) -> torch.Tensor:
+    # On a GPU, cumsum has no deterministic kernel.
+    return probabilities.cpu().cumsum(1).to(probabilities.device)
+
+
+def _left_padded(
+    model: Any, prompts: Sequence[Sequence[int]], *, pad: int, device: torch.device
+) -> dict[str, torch.Tensor | Any]:
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(prompts), width), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
+        mask[row, width - len(prompt) :] = 1
+    inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+    # Models without the argument count positions from the mask themselves.
+    if "position_ids" in inspect.signature(model.get_base_model().forward).parameters:
+        inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0).to(device)
+    return inputs
+
+
+def _next_inputs(inputs: dict[str, Any], output: Any, picked: torch.Tensor) -> dict[str, Any]:
+    mask = inputs["attention_mask"]
+    following = {
+        "input_ids": picked[:, None],
+        "attention_mask": torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1),
+        "past_key_values": output.past_key_values,
+    }
+    if "position_ids" in inputs:
+        following["position_ids"] = inputs["position_ids"][:, -1:] + 1
+    return following
+
+
+def _answers(
+    tokens: torch.Tensor,
+    nucleus: torch.Tensor,
+    log_probs: torch.Tensor,
+    *,
+    lengths: torch.Tensor,
+    truncated: torch.Tensor,
+) -> list[Sampled]:
+    columns = (tokens.tolist(), nucleus.tolist(), log_probs.tolist(), lengths.tolist(), truncated.tolist())
+    return [
+        Sampled(tuple(row[:length]), tuple(sizes[:length]), tuple(likelihoods[:length]), cut)
+        for row, sizes, likelihoods, length, cut in zip(*columns, strict=True)
+    ]
+
+
+@contextlib.contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Recomputed activations, a matter of training, forbid a cache."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

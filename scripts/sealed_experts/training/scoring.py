@@ -1,0 +1,116 @@
+"""Answers with their rewards: what a policy says to a set of prompts, and how good that is."""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from sealed_experts.privacy.streams import Stream
+from sealed_experts.rewards.reward import Reward, Score
+from sealed_experts.settings.types import ReinforceSettings
+from sealed_experts.training.batches import Example
+from sealed_experts.training.rollouts import Sampled, Sampling, sample_answers
+
+# Nothing is kept for a backward pass while answers are sampled, so many more tokens fit than in a physical batch.
+_SAMPLING_TOKENS = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rollout(Example):
+    """A prompt with the answer that was sampled to it: `ids` holds both.
+
+    Attributes:
+        nucleus: for each token of the answer, how many of the likeliest it was sampled from.
+        log_probs: for each token of the answer, its log-probability among those.
+        truncated: whether the answer was cut at its longest length.
+        response: the answer as text.
+        score: its reward.
+        advantage: what the score term is multiplied by.
+    """
+
+    nucleus: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    truncated: bool
+    response: str
+    score: Score
+    advantage: float = 0.0
+
+
+class Scorer:
+    """Samples one answer to each prompt and scores it."""
+
+    def __init__(
+        self, *, settings: ReinforceSettings, reward: Reward, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        self._reward, self._tokenizer = reward, tokenizer
+        self._sampling = Sampling(
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            end=_token(tokenizer.eos_token_id),
+            pad=_token(tokenizer.pad_token_id),
+            tokens_at_once=_SAMPLING_TOKENS * settings.token_budget,
+        )
+
+    def roll_out(self, model: Any, examples: Sequence[Example], *, stream: Stream, step: int) -> list[Rollout]:
+        """Return a scored answer to each example's prompt, decided by (stream, step, unit).
+
+        Raises:
+            UserError: the reward fails, or leaves its range.
+        """
+        answers = sample_answers(
+            model,
+            [example.ids[: example.prompt_length] for example in examples],
+            units=[example.unit for example in examples],
+            sampling=self._sampling,
+            stream=stream,
+            step=step,
+        )
+        return [self._scored(example, answer) for example, answer in zip(examples, answers, strict=True)]
+
+    def _scored(self, example: Example, answer: Sampled) -> Rollout:
+        text = str(self._tokenizer.decode(answer.tokens, skip_special_tokens=True)).strip()
+        return Rollout(
+            ids=(*example.ids[: example.prompt_length], *answer.tokens),
+            prompt_length=example.prompt_length,
+            unit=example.unit,
+            prompt=example.prompt,
+            nucleus=answer.nucleus,
+            log_probs=answer.log_probs,
+            truncated=answer.truncated,
+            response=text,
+            score=self._reward.score(example.prompt, text),
+        )
+
+
+def reward_figures(rollouts: Sequence[Rollout]) -> dict[str, Any]:
+    """Return mean, spread and axes of the rewards, the answers' mean length in tokens and the share that was cut.
+
+    They are functions of private records. Without any rollout (an empty draw) they are None.
+    """
+    rewards = [rollout.score.value for rollout in rollouts]
+    return {
+        "reward_mean": _mean(rewards),
+        "reward_std": statistics.pstdev(rewards) if rewards else None,
+        "reward_min": min(rewards, default=None),
+        "reward_max": max(rewards, default=None),
+        "axes": axis_means([rollout.score.axes for rollout in rollouts]),
+        "response_tokens": _mean([rollout.response_tokens for rollout in rollouts]),
+        "truncated_share": _mean([rollout.truncated for rollout in rollouts]),
+    }
+
+
+def axis_means(axes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each axis."""
+    return {name: statistics.fmean(scores[name] for scores in axes) for name in (axes[0] if axes else {})}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def _token(value: Any) -> int:
+    assert isinstance(value, int), "load_tokenizer makes sure of both tokens"
+    return value

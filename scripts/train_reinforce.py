@@ -1,0 +1,28 @@
+"""REINFORCE on one expert from its adapter of the stage before, private or not, resumed from its newest checkpoint."""
+
+import dataclasses
+import sys
+
+from sealed_experts.errors import UserError, reports_user_errors
+from sealed_experts.files.digests import sha256_file
+from sealed_experts.rewards.registry import make_reward, reward_source
+from sealed_experts.settings.types import ReinforceSettings
+from sealed_experts.training.command import parse_job, run_job
+from sealed_experts.training.objectives.reinforce import Reinforce
+
+
+@reports_user_errors
+def main() -> int:
+    job, settings = parse_job(__doc__, kind=ReinforceSettings)
+    if job.start is None:
+        raise UserError("reinforce refines an adapter: give --start, the adapter file of the stage before")
+    reward = make_reward(settings.reward, settings.reward_options)
+    code = {str(path): sha256_file(path) for path in reward_source(settings.reward, settings.reward_options)}
+    return run_job(
+        dataclasses.replace(job, code=code),
+        lambda materials: Reinforce(settings=settings, reward=reward, materials=materials),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,271 @@
+"""REINFORCE: log-probabilities, divergence, loss, baseline and queries against definitions written out."""
+
+import dataclasses
+
+import pytest
+import torch
+from tests.tiny import build_tiny_base, tiny_qwen2
+
+from sealed_experts.errors import UserError
+from sealed_experts.models.adapters import attach_adapter, trainable_parameters
+from sealed_experts.models.loading import load_tokenizer
+from sealed_experts.privacy.gradients import HookGradients
+from sealed_experts.privacy.streams import Stream
+from sealed_experts.rewards.reward import Score
+from sealed_experts.settings.types import AdapterSettings, ReinforceSettings
+from sealed_experts.training.batches import Example, physical_batches
+from sealed_experts.training.objectives.baseline import Baseline
+from sealed_experts.training.objectives.distributions import (
+    entropy,
+    kl_divergence,
+    nucleus_log_probs,
+    other_weights,
+)
+from sealed_experts.training.objectives.objective import Materials
+from sealed_experts.training.objectives.reinforce import Reinforce
+
+CPU = torch.device("cpu")
+STREAM = Stream(b"r" * 32)
+SETTINGS = ReinforceSettings(
+    rollout_batch_size=4, max_new_tokens=5, max_seq_len=40, temperature=0.8, top_p=0.7, kl_coef=0.3, entropy_coef=0.2
+)
+
+
+class Vowels:
+    """The share of vowels in an answer."""
+
+    name = "vowels"
+    weights = {"vowels": 1.0}  # noqa: RUF012
+
+    def score(self, prompt, response):
+        share = sum(letter in "aeiou" for letter in response) / max(1, len(response))
+        return Score(share, {"vowels": share})
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return load_tokenizer(build_tiny_base(tmp_path_factory.mktemp("tokenizer") / "base").parent)
+
+
+def moved(model, seed, scale=0.3):
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in trainable_parameters(model):
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+
+
+def adapted():
+    model = tiny_qwen2().requires_grad_(False)
+    model = attach_adapter(model, AdapterSettings(rank=2, alpha=4), seed=1)
+    moved(model, 3)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(10.0)  # a random head says all tokens alike
+    return model
+
+
+def objective_of(model, tokenizer, settings=SETTINGS, reward=None):
+    materials = Materials(model=model, tokenizer=tokenizer, pad_id=tokenizer.pad_token_id, seed=5)
+    return Reinforce(settings=settings, reward=reward or Vowels(), materials=materials)
+
+
+def prompts(count=4):
+    rows = [
+        Example(ids=tuple(range(10 + i, 14 + 2 * i)), prompt_length=3 + i, unit=i, prompt=f"p{i}") for i in range(count)
+    ]
+    return physical_batches(rows, token_budget=10_000, pad_id=0, device=CPU)
+
+
+def prepared(model, objective, step=1):
+    return objective.prepare(model, prompts(), step=step, stream=STREAM)
+
+
+def test_recomputed_log_probabilities_equal_those_of_sampling(tokenizer):
+    """With a cache and left padding there, with right padding and a mask of positions here."""
+    model = adapted()
+    objective = objective_of(model, tokenizer)
+    (batch,) = prepared(model, objective)
+    logits = [model(input_ids=row.input_ids).logits[0] for row in batch.rows()]
+    for row, rollout in zip(logits, batch.examples, strict=True):
+        answer = torch.tensor(rollout.ids[rollout.prompt_length :])
+        positions = row[rollout.prompt_length - 1 : len(rollout.ids) - 1]
+        sizes = torch.tensor(rollout.nucleus)
+        assert 1 <= int(sizes.min()) <= int(sizes.max()) < 300
+        found = nucleus_log_probs(positions, answer, sizes=sizes, temperature=0.8)
+        assert found.tolist() == pytest.approx(list(rollout.log_probs), abs=1e-4)
+
+
+def test_a_nucleus_always_holds_its_token():
+    logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]])
+    unlikely = nucleus_log_probs(logits, torch.tensor([3]), sizes=torch.tensor([1]), temperature=1.0)
+    assert unlikely.tolist() == [0.0]  # alone in it
+    swapped = nucleus_log_probs(logits, torch.tensor([3]), sizes=torch.tensor([2]), temperature=1.0)
+    assert swapped.tolist() == pytest.approx([float(logits[:, [0, 3]].log_softmax(1)[0, 1])])
+    full = nucleus_log_probs(logits, torch.tensor([1]), sizes=torch.tensor([4]), temperature=2.0)
+    assert full.tolist() == pytest.approx([float((logits / 2).log_softmax(1)[0, 1])])
+    cut = nucleus_log_probs(logits, torch.tensor([1]), sizes=torch.tensor([2]), temperature=1.0)
+    assert cut.tolist() == pytest.approx([float(logits[:, :2].log_softmax(1)[0, 1])])
+
+
+def test_the_score_terms_gradient_is_that_of_the_truncated_softmax():
+    """d log π(token) / d logits = (one-hot - probabilities) / T inside the nucleus, 0 outside it."""
+    logits = torch.tensor([[1.0, 0.5, -0.3, -2.0]], requires_grad=True)
+    nucleus_log_probs(logits, torch.tensor([1]), sizes=torch.tensor([3]), temperature=0.5).sum().backward()
+    inside = (logits.detach()[0, :3] / 0.5).softmax(0)
+    expected = (torch.tensor([0.0, 1.0, 0.0]) - inside) / 0.5
+    assert logits.grad[0].tolist() == pytest.approx([*expected.tolist(), 0.0], abs=1e-6)
+
+
+def test_divergence_and_entropy_equal_those_of_torch_distributions():
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.randn(6, 30, generator=generator) for _ in range(2))
+    p, q = torch.distributions.Categorical(logits=ours), torch.distributions.Categorical(logits=theirs)
+    torch.testing.assert_close(kl_divergence(ours, theirs), torch.distributions.kl_divergence(p, q))
+    torch.testing.assert_close(entropy(ours), p.entropy())
+    assert float(kl_divergence(ours, ours).abs().max()) < 1e-6
+
+
+def test_other_weights_are_used_without_gradient_and_given_back(tokenizer):
+    model = adapted()
+    parameters = trainable_parameters(model)
+    own = [parameter.detach().clone() for parameter in parameters]
+    ids = torch.tensor([[1, 2, 3]])
+    before = model(input_ids=ids).logits
+    with other_weights(parameters, [torch.zeros_like(weight) for weight in own]):
+        other = model(input_ids=ids).logits
+    assert not other.requires_grad
+    with model.disable_adapter():
+        torch.testing.assert_close(other, model(input_ids=ids).logits)
+    assert not torch.allclose(other, before)
+    assert all(torch.equal(parameter, weight) for parameter, weight in zip(parameters, own, strict=True))
+    assert all(parameter.requires_grad for parameter in parameters)
+
+
+def loss_written_out(model, rollout, *, reference, settings):
+    """One rollout's loss by the issue's formula, term by term, from whole probability vectors."""
+    ids = torch.tensor([rollout.ids])
+    with torch.no_grad(), other_weights(trainable_parameters(model), reference):
+        before = model(input_ids=ids).logits[0].softmax(1)
+    logits = model(input_ids=ids).logits[0]
+    now = logits.softmax(1)
+    score, divergences, entropies = 0.0, [], []
+    for place, position in enumerate(range(rollout.prompt_length, len(rollout.ids))):
+        p, q, token = now[position - 1], before[position - 1], rollout.ids[position]
+        tempered = (logits[position - 1] / settings.temperature).softmax(0)
+        nucleus = tempered.topk(rollout.nucleus[place]).indices.tolist()
+        if token not in nucleus:
+            nucleus[-1] = token
+        score = score + (tempered[token] / tempered[nucleus].sum()).log()
+        divergences.append((p * (p / q).log()).sum())
+        entropies.append(-(p * p.log()).sum())
+    kl, bonus = torch.stack(divergences).mean(), torch.stack(entropies).mean()
+    return -rollout.advantage * score + settings.kl_coef * kl - settings.entropy_coef * bonus
+
+
+def test_the_loss_and_its_gradient_are_the_formulas(tokenizer):
+    model = adapted()
+    objective = objective_of(model, tokenizer)
+    reference = [parameter.detach().clone() for parameter in trainable_parameters(model)]
+    (batch,) = prepared(model, objective)
+    moved(model, 9)  # away from the reference, so that the divergence is not zero
+    engine = HookGradients(model)
+    kept = []
+
+    def losses():
+        kept.append(objective.per_example_loss(model, batch))
+        return kept[0]
+
+    gradients = engine.per_example(losses)
+    engine.close()
+    for row, rollout in enumerate(batch.examples):
+        expected = loss_written_out(model, rollout, reference=reference, settings=SETTINGS)
+        assert kept[0][row].item() == pytest.approx(expected.item(), rel=1e-4)
+        truth = torch.autograd.grad(expected, trainable_parameters(model))
+        for gradient, one in zip(gradients, truth, strict=True):
+            torch.testing.assert_close(gradient[row], one, rtol=2e-3, atol=1e-5)
+    assert objective.figures()["kl"] > 0.01
+
+
+def test_advantages_come_from_the_baseline_before_it_moves(tokenizer):
+    model = adapted()
+    settings = dataclasses.replace(SETTINGS, reward_scale=2.0, baseline_decay=0.5)
+    objective = objective_of(model, tokenizer, settings)
+    (batch,) = prepared(model, objective)
+    for rollout in batch.examples:
+        assert rollout.advantage == pytest.approx(2.0 * (rollout.score.value - 0.5))
+    objective.observe({"mean_reward": 0.9})
+    (batch,) = prepared(model, objective, step=2)
+    for rollout in batch.examples:
+        assert rollout.advantage == pytest.approx(2.0 * (rollout.score.value - 0.9))
+
+
+def test_the_self_checks_advantages_are_never_zero_by_chance(tokenizer):
+    model = adapted()
+    (batch,) = prepared(model, objective_of(model, tokenizer), step=0)
+    assert [rollout.advantage for rollout in batch.examples] == [1.0] * 4
+
+
+def test_the_baseline_is_bias_corrected_and_stays_in_range():
+    baseline = Baseline(decay=0.99)
+    assert baseline.value == 0.5
+    baseline.update(0.8)
+    assert baseline.value == pytest.approx(0.8)  # an average from zero would say 0.008
+    baseline.update(0.4)
+    assert baseline.value == pytest.approx((0.99 * 0.8 + 0.4) / 1.99)
+    again = Baseline(decay=0.99)
+    again.load_state_dict(baseline.state_dict())
+    assert again.value == baseline.value
+    for _ in range(200):
+        baseline.update(7.0)
+    assert baseline.value == 1.0
+
+
+def test_the_query_is_the_rewards_of_the_batch(tokenizer):
+    model = adapted()
+    objective = objective_of(model, tokenizer)
+    (batch,) = prepared(model, objective)
+    assert objective.query_noise == {"mean_reward": SETTINGS.baseline_noise_multiplier}
+    rewards = objective.queries(batch)["mean_reward"].tolist()
+    assert rewards == [rollout.score.value for rollout in batch.examples]
+
+
+def test_an_empty_draw_prepares_nothing_and_says_so(tokenizer):
+    model = adapted()
+    objective = objective_of(model, tokenizer)
+    assert objective.prepare(model, [], step=1, stream=STREAM) == []
+    assert objective.figures()["reward_mean"] is None
+
+
+def test_prompts_that_leave_no_room_are_refused_before_training(tokenizer, tmp_path):
+    objective = objective_of(adapted(), tokenizer)
+    with pytest.raises(UserError, match="holds no prompts"):
+        objective.check([], path=tmp_path / "train.jsonl")
+    long = Example(ids=tuple(range(40)), prompt_length=40, unit=0, prompt="a long question")
+    with pytest.raises(UserError, match=r"'a long question' has at least 40 tokens.*max_seq_len 40"):
+        objective.check([long], path=tmp_path / "train.jsonl")
+
+
+def run_bandit(tokenizer, *, sign=1.0, steps=30):
+    """Train on the share of vowels with plain Adam; return mean rewards of the first and last steps."""
+    model = adapted()
+    settings = dataclasses.replace(SETTINGS, kl_coef=0.0, entropy_coef=0.0, temperature=1.0, top_p=1.0, reward_scale=1)
+    objective = objective_of(model, tokenizer, settings)
+    optimizer = torch.optim.Adam(trainable_parameters(model), lr=3e-2)
+    rows = [Example(ids=(10, 11, 12, 13), prompt_length=3, unit=unit, prompt="p") for unit in range(48)]
+    batches = physical_batches(rows, token_budget=10_000, pad_id=0, device=CPU)
+    means = []
+    for step in range(1, steps + 1):
+        for batch in objective.prepare(model, batches, step=step, stream=STREAM):
+            (sign * objective.per_example_loss(model, batch).mean()).backward()
+            mean = float(objective.queries(batch)["mean_reward"].mean())
+            means.append(mean)
+            optimizer.step()
+            optimizer.zero_grad()
+            objective.observe({"mean_reward": mean})
+    return sum(means[:5]) / 5, sum(means[-5:]) / 5
+
+
+def test_rewards_rise_and_with_the_sign_reversed_they_fall(tokenizer):
+    before, after = run_bandit(tokenizer)
+    assert after > before + 0.10
+    before, after = run_bandit(tokenizer, sign=-1.0)
+    assert after < before - 0.02
