@@ -14,15 +14,18 @@ include: "rules/common.smk"
 include: "rules/base.smk"
 include: "rules/data.smk"
 include: "rules/sft.smk"
+include: "rules/reinforce.smk"
 include: "rules/export.smk"
 include: "rules/seal.smk"
 include: "rules/moe.smk"
+include: "rules/evaluate.smk"
 include: "rules/report.smk"
 
 
 localrules:
     all,
     sft,
+    reinforce,
     packages,
     moe,
 
@@ -32,16 +35,24 @@ rule all:
     default_target: True
     input:
         stage_artifacts("sft"),
+        stage_artifacts("reinforce"),
+        per_expert("results/experts/{expert}/evaluation.json"),
         per_expert("results/experts/{expert}/selection.json"),
         per_expert("results/experts/{expert}/peft/adapter_model.safetensors"),
         per_expert("results/experts/{expert}/peft/adapter_config.json"),
         per_expert("results/packages/{expert}.tgsp"),
         "results/moe/moe_config.json",
+        "results/moe/composition.json",
 
 
 rule sft:
     input:
         stage_artifacts("sft"),
+
+
+rule reinforce:
+    input:
+        stage_artifacts("reinforce"),
 
 
 rule packages:

@@ -92,10 +92,10 @@ def dataset_files(wildcards):
 
 
 def dataset_parts(wildcards):
-    """The prepared files of the datasets that a combined one holds."""
+    """The prepared files of the datasets that a combined one holds, and what their units are."""
     settings = SETTINGS.datasets[wildcards.dataset]
     names = settings.of if settings.source == "combined" else []
-    return expand("results/data/{part}/{file}.jsonl", part=names, file=["train", "val"])
+    return expand("results/data/{part}/{file}", part=names, file=["train.jsonl", "val.jsonl", "stats.json"])
 
 
 DEMO_FACTS = sorted(path for path in glob.glob("config/demo/**", recursive=True) if Path(path).is_file())

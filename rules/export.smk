@@ -1,6 +1,13 @@
+from sealed_experts.settings.selection import selection_settings
+
+
 rule select_stage:
     input:
         metrics=stage_metrics,
+        # Held-out records are looked at only where the choice is made by them.
+        evaluation=lambda wildcards: (
+            f"results/experts/{wildcards.expert}/evaluation.json" if EXPERT[wildcards.expert].select == "best" else []
+        ),
     output:
         selection="results/experts/{expert}/selection.json",
     log:
@@ -11,20 +18,17 @@ rule select_stage:
         mem_mb=memory_mb(500),
         runtime=10,
     params:
-        stages=lambda wildcards: " ".join(stages_of(wildcards.expert)),
+        settings=lambda wildcards: selection_settings(SETTINGS, wildcards.expert),
     shell:
-        "exec python scripts/select_stage.py --expert {wildcards.expert:q} --stages {params.stages}"
-        " --metrics {input.metrics:q} --output {output.selection:q} > {log:q} 2>&1"
+        "exec python scripts/select_stage.py --settings {params.settings:q} --metrics {input.metrics:q}"
+        " --evaluation {input.evaluation:q} --output {output.selection:q} > {log:q} 2>&1"
 
 
 rule export_peft:
     input:
         selection="results/experts/{expert}/selection.json",
         # The chosen stage's adapter is one of these.
-        adapters=lambda wildcards: [
-            f"results/experts/{wildcards.expert}/{stage_folder(stage)}/{STAGE_FILES[stage][0]}"
-            for stage in stages_of(wildcards.expert)
-        ],
+        adapters=stage_adapters,
         base=BASE_MANIFEST,
     output:
         config=ensure("results/experts/{expert}/peft/adapter_config.json", non_empty=True),

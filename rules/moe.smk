@@ -23,3 +23,27 @@ rule assemble_moe:
         "exec python scripts/assemble_moe.py --packages results/packages --experts results/experts"
         " --data results/data --base {input.base:q} --output {output.config:q} > {log:q} 2>&1"
         " <<'END_OF_SETTINGS'\n{params.settings}\nEND_OF_SETTINGS\n"
+
+
+rule check_composition:
+    input:
+        config="results/moe/moe_config.json",
+        packages=per_expert("results/packages/{expert}.tgsp"),
+        base=BASE_MANIFEST,
+    output:
+        report=ensure("results/moe/composition.json", non_empty=True),
+    log:
+        "results/moe/check_composition.log",
+    conda:
+        "../envs/train.yaml"
+    threads: 2
+    resources:
+        gpu=gpus,
+        mem_mb=memory_mb(16000),
+        runtime=120,
+    params:
+        # A function that takes `output` is not tracked: where it runs makes nothing stale.
+        device=lambda wildcards, output: SETTINGS.device,
+    shell:
+        "exec python scripts/check_composition.py --config {input.config:q} --device {params.device}"
+        " --threads {threads} --output {output.report:q} > {log:q} 2>&1"

@@ -1,15 +1,21 @@
+import itertools
+
+
 localrules:
     report_inputs,
 
 
-STAGE_FOLDERS_OF_EXPERTS = [
-    f"results/experts/{expert}/{stage_folder(stage)}" for expert in EXPERTS for stage in stages_of(expert)
-]
+# What stands above everything in the report.
+report: "captions/report.rst"
+
+
+REWARD_FOLDER = stage_folder("reinforce")
+LOSS_FOLDERS = {stage_folder(stage): stage for stage in STAGE_FILES if stage != "reinforce"}
 
 
 rule plot_training:
     input:
-        metrics="results/experts/{expert}/{folder}/training_metrics.json",
+        metrics=lambda wildcards: stage_file(wildcards.expert, LOSS_FOLDERS[wildcards.folder], 1),
     output:
         curves=report(
             "results/experts/{expert}/{folder}/curves.svg",
@@ -20,7 +26,7 @@ rule plot_training:
     log:
         "results/experts/{expert}/logs/plot_training_{folder}.log",
     wildcard_constraints:
-        folder=r"[a-z][a-z0-9_]*",
+        folder="|".join(LOSS_FOLDERS),
     conda:
         "../envs/report.yaml"
     resources:
@@ -30,9 +36,36 @@ rule plot_training:
         "exec python scripts/plot_training.py --metrics {input.metrics:q} --curves {output.curves:q} > {log:q} 2>&1"
 
 
+rule plot_rewards:
+    input:
+        metrics=lambda wildcards: stage_file(wildcards.expert, "reinforce", 1),
+        # One record is in all stages: their ε is one curve.
+        earlier=lambda wildcards: [
+            stage_file(wildcards.expert, stage, 1)
+            for stage in itertools.takewhile(lambda stage: stage != "reinforce", stages_of(wildcards.expert))
+        ],
+    output:
+        curves=report(
+            f"results/experts/{{expert}}/{REWARD_FOLDER}/curves.svg",
+            caption="captions/rewards.rst",
+            category="Reward and privacy",
+            labels={"expert": "{expert}", "stage": "reinforce"},
+        ),
+    log:
+        "results/experts/{expert}/logs/plot_rewards.log",
+    conda:
+        "../envs/report.yaml"
+    resources:
+        mem_mb=memory_mb(1000),
+        runtime=10,
+    shell:
+        "exec python scripts/plot_rewards.py --metrics {input.metrics:q} --earlier {input.earlier:q}"
+        " --curves {output.curves:q} > {log:q} 2>&1"
+
+
 rule tabulate_metrics:
     input:
-        metrics=[f"{folder}/training_metrics.json" for folder in STAGE_FOLDERS_OF_EXPERTS],
+        metrics=[stage_file(expert, stage, 1) for expert in EXPERTS for stage in stages_of(expert)],
     output:
         page=report(
             "results/report/metrics.html",
@@ -51,8 +84,35 @@ rule tabulate_metrics:
         "exec python scripts/tabulate_metrics.py --metrics {input.metrics:q} --page {output.page:q} > {log:q} 2>&1"
 
 
+rule tabulate_evaluations:
+    input:
+        evaluations=per_expert("results/experts/{expert}/evaluation.json"),
+    output:
+        page=report(
+            "results/report/evaluation.html",
+            caption="captions/evaluation.rst",
+            category="Before and after",
+            labels={"table": "all experts"},
+        ),
+    log:
+        "results/report/tabulate_evaluations.log",
+    conda:
+        "../envs/report.yaml"
+    resources:
+        mem_mb=memory_mb(1000),
+        runtime=10,
+    shell:
+        "exec python scripts/tabulate_evaluations.py --evaluations {input.evaluations:q} --page {output.page:q}"
+        " > {log:q} 2>&1"
+
+
 # What `make report` shows.
 rule report_inputs:
     input:
-        [f"{folder}/curves.svg" for folder in STAGE_FOLDERS_OF_EXPERTS],
+        [
+            f"results/experts/{expert}/{stage_folder(stage)}/curves.svg"
+            for expert in EXPERTS
+            for stage in stages_of(expert)
+        ],
         "results/report/metrics.html",
+        "results/report/evaluation.html",

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from sealed_experts.errors import reports_user_errors
-from sealed_experts.evaluation.plots import draw_curves, save_figure
+from sealed_experts.evaluation.drawing import save_figure
+from sealed_experts.evaluation.plots import draw_curves
 from sealed_experts.files.canonical import read_json
 
 

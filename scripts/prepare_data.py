@@ -1,6 +1,7 @@
 """Prepare one dataset: read its source, drop bad rows and duplicates, split it, and describe it."""
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
@@ -22,6 +23,8 @@ def main() -> None:
     parser.add_argument("--val", required=True, type=Path, help="validation records to write")
     parser.add_argument("--stats", required=True, type=Path, help="statistics to write")
     args = parser.parse_args()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files and users' words go into the log
     run = dataset_from_json(args.settings)
     prepared = prepare(run.dataset, name=run.name, seed=run.seed, parts=args.parts, log=print)
     statistics = write_prepared(

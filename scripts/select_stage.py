@@ -1,32 +1,27 @@
-"""Choose which stage of an expert is exported, sealed and assembled: the last one of its chain."""
+"""Choose which stage of an expert is exported, sealed and assembled: the last one, or the best on held-out records."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from sealed_experts.errors import reports_user_errors
-from sealed_experts.files.canonical import read_json, write_json
+from sealed_experts.errors import UserError, reports_user_errors
+from sealed_experts.evaluation.selection import selected_stage
+from sealed_experts.files.canonical import write_json
+from sealed_experts.settings.selection import selection_from_json
 
 
 @reports_user_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--expert", required=True, help="the expert's name")
-    parser.add_argument("--stages", required=True, nargs="+", help="its stages, in order")
-    parser.add_argument("--metrics", required=True, nargs="+", type=Path, help="their metrics, in the same order")
+    parser.add_argument("--settings", required=True, help="the expert's stages and how to choose, as JSON")
+    parser.add_argument("--metrics", required=True, nargs="+", type=Path, help="the stages' metrics, in their order")
+    parser.add_argument("--evaluation", nargs="?", type=Path, help="evaluation.json, needed by `select: best`")
     parser.add_argument("--output", required=True, type=Path, help="selection.json")
     args = parser.parse_args()
-    chosen, metrics_path = args.stages[-1], args.metrics[-1]
-    reason = "the only stage" if len(args.stages) == 1 else f"the last of the stages {', '.join(args.stages)}"
-    selection = {
-        "expert": args.expert,
-        "stage": chosen,
-        "adapter": read_json(metrics_path)["adapter_file"],
-        "metrics": str(metrics_path),
-        "reason": reason,
-        "candidates": args.stages,
-    }
-    write_json(args.output, selection)
+    run = selection_from_json(args.settings)
+    if len(args.metrics) != len(run.stages):
+        raise UserError(f"--metrics must give one file for each of {', '.join(run.stages)}, in this order")
+    write_json(args.output, selected_stage(run, metrics=args.metrics, evaluation=args.evaluation))
 
 
 if __name__ == "__main__":

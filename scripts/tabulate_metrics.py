@@ -13,7 +13,9 @@ from sealed_experts.files.canonical import read_json
 @reports_user_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--metrics", required=True, type=Path, nargs="+", help="the stages' training_metrics.json")
+    parser.add_argument(
+        "--metrics", required=True, type=Path, nargs="+", help="the stages' training_metrics.json or rl_metrics.json"
+    )
     parser.add_argument("--page", required=True, type=Path, help="the HTML page to write")
     args = parser.parse_args()
     write_text(args.page, metrics_page([read_json(path) for path in args.metrics]))

@@ -27,6 +27,8 @@ class StageProgress:
 
     `state` is one of STATES. `epsilon` is the ε spent so far and `target_epsilon` its budget; both are None where no
     ε is claimed. `seconds_left` assumes that every step up to `max_steps` is still to be made at the present speed.
+    A stage that learns from a reward has `reward` (mean of a step's answers), `val_reward` (of answers to held-out
+    prompts) and `kl` (nats a token, from the stage's start), and no `loss`: what it descends says nothing to people.
     """
 
     expert: str
@@ -36,6 +38,9 @@ class StageProgress:
     max_steps: int | None = None
     loss: float | None = None
     val_loss: float | None = None
+    reward: float | None = None
+    val_reward: float | None = None
+    kl: float | None = None
     epsilon: float | None = None
     target_epsilon: float | None = None
     tokens_per_second: float | None = None
@@ -120,14 +125,18 @@ def _stage_progress(folder: Path, expert: str, stage: str, now: float) -> StageP
         return StageProgress(expert=expert, stage=stage)
     steps = [line for line in metrics if "loss" in line]
     newest = steps[-1] if steps else {}
+    rewarded = any("reward_mean" in line or "val_reward" in line for line in metrics)
     return StageProgress(
         expert=expert,
         stage=stage,
         state=name,
         step=_newest_step(state, newest),
         max_steps=state.get("max_steps", newest.get("max_steps")),
-        loss=_last_value(steps, "loss"),  # the loss of an empty draw is null
+        loss=None if rewarded else _last_value(steps, "loss"),  # the loss of an empty draw is null
         val_loss=_last_value(metrics, "val_loss"),
+        reward=_last_value(steps, "reward_mean"),
+        val_reward=_last_value(metrics, "val_reward"),
+        kl=_last_value(steps, "kl"),
         epsilon=state.get("epsilon", newest.get("epsilon")),
         target_epsilon=state.get("target_epsilon"),
         tokens_per_second=newest.get("tokens_per_second"),

@@ -140,6 +140,50 @@ def metrics(**changes: Any) -> dict[str, Any]:
     }
 
 
+def reinforce_metrics() -> dict[str, Any]:
+    """Return what rl_metrics.json has beside, or instead of, a first stage's metrics; each measured number is its own.
+
+    The settings among it are the only numbers that may be published.
+    """
+    settings = {
+        **metrics()["settings"]["training"],
+        "learning_rate": 0.004,
+        "weight_decay": 0.0,
+        "rollout_batch_size": 96,
+        "max_new_tokens": 48,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "reward": "finance",
+        "reward_options": {"keywords": ["wolpertinger"]},
+        "kl_coef": 0.02,
+        "entropy_coef": 0.01,
+    }
+    del settings["batch_size"]
+    axes = {"format": 0.703125, "terms": 0.7109375}
+    line = {"step": 1, "loss": 3.125001, "reward": 0.453125, "reward_std": 0.1015625, "grad_norm": 17.34375}
+    held_out = {"step": 0, "val_loss": 3.125, "val_reward": 0.40625, "val_kl": 0.0390625, "val_entropy": 1.46875}
+    return {
+        "settings": {"seed": 424242, "training": settings},
+        "total_steps": 25,
+        "reward": "finance",
+        "mean_reward_before": 0.40625,
+        "mean_reward_after": 0.59375,
+        "axes_before": {name: value / 2 for name, value in axes.items()},
+        "axes_after": axes,
+        "kl_after": 0.0419921875,
+        "entropy_before": 1.4765625,
+        "entropy_after": 1.1328125,
+        "response_tokens_before": 31.40625,
+        "response_tokens_after": 40.84375,
+        "truncated_share_after": 0.1171875,
+        "examples_seen": 1234567,
+        "tokens_seen": 7654321,
+        "weight_change": 0.8203125,
+        "total_time_seconds": 199.0625,
+        "history": {"train": [line], "validation": [held_out, {**held_out, "step": 25, "val_reward": 0.59375}]},
+    }
+
+
 def run(**changes: Any) -> PackageRun:
     """Return what the configuration says about the package."""
     values: dict[str, Any] = {

@@ -63,6 +63,9 @@ class Folder:
         (self.path / "bin" / "snakemake" / "__init__.py").touch()
         (self.path / "bin" / "snakemake" / "__main__.py").write_text(SNAKEMAKE)
         (self.path / "Snakefile").touch()
+        (self.path / "config").mkdir()
+        for name in ("a b.yaml", "c.yaml", "config/a.yaml"):
+            (self.path / name).write_text("seed: 1\n")
 
     def start(self, *arguments: str) -> subprocess.Popen:
         paths = os.pathsep.join([str(self.path / "bin"), str(ROOT / "scripts")])

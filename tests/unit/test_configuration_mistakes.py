@@ -67,7 +67,11 @@ ONE_MISTAKE = [
         "experts.banker.learning_rate: no such setting; did you mean `sft.learning_rate`?",
     ),
     ({"experts.banker.rank": 4}, "experts.banker.rank: no such setting; did you mean `adapter.rank`?"),
-    ({"defaults.zzz": 4}, "defaults.zzz: no such setting; known here: `template`, `adapter`, `sft`, `privacy`"),
+    (
+        {"defaults.zzz": 4},
+        "defaults.zzz: no such setting; known here: `template`, `select`, `select_metric`, `adapter`, `sft`,"
+        " `reinforce`, `privacy`",
+    ),
     ({"overrides.adaptor": {}}, "overrides.adaptor: no such setting; did you mean `adapter`?"),
     ({"moe.he_config.scale_bit": 40}, "moe.he_config.scale_bit: no such setting; did you mean `scale_bits`?"),
     ({"datasets.banking.domai": "x"}, "datasets.banking.domai: no such setting; did you mean `domain`?"),
@@ -125,7 +129,14 @@ ONE_MISTAKE = [
         {"defaults.template": "alpacca"},
         'defaults.template: "alpacca" is not one of `alpaca`, `chatml`, `tokenizer`; did you mean `alpaca`?',
     ),
-    ({"experts.banker.stages": ["stf"]}, 'experts.banker.stages[0]: "stf" is not one of `sft`; did you mean `sft`?'),
+    (
+        {"experts.banker.stages": ["stf"]},
+        'experts.banker.stages[0]: "stf" is not one of `sft`, `reinforce`; did you mean `sft`?',
+    ),
+    (
+        {"defaults.select": "first"},
+        'defaults.select: "first" is not one of `last`, `best`',
+    ),
     ({"experts.banker.stages": []}, "experts.banker.stages: nothing is listed; give at least one"),
     (
         {"experts.banker.stages": ["sft", "sft"]},
@@ -155,7 +166,7 @@ ONE_MISTAKE = [
     ),
     (
         {"experts.banker.routing.keywords": ["bank", " "]},
-        'experts.banker.routing.keywords[1]: " " is not text that is not blank',
+        'experts.banker.routing.keywords[1]: "" is not visible text without control characters',
     ),
     (
         {"experts.banker.description": "x" * 1001},
@@ -265,6 +276,63 @@ ONE_MISTAKE = [
         " training",
     ),
     (
+        {"experts.banker.stages": ["sft", "reinforce"], "overrides.reinforce.warmup_steps": 501},
+        "overrides.reinforce.warmup_steps: 501 is above total_steps, which is 500; the warmup must end within the"
+        " training",
+    ),
+    (
+        {
+            "experts.banker.stages": ["sft", "reinforce"],
+            "experts.banker.reinforce.max_new_tokens": 64,
+            "defaults.reinforce.max_seq_len": 64,
+        },
+        "experts.banker.reinforce.max_new_tokens: 64 leaves no room for a prompt in the 64 tokens that max_seq_len"
+        " allows for both; lower the one or raise the other",
+    ),
+    (
+        {"experts.banker.stages": ["sft", "reinforce"], "defaults.reinforce.reward": "fnance"},
+        'defaults.reinforce.reward: "fnance" is no reward; did you mean `finance`?',
+    ),
+    (
+        {"experts.banker.stages": ["reinforce", "sft"]},
+        "experts.banker.stages: `reinforce` refines an adapter, and none is there yet: put `sft` before it",
+    ),
+    (
+        {
+            "experts.banker.stages": ["sft", "reinforce"],
+            "experts.banker.sft.privacy.target_epsilon": 6,
+            "experts.banker.reinforce.privacy.target_epsilon": 5,
+        },
+        "experts.banker.reinforce.privacy.target_epsilon: 5.0 is below the 6.0 of stage `sft` before it; it caps the"
+        " joint ε, which only grows",
+    ),
+    (
+        {
+            "experts.banker.stages": ["sft", "reinforce"],
+            "experts.banker.select": "best",
+            "overrides.select_metric": "loss",
+            "datasets.banking.public_evaluation": False,
+        },
+        'experts.banker.select: "best" would choose by held-out records of `banking`, which are private, and no ε'
+        " covers that; write `last`, or datasets.banking.public_evaluation: true if they are public",
+    ),
+    (
+        {"experts.banker.select": "best"},
+        'experts.banker.select_metric: "reward" is measured only for an expert with the stage `reinforce`; write'
+        " `loss`, or `select: last`",
+    ),
+    (
+        {"moe.max_epsilon": 8, "experts.banker.privacy.enabled": False},
+        "moe.max_epsilon: 8.0 cannot be kept: `banker.sft` will claim no ε, with privacy off or reproducible;"
+        " change that, or remove the limit",
+    ),
+    (
+        {"moe.max_epsilon": 8, "defaults.sft.privacy.mode": "reproducible"},
+        "moe.max_epsilon: 8.0 cannot be kept: `banker.sft`, `investor.sft`, `everything.sft` will claim no ε,"
+        " with privacy off or reproducible; change that, or remove the limit",
+    ),
+    ({"moe.max_epsilon": 0}, "moe.max_epsilon: 0 is not a number above 0"),
+    (
         {"experts.banker.sft.max_seq_len": 1024},
         "experts.banker.sft.max_seq_len: 1024 is longer than the base can read, which is 512 tokens",
     ),
@@ -353,6 +421,73 @@ def test_a_mistake_is_told_in_one_line(changes: dict[str, Any], line: str, tmp_p
 
 def test_the_configuration_the_mistakes_start_from_is_sound(tmp_path: Path) -> None:
     assert [expert.name for expert in resolve(SOUND, root=tmp_path).experts] == ["banker", "investor", "everything"]
+
+
+PUBLIC = {"public_evaluation": True}
+OFF, ON = {"enabled": False}, {"enabled": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "allowed"),
+    [
+        ({}, False),
+        ({"datasets.files": PUBLIC}, True),
+        ({"experts.banker.privacy": OFF}, True),
+        ({"experts.banker.privacy": OFF, "experts.banker.sft.privacy": ON}, False),
+        ({"experts.banker.privacy": OFF, "experts.banker.reinforce.privacy": ON}, False),
+        ({"experts.banker.select": "last"}, True),
+        # Reinforcement that is configured, but is no stage of the chain.
+        (
+            {"experts.banker.privacy": OFF, "experts.banker.stages": ["sft"], "experts.banker.reinforce.privacy": ON},
+            True,
+        ),
+    ],
+)
+def test_the_best_stage_is_chosen_by_private_records_only_without_privacy(
+    changes: dict[str, Any], allowed: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.csv").touch()
+    document = changed(
+        {
+            "datasets.files": {"source": "files", "paths": ["mine.csv"]},
+            "experts.banker": {"dataset": "files", "stages": ["sft", "reinforce"], "routing": {"keywords": ["bank"]}},
+            "experts.banker.select": "best",
+            "experts.banker.select_metric": "loss",
+        }
+    )
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        place = document
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = {**place[last], **value} if isinstance(place.get(last), dict) else value
+    if allowed:
+        assert resolve(document, root=tmp_path).by_name["banker"].stages
+    else:
+        assert [line.partition(":")[0] for line in mistakes(document, tmp_path)] == ["experts.banker.select"]
+
+
+def test_the_best_reward_needs_a_stage_that_measures_one(tmp_path: Path) -> None:
+    document = changed({"experts.banker.select": "best", "experts.banker.stages": ["sft", "reinforce"]})
+    assert resolve(document, root=tmp_path).by_name["banker"].select_metric == "reward"
+    document["experts"]["banker"] |= {"stages": ["sft"], "select_metric": "loss"}
+    assert resolve(document, root=tmp_path).by_name["banker"].select == "best"
+
+
+def test_an_answer_may_be_one_token_shorter_than_its_sequence(tmp_path: Path) -> None:
+    reinforce = {"max_new_tokens": 63, "max_seq_len": 64, "warmup_steps": 9, "total_steps": 9}
+    document = changed({"defaults.reinforce": reinforce, "experts.banker.stages": ["sft", "reinforce"]})
+    assert resolve(document, root=tmp_path).by_name["banker"].reinforce.max_new_tokens == 63
+
+
+def test_a_rollout_batch_must_be_smaller_than_the_data_under_privacy(tmp_path: Path) -> None:
+    document = changed(
+        {"experts.banker.stages": ["sft", "reinforce"], "experts.banker.reinforce.rollout_batch_size": 100}
+    )
+    settings = resolve(document, root=tmp_path)
+    check_dataset_sizes(settings, {"banking": 101})
+    with pytest.raises(UserError, match=r"experts\.banker\.reinforce: .* lower rollout_batch_size, or add data"):
+        check_dataset_sizes(settings, {"banking": 100})
 
 
 def test_all_mistakes_leave_at_once_each_on_a_line(tmp_path: Path) -> None:

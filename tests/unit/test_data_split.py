@@ -18,6 +18,7 @@ from sealed_experts.data.records import Record, read_records, write_records
 from sealed_experts.data.split import side_of_group, side_of_unit, split_key
 from sealed_experts.data.statistics import describe, lengths
 from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import write_json
 from sealed_experts.settings.sources import CombinedSource, FilesSource
 
 
@@ -115,7 +116,7 @@ def test_exact_duplicates_drop_within_a_unit_only(tmp_path):
     prepared = prepare(source(tmp_path, [*named, named[0]], unit="who"), name="x", seed=1)
     assert prepared.duplicates_dropped == 1
     assert len(prepared.train) + len(prepared.val) == 43
-    assert prepared.unit == "who"
+    assert prepared.unit == "field:who"
 
 
 def test_a_few_bad_rows_are_logged_and_counted(tmp_path):
@@ -164,6 +165,7 @@ def test_combined_inherits_the_sides_and_never_holds_out_what_it_trains_on(tmp_p
         "two": ([_record("3"), _record("1")], [_record("4"), common]),
     }
     for name, (train, val) in parts.items():
+        write_json(tmp_path / name / "stats.json", {"unit": "record"})
         write_records(tmp_path / name / "train.jsonl", train)
         write_records(tmp_path / name / "val.jsonl", val)
     prepared = prepare(
@@ -176,6 +178,7 @@ def test_combined_inherits_the_sides_and_never_holds_out_what_it_trains_on(tmp_p
 
 def test_combined_drops_held_out_rows_of_a_unit_that_another_part_trains_on(tmp_path):
     for name, sides_ in {"one": (["a"], ["b"]), "two": (["c"], ["d", "e"])}.items():
+        write_json(tmp_path / name / "stats.json", {"unit": "field:who"})
         for side, keys in zip(("train", "val"), sides_, strict=True):
             write_records(
                 tmp_path / name / f"{side}.jsonl",

@@ -133,3 +133,40 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no readable config\.json"):
         fetch(BaseSettings(name=str(tmp_path / "empty")), tmp_path / "base")
+
+
+@pytest.mark.parametrize("name", ["same", "inside", "link"])
+def test_a_model_where_the_pipeline_keeps_its_own_is_not_deleted(tmp_path, source, name):
+    target = tmp_path / "results" / "base" / "mymodel"
+    shutil.copytree(source, target / "inner" if name == "inside" else target)
+    given = {"same": target, "inside": target / "inner", "link": tmp_path / "link"}[name]
+    if name == "link":
+        given.symlink_to(target)
+    before = {path.name: path.read_bytes() for path in given.iterdir()}
+    with pytest.raises(UserError, match=r"give `base\.key`"):
+        fetch(BaseSettings(name=str(given)), target)
+    assert {path.name: path.read_bytes() for path in given.iterdir()} == before
+
+
+def test_a_fetch_that_fails_half_way_leaves_the_old_base(tmp_path, source, monkeypatch):
+    fetch(BaseSettings(name=str(source)), tmp_path / "base")
+    link, calls = os.link, []
+
+    def fail_later(*arguments):
+        calls.append(arguments)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        link(*arguments)
+
+    monkeypatch.setattr(os, "link", fail_later)
+    with pytest.raises(UserError, match="no space left"):
+        fetch(BaseSettings(name=str(source)), tmp_path / "base")
+    assert verify_base(tmp_path / "base")
+    assert [path.name for path in tmp_path.iterdir() if path.name not in ("base", "source")] == []
+
+
+def test_a_tilde_of_nobody_is_a_name_like_any_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"base\.name"):
+        fetch(BaseSettings(name="~nouser/x", revision=COMMIT), tmp_path / "base")

@@ -87,6 +87,24 @@ def test_unknown_units_are_common_with_everyone(log):
     assert over_time(log).epsilon == epsilon([event("k1"), event("k2")], delta=DELTA)
 
 
+def test_unknown_units_stay_unknown(log):
+    """An unprotected version on unknown units was once forgotten when another one on known units followed it."""
+    unprotected = receipt(epsilon=None, reason="privacy is off")
+    for first, second in ((None, "zz"), ("zz", None)):
+        log.record(expert="other", receipt=receipt(event("k1")), units="ab")
+        log.record(expert="banking", receipt=unprotected, units=first)
+        log.record(expert="banking", receipt=unprotected, units=second)
+        assert [member.units for member in log.releases(expert="banking")] == [None]
+        of_other = log.lineages([receipt(event("k1"))])[0]
+        assert over_time(log, among=of_other).epsilon is None
+
+
+def test_a_key_on_unknown_units_has_no_lineage_again(log):
+    for units in ("ab", None, "ab"):
+        log.record(expert="banking", receipt=receipt(event("k1")), units=units)
+    assert log.lineages([receipt(event("k1"))]) == [None]
+
+
 def test_a_version_without_a_claim_is_not_forgotten(log):
     log.record(expert="banking", receipt=receipt(event("k1")), units="ab")
     open_version = receipt(epsilon=None, reason="privacy is off")
@@ -112,6 +130,8 @@ def test_lineage_is_found_by_the_noise_keys(log):
     assert len(first) == 2
     assert first < second
     assert others == [None, None, None, None]
+    assert log.lineages([receipt(event("k1"))], expert="banking") == [first]
+    assert log.lineages([receipt(event("k1"))], expert="shared") == [None]
 
 
 def test_the_log_is_private_and_names_no_data(log, home):
@@ -158,6 +178,16 @@ def test_a_damaged_entry_is_refused(log, home):
     entry.write_text('{"format": "sealed-experts/release/v1"}')
     with pytest.raises(UserError, match="not an entry of the release log"):
         over_time(log)
+
+
+@pytest.mark.parametrize("place", ["home", "home/releases", "home/releases/banking"])
+def test_a_home_that_cannot_be_made_is_named(tmp_path, place):
+    """A file in a folder's place once left through Python's own FileExistsError."""
+    target = tmp_path / place
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    target.write_text("a file stands here")
+    with pytest.raises(UserError, match=r"cannot make the folder .*set SEALED_EXPERTS_HOME"):
+        ReleaseLog(tmp_path / "home").record(expert="banking", receipt=receipt(event("k1")), units=None)
 
 
 @pytest.mark.parametrize("name", ["../x", "", "a/b", ".hidden"])

@@ -127,6 +127,74 @@ def test_epsilon_over_releases_comes_from_the_log(workshop):
     assert privacy["over_releases"]["epsilon"] > privacy["epsilon"] * 1.05
 
 
+def sealed_here(workshop, *versions):
+    """Enter each expert's package in the release log, as sealing it here would have; and `versions` of banking."""
+    log = ReleaseLog(home_folder())
+    for name in EXPERTS:
+        lines = (workshop.sources.data / DATASETS[name] / "train.jsonl").read_text().splitlines()
+        units = {json.loads(line)["unit"] for line in lines}
+        for version in (name, *(versions if name == "banking_expert" else ())):
+            log.record(expert=name, receipt=private_receipt(version), units=units)
+
+
+def limited(workshop, limit):
+    """Return a run of the whole mixture under `moe.max_epsilon`."""
+    return dataclasses.replace(workshop.run(), max_epsilon=limit)
+
+
+def test_a_mixture_within_its_limit_is_assembled_as_without_one(workshop):
+    sealed_here(workshop)
+    joint = workshop.assemble()["privacy"]["epsilon"]
+    without = workshop.config.read_bytes()
+    workshop.assemble(limited(workshop, joint))  # the limit itself is allowed
+    assert workshop.config.read_bytes() == without
+
+
+def test_joint_epsilon_above_the_limit_is_refused(workshop):
+    """Each expert alone is within the limit: it is the records they share that are not."""
+    sealed_here(workshop)
+    privacy = workshop.assemble()["privacy"]
+    workshop.config.unlink()
+    limit = (max(privacy["experts"].values()) + privacy["epsilon"]) / 2
+    message = (
+        rf"the joint ε of these experts is {privacy['epsilon']:.6g} at δ = 1e-05, above moe\.max_epsilon, which is"
+    )
+    with pytest.raises(UserError, match=rf"{message} {limit:g}: lower privacy\.target_epsilon .* or raise the limit"):
+        workshop.assemble(limited(workshop, limit))
+    assert not workshop.config.exists()
+
+
+def test_epsilon_over_releases_above_the_limit_is_refused(workshop):
+    """The present packages are within the limit, but an older version was given away too."""
+    sealed_here(workshop, "an older version")
+    privacy = workshop.assemble()["privacy"]
+    assert privacy["epsilon"] < privacy["over_releases"]["epsilon"]
+    workshop.assemble(limited(workshop, privacy["over_releases"]["epsilon"]))
+    limit = (privacy["epsilon"] + privacy["over_releases"]["epsilon"]) / 2
+    with pytest.raises(
+        UserError, match=r"over all versions ever sealed .* above moe\.max_epsilon.*cannot be taken back"
+    ):
+        workshop.assemble(limited(workshop, limit))
+
+
+def test_a_limit_needs_an_epsilon(workshop):
+    reason = {"mode": "reproducible", "epsilon": None, "reason": "the seed reveals the noise"}
+    workshop.make_expert("banking_expert", receipt={**private_receipt("banking_expert"), **reason})
+    with pytest.raises(
+        UserError,
+        match=r"the joint ε of these experts cannot be stated, but moe\.max_epsilon is 1000: banking_expert claims no "
+        r"privacy: the seed reveals the noise; mend that",
+    ):
+        workshop.assemble(limited(workshop, 1000))
+
+
+def test_a_limit_needs_to_know_what_was_released_before(workshop):
+    """Packages that were sealed elsewhere: nobody here can say which other versions there are."""
+    with pytest.raises(UserError, match=r"over all versions .* cannot be stated.*the release log of this machine"):
+        workshop.assemble(limited(workshop, 1000))
+    assert not workshop.config.exists()
+
+
 def test_neither_units_nor_counts_nor_members_enter_the_file(workshop):
     workshop.assemble()
     text = workshop.config.read_text()
@@ -214,6 +282,7 @@ def test_script_reads_its_settings_from_standard_input(workshop):
         ],
         "he_config": plain(run.he_config),
         "gatelink_config": plain(run.gatelink_config),
+        "max_epsilon": None,
     }
     sources = workshop.sources
     done = subprocess.run(

@@ -1,5 +1,6 @@
 """How far a run has come, read from the files that its trainers leave behind."""
 
+import json
 import os
 from pathlib import Path
 
@@ -143,6 +144,32 @@ def test_a_metrics_line_cut_inside_a_letter_is_passed_over(tmp_path: Path) -> No
 def test_an_empty_draw_leaves_the_last_known_loss(tmp_path: Path) -> None:
     leave(tmp_path, state={}, metrics=[step_line(10, loss=2.75), step_line(20, loss=None)])
     assert look(tmp_path).loss == 2.75
+
+
+def leave_rewards(results: Path, *lines: dict[str, object]) -> StageProgress:
+    folder = results / "experts" / "banking_expert" / "rl"
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "adapter_rl_final.pt").write_bytes(b"weights")
+    (progress,) = read_progress(results=results, stages=[("banking_expert", "reinforce")], now=NOW)
+    return progress
+
+
+def test_a_stage_with_a_reward_shows_it_and_no_loss(tmp_path: Path) -> None:
+    progress = leave_rewards(
+        tmp_path,
+        {"step": 0, "val_loss": 2.5, "val_reward": 0.25, "val_kl": 0.0},
+        step_line(1, loss=-3.0, reward_mean=0.375, kl=0.125),
+        step_line(2, loss=None, reward_mean=None, kl=None),  # an empty draw
+        {"step": 2, "val_loss": 2.5, "val_reward": 0.5, "val_kl": 0.25},
+    )
+    assert (progress.loss, progress.val_loss) == (None, 2.5)
+    assert (progress.reward, progress.val_reward, progress.kl) == (0.375, 0.5, 0.125)
+
+
+def test_before_its_first_step_a_stage_knows_its_held_out_reward(tmp_path: Path) -> None:
+    progress = leave_rewards(tmp_path, {"step": 0, "val_loss": 2.5, "val_reward": 0.25, "val_kl": 0.0})
+    assert (progress.reward, progress.val_reward, progress.kl) == (None, 0.25, None)
 
 
 def test_stages_are_found_by_their_traces(tmp_path: Path) -> None:

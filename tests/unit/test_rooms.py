@@ -12,11 +12,14 @@ ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "scripts" / "sealed_experts"
 # From the top down: a room imports only from rooms before it (and from itself).
 ROOMS = [
-    *("errors", "machine", "files", "settings", "progress", "data", "models", "privacy", "training", "evaluation"),
-    *("sealing", "moe", "cli"),
+    *("errors", "machine", "files", "settings", "progress", "data", "models", "privacy", "rewards", "training"),
+    *("evaluation", "sealing", "moe", "cli"),
 ]
 HEAVY = {"torch", "transformers", "peft", "opacus", "datasets", "snakemake"}
-LIGHT = {"settings", "files", "machine", "progress", "sealing", "cli", "errors", "privacy/ledger", "moe/router.py"}
+LIGHT = {
+    *("settings", "files", "machine", "progress", "rewards", "sealing", "cli", "errors", "privacy/ledger"),
+    "moe/router.py",
+}
 
 
 def imports(path):
@@ -67,7 +70,15 @@ def test_light_rooms_import_nothing_heavy_at_the_top(path):
 
 @pytest.mark.parametrize(
     "module",
-    ["settings.reading", "sealing.package", "privacy.ledger.receipt", "moe.router", "cli.main", "data.sources"],
+    [
+        "settings.reading",
+        "sealing.package",
+        "privacy.ledger.receipt",
+        "moe.router",
+        "cli.main",
+        "data.sources",
+        "rewards.registry",
+    ],
 )
 def test_importing_it_really_loads_no_torch(module):
     code = f"import sys, sealed_experts.{module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"

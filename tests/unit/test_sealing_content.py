@@ -1,9 +1,6 @@
 """From a run to its package: what goes in, what stays out, and that the bytes depend on nothing else."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +8,12 @@ import pytest
 from tests.attacks import building
 
 from sealed_experts.errors import UserError
-from sealed_experts.files.canonical import write_json
-from sealed_experts.sealing import keys
 from sealed_experts.sealing.content import package_content
 from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.linter import _ALLOWED, read_adapter_config
-from sealed_experts.sealing.package import VerifiedPackage, open_bytes, open_package, unpack
+from sealed_experts.sealing.package import VerifiedPackage, open_bytes, unpack
 from sealed_experts.sealing.receipt import receipt_bytes
 from sealed_experts.sealing.tensors import read_tensors
-from sealed_experts.sealing.trust import load_trust
 from sealed_experts.settings.types import RoutingSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,74 +171,6 @@ def test_unpack_that_fails_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No space left"):
         unpack(opened(), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
-
-
-# The script
-
-
-def project(folder: Path) -> list[str]:
-    """Write everything the script reads into `folder`; return its arguments but for publisher and output."""
-    (folder / "peft").mkdir(parents=True)
-    (folder / "peft" / "adapter_config.json").write_bytes(building.adapter_config())
-    (folder / "peft" / "adapter_model.safetensors").write_bytes(building.weights())
-    metrics = folder / "training_metrics.json"
-    write_json(metrics, building.metrics())
-    selection = {"stage": "sft", "reason": "the only stage", "candidates": ["sft"], "metrics": str(metrics)}
-    write_json(folder / "selection.json", selection)
-    write_json(folder / "base.json", {"name": "tiny", "revision": None, "digest": "b" * 64})
-    settings = {
-        "name": "tiny_expert",
-        "version": "1.0.0",
-        "description": "",
-        "template": "alpaca",
-        "stages": ["sft"],
-        "public_evaluation": False,
-        "recipe": 1,
-        "adapter": {"kind": "lora", "rank": 2, "alpha": 4, "target_modules": ["v_proj", "q_proj"]},
-        "routing": {"gate": "step", "keywords": ["loan"], "always_active": False, "match": "word"},
-    }
-    return [
-        *("--peft", str(folder / "peft"), "--selection", str(folder / "selection.json")),
-        *("--base", str(folder / "base.json"), "--settings", json.dumps(settings)),
-    ]
-
-
-def sealed(folder: Path, *, publisher: str, seed: str = "0", **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [
-            *(sys.executable, str(ROOT / "scripts" / "seal_package.py"), *project(folder)),
-            *("--publisher", publisher, "--output", str(folder / "out.tgsp")),
-        ],
-        env={**os.environ, "PYTHONHASHSEED": seed, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def test_the_script_seals_the_same_bytes_whatever_hash_seed_time_and_folder(tmp_path):
-    publisher = keys.ensure_publisher_key()
-    runs = [
-        sealed(tmp_path / "a", publisher=publisher, seed="1"),
-        sealed(tmp_path / "b c" / "d", publisher=publisher, seed="2", TZ="Asia/Tokyo", SOURCE_DATE_EPOCH="1"),
-    ]
-    assert [run.returncode for run in runs] == [0, 0], runs
-    first, second = tmp_path / "a" / "out.tgsp", tmp_path / "b c" / "d" / "out.tgsp"
-    assert first.read_bytes() == second.read_bytes()
-    package = open_package(first, trust=load_trust())
-    assert package.publisher == publisher
-    receipt = json.loads(package.members["privacy_receipt.json"])
-    assert 3.0 < receipt["over_releases"]["epsilon"] < 6.0
-    for line in keys.key_path().read_text().splitlines()[1:-1]:
-        assert line not in "".join(run.stdout + run.stderr for run in runs)
-
-
-def test_the_script_refuses_a_key_that_is_not_the_publishers(tmp_path):
-    keys.ensure_publisher_key()
-    run = sealed(tmp_path / "a", publisher="0" * 64)
-    assert run.returncode == 1
-    assert run.stderr.startswith("error: the key at hand has the fingerprint")
-    assert not (tmp_path / "a" / "out.tgsp").exists()
 
 
 # Against the libraries that write and read these files

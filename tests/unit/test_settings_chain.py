@@ -162,7 +162,7 @@ def test_datasets_are_read_back_as_they_were(tmp_path: Path) -> None:
     (tmp_path / "x.csv").touch()
     datasets = {
         "a": {"source": "files", "paths": ["x.csv"], "fields": {"output": "answer"}, "unit": "customer"},
-        "b": {"source": "hub", "path": "org/data", "revision": COMMIT, "name": "en"},
+        "b": {"source": "hub", "path": "org/data", "revision": COMMIT, "name": "en", "unit": "customer"},
     }
     settings = resolve(merge(DOCUMENT, {"datasets": datasets}), root=tmp_path)
     for name, kind in {"a": FilesSource, "b": HubSource}.items():

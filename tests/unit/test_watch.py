@@ -1,6 +1,7 @@
 """`sealed-experts watch`: how it shows a run, and when it ends."""
 
 import argparse
+import dataclasses
 import io
 import os
 import signal
@@ -38,6 +39,21 @@ RUNNING = StageProgress(
     tokens_per_second=1300.2,
     seconds_left=3999.6,
 )
+REWARDED = StageProgress(
+    expert="investment_expert",
+    stage="reinforce",
+    state="running",
+    step=10,
+    max_steps=25,
+    val_loss=2.3,
+    reward=0.5123,
+    val_reward=0.4987,
+    kl=0.0214,
+    epsilon=4.5,
+    target_epsilon=8.0,
+    tokens_per_second=900.0,
+    seconds_left=60.0,
+)
 FAILED = StageProgress(expert="banking_expert", stage="sft", state="failed", error="no room for [bold]tensors[/bold]")
 WAITING = StageProgress(expert="shared_attention", stage="sft")
 DONE = StageProgress(expert="done_expert", stage="sft", state="done", step=60, max_steps=60)
@@ -50,6 +66,18 @@ def test_plain_lines() -> None:
     )
     assert command.plain_line(WAITING) == "shared_attention sft: waiting"
     assert command.plain_line(FAILED).endswith("failed, no room for [bold]tensors[/bold]")
+
+
+def test_a_stage_with_a_reward_shows_it_in_place_of_the_loss() -> None:
+    assert command.plain_line(REWARDED) == (
+        "investment_expert reinforce: running, step 10 of 25 (40%), reward 0.512, held-out reward 0.499, KL 0.021, "
+        "ε 4.50 of 8.00, 900 tokens/s, 1:00 left"
+    )
+
+
+def test_before_its_first_step_only_the_held_out_reward_is_known() -> None:
+    progress = dataclasses.replace(REWARDED, reward=None, kl=None)
+    assert "(40%), held-out reward 0.499, ε" in command.plain_line(progress)
 
 
 def test_summary_line() -> None:
@@ -70,6 +98,23 @@ def test_the_live_view_cuts_no_cell(width: int) -> None:
     for expected in ("investment_expert", "resumed", "30/60", "3.01 of 8.00", "1:06:40"):
         assert expected in text
     assert "[bold]tensors[/bold]" in text  # shown as it is, not read as markup
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_the_live_view_of_both_kinds_of_stage_cuts_no_cell(width: int) -> None:
+    text = rendered([RUNNING, REWARDED, WAITING], width=width)
+    assert "…" not in text
+    for expected in ("resumed", "30/60", "10/25", "4.50 of 8.00", "1:06:40"):
+        assert expected in text
+    assert width < 80 or "reinforce" in text  # two lines of one expert are told apart
+
+
+def test_rewards_have_columns_of_their_own_once_there_are_any() -> None:
+    header, sft, reinforce = rendered([RUNNING, REWARDED], width=140).splitlines()[:3]
+    assert header.split()[-8:] == ["Step", "Loss", "Reward", "Held-out", "KL", "ε", "Tokens/s", "Left"]
+    assert sft.split()[-9:-5] == ["2.611", "–", "–", "–"]
+    assert reinforce.split()[-9:-5] == ["–", "0.512", "0.499", "0.021"]
+    assert "Reward" not in rendered([RUNNING, WAITING], width=140)
 
 
 def test_the_live_view_uses_the_room_it_has() -> None:

@@ -46,10 +46,27 @@ TINY = {
             "checkpoint_steps": 1,
             "threads": 1,
         },
+        "reinforce": {
+            "rollout_batch_size": 8,
+            "total_steps": 3,
+            "max_new_tokens": 8,
+            "max_seq_len": 128,
+            "learning_rate": 5.0e-3,
+            "temperature": 1.0,
+            "eval_steps": 2,
+            "eval_examples": 8,
+            "checkpoint_steps": 1,
+            "threads": 1,
+            "privacy": {"max_grad_norm": 5.0},
+        },
         "privacy": {"mode": "reproducible", "max_grad_norm": 0.5, "delta": 1.0e-4},
     },
     "experts": {
-        "banking_expert": {"dataset": "banking", "routing": {"keywords": ["bank", "deposit", "loan"]}},
+        "banking_expert": {
+            "dataset": "banking",
+            "stages": ["sft", "reinforce"],
+            "routing": {"keywords": ["bank", "deposit", "loan"]},
+        },
         "investment_expert": {"dataset": "investment", "routing": {"keywords": ["portfolio", "stock", "bond"]}},
         "shared_attention": {
             "dataset": "combined",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -12,7 +13,9 @@ pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
 EXPERT = "banking_expert"
 STEPS = 40
+ROLLOUT_STEPS = 16
 TARGETS = [f"results/experts/{EXPERT}/sft/training_metrics.json"]
+RL_TARGETS = [f"results/experts/{EXPERT}/rl/rl_metrics.json"]
 MEASURED = ("total_time_seconds", "seconds", "tokens_per_second")
 
 
@@ -36,13 +39,13 @@ def expected(finished, tmp_path_factory):
     return outcome(project)
 
 
-def outcome(project):
+def outcome(project, *, folder="sft", metrics="training_metrics.json", adapter="adapter_final.pt"):
     """The adapter's digest over tensors, and the metrics without measured times."""
     from sealed_experts.training.checkpoints import load_state, tensors_digest
 
-    folder = project.folder / "results" / "experts" / EXPERT / "sft"
-    metrics = json.loads((folder / "training_metrics.json").read_text())
-    state = load_state(folder / "adapter_final.pt")
+    place = project.folder / "results" / "experts" / EXPERT / folder
+    metrics = json.loads((place / metrics).read_text())
+    state = load_state(place / adapter)
     return tensors_digest(state["model_state_dict"]), _without_times(metrics)
 
 
@@ -52,13 +55,17 @@ def _without_times(value):
     return [_without_times(item) for item in value] if isinstance(value, list) else value
 
 
-def steps_done(project):
-    path = project.folder / "results" / "experts" / EXPERT / "sft" / "metrics.jsonl"
+def rl_outcome(project):
+    return outcome(project, folder="rl", metrics="rl_metrics.json", adapter="adapter_rl_final.pt")
+
+
+def steps_done(project, folder="sft"):
+    path = project.folder / "results" / "experts" / EXPERT / folder / "metrics.jsonl"
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def trainer_pid(project):
-    path = project.folder / "results" / "experts" / EXPERT / "sft" / "state.json"
+def trainer_pid(project, folder="sft"):
+    path = project.folder / "results" / "experts" / EXPERT / folder / "state.json"
     return json.loads(path.read_text())["pid"] if path.exists() else None
 
 
@@ -70,9 +77,9 @@ def alive(pid):
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
-def start_and_reach(project, lines):
-    process = project.start(*TARGETS)
-    wait_for(lambda: steps_done(project) >= lines or process.poll() is not None)
+def start_and_reach(project, lines, *, targets=TARGETS, folder="sft"):
+    process = project.start(*targets)
+    wait_for(lambda: steps_done(project, folder) >= lines or process.poll() is not None)
     assert process.poll() is None, "the run ended before it could be interrupted"
     return process
 
@@ -83,8 +90,44 @@ def finish(project):
     project.snakemake(*TARGETS)
 
 
-def log_of(project):
-    return (project.folder / "results" / "experts" / EXPERT / "logs" / "train_sft.log").read_text()
+def log_of(project, stage="sft"):
+    return (project.folder / "results" / "experts" / EXPERT / "logs" / f"train_{stage}.log").read_text()
+
+
+@pytest.fixture
+def refining(finished, tmp_path):
+    """A finished supervised stage before a reinforce stage long enough to be hit in the middle."""
+    project = finished.copy(tmp_path / "refining")
+    shutil.rmtree(project.folder / "results" / "experts" / EXPERT / "rl")
+    return rollouts_configured(project)
+
+
+@pytest.fixture(scope="module")
+def rl_expected(finished, tmp_path_factory):
+    """The same run, never interrupted."""
+    project = rollouts_configured(finished.copy(tmp_path_factory.mktemp("whole_rl") / "run"))
+    project.snakemake(*RL_TARGETS)
+    return rl_outcome(project)
+
+
+def rollouts_configured(project):
+    configuration = json.loads(json.dumps(TINY))
+    configuration["defaults"]["reinforce"].update(total_steps=ROLLOUT_STEPS, eval_steps=8)
+    project.configure(configuration)
+    return project
+
+
+@pytest.mark.parametrize(("lines", "number"), [(2, signal.SIGKILL), (9, signal.SIGKILL), (13, signal.SIGINT)])
+def test_rollouts_baseline_and_noise_go_on_exactly_after_a_kill(refining, rl_expected, lines, number):
+    process = start_and_reach(refining, lines, targets=RL_TARGETS, folder="rl")
+    if number == signal.SIGINT:
+        stop_group(process, number)
+    else:
+        os.kill(trainer_pid(refining, "rl"), number)
+        assert process.wait(timeout=60) != 0
+    refining.snakemake(*RL_TARGETS)
+    assert "resumed after step" in log_of(refining, "reinforce")
+    assert rl_outcome(refining) == rl_expected
 
 
 @pytest.mark.parametrize("lines", [3, 20])

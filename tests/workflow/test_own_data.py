@@ -66,7 +66,7 @@ def test_own_files_and_an_own_base_folder_end_in_a_mixture(own):
     config = json.loads((results / "moe" / "moe_config.json").read_text())
     assert config["model"] == "my model"
     loans = json.loads((results / "experts/loans_expert/sft/training_metrics.json").read_text())
-    assert loans["privacy"]["unit"] == "customer"
+    assert loans["privacy"]["unit"] == "field:customer"
     assert 15 <= loans["privacy"]["units"] <= 29
     assert 0 < loans["privacy"]["epsilon"] <= 50
     cases = json.loads((results / "experts/cases_expert/sft/training_metrics.json").read_text())

@@ -25,11 +25,16 @@ def test_every_artifact_of_the_contract_is_there(finished):
                 "sft/training_metrics.json",
                 "sft/metrics.jsonl",
                 "selection.json",
+                "evaluation.json",
                 "peft/adapter_config.json",
                 "peft/adapter_model.safetensors",
             )
         ]
         expected.append(f"packages/{expert}.tgsp")
+    expected += [
+        f"experts/banking_expert/rl/{name}" for name in ("adapter_rl_final.pt", "rl_metrics.json", "metrics.jsonl")
+    ]
+    expected.append("moe/composition.json")
     assert [name for name in expected if not (results / name).stat().st_size] == []
 
 
@@ -63,7 +68,7 @@ def test_the_peft_folder_gives_the_trainers_logits(finished):
     for expert in EXPERTS:
         folder = finished.folder / "results" / "experts" / expert
         loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder / "peft").eval()
-        state = load_state(folder / "sft" / "adapter_final.pt")
+        state = load_state(finished.folder / json.loads((folder / "selection.json").read_text())["adapter"])
         adapter = AdapterSettings(**{**state["adapter"], "target_modules": tuple(state["adapter"]["target_modules"])})
         trained = attach_adapter(load_base(base, device=torch.device("cpu")).model, adapter, seed=0)
         load_adapter_state(trained, state["model_state_dict"])
@@ -120,3 +125,35 @@ def test_nothing_private_is_in_packages_or_mixture(finished):
         for path in (results / f"packages/{expert}.tgsp", results / "moe/moe_config.json"):
             content = path.read_bytes()
             assert [secret for secret in secrets if secret.encode() in content] == []
+
+
+def test_the_second_stage_is_what_is_sealed_and_every_file_says_so(finished, tmp_path):
+    results = finished.folder / "results"
+    selection = json.loads((results / "experts/banking_expert/selection.json").read_text())
+    assert (selection["stage"], selection["adapter"].endswith("rl/adapter_rl_final.pt")) == ("reinforce", True)
+    finished.tool("unpack", "results/packages/banking_expert.tgsp", str(tmp_path / "unpacked"))
+    card = (tmp_path / "unpacked" / "README.md").read_text()
+    assert "Stages: sft, reinforce. This package holds reinforce" in card
+    entry = json.loads((results / "moe/moe_config.json").read_text())["experts"]["banking_expert"]
+    assert (entry["stage"], entry["stage_reason"]) == ("reinforce", selection["reason"])
+    assert entry["checkpoint_path"].endswith("rl/adapter_rl_final.pt")
+
+
+def test_the_evaluation_measures_what_the_stages_measured(finished):
+    """The same held-out records, prompts and draws: equal to the last bit, although another process measured."""
+    folder = finished.folder / "results/experts/banking_expert"
+    evaluation = json.loads((folder / "evaluation.json").read_text())["models"]
+    rl = json.loads((folder / "rl/rl_metrics.json").read_text())
+    sft = json.loads((folder / "sft/training_metrics.json").read_text())
+    assert evaluation["sft"]["loss"] == rl["first_val_loss"]
+    assert evaluation["reinforce"]["loss"] == rl["final_val_loss"]
+    assert evaluation["sft"]["reward"]["mean"] == rl["mean_reward_before"]
+    assert evaluation["reinforce"]["reward"]["mean"] == rl["mean_reward_after"]
+    assert evaluation["reinforce"]["kl"] == pytest.approx(rl["kl_after"])
+    assert sft["total_steps"] == 4
+
+
+def test_every_expert_was_found_to_answer_alone_as_in_the_mixture(finished):
+    report = json.loads((finished.folder / "results/moe/composition.json").read_text())
+    assert report["ok"] is True
+    assert report["experts"].keys() == set(EXPERTS)

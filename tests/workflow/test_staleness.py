@@ -7,7 +7,10 @@ from tests.workflow.conftest import TINY
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
-TRAINED = {"train_sft", "summarize_sft", "select_stage", "export_peft", "seal_package"}
+EVALUATED = {"evaluate_expert", "select_stage", "export_peft", "seal_package"}
+REFINED = {"train_reinforce", "summarize_reinforce"} | EVALUATED
+TRAINED = {"train_sft", "summarize_sft"} | REFINED
+ASSEMBLED = {"assemble_moe", "check_composition"}
 
 
 def edited(change):
@@ -29,8 +32,37 @@ def stale(project, change):
 
 def test_a_training_setting_of_one_expert_makes_its_chain_stale(project):
     planned = stale(project, lambda c: c["experts"]["banking_expert"].update(sft={"learning_rate": 1.0e-3}))
-    assert planned.keys() == TRAINED | {"assemble_moe"}
+    assert planned.keys() == TRAINED | ASSEMBLED
     assert all(planned[rule] == {"banking_expert"} for rule in TRAINED)
+
+
+def test_a_setting_of_the_second_stage_leaves_the_first_one_alone(project):
+    planned = stale(project, lambda c: c["experts"]["banking_expert"].update(reinforce={"kl_coef": 0.5}))
+    assert planned.keys() == REFINED | ASSEMBLED
+    assert all(planned[rule] == {"banking_expert"} for rule in REFINED)
+
+
+def test_how_a_stage_is_selected_seals_again_and_trains_nothing(project):
+    """The tiny data may be published, or a choice by held-out records would be refused under privacy."""
+    planned = stale(project, lambda c: c["experts"]["banking_expert"].update(select="best"))
+    assert planned.keys() == {"select_stage", "export_peft", "seal_package"} | ASSEMBLED
+    assert planned["select_stage"] == {"banking_expert"}
+
+
+def test_a_reward_of_ones_own_is_trained_with_again_when_its_code_changes(project):
+    own = project.folder / "own_reward.py"
+    own.write_text("def short(prompt, response):\n    return 1 / (1 + len(response))\n")
+    project.configure(edited(lambda c: c["experts"]["banking_expert"].update(reinforce={"reward": "own_reward:short"})))
+    project.snakemake()
+    assert {rule for rule in project.planned() if rule != "all"} == set()
+    own.write_text(own.read_text().replace("1 +", "2 +"))
+    planned = {rule for rule in project.planned() if rule != "all"}
+    assert planned == REFINED | ASSEMBLED
+
+
+def test_a_limit_on_epsilon_makes_the_assembly_stale(project):
+    planned = stale(project, lambda c: c.update(moe={"max_epsilon": 50.0}))
+    assert planned.keys() <= ASSEMBLED
 
 
 def test_a_privacy_setting_of_one_expert_makes_its_chain_stale(project):
@@ -40,19 +72,19 @@ def test_a_privacy_setting_of_one_expert_makes_its_chain_stale(project):
 
 def test_keywords_make_the_package_and_the_assembly_stale(project):
     planned = stale(project, lambda c: c["experts"]["banking_expert"]["routing"].update(keywords=["bank", "cheque"]))
-    assert planned == {"seal_package": {"banking_expert"}, "assemble_moe": set()}
+    assert planned == {"seal_package": {"banking_expert"}, **{key: set() for key in ASSEMBLED}}
 
 
 def test_the_order_of_experts_makes_the_assembly_stale(project):
     def reverse(configuration):
         configuration["experts"] = dict(reversed(configuration["experts"].items()))
 
-    assert stale(project, reverse) == {"assemble_moe": set()}
+    assert stale(project, reverse) == {key: set() for key in ASSEMBLED}
 
 
 def test_he_config_makes_the_assembly_stale(project):
     planned = stale(project, lambda c: c.update(moe={"he_config": {"scale_bits": 38}}))
-    assert planned == {"assemble_moe": set()}
+    assert planned == {key: set() for key in ASSEMBLED}
 
 
 @pytest.mark.parametrize(
@@ -67,8 +99,9 @@ def test_he_config_makes_the_assembly_stale(project):
     ],
     ids=str,
 )
-def test_operational_settings_make_nothing_stale(project, change):
-    assert stale(project, lambda c: c["defaults"]["sft"].update(change)) == {}
+@pytest.mark.parametrize("stage", ["sft", "reinforce"])
+def test_operational_settings_make_nothing_stale(project, change, stage):
+    assert stale(project, lambda c: c["defaults"][stage].update(change)) == {}
 
 
 def test_the_order_of_keys_and_the_spelling_of_numbers_make_nothing_stale(project):
@@ -104,7 +137,7 @@ def test_a_data_setting_makes_its_dataset_and_what_is_trained_on_it_stale(projec
 def test_another_publisher_key_seals_again_and_trains_nothing(project, tmp_path):
     project.home = tmp_path / "another home"
     planned = {rule for rule in project.planned() if rule != "all"}
-    assert planned == {"seal_package", "assemble_moe"}
+    assert planned == {"seal_package"} | ASSEMBLED
 
 
 def test_touched_configuration_files_make_nothing_stale(project):

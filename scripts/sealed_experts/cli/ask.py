@@ -54,7 +54,8 @@ def ask(args: argparse.Namespace) -> int:
     if args.question is None and not args.interactive:
         raise UserError("there is no question: write it in quotes after the configuration, or add --interactive")
     if args.question is not None:
-        asked(args.question)
+        # Bytes of the command line that are no text travel as surrogates, which no tokenizer takes.
+        args.question = asked(args.question).encode(errors="surrogateescape").decode(errors="replace")
     engine = _engine(args)
     if args.question is not None:
         _show(_answer(engine, args.question, args), as_json=args.json)

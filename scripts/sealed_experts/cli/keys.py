@@ -47,7 +47,7 @@ def _trust(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 
 def _untrust(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("untrust", help="no longer accept a key")
+    parser = commands.add_parser("untrust", help="no longer accept a key, whatever its names")
     parser.add_argument("key", metavar="KEY", help="its name, or its whole fingerprint")
     parser.set_defaults(run=untrust)
 
@@ -104,11 +104,13 @@ def trust(args: argparse.Namespace) -> int:
 
 
 def untrust(args: argparse.Namespace) -> int:
-    """Remove a public key from the trust store; return 0."""
+    """Remove a public key from the trust store, under every name that it has there; return 0."""
     from sealed_experts.sealing.trust import untrust_key
 
-    key = untrust_key(args.key)
-    print(f"no longer trusted: {key.name}\nfingerprint {key.fingerprint}")
+    removed = untrust_key(args.key)
+    print(f"no longer trusted: {', '.join(key.name for key in removed)}")
+    for fingerprint in dict.fromkeys(key.fingerprint for key in removed):
+        print(f"fingerprint {fingerprint}")
     return 0
 
 

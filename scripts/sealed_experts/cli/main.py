@@ -1,18 +1,20 @@
 """`sealed-experts`: the command line for people."""
 
 import argparse
+import errno
 import io
 import os
 import sys
 from collections.abc import Sequence
 
 from sealed_experts import __version__
-from sealed_experts.cli import ask, keys, packages, route, run, summary, watch
-from sealed_experts.errors import reports_user_errors
+from sealed_experts.cli import ask, compare, keys, packages, reward, route, run, summary, watch
+from sealed_experts.errors import UserError, reports_user_errors
 
-_ROOMS = (run, watch, summary, route, ask, packages, keys)
+_ROOMS = (run, watch, summary, compare, route, ask, reward, packages, keys)
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _EXAMPLES = """\
 examples:
   sealed-experts run                                 make everything config/config.yaml asks for
@@ -20,6 +22,7 @@ examples:
   sealed-experts route results/moe/moe_config.json "What is a mortgage?"
   sealed-experts ask results/moe/moe_config.json "What is a mortgage?"
   sealed-experts ask results/moe/moe_config.json --interactive
+  sealed-experts reward finance --prompt "What is a mortgage?" --response "A loan on a house."
   sealed-experts verify results/packages/banking_expert.tgsp
 
 `sealed-experts COMMAND --help` explains a command.
@@ -29,20 +32,23 @@ examples:
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that has no ε gets a question mark, not a traceback
+    _prepare_streams()
     try:
-        args = _parsed(list(sys.argv[1:] if argv is None else argv))
-        code = int(args.run(args))
-        sys.stdout.flush()
-        return code
+        try:
+            args = _parsed(list(sys.argv[1:] if argv is None else argv))
+            return int(args.run(args))
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # The reader (`| head`) is gone: what Python flushes on exit has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()  # the reader (`| head`) is gone
         return _BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in _UNWRITABLE or error.filename is not None:
+            raise
+        _discard_output()
+        raise UserError(f"cannot write the output ({error.strerror})") from error
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,6 +64,21 @@ def parser() -> argparse.ArgumentParser:
     for room in _ROOMS:
         room.add_parsers(subparsers)
     return top
+
+
+def _prepare_streams() -> None:
+    """Give closed streams (`>&-`) somewhere to go, and let no character end a command."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 (for good)
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no ε gets a question mark, not a traceback
+
+
+def _discard_output() -> None:
+    """Let go what Python would still flush on exit: it has nowhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parsed(argv: list[str]) -> argparse.Namespace:

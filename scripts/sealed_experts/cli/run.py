@@ -16,12 +16,15 @@ from types import FrameType
 from sealed_experts.cli.summary import print_summary
 from sealed_experts.errors import UserError
 from sealed_experts.files.locks import folder_lock
+from sealed_experts.settings.reading import check_files
 
 CONFIG = Path("results/moe/moe_config.json")
+DEFAULT_CONFIG = Path("config/config.yaml")
 WAIT_SECONDS = 10.0
 QUIET_SUMMARY = "--quiet-summary"
 
 _CORES = ("--cores", "-c", "--jobs", "-j", "--executor", "-e", "--profile", "--workflow-profile")
+_CONFIG_FILES = ("--configfile", "--configfiles")
 _CHANGES_NOTHING = re.compile(r"-[pqF]*n[pqF]*|--dry-?run|--version|-v")
 _FORWARDED = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
 _PR_SET_PDEATHSIG = 1
@@ -46,11 +49,12 @@ def run(args: argparse.Namespace) -> int:
     """Run Snakemake and print what was made; return its exit code.
 
     Raises:
-        UserError: this folder has no Snakefile, or another run in it does not end.
+        UserError: this folder has no Snakefile, a configuration file is not one, or another run in it does not end.
     """
     arguments = [argument for argument in args.arguments if argument != QUIET_SUMMARY]
     if not Path("Snakefile").is_file():
         raise UserError(f"{Path.cwd()} has no Snakefile: change to the folder that Sealed Experts was cloned to")
+    check_files([path for path in config_files(arguments) if path != DEFAULT_CONFIG or path.is_file()])
     if any(map(_CHANGES_NOTHING.fullmatch, arguments)):
         return _snakemake(arguments)
     with folder_lock(".snakemake/run", wait_seconds=WAIT_SECONDS):
@@ -59,6 +63,23 @@ def run(args: argparse.Namespace) -> int:
     if code == 0 and QUIET_SUMMARY not in args.arguments and CONFIG.is_file():
         print_summary(CONFIG)
     return code
+
+
+def config_files(arguments: Sequence[str]) -> list[Path]:
+    """Return the configuration files that Snakemake will read: those of the last --configfile, or the demo's."""
+    files = [DEFAULT_CONFIG]
+    listed = False
+    for argument in arguments:
+        if argument == "--":
+            break
+        name, given, value = argument.partition("=")
+        if argument.startswith("-"):
+            listed = name in _CONFIG_FILES
+            if listed:
+                files = [Path(value)] if given else []
+        elif listed:
+            files.append(Path(argument))
+    return files
 
 
 def _remove_stale_lock(arguments: Sequence[str]) -> None:

@@ -23,8 +23,10 @@ _STYLES = {
     "interrupted": "yellow",
 }
 _URGENCY = {"failed": 0, "interrupted": 1, "running": 2, "resumed": 2, "waiting": 3, "done": 4}
-_COLUMNS = ("Expert", "Stage", "State", "Progress", "Step", "Loss", "ε", "Tokens/s", "Left")
-_OPTIONAL_COLUMNS = ("Progress", "Tokens/s", "Stage", "Loss")  # in the order in which a narrow terminal loses them
+_COLUMNS = ("Expert", "Stage", "State", "Progress", "Step", "Loss", "Reward", "Held-out", "KL", "ε", "Tokens/s", "Left")
+_REWARD_COLUMNS = ("Reward", "Held-out", "KL")  # there only once a stage has a reward
+# In the order in which a narrow terminal loses them.
+_OPTIONAL_COLUMNS = ("Progress", "Tokens/s", "KL", "Held-out", "Stage", "Loss", "Reward")
 _MOST_ERRORS = 5
 _LONGEST_INTERVAL = 3600
 _UNKNOWN = "–"
@@ -37,8 +39,8 @@ def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser = subparsers.add_parser(
         "watch",
         help="show the progress of every expert and stage",
-        description="Show every expert and stage: progress, loss, ε spent, speed, time left, state. Ends when all "
-        "stages of the configuration are done; Ctrl-C leaves at any time and disturbs nothing.",
+        description="Show every expert and stage: progress, loss or reward, ε spent, speed, time left, state. Ends "
+        "when all stages of the configuration are done; Ctrl-C leaves at any time and disturbs nothing.",
     )
     parser.add_argument(
         "--config",
@@ -86,7 +88,9 @@ def plain_line(progress: StageProgress) -> str:
         parts.append(f"step {progress.step} of {progress.max_steps} ({progress.step / progress.max_steps:.0%})")
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.3f}")
-    if progress.val_loss is not None:
+    if _is_rewarded(progress):
+        parts += _reward_parts(progress)
+    elif progress.val_loss is not None:
         parts.append(f"validation loss {progress.val_loss:.3f}")
     if progress.epsilon is not None:
         parts.append(f"ε {_spent(progress)}")
@@ -96,6 +100,15 @@ def plain_line(progress: StageProgress) -> str:
     if progress.error is not None:
         parts.append(progress.error)
     return f"{progress.expert} {progress.stage}: {', '.join(parts)}"
+
+
+def _is_rewarded(progress: StageProgress) -> bool:
+    return progress.reward is not None or progress.val_reward is not None
+
+
+def _reward_parts(progress: StageProgress) -> list[str]:
+    figures = {"reward": progress.reward, "held-out reward": progress.val_reward, "KL": progress.kl}
+    return [f"{name} {value:.3f}" for name, value in figures.items() if value is not None]
 
 
 def summary_line(stages: Sequence[StageProgress]) -> str:
@@ -127,11 +140,16 @@ def live_view(stages: Sequence[StageProgress], console: "Console") -> "Renderabl
 def _fitting_table(stages: Sequence[StageProgress], console: "Console") -> "Table":
     """Return the table without the columns that a narrow terminal has no room for."""
     wide = console.options.update(width=1000)
-    for dropped in range(len(_OPTIONAL_COLUMNS)):
-        table = _table(stages, without=_OPTIONAL_COLUMNS[:dropped])
+    absent = () if any(map(_is_rewarded, stages)) else _REWARD_COLUMNS
+    optional = [column for column in _OPTIONAL_COLUMNS if column not in absent]
+    if len({progress.expert for progress in stages}) < len(stages):
+        # Lines of one expert are told apart by their stage.
+        optional = [*(column for column in optional if column != "Stage"), "Stage"]
+    for dropped in range(len(optional)):
+        table = _table(stages, without=(*absent, *optional[:dropped]))
         if console.measure(table, options=wide).maximum <= console.width:
             return table
-    return _table(stages, without=_OPTIONAL_COLUMNS)
+    return _table(stages, without=(*absent, *optional))
 
 
 def _table(stages: Sequence[StageProgress], *, without: Sequence[str]) -> "Table":
@@ -161,11 +179,18 @@ def _cells(progress: StageProgress) -> "dict[str, RenderableType]":
         "State": Text(progress.state, style=_STYLES[progress.state]),
         "Progress": ProgressBar(total=progress.max_steps or 1, completed=progress.step or 0, width=16),
         "Step": Text(f"{progress.step}/{progress.max_steps}" if known else _UNKNOWN),
-        "Loss": Text(_UNKNOWN if progress.loss is None else f"{progress.loss:.3f}"),
+        "Loss": Text(_number(progress.loss)),
+        "Reward": Text(_number(progress.reward)),
+        "Held-out": Text(_number(progress.val_reward)),
+        "KL": Text(_number(progress.kl)),
         "ε": Text(_UNKNOWN if progress.epsilon is None else _spent(progress)),
         "Tokens/s": Text(_UNKNOWN if speed is None else f"{speed:,.0f}"),
         "Left": Text(_UNKNOWN if progress.seconds_left is None else _clock(progress.seconds_left)),
     }
+
+
+def _number(value: float | None) -> str:
+    return _UNKNOWN if value is None else f"{value:.3f}"
 
 
 def _spent(progress: StageProgress) -> str:
@@ -192,7 +217,7 @@ def _show_changes(read: Read, stream: TextIO, *, interval: float, ends: bool) ->
         stages = read()
         for progress in stages:
             # Speed and time left move by themselves, and are no news.
-            news = (progress.state, progress.step, progress.val_loss, progress.error)
+            news = (progress.state, progress.step, progress.val_loss, progress.val_reward, progress.error)
             if shown.get((progress.expert, progress.stage)) != news:
                 shown[progress.expert, progress.stage] = news
                 print(plain_line(progress), file=stream, flush=True)

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -22,6 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from sealed_experts.errors import UserError
 from sealed_experts.models.manifest import write_base_manifest
+from sealed_experts.settings.bases import is_within
 from sealed_experts.settings.types import BaseSettings
 
 # Weights as safetensors only: a pickle can run code when it is loaded.
@@ -35,11 +37,11 @@ def fetch_base(base: BaseSettings, *, key: str, folder: Path) -> None:
     honoured); files are hard-linked where the file system allows it.
 
     Raises:
-        UserError: no network, unknown id or revision, a gated model, a full disk, or a folder that is no causal
-            language model with safetensors weights; the message says which.
+        UserError: no network, unknown id or revision, a gated model, a full disk, a folder that is no causal language
+            model with safetensors weights, or one that lies in `folder`; the message says which.
     """
-    source = Path(base.name).expanduser()
-    local = source.is_dir()
+    source = Path(os.path.expanduser(base.name))
+    local = os.path.isdir(source)
     if not local:
         source = _download(base)
     _check_model(source, base)
@@ -103,13 +105,30 @@ def _check_model(source: Path, base: BaseSettings) -> None:
 
 
 def _place(source: Path, folder: Path) -> None:
+    """Replace the files in `folder` by the source's; they are linked beside it before any of the old ones goes."""
+    if is_within(source, folder):
+        raise UserError(
+            f"base.name: {source} lies in {folder}, which the pipeline makes and replaces: move the model out of it, or"
+            " give `base.key` another name"
+        )
     folder.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        names = _link_files(source, fresh)
+        for stale in folder.iterdir():
+            if stale.is_file():
+                stale.unlink()
+        for name in names:
+            (fresh / name).replace(folder / name)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _link_files(source: Path, folder: Path) -> list[str]:
     wanted = {path.name: path for pattern in MODEL_FILES for path in source.glob(pattern) if path.name != "base.json"}
-    for stale in folder.iterdir():
-        if stale.is_file():
-            stale.unlink()
     for name, path in sorted(wanted.items()):
         _link_or_copy(path.resolve(), folder / name)
+    return sorted(wanted)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json, write_json
 from sealed_experts.moe.compatibility import check_package
 from sealed_experts.moe.configuration import FORMAT, BaseReference, parse_mixture
-from sealed_experts.moe.joint_privacy import MemberReceipt, joint_privacy, receipt_of
+from sealed_experts.moe.joint_privacy import MemberReceipt, check_limit, joint_privacy, receipt_of
 from sealed_experts.privacy.ledger.releases import ReleaseLog
 from sealed_experts.sealing.package import VerifiedPackage, open_package
 from sealed_experts.sealing.trust import TrustStore
@@ -45,7 +45,7 @@ def assemble(run: MoeRun, *, sources: Sources, output: Path, trust: TrustStore, 
     Raises:
         PackageError: a package fails verification.
         UserError: a package is of another expert, stage or base than the configuration says, its rank is above
-            `gatelink_config.max_lora_rank`, or a file is missing.
+            `gatelink_config.max_lora_rank`, a file is missing, or the joint ε is not within `max_epsilon`.
     """
     base = _base_reference(sources.base)
     experts: dict[str, Any] = {}
@@ -61,6 +61,9 @@ def assemble(run: MoeRun, *, sources: Sources, output: Path, trust: TrustStore, 
         )
         experts[member.name] = _entry(member, package, sources=sources, folder=output.parent)
         receipts.append(receipt_of(package, train=sources.data / member.dataset / "train.jsonl"))
+    privacy = joint_privacy(receipts, log=log)
+    if run.max_epsilon is not None:
+        check_limit(privacy, limit=run.max_epsilon)
     content = {
         "format": FORMAT,
         "model": base.name,
@@ -74,7 +77,7 @@ def assemble(run: MoeRun, *, sources: Sources, output: Path, trust: TrustStore, 
         "routing_order": [member.name for member in run.experts],
         "he_config": plain(run.he_config),
         "gatelink_config": plain(run.gatelink_config),
-        "privacy": joint_privacy(receipts, log=log),
+        "privacy": privacy,
     }
     parse_mixture(content, path=output).router()  # what a reader would refuse is not written
     write_json(output, content)

@@ -53,9 +53,16 @@ class Engine:
         packages = verified_packages(mixture, trust=trust)
         _check_base_manifest(mixture.base)
         # Seconds of imports, which a refusal need not cost.
-        from sealed_experts.moe.generation import Experts
+        from sealed_experts.moe.generation import Experts, load_mixture_base
 
-        return cls(router=router, experts=Experts(base=mixture.base, packages=packages, device=device))
+        return cls(
+            router=router, experts=Experts(base=load_mixture_base(mixture.base, device=device), packages=packages)
+        )
+
+    @property
+    def experts(self) -> "Experts":
+        """The loaded experts, for who asks one of them past the router."""
+        return self._experts
 
     def answer(self, question: str, *, max_new_tokens: int = 128, temperature: float = 0.0, seed: int = 0) -> Answer:
         """Route `question` and return what its expert says.
@@ -83,11 +90,16 @@ def verified_packages(mixture: Mixture, *, trust: TrustStore) -> dict[str, Verif
         PackageError: one of them fails verification, or is not the one that the configuration means.
         UserError: one of them does not exist.
     """
-    max_rank = mixture.gatelink_config["max_lora_rank"]
-    return {member.name: _verified(member, mixture.base, max_rank=max_rank, trust=trust) for member in mixture.members}
+    return {member.name: verified_package(member, mixture, trust=trust) for member in mixture.members}
 
 
-def _verified(member: Member, base: BaseReference, *, max_rank: int, trust: TrustStore) -> VerifiedPackage:
+def verified_package(member: Member, mixture: Mixture, *, trust: TrustStore) -> VerifiedPackage:
+    """Open the package of one member of a mixture. Without torch.
+
+    Raises:
+        PackageError: it fails verification, or is not the one that the configuration means.
+        UserError: it does not exist.
+    """
     if not member.package.is_file():
         raise UserError(f"{member.package}, the package of expert {member.name}, does not exist: nothing was loaded")
     package = open_package(member.package, trust=trust)
@@ -100,7 +112,8 @@ def _verified(member: Member, base: BaseReference, *, max_rank: int, trust: Trus
                 f"{member.package}: its {what} is {found}, but the configuration records {recorded}: it is another "
                 "package than the one that was assembled; assemble the mixture again if that is meant"
             )
-    check_package(package, path=member.package, name=member.name, base=base, max_rank=max_rank)
+    max_rank = mixture.gatelink_config["max_lora_rank"]
+    check_package(package, path=member.package, name=member.name, base=mixture.base, max_rank=max_rank)
     return package
 
 

@@ -12,39 +12,54 @@ from transformers.utils import logging
 from sealed_experts.data.templates import encode_prompt
 from sealed_experts.errors import UserError
 from sealed_experts.models.adapters import peft_config
-from sealed_experts.models.loading import load_base, resolve_device
+from sealed_experts.models.loading import Base, load_base, resolve_device
 from sealed_experts.moe.configuration import BaseReference
 from sealed_experts.sealing.errors import IncompatibleError
 from sealed_experts.sealing.linter import WEIGHTS
 from sealed_experts.sealing.package import VerifiedPackage
 from sealed_experts.settings.types import AdapterSettings
 
+SMALLEST_TEMPERATURE, LARGEST_TEMPERATURE = 1e-3, 1e3  # logits divided by less are no longer finite in float32
+LARGEST_SEED = 2**63 - 1
+
+
+def load_mixture_base(base: BaseReference, *, device: str) -> Base:
+    """Load the base that a mixture's experts adapt, frozen.
+
+    Raises:
+        UserError: its files are not those of its digest, or the device does not exist.
+    """
+    logging.disable_progress_bar()  # a line about loading is no part of an answer
+    loaded = load_base(base.folder, device=resolve_device(device))
+    if loaded.manifest["digest"] != base.digest:
+        raise UserError(f"the base in {base.folder} changed while it was read: nothing was loaded; try again")
+    return loaded
+
 
 class Experts:
     """The loaded experts of a mixture."""
 
-    def __init__(self, *, base: BaseReference, packages: Mapping[str, VerifiedPackage], device: str) -> None:
-        """Load the base and put every adapter on it.
+    def __init__(self, *, base: Base, packages: Mapping[str, VerifiedPackage]) -> None:
+        """Put every adapter on a loaded base.
 
         Args:
             packages: verified packages, by expert. Their bytes are read, never their paths.
 
         Raises:
             IncompatibleError: an adapter does not fit the base.
-            UserError: the base's files are not those of its digest, or the device does not exist.
         """
-        self._device = resolve_device(device)
-        logging.disable_progress_bar()  # a line about loading is no part of an answer
-        loaded = load_base(base.folder, device=self._device)
-        if loaded.manifest["digest"] != base.digest:
-            raise UserError(f"the base in {base.folder} changed while it was read: nothing was loaded; try again")
-        self._tokenizer = loaded.tokenizer
+        self._device = base.model.device
+        self._tokenizer = base.tokenizer
         self._templates = {name: package.manifest["template"] for name, package in packages.items()}
-        self._context: int | None = getattr(loaded.model.config, "max_position_embeddings", None)
+        self._context: int | None = getattr(base.model.config, "max_position_embeddings", None)
         # PEFT finds an adapter's tensors by its name inside their names, so that `bank` would get those of `bank_loans`
         # and `layers` a part of everybody's: it is given names that stand in no other.
         self._adapters = {name: f"sealed{index:06d}" for index, name in enumerate(packages)}
-        self._model = _with_adapters(loaded.model, {self._adapters[name]: packages[name] for name in packages})
+        self._model = _with_adapters(base.model, {self._adapters[name]: packages[name] for name in packages})
+
+    def unload(self) -> None:
+        """Take every adapter off the base again, which is then as it was loaded. These experts answer no more."""
+        self._model.unload()
 
     @torch.inference_mode()
     def generate(
@@ -57,13 +72,17 @@ class Experts:
         """
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
-        if not 0 <= temperature < float("inf"):
-            raise UserError(f"temperature is {temperature}; it must be 0 (the likeliest words) or above")
+        if temperature != 0 and not SMALLEST_TEMPERATURE <= temperature <= LARGEST_TEMPERATURE:
+            raise UserError(
+                f"temperature is {temperature}; it must be 0 (the likeliest words), or from {SMALLEST_TEMPERATURE:g} to"
+                f" {LARGEST_TEMPERATURE:g}"
+            )
+        if not 0 <= seed <= LARGEST_SEED:
+            raise UserError(f"seed is {seed}; it must be a whole number from 0 to {LARGEST_SEED}")
         prompt = encode_prompt(template=self._templates[expert], instruction=question, tokenizer=self._tokenizer)
         room = self._room(len(prompt), max_new_tokens)
         ids = torch.tensor([prompt], device=self._device)
-        self._model.set_adapter(self._adapters[expert])
-        self._model.eval()
+        self._switch_to(expert)
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             torch.manual_seed(seed)
             output = self._model.generate(
@@ -72,6 +91,23 @@ class Experts:
                 generation_config=self._how_to_generate(room, temperature),
             )
         return str(self._tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True)).strip()
+
+    @torch.inference_mode()
+    def logits(self, expert: str, question: str, *, answer: str = "") -> torch.Tensor:
+        """Return an expert's logits at every token of a question and an answer: (tokens, vocabulary).
+
+        What is longer than the base's context is cut at its end.
+        """
+        ids = encode_prompt(template=self._templates[expert], instruction=question, tokenizer=self._tokenizer)
+        ids += self._tokenizer(answer, add_special_tokens=False)["input_ids"]
+        self._switch_to(expert)
+        logits: torch.Tensor = self._model(input_ids=torch.tensor([ids[: self._context]], device=self._device)).logits
+        return logits[0]
+
+    def _switch_to(self, expert: str) -> None:
+        # PEFT walks over every adapter of every layer to switch, which is felt with hundreds of experts.
+        if self._model.active_adapter != self._adapters[expert]:
+            self._model.set_adapter(self._adapters[expert])
 
     def _room(self, prompt_length: int, max_new_tokens: int) -> int:
         if self._context is None:

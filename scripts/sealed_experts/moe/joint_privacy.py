@@ -4,12 +4,13 @@ Which records two experts have in common is read from the training data, on the 
 resulting ε is written: neither ids of units nor how many there are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sealed_experts.data.records import read_records
+from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import strict_json
 from sealed_experts.privacy.ledger.mixture import JointPrivacy, Member, mixture_privacy
 from sealed_experts.privacy.ledger.releases import ReleaseLog
@@ -21,6 +22,11 @@ _MEANING = (
     "about the unit: it holds against whoever has all the packages"
 )
 _MEANING_OVER_RELEASES = "the same over every version that was ever sealed from units of these experts"
+_REMEDY = (
+    "lower privacy.target_epsilon of experts that share records (they compose), give them records of their own, or"
+    " raise the limit"
+)
+_NO_REMEDY = "what was sealed cannot be taken back; train on other records, or raise the limit"
 _DELTA_WITHOUT_CLAIM = 1e-5
 
 
@@ -55,6 +61,31 @@ def joint_privacy(receipts: Sequence[MemberReceipt], *, log: ReleaseLog) -> dict
         "experts": {item.name: item.receipt["epsilon"] for item in receipts},
         "over_releases": _statement(_over_releases(receipts, delta=delta, log=log), _MEANING_OVER_RELEASES),
     }
+
+
+def check_limit(privacy: Mapping[str, Any], *, limit: float) -> None:
+    """Check the mixture's own receipt against `moe.max_epsilon`: both of its ε must be stated, and be within it.
+
+    The one over all releases is the larger one wherever anything else was ever sealed from units of these experts, and
+    whoever kept that has it too; so a limit on the present packages alone would promise nothing.
+
+    Raises:
+        UserError: an ε is above the limit, or none is stated.
+    """
+    for what, statement, remedy in (
+        ("the joint ε of these experts", privacy, _REMEDY),
+        ("the joint ε over all versions ever sealed from units of these experts", privacy["over_releases"], _NO_REMEDY),
+    ):
+        if statement["epsilon"] is None:
+            raise UserError(
+                f"{what} cannot be stated, but moe.max_epsilon is {limit:g}: {statement['reason']}; mend that, leave"
+                " such an expert out, or remove moe.max_epsilon"
+            )
+        if statement["epsilon"] > limit:
+            raise UserError(
+                f"{what} is {statement['epsilon']:.6g} at δ = {statement['delta']:g}, above moe.max_epsilon, which is"
+                f" {limit:g}: {remedy}"
+            )
 
 
 def _over_releases(receipts: Sequence[MemberReceipt], *, delta: float, log: ReleaseLog) -> JointPrivacy:

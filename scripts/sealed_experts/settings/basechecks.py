@@ -11,6 +11,8 @@ from sealed_experts.settings.bases import (
     base_key,
     base_kind,
     folder_config,
+    folder_of,
+    is_within,
     target_modules_of,
 )
 from sealed_experts.settings.layers import Layers
@@ -84,7 +86,7 @@ def base_mistakes(base: BaseSettings, *, root: Path) -> Iterator[Mistake]:
             f"{shown(base.name)} is neither `demo`, nor an existing folder, nor a hub id such as `Qwen/Qwen2.5-1.5B`"
             + (f"; did you mean `{near}`?" if near else ""),
         )
-    yield from _key_mistakes(base, kind)
+    yield from _key_mistakes(base, kind, root)
 
 
 def _demo_mistakes(base: BaseSettings) -> Iterator[Mistake]:
@@ -119,7 +121,7 @@ def _folder_mistakes(base: BaseSettings, root: Path) -> Iterator[Mistake]:
         )
 
 
-def _key_mistakes(base: BaseSettings, kind: str | None) -> Iterator[Mistake]:
+def _key_mistakes(base: BaseSettings, kind: str | None, root: Path) -> Iterator[Mistake]:
     try:
         key = base_key(base)
     except UserError as error:
@@ -127,3 +129,10 @@ def _key_mistakes(base: BaseSettings, kind: str | None) -> Iterator[Mistake]:
         return
     if key == DEMO and kind != "demo":
         yield Mistake(("base", "key"), "`demo` is kept for the demo base; give another key")
+    if kind == "folder" and is_within(folder_of(base, root=root), root / "results" / "base" / key):
+        yield Mistake(
+            ("base", "name"),
+            f"{shown(base.name)} lies in results/base/{key}, which the pipeline makes and replaces; move the model out"
+            " of `results`, or give it another `base.key`",
+            involves=(("base", "key"),),
+        )

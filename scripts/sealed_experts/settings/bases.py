@@ -1,5 +1,6 @@
 """What a base model's name means, without loading anything."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -18,14 +19,14 @@ def base_kind(base: BaseSettings, *, root: Path) -> Literal["demo", "folder", "h
     """Tell what `base.name` is; None when it is neither `demo`, an existing folder under `root`, nor a hub id."""
     if base.name == DEMO:
         return "demo"
-    if folder_of(base, root=root).is_dir():
+    if os.path.isdir(folder_of(base, root=root)):  # unlike Path's, it takes any text for a name
         return "folder"
     return "hub" if HUB_ID.fullmatch(base.name) else None
 
 
 def folder_of(base: BaseSettings, *, root: Path) -> Path:
     """Return the path that `base.name` means if it is a folder."""
-    return root / Path(base.name).expanduser()
+    return root / os.path.expanduser(base.name)  # Path's would raise for a `~user` that nobody is
 
 
 def base_key(base: BaseSettings) -> str:
@@ -41,6 +42,11 @@ def base_key(base: BaseSettings) -> str:
     if not key:
         raise UserError(f"base.name: {base.name!r} has no last part to name the base by; give `base.key`")
     return key
+
+
+def is_within(source: Path, folder: Path) -> bool:
+    """Tell whether `source` is `folder` or lies inside it, links followed."""
+    return Path(os.path.realpath(source)).is_relative_to(os.path.realpath(folder))
 
 
 def folder_config(base: BaseSettings, *, root: Path) -> dict[str, Any]:

@@ -28,7 +28,6 @@ from sealed_experts.settings.types import (
     PrivacySettings,
     RoutingSettings,
     Settings,
-    SftSettings,
     StageSettings,
 )
 
@@ -93,13 +92,17 @@ class MoeMember:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MoeRun:
-    """What the assembly needs of the configuration; the order of experts decides the router's ties."""
+    """What the assembly needs of the configuration; the order of experts decides the router's ties.
+
+    `max_epsilon` limits the mixture's joint ε; None does not.
+    """
 
     base: str
     revision: str | None
     experts: tuple[MoeMember, ...]
     he_config: HeSettings
     gatelink_config: GatelinkSettings
+    max_epsilon: float | None = None
 
 
 def stage_settings(settings: Settings, expert_name: str, stage: str) -> str:
@@ -191,18 +194,6 @@ def stage_from_json(settings: str, operation: str) -> StageRun:
     )
 
 
-def sft_from_json(settings: str, operation: str) -> SftSettings:
-    """Read back the supervised fine-tuning's own settings from the two texts of its stage.
-
-    Raises:
-        UserError: a text is not what `stage_settings` and `stage_operation` write for this stage.
-    """
-    training = stage_from_json(settings, operation).training
-    if not isinstance(training, SftSettings):
-        raise UserError("these settings are not of stage `sft`")
-    return training
-
-
 def dataset_from_json(settings: str) -> DatasetRun:
     """Read back the text of `dataset_settings`.
 
@@ -251,7 +242,7 @@ def moe_from_json(settings: str) -> MoeRun:
     Raises:
         UserError: the text is not what that function writes.
     """
-    text = _object(settings, {"base", "revision", "recipe", "experts", "he_config", "gatelink_config"})
+    text = _object(settings, {"base", "revision", "recipe", "experts", "he_config", "gatelink_config", "max_epsilon"})
     members = tuple(
         MoeMember(
             name=expert["name"], dataset=expert["dataset"], routing=parse_group(RoutingSettings, expert["routing"])
@@ -264,6 +255,7 @@ def moe_from_json(settings: str) -> MoeRun:
         experts=members,
         he_config=parse_group(HeSettings, text["he_config"]),
         gatelink_config=parse_group(GatelinkSettings, text["gatelink_config"]),
+        max_epsilon=text["max_epsilon"],
     )
 
 

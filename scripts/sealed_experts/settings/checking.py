@@ -57,14 +57,17 @@ def _validator() -> Any:
     return kind(document_schema())
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_whole(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return value == math.floor(value) and abs(value) <= LARGEST_INTEGER
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_number(value) and value == math.floor(value) and abs(value) <= LARGEST_INTEGER
 
 
 def _pattern(validator: Any, pattern: str, instance: object, schema: Mapping[str, Any]) -> Iterator[Any]:
@@ -133,6 +136,10 @@ def _too_few(error: Any, path: KeyPath) -> Iterator[Mistake]:
     yield Mistake(path, "nothing is listed; give at least one")
 
 
+def _too_many(error: Any, path: KeyPath) -> Iterator[Mistake]:
+    yield Mistake(path, f"the list has {len(error.instance)} items; at most {error.validator_value} are allowed")
+
+
 def _too_long(error: Any, path: KeyPath) -> Iterator[Mistake]:
     if "propertyNames" in error.absolute_schema_path:
         yield from _bad_name(error, path)
@@ -148,5 +155,6 @@ _EXPLANATIONS: dict[str, Callable[[Any, KeyPath], Iterator[Mistake]]] = {
     "uniqueItems": _repeated,
     "minItems": _too_few,
     "minProperties": _too_few,
+    "maxItems": _too_many,
     "maxLength": _too_long,
 }

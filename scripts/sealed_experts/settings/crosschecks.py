@@ -1,19 +1,24 @@
 """What a schema cannot say: settings that must fit each other, and things that must exist."""
 
-import itertools
+import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.settings.basechecks import BaseFacts, base_mistakes
-from sealed_experts.settings.layers import PRODUCT, Layers
-from sealed_experts.settings.messages import Mistake, listed, shown, suggestion
+from sealed_experts.settings.budgetchecks import budget_problems, delta_mistakes
+from sealed_experts.settings.datachecks import data_mistakes
+from sealed_experts.settings.layers import Layers
+from sealed_experts.settings.messages import KeyPath, Mistake, listed, shown, suggestion
+from sealed_experts.settings.packagechecks import package_mistakes
+from sealed_experts.settings.stagechecks import chain_mistakes
 from sealed_experts.settings.types import (
     CombinedSource,
     ExpertSettings,
     FilesSource,
     MoeSettings,
+    ReinforceSettings,
     Settings,
     StageSettings,
 )
@@ -37,16 +42,18 @@ def cross_mistakes(
     facts = BaseFacts.of(settings.base, root=root)
     yield from base_mistakes(settings.base, root=root)
     yield from _dataset_mistakes(settings, dataset_names, root)
+    yield from data_mistakes(settings, root=root)
     for expert in settings.experts:
         layers = Layers.of(document, expert.name)
         yield from _expert_mistakes(expert, dataset_names)
         yield from facts.expert_mistakes(expert, layers)
+        yield from package_mistakes(expert)
+        yield from delta_mistakes(expert, layers)
         yield from _rank_mistakes(expert, layers, settings.moe)
-        for stage in expert.stages:
-            yield from _stage_mistakes(stage, expert.stage(stage), layers)
-        yield from _chain_mistakes(expert, layers)
+        yield from chain_mistakes(expert, layers, datasets=settings.datasets)
     yield from _fallback_mistakes(settings)
     yield from _moe_mistakes(settings.moe)
+    yield from _limit_mistakes(settings, document)
 
 
 def check_dataset_sizes(settings: Settings, counts: Mapping[str, int], *, exact: bool = True) -> None:
@@ -59,7 +66,8 @@ def check_dataset_sizes(settings: Settings, counts: Mapping[str, int], *, exact:
             δ is: δ must be below 1/N, and the true N may be smaller.
 
     Raises:
-        UserError: an expected batch is not smaller than its dataset, or δ is not below 1/N; all of them, one a line.
+        UserError: an expected batch is not smaller than its dataset, δ is not below 1/N, or a stage's first step must
+            exceed its target_epsilon; all of them, one a line.
     """
     lines = [
         f"experts.{expert.name}.{stage}: {problem}"
@@ -67,6 +75,11 @@ def check_dataset_sizes(settings: Settings, counts: Mapping[str, int], *, exact:
         if expert.dataset in counts
         for stage in expert.stages
         for problem in _size_problems(expert, expert.stage(stage), counts[expert.dataset], exact=exact)
+    ] + [
+        f"experts.{expert.name}.{stage}: {problem}"
+        for expert in settings.experts
+        if expert.dataset in counts
+        for stage, problem in budget_problems(expert, units=counts[expert.dataset])
     ]
     if lines:
         raise UserError("\n  ".join(["these settings do not fit the size of the data:", *lines]))
@@ -77,9 +90,10 @@ def _size_problems(expert: ExpertSettings, stage: StageSettings, units: int, *, 
     if not stage.privacy.enabled:
         return
     if stage.logical_batch >= units:
+        batch = "rollout_batch_size" if isinstance(stage, ReinforceSettings) else "batch_size"
         yield (
             f"the logical batch is {stage.logical_batch}, but {size}; under privacy the expected batch must be smaller"
-            " than the dataset: lower batch_size, or add data"
+            f" than the dataset: lower {batch}, or add data"
         )
     if exact and stage.privacy.delta * units >= 1:
         yield (
@@ -92,7 +106,7 @@ def _dataset_mistakes(settings: Settings, names: Collection[str], root: Path) ->
     for name, dataset in settings.datasets.items():
         if isinstance(dataset, FilesSource):
             for place, path in enumerate(dataset.paths):
-                if not (root / path).is_file():
+                if not os.path.isfile(root / path):  # unlike Path's, it takes any text for a name
                     yield Mistake(
                         ("datasets", name, "paths", place),
                         f"{shown(path)} is not an existing file; put the data there or correct the path"
@@ -173,44 +187,6 @@ def _rank_mistakes(expert: ExpertSettings, layers: Layers, moe: MoeSettings) -> 
         )
 
 
-def _stage_mistakes(name: str, stage: StageSettings, layers: Layers) -> Iterator[Mistake]:
-    doubled = layers.doubled(name)
-    for prefix in doubled:
-        yield Mistake(
-            (*prefix, name, "batch_size"),
-            f"the logical batch is given twice; keep batch_size, or {' and '.join(PRODUCT)}, whose product it is",
-        )
-    values = {key: getattr(stage, key, None) for key in PRODUCT}
-    missing = [key for key, value in values.items() if value is None]
-    if len(missing) == 1 and not doubled:
-        other = next(key for key in PRODUCT if key not in missing)
-        yield Mistake(
-            (*layers.locate(name, other)[:-1], missing[0]),
-            f"it is missing beside {other}; the logical batch is the product of the two",
-            involves=(layers.locate(name, other),),
-        )
-    warmup, steps = getattr(stage, "warmup_steps", 0), getattr(stage, "max_steps", None)
-    if steps is not None and warmup > steps:
-        yield Mistake(
-            layers.locate(name, "warmup_steps"),
-            f"{warmup} is above max_steps, which is {steps}; the warmup must end within the training",
-            involves=(layers.locate(name, "max_steps"),),
-        )
-
-
-def _chain_mistakes(expert: ExpertSettings, layers: Layers) -> Iterator[Mistake]:
-    """ε is joint over the chain and can only grow: a later stage with a lower target could not take a step."""
-    private = [stage for stage in expert.stages if expert.stage(stage).privacy.enabled]
-    for before, after in itertools.pairwise(private):
-        earlier, later = (expert.stage(stage).privacy.target_epsilon for stage in (before, after))
-        if later < earlier:
-            yield Mistake(
-                layers.locate(after, "privacy", "target_epsilon"),
-                f"{later} is below the {earlier} of stage `{before}` before it; it caps the joint ε, which only grows",
-                involves=(layers.locate(before, "privacy", "target_epsilon"),),
-            )
-
-
 def _fallback_mistakes(settings: Settings) -> Iterator[Mistake]:
     """At most one fallback. None is allowed: a question without a keyword then finds no expert, and is told so."""
     active = [expert.name for expert in settings.experts if expert.routing.always_active]
@@ -254,4 +230,24 @@ def _moe_mistakes(moe: MoeSettings) -> Iterator[Mistake]:
             f"one query's budget of {link.dp_epsilon} is above max_epsilon, the budget of all, which is"
             f" {link.max_epsilon}",
             involves=(("moe", "gatelink_config", "max_epsilon"),),
+        )
+
+
+def _limit_mistakes(settings: Settings, document: Mapping[str, Any]) -> Iterator[Mistake]:
+    """A mixture with an expert that claims no ε is within no limit: it would be refused after all the training."""
+    unclaimed: list[str] = []
+    places: list[KeyPath] = []
+    for expert in settings.experts:
+        layers = Layers.of(document, expert.name)
+        for name in expert.stages:
+            privacy = expert.stage(name).privacy
+            if not privacy.enabled or privacy.mode == "reproducible":
+                unclaimed.append(f"{expert.name}.{name}")
+                places += [layers.locate(name, "privacy", key) for key in ("enabled", "mode")]
+    if unclaimed and settings.moe.max_epsilon is not None:
+        yield Mistake(
+            ("moe", "max_epsilon"),
+            f"{settings.moe.max_epsilon} cannot be kept: {listed(unclaimed)} will claim no ε, with privacy off or"
+            " reproducible; change that, or remove the limit",
+            involves=tuple(places),
         )

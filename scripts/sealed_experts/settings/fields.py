@@ -11,6 +11,12 @@ from typing import Any
 COMMIT = r"^[0-9a-f]{40}$"  # of a hub repository: a branch or tag may move, a commit does not
 KNOWN_ENDING = r"\.([jJ][sS][oO][nN][lL]|[cC][sS][vV]|[pP][aA][rR][qQ][uU][eE][tT])$"
 VERSION = r"^[0-9]+\.[0-9]+\.[0-9]+([-+][0-9A-Za-z.+-]+)?$"
+# What a package may hold: no control characters, which could forge what a terminal or a log shows.
+PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+KEYWORD = r"^\s*[^\s\x00-\x1f\x7f-\x9f\u2028\u2029][^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+# The same, but for white space, of which a package's description makes single spaces.
+LINES = r"^[^\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]*$"
+MODULE = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$"
 BASE_KEY = r"^[a-z0-9][a-z0-9._-]*$"
 
 

@@ -26,4 +26,10 @@ def merge(first: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_become_another(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return any(key in old and key in new and old[key] != new[key] for key in _REPLACING_KEYS)
+    pairs = [(old.get(key), new.get(key)) for key in _REPLACING_KEYS]
+    return any(_is_scalar(before) and _is_scalar(after) and before != after for before, after in pairs)
+
+
+def _is_scalar(value: Any) -> bool:
+    # An expert or a dataset may itself be called `name` or `source`: that key then holds a mapping.
+    return value is not None and not isinstance(value, Mapping | list | tuple)

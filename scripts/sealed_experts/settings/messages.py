@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from sealed_experts.settings.fields import BASE_KEY, COMMIT, KNOWN_ENDING, VERSION
+from sealed_experts.settings.fields import BASE_KEY, COMMIT, KEYWORD, KNOWN_ENDING, LINES, MODULE, PRINTABLE, VERSION
 from sealed_experts.settings.schema import NAME
 
 KeyPath = tuple[str | int, ...]
@@ -29,6 +29,10 @@ _PATTERNS = {
     KNOWN_ENDING: "a file that ends in .jsonl, .csv or .parquet",
     "^auto$": "`auto`",
     r"\S": "text that is not blank",
+    KEYWORD: "visible text without control characters",
+    PRINTABLE: "text without control characters",
+    LINES: "text without control characters",
+    MODULE: "a module's name",
 }
 _MEANT = {"gpu": "cuda"}  # what is meant, where another name is nearer in spelling
 _BOUNDS = {
@@ -66,7 +70,10 @@ def dotted(path: KeyPath) -> str:
 
 def shown(value: Any) -> str:
     """Return a value as it would be written in the configuration, shortened."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except ValueError:
+        return "a number of too many digits"  # Python writes no more than some thousand
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 

@@ -18,6 +18,9 @@ from sealed_experts.settings.merging import merge
 from sealed_experts.settings.resolution import resolve
 from sealed_experts.settings.types import Settings
 
+DEEPEST = 100  # levels of nesting
+MOST_DIGITS = 100  # of a whole number: Python itself reads no more than some thousand
+
 _COMMAND_LINE_KEYS = ("seed", "device")
 
 
@@ -39,19 +42,33 @@ def load(paths: Sequence[str | os.PathLike[str]], *, root: Path, extra: Mapping[
     return resolve(document, root=root, origin=", ".join(os.fspath(path) for path in paths))
 
 
+def check_files(paths: Sequence[str | os.PathLike[str]]) -> None:
+    """Check configuration files before Snakemake reads them, which names neither the file nor the line of a mistake.
+
+    Raises:
+        UserError: as `read_file`, and where a file holds nothing, which Snakemake refuses.
+    """
+    for path in paths:
+        if _read(_text(path), origin=os.fspath(path)) is None:
+            raise UserError(f"{os.fspath(path)} is empty: write a setting in it (`seed: 42`), or leave the file out")
+
+
 def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read one YAML file strictly; an empty file is an empty mapping.
 
     Raises:
         UserError: the file is missing, is not strict YAML, or is no mapping. The message names file and line.
     """
+    return read_text(_text(path), origin=os.fspath(path))
+
+
+def _text(path: str | os.PathLike[str]) -> str:
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        return Path(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    return read_text(text, origin=os.fspath(path))
 
 
 def read_text(text: str, *, origin: str) -> dict[str, Any]:
@@ -60,18 +77,24 @@ def read_text(text: str, *, origin: str) -> dict[str, Any]:
     Raises:
         UserError: as `read_file`.
     """
-    loader = _StrictLoader(text)
+    document = _read(text, origin=origin)
+    return {} if document is None else document
+
+
+def _read(text: str, *, origin: str) -> dict[str, Any] | None:
+    try:
+        _check_depth(text, origin)
+        loader = _StrictLoader(text)
+    except yaml.YAMLError as error:
+        raise _not_yaml(error, origin) from error
     try:
         node = loader.get_single_node()
         if node is None:
-            return {}
-        _check_keys(node, origin)
+            return None
+        _check_nodes(node, origin)
         document = loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{origin}{line}: this is not YAML we can read: {error.problem}") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{origin}: this is not YAML we can read: {str(error).splitlines()[0]}") from error
+        raise _not_yaml(error, origin) from error
     finally:
         loader.dispose()
     if not isinstance(document, dict):
@@ -79,14 +102,24 @@ def read_text(text: str, *, origin: str) -> dict[str, Any]:
     return document
 
 
+def _not_yaml(error: yaml.YAMLError, origin: str) -> UserError:
+    if isinstance(error, yaml.MarkedYAMLError):
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        return UserError(f"{origin}{line}: this is not YAML we can read: {error.problem}")
+    return UserError(f"{origin}: this is not YAML we can read: {str(error).splitlines()[0]}")
+
+
 def _command_line(extra: Mapping[str, Any]) -> dict[str, Any]:
-    for key, value in extra.items():
+    values = {key: _scalar(value) if isinstance(value, str) else value for key, value in extra.items()}
+    for key, value in values.items():
         if key not in _COMMAND_LINE_KEYS or isinstance(value, Mapping | list | tuple):
             raise UserError(
                 f"--config {key}=…: only {' and '.join(_COMMAND_LINE_KEYS)} can be given this way; for every other"
                 " setting write a second file and pass both: `--configfile config/config.yaml my.yaml --`"
             )
-    return {key: _scalar(value) if isinstance(value, str) else value for key, value in extra.items()}
+        if value is None:
+            raise UserError(f"--config {key}=: no value is given; write one behind it, or leave the option out")
+    return values
 
 
 def _scalar(text: str) -> Any:
@@ -100,6 +133,8 @@ class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ign
 _INTEGER = r"[-+]?(?:0|[1-9][0-9_]*)"
 _FLOAT = r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+][0-9]+)?"
 _StrictLoader.yaml_implicit_resolvers = {}
+_TAG = "tag:yaml.org,2002:"
+_SCALARS: dict[str, re.Pattern[str]] = {_TAG + "str": re.compile(r"(?s:.*)")}
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", _INTEGER, "-+0123456789"),
@@ -107,11 +142,22 @@ for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("merge", r"<<", "<"),
 ):
-    _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})\Z"), list(_first))
+    _SCALARS[_TAG + _tag] = re.compile(rf"^(?:{_pattern})\Z")
+    _StrictLoader.add_implicit_resolver(_TAG + _tag, _SCALARS[_TAG + _tag], list(_first))
 
 
-def _check_keys(root: yaml.Node, origin: str) -> None:
-    """Refuse duplicate keys, keys that are not text, and an alias that stands inside itself."""
+def _check_depth(text: str, origin: str) -> None:
+    """Refuse bottomless nesting: libyaml puts a document together recursively, and would end the process."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_StrictLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            line = f", line {event.start_mark.line + 1}" if event.start_mark else ""
+            raise UserError(f"{origin}{line}: this is nested more than {DEEPEST} deep; no setting is")
+
+
+def _check_nodes(root: yaml.Node, origin: str) -> None:
+    """Refuse duplicate keys, keys that are not text, values that are not of their type, and an alias inside itself."""
     seen: set[int] = set()
     active: list[yaml.Node] = []
 
@@ -122,11 +168,28 @@ def _check_keys(root: yaml.Node, origin: str) -> None:
             return
         seen.add(id(node))
         active.append(node)
+        _check_type(node, origin)
         for child in _children(node, origin):
             visit(child)
         active.pop()
 
     visit(root)
+
+
+def _check_type(node: yaml.Node, origin: str) -> None:
+    """Refuse a value that its tag cannot hold; tags are mostly not written but follow from the value."""
+    where = f"{origin}, line {node.start_mark.line + 1}"
+    if not isinstance(node, yaml.ScalarNode):
+        if node.tag != _TAG + ("seq" if isinstance(node, yaml.SequenceNode) else "map"):
+            raise UserError(f"{where}: this is not YAML we can read: no setting is of type `{node.tag}`; remove it")
+        return
+    if node.tag not in _SCALARS or not _SCALARS[node.tag].match(node.value):
+        kind = node.tag.removeprefix(_TAG)
+        raise UserError(
+            f"{where}: this is not YAML we can read: `{node.value[:40]}` is no `{kind}`; remove the type, or correct it"
+        )
+    if node.tag == _TAG + "int" and len(node.value) > MOST_DIGITS:
+        raise UserError(f"{where}: a whole number of {len(node.value)} digits is more than any setting holds")
 
 
 def _children(node: yaml.Node, origin: str) -> Iterator[yaml.Node]:

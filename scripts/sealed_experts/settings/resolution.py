@@ -40,7 +40,7 @@ def resolve(document: Mapping[str, Any], *, root: Path, origin: str = "the confi
     Raises:
         UserError: with one line a mistake, all of them.
     """
-    document = merge({}, document)
+    document = _with_plain_keywords(merge({}, document))
     effective = _with_overridden_base_and_data(document)
     wrong = schema_mistakes(effective)
     settings = _build(effective, wrong)
@@ -55,6 +55,20 @@ def resolve(document: Mapping[str, Any], *, root: Path, origin: str = "the confi
     if mistakes:
         raise UserError(_report(mistakes, origin))
     return settings
+
+
+def _with_plain_keywords(document: dict[str, Any]) -> dict[str, Any]:
+    """Make single spaces of the white space in keywords: a `|` text ends in a line break, which no package may hold.
+
+    `document` is changed; what is no list of texts is left to the checks.
+    """
+    experts = document.get("experts")
+    for expert in experts.values() if isinstance(experts, dict) else ():
+        routing = expert.get("routing") if isinstance(expert, dict) else None
+        keywords = routing.get("keywords") if isinstance(routing, dict) else None
+        if isinstance(routing, dict) and isinstance(keywords, list):
+            routing["keywords"] = [" ".join(item.split()) if isinstance(item, str) else item for item in keywords]
+    return document
 
 
 def _with_overridden_base_and_data(document: Mapping[str, Any]) -> dict[str, Any]:

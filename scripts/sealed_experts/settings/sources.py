@@ -4,7 +4,7 @@
 import dataclasses
 from typing import ClassVar
 
-from sealed_experts.settings.fields import COMMIT, KNOWN_ENDING, Group, setting
+from sealed_experts.settings.fields import COMMIT, KNOWN_ENDING, PRINTABLE, Group, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,12 +50,16 @@ class RowsSettings(DatasetSettings):
         "Field that names the unit of privacy (a customer, a document); absent, each distinct record is a unit.",
         default=None,
         minLength=1,
+        maxLength=190,
+        pattern=PRINTABLE,
     )
     group: str | None = setting(
         "Field that keeps related rows on one side of the split; absent, the unit, or else the instruction.",
         default=None,
         minLength=1,
     )
+
+    recipe: ClassVar[int] = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +104,7 @@ class CombinedSource(DatasetSettings):
     of: tuple[str, ...] = setting("The datasets to combine.", minItems=1, uniqueItems=True)
 
     unused: ClassVar[frozenset[str]] = frozenset({"val_fraction", "max_bad_share"})
+    recipe: ClassVar[int] = 2
 
 
 DATASET_SOURCES: dict[str, type[DatasetSettings]] = {

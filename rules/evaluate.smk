@@ -1,0 +1,32 @@
+from sealed_experts.settings.evaluation import evaluation_operation, evaluation_settings, measured_stage
+
+
+rule evaluate_expert:
+    input:
+        base=BASE_MANIFEST,
+        val=split_of("val"),
+        adapters=stage_adapters,
+        # A reward of the user's own is code that decides numbers.
+        reward=lambda wildcards: reward_files(wildcards) if "reinforce" in stages_of(wildcards.expert) else [],
+    output:
+        evaluation=ensure("results/experts/{expert}/evaluation.json", non_empty=True),
+    log:
+        "results/experts/{expert}/logs/evaluate_expert.log",
+    benchmark:
+        "results/experts/{expert}/benchmarks/evaluate_expert.tsv"
+    conda:
+        "../envs/train.yaml"
+    # The stage's own number: sums differ by it, and these are to be the stage's to the last bit.
+    threads: lambda wildcards: measured_stage(EXPERT[wildcards.expert]).threads
+    resources:
+        gpu=gpus,
+        mem_mb=memory_mb(16000),
+        runtime=240,
+    params:
+        settings=lambda wildcards: evaluation_settings(SETTINGS, wildcards.expert),
+        # A function that takes `output` is not tracked: an operational setting makes nothing stale.
+        operation=lambda wildcards, output: evaluation_operation(SETTINGS, wildcards.expert),
+    shell:
+        "exec python scripts/evaluate_expert.py --base {input.base:q} --val {input.val:q}"
+        " --adapters {input.adapters:q} --settings {params.settings:q} --operation {params.operation:q}"
+        " --output {output.evaluation:q} > {log:q} 2>&1"

@@ -1,0 +1,38 @@
+"""Compare the base and an expert's stages on held-out records: losses, rewards and sample answers."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from sealed_experts.errors import UserError, reports_user_errors
+from sealed_experts.evaluation.experts import evaluate_expert
+from sealed_experts.evaluation.gains import verdict
+from sealed_experts.files.canonical import write_json
+from sealed_experts.rewards.registry import make_reward
+from sealed_experts.settings.evaluation import evaluation_from_json
+
+
+@reports_user_errors
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base", required=True, type=Path, help="the base's base.json")
+    parser.add_argument("--val", required=True, type=Path, help="held-out records")
+    parser.add_argument(
+        "--adapters", required=True, nargs="+", type=Path, help="the stages' adapter files, in their order"
+    )
+    parser.add_argument("--settings", required=True, help="what decides the numbers, as JSON")
+    parser.add_argument("--operation", required=True, help="how it is run, as JSON")
+    parser.add_argument("--output", required=True, type=Path, help="evaluation.json")
+    args = parser.parse_args()
+    run = evaluation_from_json(args.settings, args.operation)
+    if len(args.adapters) != len(run.stages):
+        raise UserError(f"--adapters must give one file for each of {', '.join(run.stages)}, in this order")
+    reward = make_reward(run.sampling.reward, run.sampling.reward_options) if run.sampling else None
+    content = evaluate_expert(run, base=args.base, val=args.val, adapters=args.adapters, reward=reward)
+    write_json(args.output, content)
+    judged = verdict(content)
+    print(f"evaluated {run.expert}: {args.output}" + (f"; the gain in reward {judged}" if judged else ""))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

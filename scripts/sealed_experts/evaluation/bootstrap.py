@@ -1,0 +1,78 @@
+"""95 % intervals of means over held-out records, by resampling units.
+
+The bias-corrected and accelerated bootstrap (Efron, "Better Bootstrap Confidence Intervals", 1987), as scipy has it.
+Rewards pile up at a few values and lean to one side; the plain percentile interval is off by O(1/√n) at each end there,
+this one by O(1/n). A gain is the mean of differences over the same records, so that what a record makes easy or hard
+for both models cancels out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import bootstrap
+
+from sealed_experts.privacy.streams import derive_key
+
+CONFIDENCE = 0.95
+RESAMPLES = 9999
+FEWEST_UNITS = 10  # of fewer, the resamples know too little of the spread, and every interval comes out too narrow
+_CELLS_AT_ONCE = 1 << 22  # resampled values in memory at a time
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval."""
+
+    low: float
+    high: float
+
+
+class Resampling:
+    """How the intervals of one evaluation are drawn: from the run's seed, by units.
+
+    Records of one unit (a customer's, a document's) are not independent of each other, so whole units are drawn.
+    """
+
+    def __init__(self, units: Sequence[int], *, seed: int, resamples: int = RESAMPLES) -> None:
+        """Take the unit of each record, 0, 1, … in any order, and the run's public seed."""
+        self._units = np.asarray(units, dtype=np.int64)
+        self._key = int.from_bytes(derive_key(seed.to_bytes(8, "big", signed=True), "bootstrap"), "big")
+        self._resamples = resamples
+
+    def interval(self, values: Sequence[float], *, weights: Sequence[float] | None = None) -> Interval | None:
+        """Return the interval of Σ values / Σ weights; None for fewer than 10 units.
+
+        Args:
+            values: one a record: a reward, or the sum of a record's token losses.
+            weights: what each value is a sum of: 1 by default, or a record's number of tokens.
+        """
+        totals = self._by_unit(np.asarray(values, dtype=np.float64))
+        counts = self._by_unit(np.ones(len(self._units)) if weights is None else np.asarray(weights, dtype=np.float64))
+        totals, counts = totals[counts > 0], counts[counts > 0]
+        if len(totals) < FEWEST_UNITS:
+            return None
+        means = totals / counts
+        if np.ptp(means) == 0.0:
+            return Interval(float(means[0]), float(means[0]))
+        # Every interval of an evaluation sees the same resamples, so that they can be compared.
+        result = bootstrap(
+            (totals, counts),
+            _ratio,
+            paired=True,
+            vectorized=True,
+            method="BCa",
+            confidence_level=CONFIDENCE,
+            n_resamples=self._resamples,
+            batch=max(1, _CELLS_AT_ONCE // len(totals)),
+            rng=np.random.default_rng(self._key),
+        )
+        low, high = result.confidence_interval
+        return Interval(float(low), float(high))
+
+    def _by_unit(self, values: np.ndarray) -> np.ndarray:
+        return np.bincount(self._units, weights=values)
+
+
+def _ratio(totals: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
+    return totals.sum(axis=axis) / counts.sum(axis=axis)

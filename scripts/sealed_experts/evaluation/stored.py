@@ -1,0 +1,41 @@
+"""The evaluations that a run has left behind, and the text in them made fit to be shown."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import read_json
+
+_KEYS = {"expert", "dataset", "records", "sampling", "reward", "models", "gains", "checks", "samples"}
+_KEPT = "\n\t"
+
+
+def read_evaluation(path: Path) -> Mapping[str, Any]:
+    """Return the content of an evaluation.json.
+
+    Raises:
+        UserError: the file is missing or not one.
+    """
+    content = read_json(path)
+    if not isinstance(content, Mapping) or not content.keys() >= _KEYS:
+        raise UserError(f"{path} is not an evaluation of this version: delete it and run `make run` again")
+    return content
+
+
+def evaluated_experts(results: Path) -> list[str]:
+    """Return the names of the experts that have an evaluation under `results`, sorted."""
+    return sorted(path.parent.name for path in (results / "experts").glob("*/evaluation.json"))
+
+
+def evaluation_path(results: Path, expert: str) -> Path:
+    """Return where an expert's evaluation is."""
+    return results / "experts" / expert / "evaluation.json"
+
+
+def visible(text: str) -> str:
+    """Return text of records or models without what could steer a terminal or turn a page's letters around.
+
+    Each control or formatting character becomes U+FFFD; line breaks and tabs stay.
+    """
+    return "".join(letter if letter in _KEPT or letter.isprintable() else "\ufffd" for letter in text)

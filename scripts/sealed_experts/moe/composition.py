@@ -1,0 +1,160 @@
+"""The composition test: all experts on one base, and each answers as if it were alone.
+
+Every expert is loaded from its package through the verifying engine and answers a few public questions that the router
+sends to it. The logits of question and answer are then compared bit for bit: before and after the other experts have
+answered, and with those of the same package alone on a base that was loaded afresh. Of the logits only digests are
+kept, and one package at a time is loaded for the second comparison, so that memory does not grow with the questions.
+"""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.moe.configuration import Member, Mixture, read_mixture
+from sealed_experts.moe.engine import Engine, verified_package
+from sealed_experts.moe.generation import Experts, load_mixture_base
+from sealed_experts.moe.router import Router
+from sealed_experts.sealing.trust import TrustStore
+
+QUESTIONS_EACH = 3  # made from an expert's keywords
+ANSWER_TOKENS = 24
+# For the expert that answers where no keyword matches; the first one that holds nobody's keyword is asked.
+GENERAL_QUESTIONS = ("What should I do first?", "How does this work?", "Why is that so?", "Who are you?")
+
+
+class CompositionError(UserError):
+    """The experts of a mixture do not answer as they must."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One question to an expert, and what the router makes of it: `routed_to` is None where nobody would answer."""
+
+    expert: str
+    text: str
+    routed_to: str | None
+    matched: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked(Question):
+    """A question with its expert's answer, and the SHA-256 of the logits of both."""
+
+    answer: str
+    digest: str
+
+
+def check_composition(config: str | os.PathLike[str], *, trust: TrustStore, device: str = "auto") -> dict[str, Any]:
+    """Check a mixture and return the content of composition.json.
+
+    Args:
+        config: moe_config.json.
+        device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        CompositionError: logits are not finite, change when other experts answer in between, or are not those of the
+            expert alone; the message names the expert, the question and what differs.
+        PackageError: a package fails verification.
+        UserError: the mixture cannot be loaded.
+    """
+    mixture = read_mixture(config)
+    router = mixture.router()
+    questions = [questions_for(member, router=router) for member in mixture.members]
+    engine = Engine.load(config, trust=trust, device=device)
+    asked = [[_ask(question, engine) for question in of_one] for of_one in questions]
+    # Once more in another order: an expert that was asked twice in a row would have noticed no switch.
+    for answered in itertools.chain.from_iterable([*reversed(asked[:-1]), asked[-1]]):
+        _compare(answered, engine.experts, "changed after other experts had answered: switching experts leaves traces")
+    del engine  # so that one base is in memory at a time
+    _compare_alone(mixture, asked, trust=trust, device=device)
+    return {
+        "ok": True,
+        "base_digest": mixture.base.digest,
+        "experts": {member.name: _entry(member, of_one) for member, of_one in zip(mixture.members, asked, strict=True)},
+    }
+
+
+def questions_for(member: Member, *, router: Router) -> tuple[Question, ...]:
+    """Return public questions that reach an expert.
+
+    They are made from its keywords, and for the always-active expert also from none. Where no such question reaches it,
+    one is returned that the router sends elsewhere: its `routed_to` is not the expert.
+    """
+    made = (_routed(f"What is {keyword}?", member, router) for keyword in member.keywords)
+    general = (_routed(text, member, router) for text in GENERAL_QUESTIONS if member.always_active)
+    found = (
+        *itertools.islice(_reaching(made), QUESTIONS_EACH),
+        *itertools.islice((question for question in _reaching(general) if not question.matched), 1),
+    )
+    texts = [f"What is {keyword}?" for keyword in member.keywords[:1]] or GENERAL_QUESTIONS[:1]
+    return found or (_routed(texts[0], member, router),)
+
+
+def _reaching(questions: Iterable[Question]) -> Iterator[Question]:
+    return (question for question in questions if question.routed_to == question.expert)
+
+
+def _routed(text: str, member: Member, router: Router) -> Question:
+    try:
+        decision = router.decide(text)
+    except UserError:  # no keyword of anybody's, and no fallback
+        return Question(expert=member.name, text=text, routed_to=None, matched=())
+    return Question(expert=member.name, text=text, routed_to=decision.expert, matched=decision.matched)
+
+
+def _ask(question: Question, engine: Engine) -> Asked:
+    if question.routed_to == question.expert:
+        answer = engine.answer(question.text, max_new_tokens=ANSWER_TOKENS).text
+    else:
+        answer = engine.experts.generate(question.expert, question.text, max_new_tokens=ANSWER_TOKENS)
+    return Asked(**vars(question), answer=answer, digest=_digest(question, answer, engine.experts))
+
+
+def _compare(asked: Asked, experts: Experts, difference: str) -> None:
+    if _digest(asked, asked.answer, experts) != asked.digest:
+        raise CompositionError(f"{_place(asked)} {difference}; do not use this mixture")
+
+
+def _compare_alone(mixture: Mixture, asked: Sequence[Sequence[Asked]], *, trust: TrustStore, device: str) -> None:
+    base = load_mixture_base(mixture.base, device=device)
+    for member, of_one in zip(mixture.members, asked, strict=True):
+        alone = Experts(base=base, packages={member.name: verified_package(member, mixture, trust=trust)})
+        for answered in of_one:
+            _compare(
+                answered, alone, "are not those of its package alone on the same base: other experts change its answers"
+            )
+        alone.unload()
+
+
+def _digest(question: Question, answer: str, experts: Experts) -> str:
+    logits = experts.logits(question.expert, question.text, answer=answer)
+    if not bool(torch.isfinite(logits).all()):
+        raise CompositionError(
+            f"{_place(question)} are not all finite: its weights are broken; train it again, more gently"
+        )
+    return sha256_bytes(logits.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+
+
+def _place(question: Question) -> str:
+    return f"expert {question.expert}: its logits for the question {question.text!r}"
+
+
+def _entry(member: Member, asked: Sequence[Asked]) -> dict[str, Any]:
+    return {
+        "package_digest": member.package_digest,
+        "prompts": [
+            {"prompt": one.text, "routed_to": one.routed_to, "matched": list(one.matched), "answer": one.answer}
+            for one in asked
+        ],
+        "reached": all(one.routed_to == member.name for one in asked),
+        # An expert of which one of these does not hold has raised.
+        "finite": True,
+        "stable_under_switching": True,
+        "alone_equals_mixture": True,
+    }

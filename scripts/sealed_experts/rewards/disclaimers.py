@@ -1,0 +1,40 @@
+"""Sentences that say: this is no advice, and money can be lost."""
+
+import re
+
+# Matched in lower case with single spaces. Every repetition is bounded, so the time is linear in the text.
+_BETWEEN = (
+    "(?:a|an|any|as|be|to|or|and|is|it|this|meant|intended|taken|construed|considered|treated|constitute|constituting|"
+    "provide|providing|give|giving|offer|offering|formal|individual|personal|personalized|professional|specific|legal|"
+    "tax|investment),? "
+)
+_WORD = "[\\w-]{1,30} "
+_NO_ADVICE = (
+    rf"not (?:{_BETWEEN}){{0,8}}financial (?:(?:,|or|and|legal|tax|investment),? ){{0,4}}advice\b",
+    rf"consult(?:ing)? (?:with )?(?:an?|your|one's) (?:{_WORD}){{0,4}}?(?:financial|professional|advis[eo]r)",
+    rf"consult(?:ing)? (?:with )?(?:{_WORD}){{0,4}}?(?:professionals|advis[eo]rs)\b",
+    rf"do(?:ing)? your own (?:{_WORD})?research\b",
+    r"past performance\b[^.!?]{0,80}?(?:\b(?:no|not|never|cannot)|n't) (?:\w{1,30} ){0,2}?guarantee",
+)
+_RISK = rf"risks? of (?:{_WORD}){{0,3}}?(?:losing|loss(?:es)?)\b"
+_DISCLAIMER = re.compile(rf"(?<![^\W_])(?:{'|'.join((*_NO_ADVICE, _RISK))})")
+_BOILERPLATE = re.compile(rf"(?<![^\W_])(?:{'|'.join(_NO_ADVICE)})")
+# Without one of these there is none: most texts are done with a plain search.
+_TRACES = ("financial", "consult", "research", "past performance", "risk")
+# Curly apostrophes, and marks of emphasis that may stand inside a sentence.
+_PLAIN = str.maketrans({"\u2019": "'", "\u2018": "'", "*": " ", "_": " ", "`": " ", "\u2010": "-", "\u2011": "-"})
+
+
+def has_disclaimer(text: str) -> bool:
+    """Say whether a text holds a disclaimer, whatever its case and white space."""
+    return _holds(_DISCLAIMER, text)
+
+
+def is_boilerplate(sentence: str) -> bool:
+    """Say whether a sentence refuses to give advice; one that only names a risk may well belong to the matter."""
+    return _holds(_BOILERPLATE, sentence)
+
+
+def _holds(pattern: re.Pattern[str], text: str) -> bool:
+    plain = " ".join(text.translate(_PLAIN).casefold().split())
+    return any(trace in plain for trace in _TRACES) and pattern.search(plain) is not None

@@ -1,0 +1,111 @@
+"""`module:function`: rewards that the user wrote."""
+
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sealed_experts.errors import UserError
+from sealed_experts.rewards.reward import Score
+from sealed_experts.settings.messages import shown, suggestion
+from sealed_experts.settings.rewardchecks import find_module
+
+TOTAL = "reward"
+
+
+class FunctionReward:
+    """A function `f(prompt, response)` that returns a number, or {"reward": number, axis: number, …}.
+
+    The reward's own axis, which bears its name, is the whole value; the function's axes carry no weight of ours.
+    """
+
+    def __init__(self, *, module: str, function: str) -> None:
+        """Import the module and take its function.
+
+        Raises:
+            UserError: it does not import, or holds no function that can be called with a prompt and a response.
+        """
+        self.name = f"{module}:{function}"
+        self.weights: Mapping[str, float] = {self.name: 1.0}
+        self._function = _function(_imported(module), function)
+
+    def score(self, prompt: str, response: str) -> Score:
+        """Return what the function says, not yet checked.
+
+        Raises:
+            UserError: the function raised, or returned a mapping without `reward`.
+        """
+        try:
+            result = self._function(prompt, response)
+        except (Exception, SystemExit) as error:
+            raise UserError(
+                f"reward {self.name}: the function failed for the prompt {shown(prompt)}: {_described(error)}"
+            ) from error
+        if not isinstance(result, Mapping):
+            return Score(result, {self.name: result})
+        axes = {key: value for key, value in result.items() if key != TOTAL}
+        if TOTAL not in result or not all(isinstance(axis, str) and axis != self.name for axis in axes):
+            raise UserError(
+                f"reward {self.name}: a mapping must give `{TOTAL}`, and axes by names of their own; for the prompt"
+                f" {shown(prompt)} its keys are {', '.join(map(repr, result)) or 'none'}"
+            )
+        return Score(result[TOTAL], {self.name: result[TOTAL], **axes})
+
+
+def source_file(module: str) -> Path | None:
+    """Return a module's file without running it; None when it has none, or is not found."""
+    spec = find_module(module)
+    file = Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
+    if file is None or not file.is_file():
+        return None
+    file = file.parent.resolve() / file.name  # a link here is a file of this folder
+    here = Path.cwd().resolve()
+    return file.relative_to(here) if file.is_relative_to(here) else file
+
+
+def _imported(module: str) -> ModuleType:
+    # Last in the path, so that a file here never takes the place of an installed module.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"the reward's module `{module}` does not import: {_described(error)}") from error
+
+
+def _function(module: ModuleType, name: str) -> Callable[[str, str], Any]:
+    function = getattr(module, name, None)
+    place = f"`{module.__name__}` ({module.__file__})" if getattr(module, "__file__", None) else f"`{module.__name__}`"
+    if function is None:
+        known = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
+        raise UserError(f"the module {place} has no function `{name}`; {suggestion(name, known)}")
+    if not callable(function):
+        raise UserError(f"`{name}` in the module {place} is {type(function).__name__}, not a function")
+    try:
+        inspect.signature(function).bind("prompt", "response")
+    except TypeError as error:
+        raise UserError(
+            f"`{name}` in the module {place} cannot be called as {name}(prompt, response): {error}"
+        ) from error
+    except ValueError:
+        pass  # written in C: it does not say what it takes
+    return function
+
+
+def _described(error: BaseException) -> str:
+    """Return an error with the place it came from, in one line."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    text = " ".join(str(error).split())
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _of_user(frame.filename)]
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text}{place}" if text else f"{type(error).__name__}{place}"
+
+
+def _of_user(file: str) -> bool:
+    return file != __file__ and not file.startswith("<") and file != importlib.__file__

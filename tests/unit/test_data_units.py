@@ -1,0 +1,226 @@
+"""Who a record belongs to: the scheme of a dataset's ids, and what a combination may hold out."""
+
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from sealed_experts.data.preparation import Prepared, prepare, write_prepared
+from sealed_experts.data.sources import count_upper_bound, read_rows
+from sealed_experts.data.sources.rows import BadRow
+from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import read_json
+from sealed_experts.privacy.ledger.accounting import epsilon
+from sealed_experts.privacy.ledger.events import GaussianEvent
+from sealed_experts.privacy.ledger.mixture import JointPrivacy, Member, mixture_privacy
+from sealed_experts.settings.sources import CombinedSource, DemoSource, FieldMap, FilesSource
+
+ROWS = [
+    {
+        "instruction": f"q{index}",
+        "output": f"a{index}",
+        "summary": f"s{index}",
+        "customer": f"c{index % 50}",
+        "doc": f"d{index % 60}",
+        "record": f"r{index}",
+    }
+    for index in range(300)
+]
+
+
+class Desk:
+    """A folder with one file of rows and the datasets that are prepared from it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.file = folder / "rows.jsonl"
+        self.write(ROWS)
+
+    def write(self, rows):
+        self.file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def files(self, name: str, **kwargs) -> Prepared:
+        return self._kept(prepare(FilesSource(paths=(str(self.file),), **kwargs), name=name, seed=1))
+
+    def combined(self, name: str, *of: str) -> Prepared:
+        parts = [self.folder / part for part in of]
+        return self._kept(prepare(CombinedSource(of=of), name=name, seed=1, parts=parts))
+
+    def _kept(self, prepared: Prepared) -> Prepared:
+        paths = {key: self.folder / prepared.name / f"{key}.jsonl" for key in ("train", "val")}
+        stats = self.folder / prepared.name / "stats.json"
+        write_prepared(prepared, **paths, stats=stats, count_tokens=lambda texts: [1] * len(texts))
+        return prepared
+
+
+@pytest.fixture
+def desk(tmp_path):
+    return Desk(tmp_path)
+
+
+def event(key: str) -> GaussianEvent:
+    return GaussianEvent(stage="sft", noise_multiplier=1.0, sample_rate=0.1, steps=50, key_id=key)
+
+
+def joint(*datasets: Prepared) -> JointPrivacy:
+    members = [
+        Member(name=d.name, events=(event(d.name),), units=frozenset(r.unit for r in d.train), unit=d.unit)
+        for d in datasets
+    ]
+    return mixture_privacy(members, delta=1e-5)
+
+
+def test_a_unit_field_called_record_is_not_the_record_itself(desk):
+    plain, field = desk.files("plain"), desk.files("field", unit="record")
+    assert (plain.unit, field.unit) == ("record", "field:record")
+    assert joint(plain, field).epsilon is None
+
+
+def test_the_unit_is_the_field_also_where_its_values_happen_to_be_the_ids(desk):
+    from sealed_experts.data.records import Record
+
+    for row in ROWS:
+        row["own"] = Record.from_text(instruction=row["instruction"], output=row["output"]).id
+    desk.write(ROWS)
+    assert desk.files("own", unit="own").unit == "field:own"
+
+
+def test_two_combinations_over_units_of_different_kinds_have_no_joint_epsilon(desk):
+    desk.files("customers", unit="customer")
+    desk.files("documents", unit="doc")
+    assert joint(desk.combined("c", "customers"), desk.combined("d", "documents")).epsilon is None
+
+
+def test_a_combination_of_parts_of_one_kind_composes_with_its_parts(desk):
+    part = desk.files("customers", unit="customer")
+    whole = desk.combined("all", "customers")
+    assert whole.unit == "field:customer"
+    assert read_json(desk.folder / "all" / "stats.json")["unit"] == "field:customer"
+    both = epsilon([event("customers"), event("all")], delta=1e-5)
+    assert joint(part, whole).epsilon == pytest.approx(both, rel=1e-12)
+
+
+def test_a_combination_of_mixed_kinds_says_so(desk):
+    desk.files("customers", unit="customer")
+    desk.files("plain")
+    mixed = desk.combined("both", "customers", "plain")
+    assert mixed.unit == "mixed"
+    assert desk.combined("again", "both", "plain").unit == "mixed"
+
+
+def test_a_part_without_statistics_is_refused(desk):
+    desk.files("plain")
+    (desk.folder / "plain" / "stats.json").unlink()
+    with pytest.raises(UserError, match=r"plain/stats\.json"):
+        desk.combined("all", "plain")
+
+
+def texts(records):
+    return {(record.instruction, record.input, record.output) for record in records}
+
+
+def test_a_combination_of_kinds_holds_out_no_text_that_it_trains_on(desk):
+    desk.files("customers", unit="customer")
+    desk.files("plain")
+    both = desk.combined("both", "plain", "customers")
+    assert both.val
+    assert not texts(both.train) & texts(both.val)
+
+
+def test_a_combination_of_two_splits_holds_out_no_question_that_it_trains_on(desk):
+    few = desk.files("few", val_fraction=0.1)
+    many = desk.files("many", val_fraction=0.4, fields=FieldMap(output="summary"))
+    both = desk.combined("both", "few", "many")
+    held_out = {record.question for record in both.val}
+    assert held_out
+    assert not held_out & {record.question for record in both.train}
+    # What is trained on is what the parts train on: dropping looks at others, and only ever at the held-out side.
+    assert texts(both.train) == texts(few.train) | texts(many.train)
+    assert both.dropped_from_val == len(few.val) + len(many.val) - len(both.val) > 0
+
+
+def test_customers_who_ask_the_same_question_may_stand_on_both_sides(desk):
+    desk.write([{"instruction": "balance?", "output": f"{n}", "customer": f"c{n}"} for n in range(60)])
+    desk.files("customers", unit="customer", val_fraction=0.4)
+    both = desk.combined("all", "customers")
+    assert both.dropped_from_val == 0
+    assert both.val
+
+
+def test_removing_a_unit_of_a_part_moves_no_other_training_record_of_the_combination(desk):
+    def trained(rows):
+        desk.write(rows)
+        desk.files("few", unit="customer", val_fraction=0.1)
+        desk.files("many", unit="customer", val_fraction=0.4, group="doc")
+        return {(record.unit, record.id) for record in desk.combined("both", "few", "many").train}
+
+    everyone = trained(ROWS)
+    for customer in ("c1", "c2", "c3"):
+        less = trained([row for row in ROWS if row["customer"] != customer])
+        assert less == {entry for entry in everyone if entry[0] != customer}
+
+
+def test_groups_that_units_tear_apart_are_counted_and_told(desk):
+    log = []
+    rows = [
+        {"instruction": f"q{i}", "output": "a", "customer": f"c{i % 200}", "contract": f"k{(i * 7) % 170}"}
+        for i in range(600)
+    ]
+    desk.write(rows)
+    source = FilesSource(paths=(str(desk.file),), unit="customer", group="contract", val_fraction=0.2)
+    torn = prepare(source, name="x", seed=1, log=log.append)
+    of = {row["instruction"]: row["contract"] for row in rows}
+    sides = [{of[record.instruction] for record in side} for side in (torn.train, torn.val)]
+    assert torn.groups_on_both_sides == len(sides[0] & sides[1]) > 0
+    (line,) = log
+    assert f"{torn.groups_on_both_sides} groups" in line
+    assert "unit" in line
+    desk.files("torn", unit="customer", group="contract")
+    assert read_json(desk.folder / "torn" / "stats.json")["groups_on_both_sides"] > 0
+
+
+def test_nested_groups_are_on_no_two_sides(desk):
+    desk.write([row | {"region": f"g{int(row['customer'][1:]) % 7}"} for row in ROWS])
+    assert desk.files("nested", unit="customer", group="region", val_fraction=0.4).groups_on_both_sides == 0
+    assert desk.files("record", group="doc").groups_on_both_sides == 0
+
+
+def test_blanks_around_a_name_and_its_unicode_form_make_no_second_unit(desk):
+    names = ["c1", "c1 ", "\tc1\n", "caf\u00e9", "cafe\u0301", "7"]
+    desk.write([{"instruction": f"q{n}", "output": "a", "who": name} for n, name in enumerate([*names, 7])])
+    rows = list(read_rows(FilesSource(paths=(str(desk.file),), unit="who", group="who")))
+    assert [row.unit for row in rows] == ["c1", "c1", "c1", "caf\u00e9", "caf\u00e9", "7", "7"]
+    assert [row.group for row in rows] == [row.unit for row in rows]
+
+
+def test_the_demo_is_of_records(desk):
+    assert desk._kept(prepare(DemoSource(records=60), name="demo", seed=1)).unit == "record"
+
+
+def parquet(path, damage):
+    columns = {"instruction": [f"q{n}" * 50 for n in range(5000)], "output": [f"a{n}" for n in range(5000)]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    content = bytearray(path.read_bytes())
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    for place in range(200, 3000) if damage == "page" else range(footer, footer + 30):
+        content[place] ^= 0xFF
+    path.write_bytes(content)
+    return FilesSource(paths=(str(path),))
+
+
+@pytest.mark.parametrize("damage", ["page", "footer"])
+def test_a_damaged_parquet_file_is_named(tmp_path, damage):
+    source = parquet(tmp_path / "a.parquet", damage)
+    assert count_upper_bound(source) in (None, 5000)
+    with pytest.raises(UserError, match=r"a\.parquet"):
+        list(read_rows(source))
+
+
+def test_a_bad_parquet_value_is_still_one_bad_row(tmp_path):
+    table = pyarrow.table({"instruction": ["q", None], "output": ["a", "b"]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert [isinstance(row, BadRow) for row in read_rows(FilesSource(paths=(str(tmp_path / "a.parquet"),)))] == [
+        False,
+        True,
+    ]

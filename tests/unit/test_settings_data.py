@@ -1,0 +1,395 @@
+"""What the settings alone tell of the data: whose they are, whether they can be told apart, and what they cost."""
+
+import copy
+import json
+import math
+import os
+
+import hypothesis
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.test_configuration_mistakes import changed, mistakes
+
+from sealed_experts.errors import UserError
+from sealed_experts.moe.router import normalised
+from sealed_experts.privacy.ledger.accounting import epsilon
+from sealed_experts.privacy.ledger.events import GaussianEvent
+from sealed_experts.privacy.plan import plan_stage
+from sealed_experts.sealing.linter import read_adapter_config
+from sealed_experts.sealing.manifest_schema import MANIFEST_SCHEMA, MEMBERS
+from sealed_experts.sealing.model_card import model_card
+from sealed_experts.settings.budgetchecks import least_epsilon
+from sealed_experts.settings.crosschecks import check_dataset_sizes
+from sealed_experts.settings.datachecks import unit_scheme
+from sealed_experts.settings.resolution import resolve
+from sealed_experts.settings.schema import document_schema
+from sealed_experts.settings.types import PrivacySettings
+
+ROW = {"instruction": "q", "output": "a", "customer": "c"}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A configuration over files: a, b read one file; c another."""
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(ROW) + "\n")
+    of = {"a": "one.jsonl", "b": "one.jsonl", "c": "two.jsonl"}
+    datasets = {name: {"source": "files", "paths": [path]} for name, path in of.items()}
+    return {
+        "base": {"name": "demo"},
+        "datasets": datasets,
+        "experts": {name: {"dataset": name, "routing": {"keywords": [name]}} for name in of},
+    }
+
+
+def mistakes_of(document, root):
+    try:
+        resolve(document, root=root)
+    except UserError as error:
+        return [line.strip() for line in str(error).split("\n")[1:]]
+    return []
+
+
+# One record under two mappings of its fields (4), and units of mixed kinds (3).
+
+
+@pytest.mark.parametrize("difference", [{"fields": {"output": "summary"}}, {"unit": "customer"}])
+def test_one_file_read_in_two_ways_is_refused_under_privacy(files, tmp_path, difference):
+    assert mistakes_of(files, tmp_path) == []
+    files["datasets"]["b"] |= difference
+    (told,) = mistakes_of(files, tmp_path)
+    (key,) = difference
+    assert told.startswith(f"datasets.b.{key}: ")
+    assert "`a`" in told
+    assert "one.jsonl" in told
+    for expert in ("a", "b"):
+        files["experts"][expert]["privacy"] = {"enabled": False}
+    assert mistakes_of(files, tmp_path) == []
+
+
+def test_one_file_in_two_spellings_is_still_one_file(files, tmp_path):
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "one.jsonl")
+    for spelling in ("./one.jsonl", "../" + tmp_path.name + "/one.jsonl", str(tmp_path / "one.jsonl"), "link.jsonl"):
+        document = copy.deepcopy(files)
+        document["datasets"]["b"] = {"source": "files", "paths": ["two.jsonl", spelling], "unit": "customer"}
+        del document["datasets"]["c"], document["experts"]["c"]
+        (told,) = mistakes_of(document, tmp_path)
+        assert told.startswith("datasets.b.unit: ")
+
+
+def test_one_file_twice_in_paths_is_refused_in_any_spelling(files, tmp_path):
+    files["datasets"]["a"]["paths"] = ["one.jsonl", "two.jsonl", "./one.jsonl"]
+    (told,) = mistakes_of(files, tmp_path)
+    assert told == 'datasets.a.paths[2]: "./one.jsonl" is the same file as "one.jsonl"; name each once'
+
+
+def test_one_file_read_in_two_ways_within_a_combination_is_refused(files, tmp_path):
+    files["datasets"]["b"]["fields"] = {"output": "summary"}
+    files["datasets"]["all"] = {"source": "combined", "of": ["a", "b"]}
+    files["experts"] = {"all": {"dataset": "all", "routing": {"keywords": ["x"]}}}
+    (told,) = mistakes_of(files, tmp_path)
+    assert told.startswith("datasets.b.fields: ")
+
+
+def test_a_dataset_that_nobody_trains_on_under_privacy_may_read_the_file_in_its_own_way(files, tmp_path):
+    files["datasets"]["b"]["unit"] = "customer"
+    del files["experts"]["b"]
+    assert mistakes_of(files, tmp_path) == []
+
+
+def test_one_hub_dataset_read_in_two_ways_is_refused(files, tmp_path):
+    for name in ("a", "b"):
+        files["datasets"][name] = {"source": "hub", "path": "x/y", "revision": "0" * 40}
+    assert mistakes_of(files, tmp_path) == []
+    files["datasets"]["b"]["unit"] = "customer"
+    (told,) = mistakes_of(files, tmp_path)
+    assert told.startswith("datasets.b.unit: ")
+
+
+def test_a_combination_of_parts_with_units_of_different_kinds_is_refused_under_privacy(files, tmp_path):
+    files["datasets"]["c"]["unit"] = "customer"
+    files["datasets"]["all"] = {"source": "combined", "of": ["a", "c"]}
+    assert mistakes_of(files, tmp_path) == []
+    files["experts"]["all"] = {"dataset": "all", "routing": {"keywords": ["x"]}}
+    (told,) = mistakes_of(files, tmp_path)
+    assert told.startswith("datasets.all.of: ")
+    assert "`a`: record" in told
+    assert "`c`: field:customer" in told
+    files["experts"]["all"]["privacy"] = {"enabled": False}
+    assert mistakes_of(files, tmp_path) == []
+
+
+def test_a_combination_within_another_has_the_scheme_of_its_parts(files, tmp_path):
+    for name in ("a", "b", "c"):
+        files["datasets"][name]["unit"] = "customer"
+    files["datasets"]["ab"] = {"source": "combined", "of": ["a", "b"]}
+    files["datasets"]["all"] = {"source": "combined", "of": ["ab", "c"]}
+    files["experts"]["all"] = {"dataset": "all", "routing": {"keywords": ["x"]}}
+    settings = resolve(files, root=tmp_path)
+    assert {unit_scheme(name, settings.datasets) for name in settings.datasets} == {"field:customer"}
+
+
+def test_a_file_name_with_braces_is_refused(files, tmp_path):
+    (tmp_path / "a{b}.jsonl").write_text(json.dumps(ROW))
+    files["datasets"]["a"]["paths"] = ["a{b}.jsonl"]
+    (told,) = mistakes_of(files, tmp_path)
+    assert told.startswith("datasets.a.paths[0]: ")
+    assert "brace" in told
+
+
+def test_a_base_folder_that_is_the_pipelines_own_is_refused(tmp_path):
+    for inner in ("", "deeper"):
+        folder = tmp_path / "results" / "base" / "mymodel" / inner
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text('{"model_type": "qwen2"}')
+    (tmp_path / "link").symlink_to(tmp_path / "results" / "base" / "mymodel")
+    for base in (
+        {"name": "results/base/mymodel"},
+        {"name": "./results/base/../base/mymodel"},
+        {"name": str(tmp_path / "results/base/mymodel")},
+        {"name": "results/base/mymodel/deeper", "key": "mymodel"},
+        {"name": "link", "key": "mymodel"},
+    ):
+        (told,) = mistakes(changed({"base": base}), tmp_path)
+        assert told.startswith("base.name: ")
+        assert "base.key" in told
+    assert resolve(changed({"base": {"name": "link", "key": "other"}}), root=tmp_path)
+
+
+# Limits that a package has (10).
+
+
+def test_the_limits_of_a_package_are_those_of_the_configuration():
+    groups = document_schema()["$defs"]
+    manifest = MANIFEST_SCHEMA["properties"]
+    routing, adapter = groups["RoutingSettings"]["properties"], groups["AdapterSettings"]["properties"]
+    keywords, sealed = routing["keywords"], manifest["routing"]["properties"]["keywords"]
+    assert keywords["maxItems"] == sealed["maxItems"]
+    assert keywords["items"]["maxLength"] == sealed["items"]["maxLength"]
+    assert adapter["rank"]["maximum"] == manifest["adapter"]["properties"]["rank"]["maximum"]
+    targets = manifest["adapter"]["properties"]["target_modules"]
+    assert adapter["target_modules"]["maxItems"] == targets["maxItems"]
+    assert adapter["target_modules"]["items"]["maxLength"] == targets["items"]["maxLength"]
+    expert = groups["ExpertSettings"]["properties"]
+    assert expert["version"]["maxLength"] == manifest["version"]["maxLength"]
+    assert expert["description"]["maxLength"] == manifest["description"]["maxLength"]
+    assert (
+        groups["BaseSettings"]["properties"]["name"]["maxLength"] == manifest["base"]["properties"]["name"]["maxLength"]
+    )
+    unit = manifest["privacy"]["properties"]["unit"]["maxLength"]
+    for source in ("FilesSource", "HubSource"):
+        assert groups[source]["properties"]["unit"]["maxLength"] + len("field:") <= unit
+    alpha = adapter["alpha"]["maximum"]
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 1, "target_modules": ["q"]}
+    assert read_adapter_config(json.dumps({**config, "lora_alpha": alpha}).encode())
+    with pytest.raises(Exception, match="lora_alpha"):
+        read_adapter_config(json.dumps({**config, "lora_alpha": alpha * 1.001}).encode())
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"experts.banker.routing.keywords": ["x" * 201]}, "experts.banker.routing.keywords[0]"),
+        ({"experts.banker.routing.keywords": [f"k{n}" for n in range(10_001)]}, "experts.banker.routing.keywords"),
+        ({"experts.banker.routing.keywords": ["a\x1bb"]}, "experts.banker.routing.keywords[0]"),
+        ({"experts.banker.routing.keywords": ["a\x00b"]}, "experts.banker.routing.keywords[0]"),
+        ({"experts.banker.routing.keywords": ["ok", "\u200b"]}, "experts.banker.routing.keywords[1]"),
+        ({"experts.banker.routing.keywords": ["\u200b \u2060"]}, "experts.banker.routing.keywords[0]"),
+        ({"experts.banker.routing.keywords": ["\ud800"]}, "experts.banker.routing.keywords[0]"),
+        ({"experts.banker.version": "1.0.0-" + "x" * 200}, "experts.banker.version"),
+        ({"experts.banker.description": "a\x07b"}, "experts.banker.description"),
+        ({"defaults.adapter": {"alpha": 1.1e6}}, "defaults.adapter.alpha"),
+        (
+            {"defaults.adapter": {"rank": 4097}, "moe": {"gatelink_config": {"max_lora_rank": 9999}}},
+            "defaults.adapter.rank",
+        ),
+        (
+            {"datasets.own": {"source": "hub", "path": "x/y", "revision": "0" * 40, "unit": "u" * 195}},
+            "datasets.own.unit",
+        ),
+        ({"datasets.own": {"source": "hub", "path": "x/y", "revision": "0" * 40, "unit": "a\tb"}}, "datasets.own.unit"),
+        ({"base.name": "x" * 1001}, "base.name"),
+        ({"defaults.privacy.delta": 0.9, "defaults.sft.batch_size": 1}, "defaults.privacy.delta"),
+        ({"defaults.privacy.delta": 0.06}, "defaults.privacy.delta"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_sealing_would_refuse_is_refused_before_training(tmp_path, changes, key):
+    told = mistakes(changed(changes), tmp_path)
+    assert [line.split(": ")[0] for line in told] == [key], told
+
+
+def test_white_space_in_keywords_is_collapsed_where_they_are_read(tmp_path):
+    settings = resolve(
+        changed({"experts.banker.routing.keywords": ["interest\trate\n", " two\n words "]}), root=tmp_path
+    )
+    assert settings.by_name["banker"].routing.keywords == ("interest rate", "two words")
+    (told,) = mistakes(changed({"experts.banker.routing.keywords": ["bank", "bank\n"]}), tmp_path)
+    assert told.startswith("experts.banker.routing.keywords")
+    assert "bank" in told
+
+
+@hypothesis.settings(deadline=None, max_examples=300)
+@given(st.text(st.one_of(st.characters(categories=["Cf", "Zs"]), st.characters()), min_size=1, max_size=4))
+def test_a_keyword_is_refused_when_the_router_would_find_nothing_in_it(tmp_path_factory, keyword):
+    told = mistakes_of(changed({"experts.banker.routing.keywords": [keyword]}), tmp_path_factory.getbasetemp())
+    assert not told or "keywords" in told[0]
+    if not normalised(keyword):
+        assert told
+
+
+def test_keywords_that_no_package_can_hold_together_are_refused(tmp_path):
+    many = [f"{index:04d} " + "&" * 190 for index in range(600)]
+    (told,) = mistakes(changed({"experts.banker.routing.keywords": many}), tmp_path)
+    assert told.startswith("experts.banker.routing.keywords: ")
+    fewer = [f"{index:04d} " + "&" * 190 for index in range(200)]
+    settings = resolve(changed({"experts.banker.routing.keywords": fewer}), root=tmp_path)
+    card = model_card(
+        {
+            "name": "n",
+            "version": "1.0.0",
+            "description": "&" * 1000,
+            "base": {"name": "&" * 1000, "revision": None, "digest": "0" * 64},
+            "adapter": {"kind": "lora", "rank": 1, "alpha": 1, "parameters": 1, "target_modules": ["q" * 200] * 100},
+            "template": "alpaca",
+            "routing": {"keywords": settings.by_name["banker"].routing.keywords, "always_active": True},
+            "training": {"stages": ["sft"], "selected_stage": "sft", "selection_reason": "&" * 1000},
+            "privacy": {"epsilon": None, "delta": None, "unit": None, "reason": "&" * 1000},
+            "evaluation": {"published": False, "reason": "&" * 1000},
+        }
+    )
+    assert len(card.encode()) < MEMBERS["README.md"]
+
+
+# What the first step must cost (14).
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.3, 0.83, 0.999])
+@pytest.mark.parametrize("noise", [0.3, 0.5, 1.0, 5.0])
+@pytest.mark.parametrize("delta", [1e-9, 1e-5, 1e-2])
+def test_the_least_epsilon_of_a_step_is_just_below_the_accountants(rate, noise, delta):
+    exact = epsilon(
+        [GaussianEvent(stage="sft", noise_multiplier=noise, sample_rate=rate, steps=1, key_id="k")], delta=delta
+    )
+    least = least_epsilon(((rate, noise),), delta=delta)
+    assert least <= exact + 1e-9
+    assert least >= 0.95 * exact - 0.01
+
+
+def test_the_least_epsilon_of_a_whole_draw_is_the_gaussian_mechanisms_own():
+    # Balle and Wang (2018), theorem 8, by bisection.
+    def delta_at(value, noise):
+        def cdf(x):
+            return 0.5 * math.erfc(-x / math.sqrt(2))
+
+        return cdf(0.5 / noise - value * noise) - math.exp(value) * cdf(-0.5 / noise - value * noise)
+
+    low, high = 0.0, 50.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if delta_at(middle, 0.7) > 1e-5 else (low, middle)
+    assert least_epsilon(((1.0, 0.7),), delta=1e-5) == pytest.approx(low, rel=2e-3)
+
+
+@pytest.mark.parametrize("steps", [((0.5, 1.0), (0.2, 0.7)), ((0.9, 2.0), (0.9, 2.0), (0.1, 0.5))])
+def test_the_least_epsilon_of_several_stages_is_below_the_accountants_and_above_each_alone(steps):
+    events = [
+        GaussianEvent(stage="s", noise_multiplier=noise, sample_rate=rate, steps=1, key_id=str(place))
+        for place, (rate, noise) in enumerate(steps)
+    ]
+    exact = epsilon(events, delta=1e-5)
+    least = least_epsilon(steps, delta=1e-5)
+    assert least <= exact + 1e-9
+    assert least >= 0.9 * exact
+    assert all(least >= least_epsilon((step,), delta=1e-5) - 1e-9 for step in steps)
+
+
+def priced(tmp_path, target, *, noise=0.5, batch=500, **expert):
+    return resolve(
+        changed(
+            {
+                "defaults.sft.batch_size": batch,
+                "defaults.privacy": {"target_epsilon": target, "noise_multiplier": noise, "delta": 1e-5},
+                **expert,
+            }
+        ),
+        root=tmp_path,
+    )
+
+
+def test_a_target_that_the_first_step_must_exceed_is_refused_at_parse(tmp_path):
+    with pytest.raises(UserError) as caught:
+        check_dataset_sizes(priced(tmp_path, 0.001), {"banking": 600}, exact=False)
+    assert "experts.banker.sft: " in str(caught.value)
+    assert "would bring ε to at least" in str(caught.value)
+    assert "above target_epsilon 0.001" in str(caught.value)
+    check_dataset_sizes(priced(tmp_path, 0.001, noise="auto"), {"banking": 600}, exact=False)
+    check_dataset_sizes(priced(tmp_path, 0.001), {}, exact=False)
+
+
+@hypothesis.settings(deadline=None, max_examples=40)
+@given(
+    target=st.floats(0.01, 20),
+    noise=st.floats(0.3, 3),
+    batch=st.integers(1, 400),
+    units=st.integers(401, 600),
+    bound=st.integers(600, 5000),
+)
+def test_nothing_is_refused_at_parse_that_the_plan_would_take(tmp_path_factory, target, noise, batch, units, bound):
+    settings = priced(tmp_path_factory.getbasetemp(), target, noise=noise, batch=batch)
+    try:
+        check_dataset_sizes(settings, {"banking": bound}, exact=False)
+    except UserError:
+        privacy = PrivacySettings(target_epsilon=target, noise_multiplier=noise, delta=1e-5)
+        with pytest.raises(UserError, match="the first step would bring ε"):
+            plan_stage(privacy, stage="sft", units=units, unit="record", expected_batch_size=batch, max_steps=3)
+
+
+def test_the_stages_before_count_with_a_step_each(tmp_path):
+    # Each stage alone is within 8.3, both together are not: 7.9 and 7.9 compose to more.
+    chain = {"stages": ["sft", "reinforce"], "reinforce": {"rollout_batch_size": 500}}
+    noise = 0.62
+    alone = least_epsilon(((500 / 600, noise),), delta=1e-5)
+    both = least_epsilon(((500 / 600, noise),) * 2, delta=1e-5)
+    assert both > alone + 1
+    target = (alone + both) / 2
+    settings = priced(
+        tmp_path,
+        target,
+        noise=noise,
+        **{"experts.banker": {**chain, "dataset": "banking", "routing": {"keywords": ["k"]}}},
+    )
+    with pytest.raises(UserError) as caught:
+        check_dataset_sizes(settings, {"banking": 600}, exact=False)
+    assert "experts.banker.reinforce: " in str(caught.value)
+    assert "experts.banker.sft: " not in str(caught.value)
+    settings = priced(
+        tmp_path,
+        target,
+        noise=noise,
+        **{
+            "experts.banker": {
+                **chain,
+                "sft": {"privacy": {"enabled": False}},
+                "dataset": "banking",
+                "routing": {"keywords": ["k"]},
+            }
+        },
+    )
+    check_dataset_sizes(settings, {"banking": 600}, exact=False)
+
+
+def test_the_check_loads_neither_torch_nor_an_accountant(tmp_path):
+    import subprocess
+    import sys
+
+    from tests.conftest import ROOT
+
+    program = (
+        "import sys; from sealed_experts.settings.budgetchecks import least_epsilon;"
+        "least_epsilon(((0.5, 1.0),), delta=1e-5);"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'dp_accounting', 'scipy', 'numpy')))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0
