@@ -35,7 +35,7 @@ format: $(VENV)/.test ## Format the code
 report: $(VENV)/.run ## Make results/report.html
 	@$(BIN)/sealed-experts run --quiet-summary report_inputs --cores all $(SNAKEMAKE_ARGS)
 	@$(BIN)/snakemake report_inputs --report results/report.html $(SNAKEMAKE_ARGS)
-	@echo "The report is results/report.html. It is as private as the data: it shows training losses."
+	@echo "The report is results/report.html. It is as private as the data: it shows what was measured on them."
 
 bench: $(VENV)/.bench ## Run the benchmarks against named peers
 	@$(BIN)/python tests/benchmarks/run.py

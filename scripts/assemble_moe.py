@@ -17,12 +17,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--packages", required=True, type=Path, help="folder of the packages, {expert}.tgsp")
     parser.add_argument("--experts", required=True, type=Path, help="folder that holds {expert}/selection.json")
-    parser.add_argument("--data", required=True, type=Path, help="folder that holds {dataset}/train.jsonl")
+    parser.add_argument("--data", help=argparse.SUPPRESS)  # not read any more: the release log tells the lineage
     parser.add_argument("--base", required=True, type=Path, help="base.json of the base that all experts adapt")
     parser.add_argument("--output", required=True, type=Path, help="moe_config.json")
     args = parser.parse_args()
     run = moe_from_json(sys.stdin.read())
-    sources = Sources(packages=args.packages, experts=args.experts, data=args.data, base=args.base)
+    sources = Sources(packages=args.packages, experts=args.experts, base=args.base)
     assemble(run, sources=sources, output=args.output, trust=load_trust(), log=ReleaseLog(home_folder()))
     print(f"assembled {len(run.experts)} experts into {args.output}")
 

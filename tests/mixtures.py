@@ -36,9 +36,8 @@ class Workshop:
         """Take an empty folder and the path of a base.json."""
         self.folder, self.base = folder, base
         ensure_publisher_key()
-        self.sources = Sources(
-            packages=folder / "packages", experts=folder / "experts", data=folder / "data", base=base
-        )
+        self.data = folder / "data"
+        self.sources = Sources(packages=folder / "packages", experts=folder / "experts", base=base)
         self.config = folder / "moe" / "moe_config.json"
 
     def run(self, *, rank_limit: int = 32, names=tuple(ROUTING)) -> MoeRun:
@@ -69,7 +68,7 @@ class Workshop:
         }
         records["combined"] = [*records["banking"], *records["investment"]]
         for name, content in records.items():
-            write_records(self.folder / "data" / name / "train.jsonl", content)
+            write_records(self.data / name / "train.jsonl", content)
 
     def make_expert(
         self,

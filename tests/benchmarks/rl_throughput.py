@@ -1,7 +1,7 @@
 """Steps per second of REINFORCE against TRL's RLOO and GRPO trainers, generation and update told apart.
 
-One contender a process: ours, ours-private, trl-rloo, trl-grpo. All train LoRA rank 8 on q, k, v and o of the same model
-with the same reward, prompts of the same lengths, 32 answers of at most 48 tokens a step, temperature 1, all tokens.
+One contender a process: ours, ours-private, trl-rloo, trl-grpo. All train LoRA rank 8 on q, k, v and o of the same
+model with the same reward, prompts of the same lengths, 32 answers of at most 48 tokens a step, temperature 1, top_p 1.
 """
 
 import argparse

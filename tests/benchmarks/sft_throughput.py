@@ -78,13 +78,19 @@ def run_ours(*, private):
     settings = SftSettings(
         batch_size=LOGICAL_BATCH, max_steps=STEPS + WARMUP_STEPS, log_steps=1, eval_steps=10**6, learning_rate=1e-4
     )
-    stream, objective, parameters = Stream(bytes(32)), SupervisedFineTuning(), trainable_parameters(model)
+    stream, objective, parameters = (
+        Stream(bytes(32)),
+        SupervisedFineTuning(max_seq_len=MAX_SEQ_LEN),
+        trainable_parameters(model),
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         gradients = PlainGradients(model=model, objective=objective, parameters=parameters)
         if private:
             # The peers sample without replacement; so that all train on the same batches, so does this measurement.
-            plan = SimpleNamespace(noise_multiplier=1.0, max_grad_norm=1.0, expected_batch_size=LOGICAL_BATCH)
+            plan = SimpleNamespace(
+                noise_multiplier=1.0, max_grad_norm=1.0, expected_batch_size=LOGICAL_BATCH, queries={}
+            )
             journal = Journal.open(folder / "journal", fingerprint="0" * 64, key_id="0" * 32)
             gradients = PrivateGradients(
                 model=model, objective=objective, parameters=parameters, plan=plan, stream=stream, journal=journal
@@ -97,6 +103,7 @@ def run_ours(*, private):
             sampler=ShuffledSampler(units=len(rows), batch_size=LOGICAL_BATCH, stream=stream),
             gradients=gradients,
             stream=stream,
+            stage="sft",
             settings=settings,
             total_steps=settings.max_steps,
             curve=None,

@@ -149,7 +149,9 @@ def test_summary_shows_experts_privacy_and_what_to_try(config, capsys, monkeypat
     monkeypatch.chdir(config.parents[2])
     assert cli.main(["summary", str(config)]) == 0
     text = capsys.readouterr().out
-    assert re.search(r"^a +sft +3\.50 +3\.210 → 2\.500 +12 kB +results of mine/packages/a\.tgsp$", text, re.MULTILINE)
+    assert re.search(
+        r"^a +sft +3\.50 +1e-5 +3\.210 → 2\.500 +12 kB +results of mine/packages/a\.tgsp$", text, re.MULTILINE
+    )
     assert "ε = 3.50 at δ = 1e-5" in text
     assert "ask 'results of mine/moe/moe_config.json' 'What is a loan?'" in text
 
@@ -160,6 +162,62 @@ def test_summary_says_why_no_epsilon_is_claimed(config, capsys):
     write_json(config, content)
     assert cli.main(["summary", str(config)]) == 0
     assert "no ε is claimed (a was trained without it)" in capsys.readouterr().out
+
+
+def test_summary_shows_each_expert_at_its_own_delta(config, capsys):
+    write_json(config, changed("privacy", "experts", "a", "delta", to=2e-7))
+    assert cli.main(["summary", str(config)]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^a +sft +3\.50 +2e-7 ", text, re.MULTILINE)
+    assert re.search(r"^b +sft +– +– ", text, re.MULTILINE)
+    assert "ε = 3.50 at δ = 1e-5, all experts" in text
+
+
+STEERING = "\x1b[2J\u202e"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("model",),
+        ("experts", "a", "stage"),
+        ("experts", "a", "tgsp_path"),
+        ("experts", "a", "gate_keywords"),
+        ("privacy", "reason"),
+    ],
+)
+def test_nothing_of_the_unsigned_file_steers_the_terminal(config, capsys, path):
+    content = changed("privacy", "epsilon", to=None)
+    content["privacy"]["reason"] = "…"
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = [f"loan{STEERING}"] if path[-1] == "gate_keywords" else f"x{STEERING}"
+    write_json(config, content)
+    assert cli.main(["summary", str(config)]) == 0
+    shown = capsys.readouterr().out
+    assert all(line.isprintable() for line in shown.splitlines())
+    assert "\\u001b[2J\\u202e" in shown
+
+
+@pytest.mark.parametrize("command", [["summary"], ["route", "loan"]])
+def test_an_experts_name_that_steers_the_terminal_is_refused(config, capsys, command):
+    """It was once printed as it stands in the unsigned file."""
+    content = changed("experts", "a", "stage", to="sft")
+    content["experts"][f"a{STEERING}"] = content["experts"].pop("a")
+    content["routing_order"] = [f"a{STEERING}", "b"]
+    write_json(config, content)
+    assert cli.main([command[0], str(config), *command[1:]]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.rstrip("\n").isprintable()
+    assert "is no expert's name" in captured.err
+
+
+def test_route_shows_matched_keywords_without_steering_the_terminal(config, capsys):
+    write_json(config, changed("experts", "a", "gate_keywords", to=["lo\u202ean"]))
+    assert cli.main(["route", str(config), "two loans"]) == 0
+    assert capsys.readouterr().out == "a (matched: lo\\u202ean)\n"
 
 
 def test_summary_of_many_experts_stays_short(config, capsys):

@@ -117,8 +117,8 @@ def test_the_self_check_refuses_a_loss_that_couples_examples():
     model = adapted()
 
     def mean_over_the_batchs_tokens(batch):
-        losses, counts = response_losses(model, batch)
-        return losses / counts.sum()
+        response = response_logits(model, batch)
+        return response.row_sums(response.losses()) / response.counts.sum()
 
     with pytest.raises(GradientMismatch, match="differs from the one computed alone"):
         self_check(model, mean_over_the_batchs_tokens)

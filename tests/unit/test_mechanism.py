@@ -49,7 +49,9 @@ def test_how_a_logical_batch_is_cut_does_not_matter():
     whole.add(gradients)
     for start, stop in ((0, 2), (2, 3), (3, 7)):
         pieces.add([g[start:stop] for g in gradients])
-    torch.testing.assert_close(flat(whole.release(step=1).gradients), flat(pieces.release(step=1).gradients), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(
+        flat(whole.release(step=1).gradients), flat(pieces.release(step=1).gradients), rtol=1e-6, atol=1e-8
+    )
 
 
 def test_one_unit_moves_the_sum_by_at_most_the_clip():
@@ -92,7 +94,7 @@ def test_noise_depends_on_key_and_step_alone():
 def test_a_release_starts_from_nothing():
     subject = mechanism()
     subject.add(rows(2))
-    subject.release(step=1).gradients
+    subject.release(step=1)
     assert float(flat(subject.release(step=2).gradients).abs().max()) == 0.0
 
 

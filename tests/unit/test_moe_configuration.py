@@ -15,7 +15,7 @@ from sealed_experts.moe.configuration import parse_mixture, read_mixture
 
 SCHEMA = json.loads((ROOT / "config/schemas/moe_config.schema.json").read_text())
 DIGEST = "0" * 64
-STATEMENT = {"epsilon": 3.5, "delta": 1e-5, "reason": None, "meaning": "…"}
+STATEMENT = {"epsilon": 3.5, "delta": 1e-5, "reason": None, "meaning": "…", "public": ["…"]}
 EXPERT = {
     "tgsp_path": "../packages/a.tgsp",
     "checkpoint_path": "../experts/a/sft/adapter_final.pt",
@@ -42,7 +42,11 @@ CONTENT = {
         "use_column_packing": True,
     },
     "gatelink_config": {"dp_epsilon": 1, "max_epsilon": 10.0, "max_lora_rank": 32},
-    "privacy": {**STATEMENT, "experts": {"a": 3.5, "b": None}, "over_releases": STATEMENT},
+    "privacy": {
+        **STATEMENT,
+        "experts": {"a": {"epsilon": 3.5, "delta": 1e-5}, "b": {"epsilon": None, "delta": None}},
+        "over_releases": STATEMENT,
+    },
 }
 PATH = Path("/run/results/moe/moe_config.json")
 
@@ -92,7 +96,37 @@ MISTAKES = [
     (("he_config",), {}, "he_config lacks the key"),
     (("privacy", "epsilon"), "3", "epsilon must be a number or null"),
     (("privacy", "over_releases"), {}, r"privacy\.over_releases lacks the key"),
+    (("privacy", "public"), [1], r"privacy: public must hold texts"),
+    (("privacy", "experts", "a"), 3.5, r"privacy: experts\.a must be an object"),
+    (("privacy", "experts", "a"), {"epsilon": 3.5}, r"privacy: experts\.a lacks the key 'delta'"),
+    (("privacy", "experts", "a", "delta"), "small", r"experts\.a: delta must be a number or null"),
+    (("experts", "a", "publisher"), "\x1b[2J", r"publisher must be a SHA-256 in 64 lower-case"),
 ]
+
+STEERING = ["\x1b[31mred", "a\nb", "\u202eevil", "A", "", "-a", "a" * 101, "a b"]
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_an_experts_name_is_one_that_a_package_can_have(name):
+    """The file is unsigned, and commands once printed its names as they stand: escape sequences for a terminal."""
+    content = copy.deepcopy(CONTENT)
+    content["experts"][name] = content["experts"].pop("a")
+    content["routing_order"] = ["b", name]
+    with pytest.raises(UserError, match="is no expert's name") as caught:
+        parse_mixture(content, path=PATH)
+    assert str(caught.value).isprintable()
+    assert not jsonschema.Draft202012Validator(SCHEMA).is_valid(content)
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_the_privacy_and_the_order_name_experts_of_the_mixture(name):
+    for path, to in (
+        (("routing_order",), ["b", name]),
+        (("privacy", "experts", name), {"epsilon": 1.0, "delta": 1e-5}),
+    ):
+        with pytest.raises(UserError) as caught:
+            parse_mixture(changed(*path, to=to), path=PATH)
+        assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize(("path", "to", "message"), MISTAKES)

@@ -160,7 +160,7 @@ def test_privacy_is_that_of_both_stages_and_of_the_baseline(tuned, whole):
 def test_the_budget_stop_looks_at_the_joint_epsilon(tuned, whole, tmp_path):
     if not tuned[1].enabled:
         pytest.skip("no budget without privacy")
-    after_three = [line["epsilon"] for line in whole[1]["history"] if line["step"] == 3 and "loss" in line][0]
+    after_three = next(line["epsilon"] for line in whole[1]["history"] if line["step"] == 3 and "loss" in line)
     privacy = dataclasses.replace(PRIVATE, target_epsilon=after_three * 1.0001)
     state = train(rl_job(tmp_path, tuned[0], privacy=privacy))
     assert (state["step"], state["stopped_reason"]) == (3, "privacy_budget")

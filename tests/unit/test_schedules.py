@@ -1,5 +1,7 @@
 """Schedules against PyTorch's and transformers' own."""
 
+import itertools
+
 import pytest
 import torch
 from transformers import get_cosine_schedule_with_warmup
@@ -37,5 +39,6 @@ def test_linear_falls_by_equal_amounts_to_zero_one_step_after_the_last(warmup):
     ]
     falling = rates[warmup:]
     assert falling[0] == 0.4
-    assert [a - b for a, b in zip(falling, falling[1:], strict=False)] == pytest.approx([0.4 / (11 - warmup)] * (11 - warmup))
+    falls = [a - b for a, b in itertools.pairwise(falling)]
+    assert falls == pytest.approx([0.4 / (11 - warmup)] * (11 - warmup))
     assert falling[-1] == pytest.approx(0.0, abs=1e-12)

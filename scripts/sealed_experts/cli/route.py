@@ -7,6 +7,7 @@ from pathlib import Path
 from sealed_experts.errors import UserError
 from sealed_experts.moe.configuration import read_mixture
 from sealed_experts.moe.router import Decision
+from sealed_experts.sealing.printable import printable
 
 
 def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -47,5 +48,5 @@ def asked(question: str) -> str:
 def described(decision: Decision) -> str:
     """Return who answers and why, in one line."""
     if decision.matched:
-        return f"{decision.expert} (matched: {', '.join(decision.matched)})"
+        return f"{decision.expert} (matched: {printable(', '.join(decision.matched))})"
     return f"{decision.expert} (no keyword matched: the always-active expert answers)"

@@ -11,11 +11,12 @@ from typing import Any, TextIO
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
 from sealed_experts.moe.configuration import Member, Mixture, read_mixture
+from sealed_experts.sealing.printable import printable
 
 _METRICS = ("training_metrics.json", "rl_metrics.json")
 _MOST_EXPERTS = 20
 _UNKNOWN = "–"
-_COLUMNS = ("Expert", "Stage", "ε", "Held-out loss", "Size", "Package")
+_COLUMNS = ("Expert", "Stage", "ε", "at δ", "Held-out loss", "Size", "Package")
 
 
 def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -46,13 +47,13 @@ def print_summary(config: Path, *, stream: TextIO | None = None) -> None:
 
 
 def summary_lines(mixture: Mixture) -> list[str]:
-    """Return the summary, line by line."""
+    """Return the summary, line by line. The file is unsigned, so nothing of it goes to a terminal as it stands."""
     shown = mixture.members[:_MOST_EXPERTS]
     hidden = len(mixture.members) - len(shown)
-    return [
+    lines = [
         f"The mixture {_shown(mixture.path)} holds {len(mixture.members)} experts on the base {mixture.model}:",
         "",
-        *_table([_COLUMNS, *(_row(member, mixture.privacy["experts"].get(member.name)) for member in shown)]),
+        *_table([_COLUMNS, *(_row(member, mixture.privacy["experts"].get(member.name, {})) for member in shown)]),
         *([f"… and {hidden} more"] if hidden else []),
         "",
         _privacy_line(mixture.privacy),
@@ -60,13 +61,16 @@ def summary_lines(mixture: Mixture) -> list[str]:
         "Try next:",
         *(f"  {command}" for command in _commands(mixture)),
     ]
+    return [printable(line) for line in lines]
 
 
-def _row(member: Member, epsilon: Any) -> tuple[str, ...]:
+def _row(member: Member, privacy: Mapping[str, Any]) -> tuple[str, ...]:
     metrics = _metrics_of(member)
     before, after = metrics.get("first_val_loss"), metrics.get("final_val_loss")
     loss = f"{_number(before, 3)} → {_number(after, 3)}" if before is not None or after is not None else _UNKNOWN
-    return member.name, member.stage, _number(epsilon, 2), loss, _size(member.package), _shown(member.package)
+    epsilon, delta = privacy.get("epsilon"), privacy.get("delta")
+    claim = (_number(epsilon, 2), _UNKNOWN if epsilon is None or delta is None else _small(delta))
+    return member.name, member.stage, *claim, loss, _size(member.package), _shown(member.package)
 
 
 def _metrics_of(member: Member) -> Mapping[str, Any]:
@@ -84,9 +88,9 @@ def _metrics_of(member: Member) -> Mapping[str, Any]:
 def _privacy_line(privacy: Mapping[str, Any]) -> str:
     if privacy["epsilon"] is None:
         return f"Privacy of the whole mixture: no ε is claimed ({privacy['reason']})."
-    delta = f"{privacy['delta']:g}".replace("e-0", "e-")
     return (
-        f"Privacy of the whole mixture: ε = {privacy['epsilon']:.2f} at δ = {delta}, all experts and stages together."
+        f"Privacy of the whole mixture: ε = {privacy['epsilon']:.2f} at δ = {_small(privacy['delta'])}, all experts and"
+        " stages together."
     )
 
 
@@ -119,6 +123,10 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _number(value: Any, digits: int) -> str:
     return f"{value:.{digits}f}" if isinstance(value, int | float) else _UNKNOWN
+
+
+def _small(value: float) -> str:
+    return f"{value:g}".replace("e-0", "e-")
 
 
 def _size(path: Path) -> str:

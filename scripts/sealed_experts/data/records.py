@@ -21,6 +21,11 @@ class Record:
     input: str
     output: str
 
+    @property
+    def question(self) -> str:
+        """The instruction and, under it, the input: what is asked, without any template."""
+        return f"{self.instruction}\n{self.input}" if self.input else self.instruction
+
     @classmethod
     def from_text(cls, *, instruction: str, input: str = "", output: str, unit: str | None = None) -> "Record":
         """Make a record from its text; without `unit` it is its own unit of privacy.
@@ -47,12 +52,15 @@ def read_records(path: str | Path) -> list[Record]:
     """Read the records of a prepared file.
 
     Raises:
-        UserError: the file is missing, or a line is not a prepared record; the message names file and line.
+        UserError: the file is missing or cannot be read, or a line is not a prepared record; the message names file
+            and line.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: prepare the dataset first") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}): make it a readable file") from error
     return [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line]
 
 
@@ -60,7 +68,7 @@ def _parse(line: bytes, where: str) -> Record:
     problem = functools.partial("{}: {}; the file is made by the pipeline: delete it and run again".format, where)
     try:
         value = strict_json(line)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(problem(f"not JSON ({error})")) from error
     if not isinstance(value, dict) or value.keys() != set(FIELDS):
         raise UserError(problem(f"not a prepared record, which has exactly the fields {', '.join(FIELDS)}"))

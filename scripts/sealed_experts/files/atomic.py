@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -16,28 +16,28 @@ def atomic_writer(path: str | os.PathLike[str], *, mode: int = 0o644) -> Iterato
     """Yield a binary file that becomes `path` when the block ends without an exception.
 
     Temporary file in the same folder, fsync, rename, fsync of the folder. On an exception the temporary file is
-    removed and `path` stays as it was.
+    removed and `path` stays as it was. Of `mode`, the file gets what the user's umask leaves.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        make_folder(target.parent)
+        # The system itself applies the umask here; reading it would mean to change it for all threads.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     except OSError as error:
-        raise _write_error(target, error) from error
-    temporary = Path(name)
+        raise write_error(target, error) from error
     try:
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, mode)
         os.replace(temporary, target)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise _write_error(target, error) from error
+        raise write_error(target, error) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -65,7 +65,7 @@ def append_text(path: str | os.PathLike[str], content: str) -> None:
         with open(path, "a", encoding="utf-8") as stream:
             stream.write(content)
     except OSError as error:
-        raise _write_error(Path(path), error) from error
+        raise write_error(Path(path), error) from error
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:
@@ -77,9 +77,22 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
         os.close(descriptor)
 
 
-def _write_error(path: Path, error: OSError) -> UserError | OSError:
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents where they are missing.
+
+    Raises:
+        OSError: one cannot be made.
+    """
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_error(path: Path, error: OSError) -> UserError | OSError:
+    """Return what to tell a person whose `path` cannot be written; another error, which is ours, as it is."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"no space left while writing {path}: free some disk space and run the same command again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"cannot write {path} ({error.strerror}): make its folder writable")
+    if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP):
+        return UserError(f"cannot write {path} ({error.strerror}): remove what stands in its place, or choose another")
     return error

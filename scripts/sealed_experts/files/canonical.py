@@ -1,6 +1,7 @@
 """Canonical JSON (RFC 8785) and a strict reader that refuses what JSON parsers disagree about."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -24,24 +25,29 @@ def canonical_json(value: Any) -> str:
 
 
 def strict_json(text: str | bytes) -> Any:
-    """Parse JSON, refusing duplicate keys, NaN and infinities.
+    """Parse JSON, refusing duplicate keys, NaN, infinities (also those written `1e999`) and bottomless nesting.
 
     Raises:
         ValueError: the text is not JSON, or holds one of these.
     """
-    return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_float=_finite, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file strictly.
 
     Raises:
-        UserError: the file is missing or not strict JSON.
+        UserError: the file is missing, cannot be read or is not strict JSON.
     """
     try:
         return strict_json(Path(path).read_bytes())
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}): make it a readable file") from error
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
 
@@ -58,6 +64,13 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"duplicate key {next(key for key in keys if keys.count(key) > 1)!r}")
     return result
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is beyond what a number here can hold")
+    return number
 
 
 def _refuse_constant(name: str) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.atomic import make_folder, write_error
 
 WAIT_SECONDS = 60.0
 
@@ -26,11 +27,16 @@ def folder_lock(
     A newcomer waits `wait_seconds`, then refuses. `while_waiting` is called now and then meanwhile, and may raise.
 
     Raises:
-        UserError: another process still holds the folder; the message names its host, process and SLURM job.
+        UserError: another process still holds the folder; the message names its host, process and SLURM job. Or the
+            folder cannot be written.
     """
     path = Path(folder) / ".lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b") as stream:
+    try:
+        make_folder(path.parent)
+        stream = open(path, "a+b")  # noqa: SIM115 (closed by the block below)
+    except OSError as error:
+        raise write_error(path, error) from error
+    with stream:
         _acquire(stream.fileno(), path, wait_seconds, while_waiting)
         _describe_holder(stream.fileno())
         try:

@@ -18,8 +18,7 @@ def recompute_activations(
 ) -> bool:
     """Turn recomputation on where it is wished (`on`), or needed (`auto`); return whether it is on."""
     needed = wish == "on" or (
-        wish == "auto"
-        and needs_gradient_checkpointing(model, token_budget=token_budget, dtype=dtype, device=device)
+        wish == "auto" and needs_gradient_checkpointing(model, token_budget=token_budget, dtype=dtype, device=device)
     )
     if needed:
         enable_gradient_checkpointing(model)

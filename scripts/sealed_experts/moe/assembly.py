@@ -25,13 +25,11 @@ class Sources:
     Attributes:
         packages: folder of {expert}.tgsp.
         experts: folder of {expert}/selection.json.
-        data: folder of {dataset}/train.jsonl, on the trainer's side only; no more than one ε of it is written.
         base: base.json.
     """
 
     packages: Path
     experts: Path
-    data: Path
     base: Path
 
     def package(self, expert: str) -> Path:
@@ -60,7 +58,7 @@ def assemble(run: MoeRun, *, sources: Sources, output: Path, trust: TrustStore, 
             max_rank=run.gatelink_config.max_lora_rank,
         )
         experts[member.name] = _entry(member, package, sources=sources, folder=output.parent)
-        receipts.append(receipt_of(package, train=sources.data / member.dataset / "train.jsonl"))
+        receipts.append(receipt_of(package))
     privacy = joint_privacy(receipts, log=log)
     if run.max_epsilon is not None:
         check_limit(privacy, limit=run.max_epsilon)

@@ -1,6 +1,7 @@
 """moe_config.json: what the mixture is made of, read strictly. The format is described in docs/moe_config.md."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -9,6 +10,7 @@ from typing import Any
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
 from sealed_experts.moe.router import MATCHES, Route, Router
+from sealed_experts.sealing.manifest_schema import EXPERT_NAME
 
 FORMAT = "sealed-experts/moe/v1"
 GATE_TYPES = ("step", "none")
@@ -49,8 +51,10 @@ _STATEMENT = {
     "delta": (int, float),
     "reason": (str, type(None)),
     "meaning": str,
+    "public": list,
 }
 _PRIVACY = {**_STATEMENT, "experts": dict, "over_releases": dict}
+_EXPERT_PRIVACY = {"epsilon": (int, float, type(None)), "delta": (int, float, type(None))}
 _KINDS: dict[Any, str] = {
     str: "a text",
     dict: "an object",
@@ -139,7 +143,9 @@ def parse_mixture(content: Any, *, path: Path) -> Mixture:
     members = {name: _member(name, value, folder, where) for name, value in top["experts"].items()}
     order = _texts(top["routing_order"], f"{where}: routing_order")
     if sorted(order) != sorted(members):
-        raise UserError(f"{where}: routing_order must list each expert of `experts` once; it is {', '.join(order)}")
+        raise UserError(
+            f"{where}: routing_order must list each expert of `experts` once; it is {', '.join(map(repr, order))}"
+        )
     return Mixture(
         path=path,
         model=top["model"],
@@ -157,7 +163,7 @@ def parse_mixture(content: Any, *, path: Path) -> Mixture:
 
 
 def _member(name: str, value: Any, folder: Path, where: str) -> Member:
-    where = f"{where}: experts.{name}"
+    where = f"{where}: experts.{_expert_name(name, where)}"
     fields = _checked(value, _EXPERT, where)
     for key, allowed in (("gate_type", GATE_TYPES), ("match", MATCHES)):
         if fields[key] not in allowed:
@@ -171,7 +177,7 @@ def _member(name: str, value: Any, folder: Path, where: str) -> Member:
         always_active=fields["always_active"],
         match=fields["match"],
         package_digest=_digest(fields["package_digest"], f"{where}.package_digest"),
-        publisher=fields["publisher"],
+        publisher=_digest(fields["publisher"], f"{where}.publisher"),
         stage=fields["stage"],
         stage_reason=fields["stage_reason"],
     )
@@ -179,8 +185,19 @@ def _member(name: str, value: Any, folder: Path, where: str) -> Member:
 
 def _privacy(value: Any, where: str) -> dict[str, Any]:
     statement = _checked(value, _PRIVACY, where)
-    _checked(statement["over_releases"], _STATEMENT, f"{where}.over_releases")
+    over_releases = _checked(statement["over_releases"], _STATEMENT, f"{where}.over_releases")
+    for name, stated in statement["experts"].items():
+        _checked(stated, _EXPERT_PRIVACY, f"{where}: experts.{_expert_name(name, where)}")
+    _texts(statement["public"], f"{where}: public")
+    _texts(over_releases["public"], f"{where}.over_releases: public")
     return statement
+
+
+def _expert_name(name: str, where: str) -> str:
+    """Return a name that a package can have. The file is unsigned, and commands show its names on a terminal."""
+    if not re.fullmatch(EXPERT_NAME, name):
+        raise UserError(f"{where}: {name!r} is no expert's name: it must match {EXPERT_NAME}")
+    return name
 
 
 def _checked(value: Any, keys: Mapping[str, Any], where: str) -> dict[str, Any]:

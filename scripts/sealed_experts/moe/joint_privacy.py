@@ -1,15 +1,14 @@
 """What the whole mixture promises: the joint ε of all its experts, from their verified receipts.
 
-Which records two experts have in common is read from the training data, on the trainer's side. No more than the
-resulting ε is written: neither ids of units nor how many there are.
+Which records two experts have in common is found in the release log of the machine that sealed them, by their noise
+keys; a package that was sealed elsewhere counts as trained on everybody's. No more than the resulting ε is written:
+neither ids of units nor how many there are. That ε depends on who shares records with whom, which is declared public.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from sealed_experts.data.records import read_records
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import strict_json
 from sealed_experts.privacy.ledger.mixture import JointPrivacy, Member, mixture_privacy
@@ -22,6 +21,7 @@ _MEANING = (
     "about the unit: it holds against whoever has all the packages"
 )
 _MEANING_OVER_RELEASES = "the same over every version that was ever sealed from units of these experts"
+_PUBLIC = ["which experts and versions were trained on common units is treated as public: ε depends on it"]
 _REMEDY = (
     "lower privacy.target_epsilon of experts that share records (they compose), give them records of their own, or"
     " raise the limit"
@@ -32,16 +32,15 @@ _DELTA_WITHOUT_CLAIM = 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class MemberReceipt:
-    """What one expert's package promises, and where the records are that it learned from."""
+    """What one expert's package promises."""
 
     name: str
     receipt: dict[str, Any]
-    train: Path
 
 
-def receipt_of(package: VerifiedPackage, *, train: Path) -> MemberReceipt:
+def receipt_of(package: VerifiedPackage) -> MemberReceipt:
     """Take the privacy receipt out of a verified package."""
-    return MemberReceipt(name=package.manifest["name"], receipt=strict_json(package.members[RECEIPT]), train=train)
+    return MemberReceipt(name=package.manifest["name"], receipt=strict_json(package.members[RECEIPT]))
 
 
 def joint_privacy(receipts: Sequence[MemberReceipt], *, log: ReleaseLog) -> dict[str, Any]:
@@ -49,17 +48,24 @@ def joint_privacy(receipts: Sequence[MemberReceipt], *, log: ReleaseLog) -> dict
 
     It is stated at the smallest δ of the members. An `epsilon` is null, with a `reason`, where none can be claimed.
 
+    Args:
+        log: tells by their noise keys which units the experts that were sealed here learned from. Those of others are
+            unknown, and count as common with everybody.
+
     Raises:
-        UserError: training data are missing, or a receipt or a file of the log is not what it must be.
+        UserError: a receipt or a file of the log is not what it must be.
     """
     claimed = [item.receipt["delta"] for item in receipts if item.receipt["epsilon"] is not None]
     delta = min(claimed, default=_DELTA_WITHOUT_CLAIM)
-    units = {path: _units(path) for path in {item.train for item in receipts}}
-    members = [Member.from_receipt(item.receipt, name=item.name, units=units[item.train]) for item in receipts]
+    lineages = log.lineages([item.receipt for item in receipts])
+    members = [
+        Member.from_receipt(item.receipt, name=item.name, units=lineage)
+        for item, lineage in zip(receipts, lineages, strict=True)
+    ]
     return {
         **_statement(mixture_privacy(members, delta=delta), _MEANING),
-        "experts": {item.name: item.receipt["epsilon"] for item in receipts},
-        "over_releases": _statement(_over_releases(receipts, delta=delta, log=log), _MEANING_OVER_RELEASES),
+        "experts": {item.name: {field: item.receipt[field] for field in ("epsilon", "delta")} for item in receipts},
+        "over_releases": _statement(_over_releases(members, delta=delta, log=log), _MEANING_OVER_RELEASES),
     }
 
 
@@ -88,20 +94,21 @@ def check_limit(privacy: Mapping[str, Any], *, limit: float) -> None:
             )
 
 
-def _over_releases(receipts: Sequence[MemberReceipt], *, delta: float, log: ReleaseLog) -> JointPrivacy:
+def _over_releases(members: Sequence[Member], *, delta: float, log: ReleaseLog) -> JointPrivacy:
     concerned: set[str] = set()
-    for item, lineage in zip(receipts, log.lineages([item.receipt for item in receipts]), strict=True):
-        if lineage is None:
-            reason = f"the release log of this machine does not tell which records {item.name} learned from"
+    for member in members:
+        if member.units is None:
+            reason = f"the release log of this machine does not tell which records {member.name} learned from"
             return JointPrivacy(epsilon=None, delta=delta, reason=reason)
-        concerned |= lineage
+        concerned |= member.units
     return log.epsilon_over_releases(delta=delta, among=frozenset(concerned))
 
 
 def _statement(joint: JointPrivacy, meaning: str) -> dict[str, Any]:
-    # Not `joint.members`: who shares records with whom is a function of the records.
-    return {"epsilon": joint.epsilon, "delta": joint.delta, "reason": joint.reason, "meaning": meaning}
-
-
-def _units(train: Path) -> frozenset[str]:
-    return frozenset(record.unit for record in read_records(train))
+    return {
+        "epsilon": joint.epsilon,
+        "delta": joint.delta,
+        "reason": joint.reason,
+        "meaning": meaning,
+        "public": _PUBLIC,
+    }

@@ -13,8 +13,12 @@ from sealed_experts.settings.chain import PackageRun
 
 _WITHHELD = "measured on held-out private records; the dataset does not declare public_evaluation"
 _NOT_MEASURED = "nothing was measured on held-out records"
-# Settings of a stage that a manifest may state, by their names there.
-_TRAINING_SETTINGS = ("learning_rate", "batch_size", "max_seq_len", "schedule", "warmup_steps", "weight_decay")
+# Settings of a stage that a manifest may state. Not the reward's own options: they may hold words of the owner's.
+_TRAINING_SETTINGS = (
+    *("learning_rate", "batch_size", "rollout_batch_size", "max_seq_len", "schedule", "warmup_steps", "weight_decay"),
+    *("reward", "max_new_tokens", "temperature", "top_p", "kl_coef", "entropy_coef"),
+)
+_NAMED_THERE = {"rollout_batch_size": "batch_size"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +29,7 @@ class SealingInputs:
         settings: what the configuration says about the package.
         selection: selection.json.
         metrics: the selected stage's metrics.
-        privacy: the receipt of what they were trained under.
+        privacy: the receipt of everything that the package depends on (`receipt.covering`).
         base: base.json.
         adapter_config: content of adapter_config.json.
         adapter_weights: content of adapter_model.safetensors.
@@ -95,7 +99,9 @@ def _manifest(inputs: SealingInputs, *, parameters: int) -> dict[str, Any]:
 
 def _training(inputs: SealingInputs) -> dict[str, Any]:
     stage = inputs.metrics["settings"]["training"]
-    facts = {field: stage[field] for field in _TRAINING_SETTINGS if stage.get(field) is not None}
+    facts = {
+        _NAMED_THERE.get(field, field): stage[field] for field in _TRAINING_SETTINGS if stage.get(field) is not None
+    }
     return {
         **facts,
         "stages": list(inputs.selection["candidates"]),
@@ -112,4 +118,8 @@ def _evaluation(metrics: Mapping[str, Any], *, public: bool) -> dict[str, Any]:
     before, after = metrics["first_val_loss"], metrics["final_val_loss"]
     if before is None or after is None:
         return {"published": False, "reason": _NOT_MEASURED}
-    return {"published": True, "held_out_loss_before": before, "held_out_loss": after}
+    published = {"published": True, "held_out_loss_before": before, "held_out_loss": after}
+    rewards = [metrics.get(field) for field in ("mean_reward_before", "mean_reward_after")]
+    if None not in rewards:
+        published |= dict(zip(("held_out_reward_before", "held_out_reward"), rewards, strict=True))
+    return published

@@ -7,6 +7,7 @@ from pathlib import Path
 from sealed_experts.errors import UserError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 def home_folder() -> Path:
@@ -39,14 +40,29 @@ def refuse_shared(folder: Path) -> None:
     """Refuse a folder in which other users could replace a file.
 
     Raises:
-        UserError: the folder is missing or its mode lets others write.
+        UserError: the folder is missing, or other users can write to it.
     """
     try:
-        mode = folder.stat().st_mode
+        status = folder.stat()
     except OSError as error:
         raise UserError(f"cannot read the folder {folder} ({error.strerror})") from error
+    refuse_foreign(folder, status)
+
+
+def refuse_foreign(path: Path, status: os.stat_result) -> None:
+    """Refuse a file or folder that other users could change: by its mode, or because it is theirs.
+
+    Raises:
+        UserError: its mode lets others write, or it belongs neither to this user nor to root.
+    """
+    mode = status.st_mode
     if mode & 0o022:
-        raise UserError(f"other users can write to {folder} (mode {mode & 0o7777:04o}): chmod go-w it")
+        raise UserError(f"other users can write to {path} (mode {mode & 0o7777:04o}): chmod go-w it")
+    if status.st_uid not in (os.geteuid(), 0):
+        raise UserError(
+            f"{path} belongs to another user (uid {status.st_uid}), who can change it: chown it to yourself, or set"
+            " SEALED_EXPERTS_HOME to a folder of yours"
+        )
 
 
 def checked_name(name: str) -> str:
@@ -55,8 +71,9 @@ def checked_name(name: str) -> str:
     Raises:
         UserError: it cannot.
     """
-    if not NAME.fullmatch(name):
+    if not NAME.fullmatch(name) or _FINGERPRINT.fullmatch(name):  # a name must not be taken for another key's
         raise UserError(
-            f"{name!r} cannot name a key: use up to 64 of a-z, 0-9, '.', '_', '-', not starting with a sign"
+            f"{name!r} cannot name a key: use up to 64 of a-z, 0-9, '.', '_', '-', not starting with a sign, and no"
+            " fingerprint"
         )
     return name

@@ -8,6 +8,7 @@ from sealed_experts.sealing import container
 from sealed_experts.sealing.errors import PackageError, SignatureError
 from sealed_experts.sealing.manifest import parse_manifest
 from sealed_experts.sealing.package import open_bytes
+from sealed_experts.sealing.printable import printable
 from sealed_experts.sealing.trust import TrustStore
 
 
@@ -72,7 +73,6 @@ def _lines(value: Any, place: str) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    """Return a value in which nothing can steer a terminal or turn the reading direction."""
     if value is None or isinstance(value, bool):
         return {None: "–", True: "yes", False: "no"}[value]
-    return "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in str(value))
+    return printable(str(value))

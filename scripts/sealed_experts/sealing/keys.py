@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_bytes
 from sealed_experts.files.locks import folder_lock
-from sealed_experts.sealing.home import checked_name, home_folder, private_folder, refuse_shared
+from sealed_experts.sealing.home import checked_name, home_folder, private_folder, refuse_foreign, refuse_shared
 from sealed_experts.sealing.regular_file import open_regular
 from sealed_experts.sealing.trust import PublicKey, fingerprint, is_taken, load_trust, trust_key
 
@@ -132,6 +132,7 @@ def _read_private_file(path: Path) -> bytes:
             if status.st_mode & 0o077:
                 mode = f"{status.st_mode & 0o777:04o}"
                 raise UserError(f"other users can use the private key {path} (mode {mode}): chmod 600 it")
+            refuse_foreign(path, status)
             return stream.read(_LARGEST_FILE)
     except FileNotFoundError as error:
         raise UserError(

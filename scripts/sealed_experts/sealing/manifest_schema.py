@@ -100,18 +100,27 @@ _TRAINING = _mapping(
             "maxItems": 16,
             "uniqueItems": True,
         },
-        "selected_stage": _matching("The stage that the package holds.", _STAGE),
+        "selected_stage": _matching("The stage that the package holds; settings and steps are its own.", _STAGE),
         "selection_reason": _text("Why that one."),
         "steps": _whole("Optimizer steps of the selected stage.", least=0),
         "stopped_reason": _text("Why it ended.", most=100),
         "learning_rate": _number("Peak learning rate.", exclusiveMinimum=0),
         "batch_size": _whole("Logical batch in examples; under privacy, the expected number.", least=1),
-        "max_seq_len": _whole("Longest example in tokens.", least=1),
+        "max_seq_len": _whole("Longest example, or prompt with its sampled answer, in tokens.", least=1),
         "schedule": _text("Learning-rate schedule.", most=100),
         "warmup_steps": _whole("Steps of linear warmup.", least=0),
         "weight_decay": _number("Decoupled weight decay.", minimum=0),
+        "reward": _text("What scored sampled answers, by its name."),
+        "max_new_tokens": _whole("Longest sampled answer in tokens.", least=1),
+        "temperature": _number("Divides the logits that answers were sampled from.", exclusiveMinimum=0),
+        "top_p": _number("Share of probability that answers were sampled from.", exclusiveMinimum=0, maximum=1),
+        "kl_coef": _number("Weight of the divergence from the stage before.", minimum=0),
+        "entropy_coef": _number("Weight of the entropy bonus.", minimum=0),
     },
-    optional=("learning_rate", "batch_size", "max_seq_len", "schedule", "warmup_steps", "weight_decay"),
+    optional=(
+        *("learning_rate", "batch_size", "max_seq_len", "schedule", "warmup_steps", "weight_decay", "reward"),
+        *("max_new_tokens", "temperature", "top_p", "kl_coef", "entropy_coef"),
+    ),
 )
 _EVALUATION = {
     "description": "Numbers measured on held-out records, only where these are not private.",
@@ -120,9 +129,15 @@ _EVALUATION = {
             "Published.",
             {
                 "published": {"const": True},
-                "held_out_loss_before": _number("Mean over response tokens, in nats, before training.", minimum=0),
-                "held_out_loss": _number("The same after training.", minimum=0),
+                "held_out_loss_before": _number(
+                    "Mean over response tokens, in nats, before the selected stage: the base's, or the stage before's.",
+                    minimum=0,
+                ),
+                "held_out_loss": _number("The same after the selected stage.", minimum=0),
+                "held_out_reward_before": _number("Mean reward of sampled answers before the selected stage."),
+                "held_out_reward": _number("The same after the selected stage, sampled with the same seed."),
             },
+            optional=("held_out_reward_before", "held_out_reward"),
         ),
         _mapping("Withheld.", {"published": {"const": False}, "reason": _text("Why.")}),
     ],
@@ -130,7 +145,7 @@ _EVALUATION = {
 _PRIVACY = _mapping(
     "What is guaranteed to each unit of the training data; the member privacy_receipt.json says how.",
     {
-        "epsilon": _or_null(_number("Joint ε of all stages; null where none is claimed.", minimum=0)),
+        "epsilon": _or_null(_number("Joint ε of all stages, selected or not; null where none is claimed.", minimum=0)),
         "delta": _or_null(_number("The δ at which ε is stated.", exclusiveMinimum=0, exclusiveMaximum=1)),
         "mode": {
             "description": "`release`, `reproducible` (noise follows from the seed) or `none`.",

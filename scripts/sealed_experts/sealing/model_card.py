@@ -12,6 +12,12 @@ _TRAINING_ROWS = (
     ("warmup_steps", "Warmup steps"),
     ("weight_decay", "Weight decay"),
     ("max_seq_len", "Longest example in tokens"),
+    ("reward", "Reward"),
+    ("max_new_tokens", "Longest sampled answer in tokens"),
+    ("temperature", "Sampling temperature"),
+    ("top_p", "Nucleus (top-p)"),
+    ("kl_coef", "Weight of the KL divergence"),
+    ("entropy_coef", "Weight of the entropy bonus"),
 )
 
 
@@ -21,8 +27,8 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         f"# {manifest['name']} {manifest['version']}\n\n{_plain(manifest['description'])}".rstrip(),
         _adapter(manifest),
         _training(manifest["training"]),
-        _privacy(manifest["privacy"]),
-        f"## Evaluation\n\n{_evaluation(manifest['evaluation'])}",
+        _privacy(manifest["privacy"], manifest["training"]),
+        f"## Evaluation\n\n{_evaluation(manifest['evaluation'], manifest['training'])}",
         "## Limits\n\nThe expert answers in the style and within the field of its training data; its answers can be "
         "wrong. The signature says who made the package and that it is unaltered, not that it is right.",
         "## Loading\n\n`sealed-experts verify` checks the package, `sealed-experts unpack` writes a folder that"
@@ -45,7 +51,7 @@ def _adapter(manifest: Mapping[str, Any]) -> str:
 
 
 def _training(training: Mapping[str, Any]) -> str:
-    rows = [f"| {label} | {training[field]} |" for field, label in _TRAINING_ROWS if field in training]
+    rows = [f"| {label} | {_plain(str(training[field]))} |" for field, label in _TRAINING_ROWS if field in training]
     return "\n".join(
         [
             f"## Training\n\nStages: {', '.join(training['stages'])}. This package holds {training['selected_stage']}:"
@@ -57,7 +63,7 @@ def _training(training: Mapping[str, Any]) -> str:
     )
 
 
-def _privacy(privacy: Mapping[str, Any]) -> str:
+def _privacy(privacy: Mapping[str, Any], training: Mapping[str, Any]) -> str:
     if privacy["epsilon"] is None:
         claim = f"No privacy is claimed: {_plain(privacy['reason'])}."
     else:
@@ -65,16 +71,34 @@ def _privacy(privacy: Mapping[str, Any]) -> str:
             f"Trained under ({privacy['epsilon']:.4g}, {privacy['delta']:g})-differential privacy for each unit"
             f" ({_plain(privacy['unit'])}), added or removed."
         )
+    stages, selected = training["stages"], training["selected_stage"]
+    if selected != stages[-1]:
+        claim += (
+            f" It covers all stages ({', '.join(stages)}), not only {selected}, which the package holds: the choice"
+            " looked at the weights of each."
+        )
     return f"## Privacy\n\n{claim} `privacy_receipt.json` holds the details."
 
 
-def _evaluation(evaluation: Mapping[str, Any]) -> str:
+def _evaluation(evaluation: Mapping[str, Any], training: Mapping[str, Any]) -> str:
     if not evaluation["published"]:
         return f"Withheld: {_plain(evaluation['reason'])}."
-    return (
-        f"Held-out loss (nats a response token): {evaluation['held_out_loss_before']:.4f} before training,"
-        f" {evaluation['held_out_loss']:.4f} after."
+    selected = training["selected_stage"]
+    # What the first stage started from was not trained here; what a later one started from was.
+    before, after = (
+        ("before training", "after") if selected == training["stages"][0] else (f"before stage {selected}", "after it")
     )
+    lines = [
+        f"Held-out loss (nats a response token): {evaluation['held_out_loss_before']:.4f} {before},"
+        f" {evaluation['held_out_loss']:.4f} {after}."
+    ]
+    if "held_out_reward" in evaluation and "held_out_reward_before" in evaluation:
+        reward = f" ({_plain(training['reward'])})" if "reward" in training else ""
+        lines.append(
+            f"Mean reward of answers to held-out prompts{reward}: {evaluation['held_out_reward_before']:.4f} {before},"
+            f" {evaluation['held_out_reward']:.4f} {after}."
+        )
+    return "\n\n".join(lines)
 
 
 def _plain(text: str) -> str:

@@ -198,9 +198,7 @@ class ReinforceSettings(StageSettings):
         "Longest prompt with max_new_tokens, in tokens; held-out answers are cut at it.", default=512, minimum=8
     )
     eval_steps: int = setting("Sample and score held-out prompts every this many steps.", default=50, minimum=1)
-    eval_examples: int = setting(
-        "Score this many held-out prompts at most, the first ones.", default=256, minimum=1
-    )
+    eval_examples: int = setting("Score this many held-out prompts at most, the first ones.", default=256, minimum=1)
     log_steps: int = setting("Log every this many steps.", default=1, minimum=1, operation=True)
     checkpoint_steps: int = setting("Checkpoint every this many steps.", default=100, minimum=1, operation=True)
     rollout_batch_size: int = setting(

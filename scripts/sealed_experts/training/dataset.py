@@ -32,9 +32,7 @@ class UnitDataset:
                 units.append([])
             encoded = encode_example(template=template, record=record, tokenizer=tokenizer, max_seq_len=max_seq_len)
             units[unit].append(
-                Example(
-                    ids=tuple(encoded.ids), prompt_length=encoded.prompt_length, unit=unit, prompt=record.question
-                )
+                Example(ids=tuple(encoded.ids), prompt_length=encoded.prompt_length, unit=unit, prompt=record.question)
             )
         return cls(units)
 

@@ -7,7 +7,7 @@ between two tokens may pick the other one.
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,7 @@ def sample_answers(
     sampling: Sampling,
     stream: Stream,
     step: int,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Sampled]:
     """Return one answer to each prompt.
 
@@ -77,6 +78,7 @@ def sample_answers(
         sampling: how to sample.
         stream: whose uniforms decide; those of (unit, `step`) are used.
         step: the step that the answers are for.
+        check: called before each token; may raise to give up.
     """
     uniforms = np.stack(
         [stream.uniforms(f"rollout/{unit}", step, sampling.max_new_tokens) for unit in units]
@@ -85,7 +87,7 @@ def sample_answers(
     answers: list[Sampled] = []
     with _evaluating(model):
         for start, end in _pieces([len(prompt) for prompt in prompts], sampling):
-            answers += _sample(model, prompts[start:end], uniforms=uniforms[start:end], sampling=sampling)
+            answers += _sample(model, prompts[start:end], uniforms=uniforms[start:end], sampling=sampling, check=check)
     return answers
 
 
@@ -102,7 +104,12 @@ def _pieces(lengths: Sequence[int], sampling: Sampling) -> Iterator[tuple[int, i
 
 
 def _sample(
-    model: Any, prompts: Sequence[Sequence[int]], *, uniforms: np.ndarray, sampling: Sampling
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    uniforms: np.ndarray,
+    sampling: Sampling,
+    check: Callable[[], None],
 ) -> list[Sampled]:
     device = next(model.parameters()).device
     inputs = _left_padded(model, prompts, pad=sampling.pad, device=device)
@@ -114,6 +121,7 @@ def _sample(
     lengths = torch.zeros(rows, dtype=torch.long, device=device)
     open_rows = torch.ones(rows, dtype=torch.bool, device=device)
     for position in range(sampling.max_new_tokens):
+        check()
         output = model(**inputs, use_cache=True, logits_to_keep=1)
         picked, size, log_prob = pick_tokens(
             output.logits[:, -1].float(),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -42,9 +42,14 @@ class Scorer:
     """Samples one answer to each prompt and scores it."""
 
     def __init__(
-        self, *, settings: ReinforceSettings, reward: Reward, tokenizer: PreTrainedTokenizerBase
+        self,
+        *,
+        settings: ReinforceSettings,
+        reward: Reward,
+        tokenizer: PreTrainedTokenizerBase,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        self._reward, self._tokenizer = reward, tokenizer
+        self._reward, self._tokenizer, self._check = reward, tokenizer, check
         self._sampling = Sampling(
             max_new_tokens=settings.max_new_tokens,
             temperature=settings.temperature,
@@ -67,11 +72,12 @@ class Scorer:
             sampling=self._sampling,
             stream=stream,
             step=step,
+            check=self._check,
         )
         return [self._scored(example, answer) for example, answer in zip(examples, answers, strict=True)]
 
     def _scored(self, example: Example, answer: Sampled) -> Rollout:
-        text = str(self._tokenizer.decode(answer.tokens, skip_special_tokens=True)).strip()
+        text = str(self._tokenizer.decode(list(answer.tokens), skip_special_tokens=True)).strip()
         return Rollout(
             ids=(*example.ids[: example.prompt_length], *answer.tokens),
             prompt_length=example.prompt_length,

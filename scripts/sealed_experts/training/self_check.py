@@ -41,9 +41,7 @@ def check_gradients(
         worst = check_per_example_gradients(
             model=model,
             loss=lambda batch: objective.per_example_loss(model, batch),
-            batches=[
-                made for batch in batches for made in objective.prepare(model, [batch], step=0, stream=stream)
-            ],
+            batches=[made for batch in batches for made in objective.prepare(model, [batch], step=0, stream=stream)],
             alone=lambda batch: list(batch.rows()),
             stream=stream,
             dtype=dtype,

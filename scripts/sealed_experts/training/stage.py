@@ -36,7 +36,6 @@ from sealed_experts.training.refusals import check_context, check_start, out_of_
 from sealed_experts.training.samplers import PoissonSampler, Sampler, ShuffledSampler
 from sealed_experts.training.self_check import check_gradients
 
-
 MakeObjective = Callable[[Materials], Objective]
 
 
@@ -205,6 +204,7 @@ class _Stage:
             tokenizer=self.base.tokenizer,
             pad_id=self.base.tokenizer.pad_token_id,
             seed=self.job.seed,
+            check=self.interruption.check,
         )
 
     def _subject(self, held_out: UnitDataset) -> dict[str, Any]:

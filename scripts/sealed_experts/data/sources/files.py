@@ -5,11 +5,11 @@ line and the rows after it are still read.
 """
 
 import codecs
-import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sealed_experts.data.csv_records import CsvRecord, csv_records
 from sealed_experts.data.sources.rows import BadRow, Row, check_columns, map_row, mapped_columns
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import strict_json
@@ -30,8 +30,9 @@ def read(settings: FilesSource, *, parts: Sequence[Path] = ()) -> Iterator[Row |
             yield from READERS[Path(name).suffix.lower()](name, settings)
         except FileNotFoundError as error:
             raise UserError(f"{name} does not exist: correct `paths`") from error
-        except (IsADirectoryError, PermissionError) as error:
-            raise UserError(f"{name} cannot be read ({error.strerror}): give a readable file in `paths`") from error
+        except OSError as error:
+            reason = error.strerror or str(error).splitlines()[0]
+            raise UserError(f"{name} cannot be read ({reason}): give a readable file in `paths`") from error
 
 
 def count_upper_bound(settings: FilesSource, *, datasets: Mapping[str, DatasetSettings]) -> int | None:
@@ -49,7 +50,7 @@ def _count(path: Path) -> int | None:
             return UNKNOWN
         content = path.read_bytes()
         return sum(1 for line in content.split(b"\n") if line.strip())
-    except (OSError, UserError):
+    except (OSError, ValueError, UserError):
         return UNKNOWN  # what is wrong with the file is said where it is read
 
 
@@ -64,7 +65,7 @@ def _read_jsonl(name: str, settings: RowsSettings) -> Iterator[Row | BadRow]:
                 values = strict_json(line.decode())
             except UnicodeDecodeError as error:
                 yield BadRow(name, number, "not UTF-8", f"byte {error.start + 1} of the line")
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 yield BadRow(name, number, "not JSON", str(error))
             else:
                 if isinstance(values, dict):
@@ -76,28 +77,29 @@ def _read_jsonl(name: str, settings: RowsSettings) -> Iterator[Row | BadRow]:
 def _read_csv(name: str, settings: RowsSettings) -> Iterator[Row | BadRow]:
     with open(name, "rb") as stream:
         # Bytes that are not UTF-8 travel as surrogates, which `map_row` reports for the row they stand in.
-        reader = csv.reader(_decoded(stream), strict=True)
-        try:
-            header = next(reader, [])
-        except csv.Error as error:
-            raise UserError(f"{name}:1: the header is not CSV ({error}): quote fields with double quotes") from error
-        check_columns(name, header, settings)
-        while True:
-            first = reader.line_num + 1
-            try:
-                fields = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield BadRow(name, first, "not CSV", str(error))
-                continue
-            if not fields:
-                continue
-            if len(fields) != len(header):
-                detail = f"{len(fields)} fields where the header has {len(header)}"
-                yield BadRow(name, first, "wrong number of fields", detail)
+        records = csv_records(_decoded(stream), name=name)
+        header = next(records, None)
+        columns = [] if header is None else header.fields
+        check_columns(name, columns, settings)
+        for record in records:
+            if len(record.fields) != len(columns):
+                detail = f"{len(record.fields)} fields where the header has {len(columns)}"
+                yield from _bad_lines(name, record, "wrong number of fields", detail)
+            elif record.swallowed_rows(columns=len(columns)):
+                detail = (
+                    f"lines {record.first} to {record.last} stand in quotes as one record, but each would be a row;"
+                    " correct the quotes, or give the rows as .jsonl if it is one text"
+                )
+                yield from _bad_lines(name, record, "rows inside quotes", detail)
             else:
-                yield map_row(dict(zip(header, fields, strict=True)), settings=settings, file=name, line=first)
+                values = dict(zip(columns, record.fields, strict=True))
+                yield map_row(values, settings=settings, file=name, line=record.first)
+
+
+def _bad_lines(name: str, record: CsvRecord, reason: str, detail: str) -> Iterator[BadRow]:
+    """Count every line of the record: any of them may have been a row."""
+    for line in range(record.first, record.last + 1):
+        yield BadRow(name, line, reason, detail)
 
 
 def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
@@ -110,16 +112,24 @@ def _read_parquet(name: str, settings: RowsSettings) -> Iterator[Row | BadRow]:
     columns = file.schema_arrow.names
     check_columns(name, columns, settings)
     wanted = [column for column in mapped_columns(settings) if column in columns]
-    number = 0
-    for batch in file.iter_batches(columns=wanted):
-        for index in range(batch.num_rows):
-            number += 1
-            try:
-                values: dict[str, Any] = {column: batch.column(column)[index].as_py() for column in wanted}
-            except UnicodeDecodeError as error:
-                yield BadRow(name, number, "not UTF-8", f"byte {error.start + 1} of a field")
-            else:
-                yield map_row(values, settings=settings, file=name, line=number)
+    for number, (batch, index) in enumerate(_parquet_rows(file, wanted, name), 1):
+        try:
+            values: dict[str, Any] = {column: batch.column(column)[index].as_py() for column in wanted}
+        except UnicodeDecodeError as error:
+            yield BadRow(name, number, "not UTF-8", f"byte {error.start + 1} of a field")
+        else:
+            yield map_row(values, settings=settings, file=name, line=number)
+
+
+def _parquet_rows(file: Any, columns: list[str], name: str) -> Iterator[tuple[Any, int]]:
+    import pyarrow
+
+    try:
+        for batch in file.iter_batches(columns=columns):
+            for index in range(batch.num_rows):
+                yield batch, index
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _damaged(name, error) from error
 
 
 def _open_parquet(name: str) -> Any:
@@ -127,9 +137,21 @@ def _open_parquet(name: str) -> Any:
     import pyarrow.parquet
 
     try:
+        with open(name, "rb"):  # what the system says of a missing or closed file is said as for the other formats
+            pass
         return pyarrow.parquet.ParquetFile(name)
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{name} is not a Parquet file ({str(error).splitlines()[0]})") from error
+    except pyarrow.ArrowException as error:
+        raise _damaged(name, error) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise _damaged(name, error) from error
+
+
+def _damaged(name: str, error: Exception) -> UserError:
+    return UserError(
+        f"{name} is not a Parquet file, or is damaged ({str(error).splitlines()[0]}): write it again, or give another"
+    )
 
 
 READERS: dict[str, Callable[[str, RowsSettings], Iterator[Row | BadRow]]] = {

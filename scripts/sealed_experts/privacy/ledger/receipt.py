@@ -23,6 +23,8 @@ _PROTECTS = [
     "each unit of train.jsonl: whether it was in the training data at all, and everything it says, against anyone who "
     "holds the package",
 ]
+_UNPROTECTED = ["the training data: the adapter may repeat any of it"]
+_REPRODUCIBLE = ["the training data, against someone who knows the seed"]
 _DOES_NOT_PROTECT = [
     "what was decided by looking at the data before train.jsonl was written, or at private results (settings, "
     "keywords, which run to publish)",
@@ -55,6 +57,7 @@ def stage_receipt(
     events = distinct_events([*inherited, plan.event(steps, key_id=key_id)])
     result = account(events, delta=plan.delta)
     reason = _reason(plan.mode, prior)
+    stages = _stages(prior, [event.stage for event in events])
     return {
         "enabled": True,
         "mode": plan.mode,
@@ -77,12 +80,10 @@ def stage_receipt(
         "delta": plan.delta,
         "target_epsilon": plan.target_epsilon,
         "epsilon": None if reason else result.epsilon,
-        "stage_epsilon": dict.fromkeys((event.stage for event in events), None)
-        if reason
-        else joint_stage_epsilons(events, delta=plan.delta),
+        "stage_epsilon": dict.fromkeys(stages) if reason else joint_stage_epsilons(events, delta=plan.delta),
         "reason": reason,
-        "protects": _PROTECTS,
-        "does_not_protect": _DOES_NOT_PROTECT,
+        "protects": [] if reason else _PROTECTS,
+        "does_not_protect": _open_to_all(reason) if reason else _DOES_NOT_PROTECT,
     }
 
 
@@ -106,10 +107,10 @@ def unprotected_receipt(*, stage: str, unit: str, prior: Mapping[str, Any] | Non
         "delta": None,
         "target_epsilon": None,
         "epsilon": None,
-        "stage_epsilon": {**dict.fromkeys((event["stage"] for event in inherited), None), stage: None},
+        "stage_epsilon": dict.fromkeys(_stages(prior, [*(event["stage"] for event in inherited), stage])),
         "reason": f"stage {stage}: {DISABLED_REASON}",
         "protects": [],
-        "does_not_protect": ["the training data: the adapter may repeat any of it"],
+        "does_not_protect": _UNPROTECTED,
     }
 
 
@@ -134,3 +135,12 @@ def _reason(mode: str, prior: Mapping[str, Any] | None) -> str | None:
             raise UserError("the receipt of the stage before this one states neither an ε nor a reason")
         return inherited
     return REPRODUCIBLE_REASON if mode == "reproducible" else None
+
+
+def _stages(prior: Mapping[str, Any] | None, stages: list[str]) -> list[str]:
+    """Return the chain's stages; one without privacy left no event, only its name in the receipt before."""
+    return list(dict.fromkeys([*((prior or {}).get("stage_epsilon") or {}), *stages]))
+
+
+def _open_to_all(reason: str) -> list[str]:
+    return _REPRODUCIBLE if reason == REPRODUCIBLE_REASON else _UNPROTECTED

@@ -109,13 +109,18 @@ class ReleaseLog:
         """
         return mixture_privacy(self.releases(expert=expert), delta=delta, among=among)
 
-    def lineages(self, receipts: Sequence[Mapping[str, Any]]) -> list[frozenset[str] | None]:
+    def lineages(
+        self, receipts: Sequence[Mapping[str, Any]], *, expert: str | None = None
+    ) -> list[frozenset[str] | None]:
         """Return for each receipt the names of the units that it was trained on, found by its noise keys.
 
         None where the log does not know: the package was sealed elsewhere, or its receipt names no key.
+
+        Args:
+            expert: look only at this expert's releases.
         """
         by_key: dict[str, frozenset[str] | None] = {}
-        for member in self.releases():
+        for member in self.releases(expert=expert):
             for key in (event.key_id for event in member.events):
                 if key is not None:
                     by_key[key] = member.units if key not in by_key else _both(by_key[key], member.units)
@@ -139,7 +144,7 @@ class ReleaseLog:
             known = _read(path)
             both = [*known.events, *([event] if event else [])]
             event = distinct_events(both)[0] if both else None
-            units = known.units if units is None else units | (known.units or frozenset())
+            units = _both(known.units, units)  # what was once unknown stays so: no later version can tell
             reason = known.reason or reason
         content = {
             "format": _FORMAT,
@@ -185,7 +190,12 @@ def _read(path: Path) -> Member:
 
 
 def _private_folder(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the folder {folder} ({error.strerror}): set SEALED_EXPERTS_HOME to a folder of yours"
+        ) from error
     if folder.stat().st_mode & 0o022:
         raise UserError(f"others can write to {folder}: chmod 700 it")
     return folder

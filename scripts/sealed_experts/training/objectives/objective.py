@@ -1,6 +1,6 @@
 """What the loop asks of an objective."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ class Materials:
         tokenizer: the base's.
         pad_id: its padding token.
         seed: the run's public seed.
+        check: raises `Interrupted` when the run was asked to stop; to be called now and then by what takes long.
     """
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
     pad_id: int
     seed: int
+    check: Callable[[], None] = lambda: None
 
 
 class Objective:

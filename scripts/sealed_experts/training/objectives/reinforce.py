@@ -49,12 +49,15 @@ class Reinforce(Objective):
 
     def __init__(self, *, settings: ReinforceSettings, reward: Reward, materials: Materials) -> None:
         self._settings, self._materials = settings, materials
-        self._scorer = Scorer(settings=settings, reward=reward, tokenizer=materials.tokenizer)
+        self._scorer = Scorer(settings=settings, reward=reward, tokenizer=materials.tokenizer, check=materials.check)
         self._parameters = trainable_parameters(materials.model)
         # Taken before a resumed run loads its own weights.
         self._reference = [parameter.detach().clone() for parameter in self._parameters]
         self._baseline = Baseline(decay=settings.baseline_decay)
-        self._forget()
+        # Of the step at hand, for the log.
+        self._rollouts: list[Rollout] = []
+        self._divergences: list[float] = []
+        self._entropies: list[float] = []
 
     def check(self, examples: Sequence[Example], *, path: Path) -> None:
         """Refuse data without prompts, and prompts that leave no room for an answer."""
@@ -169,9 +172,7 @@ class Reinforce(Objective):
         )
 
     def _forget(self) -> None:
-        self._rollouts: list[Rollout] = []
-        self._divergences: list[float] = []
-        self._entropies: list[float] = []
+        self._rollouts, self._divergences, self._entropies = [], [], []
 
 
 def _rollouts_of(batch: Batch) -> list[Rollout]:

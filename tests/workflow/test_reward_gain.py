@@ -1,0 +1,50 @@
+"""The demo's own settings, one expert, under privacy: the reward on held-out prompts rises, and the gain counts."""
+
+import copy
+import json
+
+import pytest
+import yaml
+from tests.workflow.conftest import ROOT, new_project
+
+# A group of its own: as long as the other workflow tests together can be, and needs nothing of them.
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("reward_gain")]
+
+EXPERT = "banking_expert"
+FOLDER = f"results/experts/{EXPERT}"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The demo's banking expert, fine-tuned and refined."""
+    configuration = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+    configuration["experts"] = {EXPERT: copy.deepcopy(configuration["experts"][EXPERT])}
+    project = new_project(tmp_path_factory.mktemp("gain") / "demo", tmp_path_factory.mktemp("home"))
+    project.configure(configuration)
+    project.snakemake(f"{FOLDER}/evaluation.json", f"{FOLDER}/rl/rl_metrics.json")
+    return project
+
+
+def read(demo, name):
+    return json.loads((demo.folder / FOLDER / name).read_text())
+
+
+def test_the_gain_in_reward_is_above_zero_and_bought_with_nothing(demo):
+    evaluation = read(demo, "evaluation.json")
+    (gain,) = (gain for gain in evaluation["gains"] if gain["to"] == "reinforce")
+    assert gain["reward"]["low"] > 0, gain
+    assert evaluation["models"]["reinforce"]["kl"] <= 0.5
+    assert evaluation["models"]["reinforce"]["loss"] <= 1.1 * evaluation["models"]["sft"]["loss"]
+    assert evaluation["checks"] and all(evaluation["checks"].values())
+
+
+def test_both_stages_together_stay_within_the_budget(demo):
+    privacy = read(demo, "rl/rl_metrics.json")["privacy"]
+    assert 0 < read(demo, "sft/training_metrics.json")["privacy"]["epsilon"] < privacy["epsilon"] <= 8.0
+    assert [event["stage"] for event in privacy["events"]] == ["sft", "reinforce"]
+
+
+def test_compare_says_that_it_counts(demo):
+    printed = demo.tool("compare", EXPERT).stdout
+    assert "counts" in printed
+    assert "does not count" not in printed
