@@ -3,10 +3,6 @@ rule assemble_moe:
         packages=per_expert("results/packages/{expert}.tgsp"),
         selections=per_expert("results/experts/{expert}/selection.json"),
         base=BASE_MANIFEST,
-        train=expand(
-            "results/data/{dataset}/train.jsonl",
-            dataset=sorted({e.dataset for e in SETTINGS.experts}),
-        ),
     output:
         config=ensure("results/moe/moe_config.json", non_empty=True),
     log:
@@ -21,7 +17,7 @@ rule assemble_moe:
     # On standard input, because one argument holds at most 128 KiB and a thousand experts are more.
     shell:
         "exec python scripts/assemble_moe.py --packages results/packages --experts results/experts"
-        " --data results/data --base {input.base:q} --output {output.config:q} > {log:q} 2>&1"
+        " --base {input.base:q} --output {output.config:q} > {log:q} 2>&1"
         " <<'END_OF_SETTINGS'\n{params.settings}\nEND_OF_SETTINGS\n"
 
 

@@ -17,7 +17,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--packages", required=True, type=Path, help="folder of the packages, {expert}.tgsp")
     parser.add_argument("--experts", required=True, type=Path, help="folder that holds {expert}/selection.json")
-    parser.add_argument("--data", help=argparse.SUPPRESS)  # not read any more: the release log tells the lineage
     parser.add_argument("--base", required=True, type=Path, help="base.json of the base that all experts adapt")
     parser.add_argument("--output", required=True, type=Path, help="moe_config.json")
     args = parser.parse_args()

@@ -109,3 +109,10 @@ def test_the_worst_group_is_the_worst_unit(holdings):
     truth = truth or {frozenset(i for i, units in enumerate(holdings) if units is None)} - {frozenset()}
     assert {group for group in truth if not any(group < other for other in truth)} == set(groups)
     assert not any(first < second for first, second in itertools.permutations(groups, 2))
+
+
+def test_mixed_units_never_compare_as_equal():
+    """Two combined datasets may both be `mixed`, and still name one record in two ways."""
+    mixed = [member(name, units, unit="mixed") for name, units in (("a", "xy"), ("b", "zw"))]
+    assert mixture_privacy(mixed, delta=DELTA).epsilon is None
+    assert "different kinds of units" in str(mixture_privacy(mixed, delta=DELTA).reason)

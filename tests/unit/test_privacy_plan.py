@@ -149,3 +149,8 @@ def test_a_plan_cannot_be_changed():
     with pytest.raises(TypeError):
         made.queries["mean_reward"] = 50.0
     assert isinstance(made, PrivacyPlan)
+
+
+def test_units_of_several_kinds_have_no_plan():
+    with pytest.raises(UserError, match="different units of privacy"):
+        plan(unit="mixed")

@@ -156,7 +156,8 @@ def test_the_demo_configuration_is_what_the_design_says() -> None:
         "shared_attention": "combined",
     }
     assert [expert.name for expert in settings.experts if expert.routing.always_active] == ["shared_attention"]
-    assert all(expert.stages == ("sft",) and expert.sft.threads == 1 for expert in settings.experts)
+    assert {expert.stages for expert in settings.experts} == {("sft", "reinforce")}
+    assert {stage.threads for expert in settings.experts for stage in (expert.sft, expert.reinforce)} == {1}
 
 
 def test_the_full_size_configuration_has_exactly_its_numbers(tmp_path: Path) -> None:
@@ -177,6 +178,13 @@ def test_the_full_size_configuration_has_exactly_its_numbers(tmp_path: Path) -> 
         assert sft.gradient_checkpointing == "auto"
         assert (sft.privacy.enabled, sft.privacy.mode) == (True, "release")
         assert (sft.privacy.noise_multiplier, sft.privacy.target_epsilon, sft.privacy.delta) == (1.0, 8.0, 1e-5)
+        assert expert.stages == ("sft", "reinforce")
+        rl = expert.reinforce
+        assert (rl.learning_rate, rl.rollout_batch_size, rl.total_steps, rl.reward) == (1e-5, 1, 500, "finance")
+        assert (rl.max_new_tokens, rl.temperature, rl.top_p, rl.reward_scale) == (64, 0.7, 0.9, 1.0)
+        assert (rl.baseline_decay, rl.kl_coef, rl.entropy_coef) == (0.99, 0.01, 0.01)
+        assert (rl.eval_steps, rl.checkpoint_steps) == (50, 100)
+        assert (rl.privacy.noise_multiplier, rl.privacy.target_epsilon) == (1.0, 8.0)
     assert plain(settings.moe) == {
         "he_config": {
             "scheme": "ckks",
@@ -186,6 +194,7 @@ def test_the_full_size_configuration_has_exactly_its_numbers(tmp_path: Path) -> 
             "use_column_packing": True,
         },
         "gatelink_config": {"dp_epsilon": 1.0, "max_epsilon": 10.0, "max_lora_rank": 32},
+        "max_epsilon": None,
     }
 
 
@@ -203,6 +212,7 @@ def test_the_overlay_makes_a_configuration_run_without_network_and_data(name: st
     assert small.datasets == demo.datasets
     assert [expert.sft.logical_batch for expert in small.experts] == [128, 128, 128]
     assert [expert.sft.max_steps for expert in small.experts] == [60, 60, 60]
+    assert [expert.reinforce for expert in small.experts] == [expert.reinforce for expert in demo.experts]
     assert [expert.adapter.rank for expert in small.experts] == [8, 8, 8]
     assert [expert.adapter.target_modules for expert in small.experts] == [
         expert.adapter.target_modules for expert in demo.experts

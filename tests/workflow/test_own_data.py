@@ -71,7 +71,8 @@ def test_own_files_and_an_own_base_folder_end_in_a_mixture(own):
     assert 0 < loans["privacy"]["epsilon"] <= 50
     cases = json.loads((results / "experts/cases_expert/sft/training_metrics.json").read_text())
     assert cases["privacy"]["enabled"] is False
-    assert config["privacy"]["experts"] == {"loans_expert": loans["privacy"]["epsilon"], "cases_expert": None}
+    stated = {name: private["epsilon"] for name, private in config["privacy"]["experts"].items()}
+    assert stated == {"loans_expert": loans["privacy"]["epsilon"], "cases_expert": None}
     (key,) = (results / "experts/loans_expert/sft/checkpoints").glob("*/key")
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     answer = own.tool("ask", str(results / "moe/moe_config.json"), "What is loan 7?", "--json", "--max-new-tokens", "4")

@@ -300,7 +300,7 @@ class MoeSettings(Group):
         "Refuse to assemble a mixture whose joint ε is above this, or states none.", default=None, exclusiveMinimum=0
     )
 
-    revision: ClassVar[int] = 1  # raised when the meaning of moe_config.json changes
+    revision: ClassVar[int] = 2  # raised when the meaning of moe_config.json changes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -341,7 +341,7 @@ class ExpertSettings(Group):
     )
     routing: RoutingSettings = setting("Which questions it answers.", default_factory=RoutingSettings)
 
-    package_revision: ClassVar[int] = 1  # raised when the meaning of a package changes
+    package_revision: ClassVar[int] = 2  # raised when the meaning of a package changes
 
     def stage(self, name: str) -> StageSettings:
         """Return the settings of one stage.

@@ -7,6 +7,7 @@ from typing import Any
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.ledger.accounting import epsilon, upper_bound
 from sealed_experts.privacy.ledger.events import GaussianEvent, events_from_json
+from sealed_experts.settings.datachecks import MIXED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,7 @@ def mixture_privacy(members: Iterable[Member], *, delta: float, among: frozenset
         if member.reason is not None:
             return JointPrivacy(epsilon=None, delta=delta, reason=f"{member.name} claims no privacy: {member.reason}")
     kinds = sorted({member.unit for member in concerned})
-    if len(kinds) > 1:
+    if len(kinds) > 1 or (MIXED in kinds and len(concerned) > 1):
         reason = f"the members protect different kinds of units ({', '.join(kinds)}), so their ε cannot be composed"
         return JointPrivacy(epsilon=None, delta=delta, reason=reason)
     largest = 0.0
