@@ -23,12 +23,12 @@ def demo_gap() -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as name:
         project = new_project(Path(name) / "tree", Path(name) / "home")
         project.configure(configuration)
-        project.snakemake("sft")
+        project.snakemake("sft", seconds=3600)
         private = _metrics(project.folder, configuration["experts"])
         shutil.rmtree(project.folder / "results" / "experts")
         configuration["defaults"]["privacy"]["enabled"] = False
         project.configure(configuration)
-        project.snakemake("sft")
+        project.snakemake("sft", seconds=3600)
         plain = _metrics(project.folder, configuration["experts"])
     return {expert: _compared(private[expert], plain[expert]) for expert in configuration["experts"]}
 

@@ -80,16 +80,16 @@ def test_a_chat_without_an_input_ends(config, engine, monkeypatch, capsys):
 
 
 def test_a_byte_that_is_no_text_ends_no_chat(config, engine, monkeypatch, capsys):
-    lines = io.TextIOWrapper(io.BytesIO(b"caf\xff\nsecond\n"), encoding="utf-8", errors="strict")
+    lines = io.TextIOWrapper(io.BytesIO(b"caff\xff\nsecond\n"), encoding="utf-8", errors="strict")
     monkeypatch.setattr("sys.stdin", lines)
     assert cli.main(["ask", str(config), "--interactive", "--json"]) == 0
     answers = [json.loads(line)["answer"] for line in capsys.readouterr().out.splitlines()]
-    assert answers == ["You said caf\ufffd.", "You said second."]
+    assert answers == ["You said caff\ufffd.", "You said second."]
 
 
 def test_a_byte_that_is_no_text_in_the_question_reaches_no_tokenizer(config, engine, capsys):
-    assert cli.main(["ask", str(config), os.fsdecode(b"caf\xff loan")]) == 0
-    assert "You said caf\ufffd loan." in capsys.readouterr().out
+    assert cli.main(["ask", str(config), os.fsdecode(b"caff\xff loan")]) == 0
+    assert "You said caff\ufffd loan." in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -90,17 +90,28 @@ class Project:
         kept = {name: value for name, value in os.environ.items() if name not in ("SEALED_EXPERTS_KEY", "PYTHONPATH")}
         return {**kept, "SEALED_EXPERTS_HOME": str(self.home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **extra}
 
-    def command(self, *arguments: str, config: str = "test.yaml", cores: int = 2) -> list[str]:
+    def command(
+        self, *arguments: str, config: str = "test.yaml", overlays: tuple[str, ...] = (), cores: int = 2
+    ) -> list[str]:
+        files = [f"config/{name}" for name in (config, *overlays)]
         return [
             *(sys.executable, "-m", "snakemake", "--cores", str(cores)),
-            *("--configfile", f"config/{config}", "--", *arguments),
+            *("--configfile", *files, "--", *arguments),
         ]
 
-    def snakemake(self, *arguments: str, flags: tuple[str, ...] = (), check: bool = True, **keywords):
+    def snakemake(
+        self, *arguments: str, flags: tuple[str, ...] = (), check: bool = True, seconds: float = 600, **keywords
+    ):
         command = self.command(*arguments, **keywords)
         command[3:3] = flags
         done = subprocess.run(
-            command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, check=False, timeout=400
+            command,
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
         )
         if check and done.returncode:
             raise AssertionError(f"snakemake failed:\n{done.stdout}\n{done.stderr}")

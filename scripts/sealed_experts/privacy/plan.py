@@ -129,16 +129,16 @@ def plan_stage(
         queries: noise multipliers of further queries on each step's draw, by name.
 
     Raises:
-        UserError: units of several kinds; the expected batch is not smaller than the data; δ is not below 1/units; the first step would
-            already exceed the target; `auto` cannot reach it.
+        UserError: units of several kinds; the expected batch is not smaller than the data; δ is not below 1/units;
+            the first step would already exceed the target; `auto` cannot reach it.
     """
     if not privacy.enabled:
         raise ValueError(f"stage {stage} trains without privacy: there is nothing to plan")
     prior = tuple(prior_events)
     if unit == MIXED:
         raise UserError(
-            f"{stage} is to train under privacy on data whose parts have different units of privacy, so that one person "
-            "may stand behind several: give all parts the same `unit`"
+            f"{stage} is to train under privacy on data whose parts have different units of privacy, so that one"
+            " person may stand behind several: give all parts the same `unit`"
         )
     _check_data(stage=stage, units=units, unit=unit, expected_batch_size=expected_batch_size, delta=privacy.delta)
     noise = privacy.noise_multiplier
