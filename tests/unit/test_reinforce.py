@@ -16,8 +16,7 @@ from sealed_experts.settings.types import AdapterSettings, ReinforceSettings
 from sealed_experts.training.batches import Example, physical_batches
 from sealed_experts.training.objectives.baseline import Baseline
 from sealed_experts.training.objectives.distributions import (
-    entropy,
-    kl_divergence,
+    kl_and_entropy,
     nucleus_log_probs,
     other_weights,
 )
@@ -119,9 +118,23 @@ def test_divergence_and_entropy_equal_those_of_torch_distributions():
     generator = torch.Generator().manual_seed(0)
     ours, theirs = (torch.randn(6, 30, generator=generator) for _ in range(2))
     p, q = torch.distributions.Categorical(logits=ours), torch.distributions.Categorical(logits=theirs)
-    torch.testing.assert_close(kl_divergence(ours, theirs), torch.distributions.kl_divergence(p, q))
-    torch.testing.assert_close(entropy(ours), p.entropy())
-    assert float(kl_divergence(ours, ours).abs().max()) < 1e-6
+    divergence, entropy = kl_and_entropy(ours, theirs)
+    torch.testing.assert_close(divergence, torch.distributions.kl_divergence(p, q))
+    torch.testing.assert_close(entropy, p.entropy())
+    assert 0.0 <= float(kl_and_entropy(ours, ours)[0].max()) < 1e-6
+
+
+def test_gradients_of_divergence_and_entropy_equal_autograds():
+    generator = torch.Generator().manual_seed(1)
+    ours, theirs = (torch.randn(5, 20, generator=generator, dtype=torch.float64) for _ in range(2))
+    ours.requires_grad_()
+    weights = torch.randn(2, 5, generator=generator, dtype=torch.float64)
+    p, q = torch.distributions.Categorical(logits=ours), torch.distributions.Categorical(logits=theirs)
+    plain = weights[0] @ torch.distributions.kl_divergence(p, q) + weights[1] @ p.entropy()
+    divergence, entropy = kl_and_entropy(ours, theirs)
+    found = torch.autograd.grad(weights[0] @ divergence + weights[1] @ entropy, ours)[0]
+    torch.testing.assert_close(found, torch.autograd.grad(plain, ours)[0])
+    assert torch.autograd.gradcheck(lambda z: kl_and_entropy(z, theirs), ours)
 
 
 def test_other_weights_are_used_without_gradient_and_given_back(tokenizer):

@@ -21,8 +21,7 @@ from sealed_experts.training.batches import Batch, Example, physical_batches
 from sealed_experts.training.held_out import answer_held_out
 from sealed_experts.training.objectives.baseline import Baseline
 from sealed_experts.training.objectives.distributions import (
-    entropy,
-    kl_divergence,
+    kl_and_entropy,
     nucleus_log_probs,
     other_weights,
 )
@@ -39,7 +38,7 @@ class Reinforce(Objective):
     A row's loss is -(advantage) · Σ log π + kl_coef · KL - entropy_coef · H over its response tokens. The score term
     uses the tempered, truncated policy that sampled. KL and entropy H use the untruncated one and are means over
     tokens (as sums they would reward long answers for themselves); KL is measured from the adapter that the stage
-    started from, over the whole vocabulary (the Rao-Blackwellised estimator, see `distributions.kl_divergence`).
+    started from, over the whole vocabulary (the Rao-Blackwellised estimator, see `distributions.kl_and_entropy`).
 
     The advantage is reward_scale · (reward - baseline). The baseline is a function of other records' rewards: under
     privacy it learns of them through a noised mean alone, and only after the step's advantages were taken.
@@ -92,8 +91,7 @@ class Reinforce(Objective):
         sizes = torch.tensor([size for rollout in rollouts for size in rollout.nucleus], device=now.tokens.device)
         log_probs = nucleus_log_probs(now.logits, now.tokens, sizes=sizes, temperature=self._settings.temperature)
         advantages = torch.tensor([rollout.advantage for rollout in rollouts], device=now.tokens.device)
-        divergences = now.row_means(kl_divergence(now.logits, before.logits))
-        entropies = now.row_means(entropy(now.logits))
+        divergences, entropies = map(now.row_means, kl_and_entropy(now.logits, before.logits))
         self._divergences += divergences.tolist()
         self._entropies += entropies.tolist()
         return (
