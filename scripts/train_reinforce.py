@@ -4,8 +4,7 @@ import dataclasses
 import sys
 
 from sealed_experts.errors import UserError, reports_user_errors
-from sealed_experts.files.digests import sha256_file
-from sealed_experts.rewards.registry import make_reward, reward_source
+from sealed_experts.rewards.registry import make_reward, reward_code
 from sealed_experts.settings.types import ReinforceSettings
 from sealed_experts.training.command import parse_job, run_job
 from sealed_experts.training.objectives.reinforce import Reinforce
@@ -17,7 +16,7 @@ def main() -> int:
     if job.start is None:
         raise UserError("reinforce refines an adapter: give --start, the adapter file of the stage before")
     reward = make_reward(settings.reward, settings.reward_options)
-    code = {str(path): sha256_file(path) for path in reward_source(settings.reward, settings.reward_options)}
+    code = reward_code(settings.reward, settings.reward_options)
     return run_job(
         dataclasses.replace(job, code=code),
         lambda materials: Reinforce(settings=settings, reward=reward, materials=materials),

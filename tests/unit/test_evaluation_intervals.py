@@ -101,3 +101,33 @@ def test_a_record_without_tokens_weighs_nothing() -> None:
     values = list(np.random.default_rng(8).normal(size=30))
     with_empty = Resampling(range(31), seed=1).interval([*values, 0.0], weights=[1] * 30 + [0])
     assert with_empty == Resampling(range(30), seed=1).interval(values)
+
+
+def test_equal_values_have_no_spread_where_rounding_says_otherwise() -> None:
+    """Units of 1 to 6 records: 0.7 added up and divided again is not always 0.7."""
+    generator = np.random.default_rng(0)
+    for _ in range(150):
+        units = np.repeat(range(int(generator.integers(10, 40))), 1)
+        units = np.repeat(units, generator.integers(1, 7, size=len(units)))
+        for value in (0.2, 0.7, 0.8):
+            interval = Resampling(units, seed=1, resamples=99).interval([value] * len(units))
+            assert interval == Interval(pytest.approx(value), pytest.approx(value))
+            assert width(interval) == 0
+
+
+def test_a_gain_of_rounding_alone_is_no_gain() -> None:
+    gains = [0.0] * 10 + [0.1 + 0.2 - 0.3] * 10  # 5.6e-17
+    assert width(Resampling(range(20), seed=1).interval(gains)) == 0
+
+
+def test_a_small_spread_is_still_a_spread() -> None:
+    values = np.random.default_rng(3).normal(0.5, 1e-9, size=50)
+    assert width(Resampling(range(50), seed=1).interval(values)) == pytest.approx(
+        2 * NORMAL * values.std() / np.sqrt(50), rel=0.1
+    )
+
+
+@pytest.mark.filterwarnings("ignore")  # scipy's, about what it cannot resample
+@pytest.mark.parametrize("odd", [np.inf, np.nan])
+def test_no_interval_has_an_end_that_is_no_number(odd: float) -> None:
+    assert Resampling(range(20), seed=1).interval([0.1, 0.2] * 9 + [0.3, odd]) is None

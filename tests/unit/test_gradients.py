@@ -1,5 +1,7 @@
 """Per-example gradients against one-at-a-time truth, and the self-check that refuses."""
 
+import dataclasses
+
 import pytest
 import torch
 from tests.tiny import tiny_qwen2
@@ -131,8 +133,8 @@ def test_the_self_check_refuses_a_layer_whose_rows_are_not_examples():
         self_check(model, lambda batch: SupervisedFineTuning(max_seq_len=64).per_example_loss(model, batch))
 
 
-def self_check(model, loss):
-    rows = examples(6)
+def self_check(model, loss, rows=None):
+    rows = rows or examples(6)
     return check_per_example_gradients(
         model=model,
         loss=loss,
@@ -169,3 +171,14 @@ def test_validation_loss_is_the_token_mean_however_it_is_cut():
     batch = batch_of(rows)[0]
     response = response_logits(model, batch)
     assert whole == pytest.approx(float(response.losses().sum() / response.counts.sum()), rel=1e-5)
+
+
+def test_an_example_that_teaches_nothing_is_no_mismatch_but_all_of_them_are():
+    """An answer sampled from nuclei of one token has no gradient; that says nothing about the engine."""
+    model, rows = adapted(), examples()
+    objective = SupervisedFineTuning(max_seq_len=64)
+    silent = [dataclasses.replace(rows[0], prompt_length=len(rows[0].ids)), *rows[1:]]
+    assert self_check(model, lambda batch: objective.per_example_loss(model, batch), silent) < 1e-3
+    none = [dataclasses.replace(row, prompt_length=len(row.ids)) for row in rows]
+    with pytest.raises(GradientMismatch, match="nothing to compare"):
+        self_check(model, lambda batch: objective.per_example_loss(model, batch), none)

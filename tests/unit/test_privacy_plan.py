@@ -88,8 +88,8 @@ def test_a_tiny_target_takes_much_noise():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"expected_batch_size": 2000}, "batch_size is 2000.*2000 units.*smaller than the data"),
-        ({"units": 100, "expected_batch_size": 128}, "choose a batch_size below 100"),
+        ({"expected_batch_size": 2000}, "logical batch is 2000.*2000 units.*smaller than the data"),
+        ({"units": 100, "expected_batch_size": 128}, "choose a batch below 100"),
         ({"privacy": {"delta": 1e-3}}, "delta is 0.001, not below 1/2000"),
         ({"privacy": {"target_epsilon": 0.5}}, "first step would bring ε to 1.248, above target_epsilon 0.5"),
         ({"prior_events": [SFT], "privacy": {"target_epsilon": 3.6}}, "stages before it have spent 3.616"),

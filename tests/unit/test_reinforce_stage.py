@@ -9,6 +9,7 @@ import torch
 from dp_accounting.pld import privacy_loss_distribution as pld
 from tests.unit.test_stage import comparable, interrupt_after, make_job, share_key, supervised
 
+from sealed_experts.data.records import Record, read_records, write_records
 from sealed_experts.errors import UserError
 from sealed_experts.rewards.reward import Score
 from sealed_experts.settings.types import PrivacySettings, ReinforceSettings
@@ -221,19 +222,52 @@ def test_recomputed_activations_change_no_rollout(tuned, tmp_path):
     assert all(torch.isfinite(tensor).all() for tensor in state["model_state_dict"].values())
 
 
-def test_rewards_rise_in_a_whole_run_without_privacy(tuned, tmp_path):
+class Watched(Reinforce):
+    """Keeps the exact expected reward of one-token answers to each step's prompts: no noise of sampling."""
+
+    def prepare(self, model, batches, *, step, stream):
+        if step > 0:
+            examples = [example for batch in batches for example in batch.examples]
+            self.expected.append(statistics.fmean(self.exactly(model, example) for example in examples))
+        return super().prepare(model, batches, step=step, stream=stream)
+
+    def exactly(self, model, example):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([example.ids[: example.prompt_length]])).logits[0, -1]
+        decode = self._materials.tokenizer.decode
+        rewards = [Vowels().score("", decode([token], skip_special_tokens=True)).value for token in range(len(logits))]
+        return float(logits.softmax(-1).double() @ torch.tensor(rewards, dtype=torch.float64))
+
+
+def test_the_expected_reward_rises_in_a_whole_run_without_privacy(tuned, tmp_path):
     if tuned[1].enabled:
         pytest.skip("shown once, without noise")
     job = rl_job(
         tmp_path,
         tuned[0],
         privacy=PLAIN,
-        rollout_batch_size=48,
-        total_steps=30,
-        learning_rate=3e-2,
+        rollout_batch_size=24,
+        total_steps=15,
+        max_new_tokens=1,
+        learning_rate=1e-2,
         eval_steps=100,
         top_p=1.0,
         token_budget=4000,
+        kl_coef=0.0,
+        entropy_coef=0.0,
     )
-    lines = [line["reward_mean"] for line in train(job)["history"] if "loss" in line]
-    assert statistics.fmean(lines[-5:]) > statistics.fmean(lines[:5])
+    Watched.expected = expected = []
+    train_stage(job, lambda materials: Watched(settings=job.settings, reward=Vowels(), materials=materials))
+    assert len(expected) == 15
+    assert expected[-1] > expected[0] + 0.003
+    assert statistics.fmean(expected[10:]) > statistics.fmean(expected[5:10]) > statistics.fmean(expected[:5])
+
+
+def test_a_held_out_prompt_without_room_is_refused_before_training(tuned, tmp_path):
+    """It was found by an index error in the middle of validation, or not at all."""
+    job = rl_job(tmp_path, tuned[0], privacy=tuned[1])
+    long = tmp_path / "val.jsonl"
+    write_records(long, [*read_records(job.val)[:2], Record.from_text(instruction="why " * 60, output="So.")])
+    with pytest.raises(UserError, match=r"val\.jsonl: the prompt 'why why .* has at least 120 tokens"):
+        train(dataclasses.replace(job, val=long))
+    assert not list(job.checkpoints.glob("*/*.pt"))

@@ -224,6 +224,13 @@ def test_a_function_of_the_current_folder(tmp_path):
     assert b"Traceback" not in done.stderr
 
 
+def test_what_a_function_prints_does_not_stand_between_the_scores(tmp_path):
+    (tmp_path / "own.py").write_text("print('loading')\ndef f(p, r):\n    print('scoring')\n    return 0.25\n")
+    done = call("own:f", "--prompt", "p", "--response", "r", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout) == {"reward": 0.25, "axes": {"own:f": 0.25}}
+    assert done.stderr.split() == [b"loading", b"scoring"]
+
+
 def test_help_explains_and_shows_examples():
     done = call("--help")
     assert done.returncode == 0

@@ -1,5 +1,6 @@
 """Rewards that the user wrote: how they are found, called and checked, and what is said when they are wrong."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from tests.conftest import ROOT
 
 from sealed_experts.errors import UserError
 from sealed_experts.rewards.checked import CheckedReward
-from sealed_experts.rewards.registry import make_reward, reward_source
+from sealed_experts.rewards.registry import make_reward, reward_code, reward_source
 from sealed_experts.rewards.reward import Score
 from sealed_experts.settings.rewardchecks import find_module
 from sealed_experts.settings.rewards import RewardOptions, RewardPart
@@ -137,6 +138,35 @@ def test_a_failure_names_its_line(write):
     assert isinstance(caught.value.__cause__, KeyError)
 
 
+def test_an_object_that_cannot_even_be_shown_is_told(write):
+    odd = """
+class Odd:
+    def __repr__(self): raise RuntimeError
+class Number(Odd, float):
+    def __float__(self): raise RuntimeError
+class Key(str):
+    __repr__ = Odd.__repr__
+class Bad(dict):
+    def __iter__(self): raise RuntimeError("no keys")
+    keys = __iter__
+"""
+    for value, told in (
+        ("Odd()", "no number"),
+        ("Number(2)", "no number"),
+        ("10 ** 400", "outside"),
+        ("{Odd(): 1}", "its keys are of Odd"),
+        ("Bad()", "no keys"),
+    ):
+        with pytest.raises(UserError, match=told):
+            scored(f"{odd}\ndef f(p, r): return {value}\n", write)
+        del sys.modules["own_reward"]
+
+
+def test_a_generators_end_is_a_failure_of_the_function(write):
+    with pytest.raises(UserError, match='the function failed for the prompt "the prompt": GeneratorExit'):
+        scored("def f(p, r): raise GeneratorExit\n", write)
+
+
 def test_an_interruption_is_no_mistake_of_the_function(write):
     with pytest.raises(KeyboardInterrupt):
         scored("def f(p, r):\n    raise KeyboardInterrupt\n", write)
@@ -227,6 +257,26 @@ def test_sources_of_a_composite_each_once(write):
     options = RewardOptions(parts=tuple(RewardPart(reward=name) for name in names))
     assert reward_source("composite", options) == [Path("own_reward.py"), Path("own_other.py")]
     assert reward_source("finance", options) == []
+
+
+def test_the_code_of_a_reward_is_its_module_and_what_that_imports(write):
+    write("import tables\nimport numpy\ndef f(p, r): return tables.VALUE\n")
+    tables = write("VALUE = 0.5\n", path="tables.py")
+    make_reward("own_reward:f", PLAIN)
+    code = reward_code("own_reward:f", PLAIN)
+    assert code["tables"] == hashlib.sha256(tables.read_bytes()).hexdigest()
+    assert "own_reward" in code
+    assert not {name.partition(".")[0] for name in code} & {
+        "numpy",
+        "pytest",
+        "sys",
+        "hashlib",
+        "sealed_experts",
+        "__main__",
+    }
+    assert reward_code("finance", PLAIN) == {}
+    parts = RewardOptions(parts=(RewardPart(reward="finance"), RewardPart(reward="own_reward:f")))
+    assert reward_code("composite", parts)["own_reward"] == code["own_reward"]
 
 
 def test_source_elsewhere_is_absolute(write, tmp_path, monkeypatch):

@@ -101,6 +101,13 @@ def test_mistakes_stand_where_they_were_written():
     assert told(options, defaults=options)[0].startswith("experts.a.reinforce.reward_options.min_words:")
 
 
+def test_options_of_an_inherited_reward_can_be_replaced():
+    inherited = {"reward": "length_penalty", "reward_options": {"min_words": 7}}
+    (mistake,) = told({"reward": "finance"}, defaults=inherited)
+    assert mistake.endswith('remove it, or give `reward_options: {}` beside "experts.a.reinforce.reward"')
+    assert told({"reward": "finance", "reward_options": {}}, defaults=inherited) == []
+
+
 def test_every_mistake_of_a_composite_is_told():
     parts = [{"reward": "nothing"}, {"reward": "keyword_contains"}, {"reward": "no_module_here:f"}]
     found = told({"reward": "composite", "reward_options": {"parts": parts}})

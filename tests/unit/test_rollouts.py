@@ -10,7 +10,8 @@ from sealed_experts.models.memory import enable_gradient_checkpointing
 from sealed_experts.privacy.gradients import HookGradients
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.settings.types import AdapterSettings
-from sealed_experts.training.rollouts import Sampling, pick_tokens, sample_answers
+from sealed_experts.training.objectives.distributions import nucleus_log_probs
+from sealed_experts.training.rollouts import Sampling, check_row_independence, pick_tokens, sample_answers
 
 END, PAD = 7, 0
 STREAM = Stream(b"k" * 32)
@@ -29,7 +30,15 @@ def policy(seed=0, sharpness=1.0):
 
 
 def how(**changes):
-    values = {"max_new_tokens": 6, "temperature": 0.7, "top_p": 0.9, "end": END, "pad": PAD, "tokens_at_once": 10_000}
+    values = {
+        "max_new_tokens": 6,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "end": END,
+        "pad": PAD,
+        "prompt_tokens": 40,
+        "rows": 8,
+    }
     return Sampling(**{**values, **changes})
 
 
@@ -104,8 +113,64 @@ def test_an_answer_depends_on_its_unit_and_step_not_on_its_neighbours():
 
 def test_a_batch_that_does_not_fit_at_once_is_cut_and_draws_the_same():
     model = policy()
-    assert [a.tokens for a in draw(model, tokens_at_once=20)] == [a.tokens for a in draw(model)]
-    assert len(draw(model, tokens_at_once=1)) == len(PROMPTS)
+    assert [a.tokens for a in draw(model, rows=3)] == [a.tokens for a in draw(model)]
+    assert [a.tokens for a in draw(model, rows=1)] == [a.tokens for a in draw(model)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_an_answer_is_the_same_to_the_last_bit_whoever_else_is_drawn(dtype):
+    """Under privacy one record's presence must not move another one's answer; in bfloat16 a batch's shape did."""
+    model = policy().to(dtype)
+    prompts = [[5 + i, *range(20, 22 + i % 19)] for i in range(24)]
+    units = list(range(24))
+    whole = draw(model, prompts=prompts, units=units, rows=16, top_p=0.9, max_new_tokens=12)
+    for left_out in (0, 11, 23):
+        kept = [unit for unit in units if unit != left_out]
+        without = draw(model, prompts=[prompts[u] for u in kept], units=kept, rows=16, top_p=0.9, max_new_tokens=12)
+        assert without == [whole[unit] for unit in kept]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_passes_of_one_shape_give_every_row_its_own_bits(dtype):
+    model = policy().to(dtype)
+    prompts = [[5 + i, *range(20, 22 + i % 19)] for i in range(16)]
+    assert check_row_independence(model, prompts, sampling=how(rows=16))
+
+
+def test_rows_that_depend_on_each_other_are_noticed():
+    class Coupled(torch.nn.Module):
+        """A model whose logits carry a trace of the whole batch."""
+
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, **inputs):
+            output = self.inner(**inputs)
+            output.logits = output.logits + 1e-6 * output.logits[:1]
+            return output
+
+        def get_base_model(self):
+            return self.inner.get_base_model()
+
+    prompts = [[5 + i, 20, 21] for i in range(4)]
+    assert not check_row_independence(Coupled(policy()), prompts, sampling=how(rows=4))
+
+
+def test_equal_scores_are_ordered_by_token_whatever_the_neighbours_need(monkeypatch):
+    """bfloat16 logits tie often; how many candidates a flat neighbour asks for must not reorder them."""
+    generator = torch.Generator().manual_seed(4)
+    row = torch.randn(1, 2000, generator=generator).mul(3).to(torch.bfloat16).float()
+    flat = torch.zeros(1, 2000)
+    uniforms = torch.from_numpy(STREAM.uniforms("ties", 1, 64))
+    alone = pick_tokens(row.expand(64, -1), uniforms, temperature=1.0, top_p=0.9)
+    beside = pick_tokens(
+        torch.cat([row.expand(64, -1), flat]), torch.cat([uniforms, uniforms[:1]]), temperature=1.0, top_p=0.9
+    )
+    for one, other in zip(alone, beside, strict=True):
+        assert torch.equal(one, other[:64])
+    recomputed = nucleus_log_probs(row.expand(64, -1), alone[0], sizes=alone[1], temperature=1.0)
+    torch.testing.assert_close(recomputed.double(), alone[2], rtol=0, atol=1e-5)
 
 
 def test_an_empty_draw_has_no_answers():

@@ -1,9 +1,7 @@
-"""What the settings alone tell of the data: whose they are, whether they can be told apart, and what they cost."""
+"""What the settings alone tell of the data: whose they are, and whether they can be told apart."""
 
 import copy
 import json
-import math
-import os
 
 import hypothesis
 import pytest
@@ -13,18 +11,12 @@ from tests.unit.test_configuration_mistakes import changed, mistakes
 
 from sealed_experts.errors import UserError
 from sealed_experts.moe.router import normalised
-from sealed_experts.privacy.ledger.accounting import epsilon
-from sealed_experts.privacy.ledger.events import GaussianEvent
-from sealed_experts.privacy.plan import plan_stage
 from sealed_experts.sealing.linter import read_adapter_config
 from sealed_experts.sealing.manifest_schema import MANIFEST_SCHEMA, MEMBERS
 from sealed_experts.sealing.model_card import model_card
-from sealed_experts.settings.budgetchecks import least_epsilon
-from sealed_experts.settings.crosschecks import check_dataset_sizes
 from sealed_experts.settings.datachecks import unit_scheme
 from sealed_experts.settings.resolution import resolve
 from sealed_experts.settings.schema import document_schema
-from sealed_experts.settings.types import PrivacySettings
 
 ROW = {"instruction": "q", "output": "a", "customer": "c"}
 
@@ -260,136 +252,3 @@ def test_keywords_that_no_package_can_hold_together_are_refused(tmp_path):
         }
     )
     assert len(card.encode()) < MEMBERS["README.md"]
-
-
-# What the first step must cost (14).
-
-
-@pytest.mark.parametrize("rate", [0.01, 0.3, 0.83, 0.999])
-@pytest.mark.parametrize("noise", [0.3, 0.5, 1.0, 5.0])
-@pytest.mark.parametrize("delta", [1e-9, 1e-5, 1e-2])
-def test_the_least_epsilon_of_a_step_is_just_below_the_accountants(rate, noise, delta):
-    exact = epsilon(
-        [GaussianEvent(stage="sft", noise_multiplier=noise, sample_rate=rate, steps=1, key_id="k")], delta=delta
-    )
-    least = least_epsilon(((rate, noise),), delta=delta)
-    assert least <= exact + 1e-9
-    assert least >= 0.95 * exact - 0.01
-
-
-def test_the_least_epsilon_of_a_whole_draw_is_the_gaussian_mechanisms_own():
-    # Balle and Wang (2018), theorem 8, by bisection.
-    def delta_at(value, noise):
-        def cdf(x):
-            return 0.5 * math.erfc(-x / math.sqrt(2))
-
-        return cdf(0.5 / noise - value * noise) - math.exp(value) * cdf(-0.5 / noise - value * noise)
-
-    low, high = 0.0, 50.0
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if delta_at(middle, 0.7) > 1e-5 else (low, middle)
-    assert least_epsilon(((1.0, 0.7),), delta=1e-5) == pytest.approx(low, rel=2e-3)
-
-
-@pytest.mark.parametrize("steps", [((0.5, 1.0), (0.2, 0.7)), ((0.9, 2.0), (0.9, 2.0), (0.1, 0.5))])
-def test_the_least_epsilon_of_several_stages_is_below_the_accountants_and_above_each_alone(steps):
-    events = [
-        GaussianEvent(stage="s", noise_multiplier=noise, sample_rate=rate, steps=1, key_id=str(place))
-        for place, (rate, noise) in enumerate(steps)
-    ]
-    exact = epsilon(events, delta=1e-5)
-    least = least_epsilon(steps, delta=1e-5)
-    assert least <= exact + 1e-9
-    assert least >= 0.9 * exact
-    assert all(least >= least_epsilon((step,), delta=1e-5) - 1e-9 for step in steps)
-
-
-def priced(tmp_path, target, *, noise=0.5, batch=500, **expert):
-    return resolve(
-        changed(
-            {
-                "defaults.sft.batch_size": batch,
-                "defaults.privacy": {"target_epsilon": target, "noise_multiplier": noise, "delta": 1e-5},
-                **expert,
-            }
-        ),
-        root=tmp_path,
-    )
-
-
-def test_a_target_that_the_first_step_must_exceed_is_refused_at_parse(tmp_path):
-    with pytest.raises(UserError) as caught:
-        check_dataset_sizes(priced(tmp_path, 0.001), {"banking": 600}, exact=False)
-    assert "experts.banker.sft: " in str(caught.value)
-    assert "would bring ε to at least" in str(caught.value)
-    assert "above target_epsilon 0.001" in str(caught.value)
-    check_dataset_sizes(priced(tmp_path, 0.001, noise="auto"), {"banking": 600}, exact=False)
-    check_dataset_sizes(priced(tmp_path, 0.001), {}, exact=False)
-
-
-@hypothesis.settings(deadline=None, max_examples=40)
-@given(
-    target=st.floats(0.01, 20),
-    noise=st.floats(0.3, 3),
-    batch=st.integers(1, 400),
-    units=st.integers(401, 600),
-    bound=st.integers(600, 5000),
-)
-def test_nothing_is_refused_at_parse_that_the_plan_would_take(tmp_path_factory, target, noise, batch, units, bound):
-    settings = priced(tmp_path_factory.getbasetemp(), target, noise=noise, batch=batch)
-    try:
-        check_dataset_sizes(settings, {"banking": bound}, exact=False)
-    except UserError:
-        privacy = PrivacySettings(target_epsilon=target, noise_multiplier=noise, delta=1e-5)
-        with pytest.raises(UserError, match="the first step would bring ε"):
-            plan_stage(privacy, stage="sft", units=units, unit="record", expected_batch_size=batch, max_steps=3)
-
-
-def test_the_stages_before_count_with_a_step_each(tmp_path):
-    # Each stage alone is within 8.3, both together are not: 7.9 and 7.9 compose to more.
-    chain = {"stages": ["sft", "reinforce"], "reinforce": {"rollout_batch_size": 500}}
-    noise = 0.62
-    alone = least_epsilon(((500 / 600, noise),), delta=1e-5)
-    both = least_epsilon(((500 / 600, noise),) * 2, delta=1e-5)
-    assert both > alone + 1
-    target = (alone + both) / 2
-    settings = priced(
-        tmp_path,
-        target,
-        noise=noise,
-        **{"experts.banker": {**chain, "dataset": "banking", "routing": {"keywords": ["k"]}}},
-    )
-    with pytest.raises(UserError) as caught:
-        check_dataset_sizes(settings, {"banking": 600}, exact=False)
-    assert "experts.banker.reinforce: " in str(caught.value)
-    assert "experts.banker.sft: " not in str(caught.value)
-    settings = priced(
-        tmp_path,
-        target,
-        noise=noise,
-        **{
-            "experts.banker": {
-                **chain,
-                "sft": {"privacy": {"enabled": False}},
-                "dataset": "banking",
-                "routing": {"keywords": ["k"]},
-            }
-        },
-    )
-    check_dataset_sizes(settings, {"banking": 600}, exact=False)
-
-
-def test_the_check_loads_neither_torch_nor_an_accountant(tmp_path):
-    import subprocess
-    import sys
-
-    from tests.conftest import ROOT
-
-    program = (
-        "import sys; from sealed_experts.settings.budgetchecks import least_epsilon;"
-        "least_epsilon(((0.5, 1.0),), delta=1e-5);"
-        "sys.exit(any(name in sys.modules for name in ('torch', 'dp_accounting', 'scipy', 'numpy')))"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
-    assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0

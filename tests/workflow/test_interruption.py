@@ -117,7 +117,7 @@ def rollouts_configured(project):
     return project
 
 
-@pytest.mark.parametrize(("lines", "number"), [(2, signal.SIGKILL), (9, signal.SIGKILL), (13, signal.SIGINT)])
+@pytest.mark.parametrize(("lines", "number"), [(4, signal.SIGKILL), (9, signal.SIGKILL), (13, signal.SIGINT)])
 def test_rollouts_baseline_and_noise_go_on_exactly_after_a_kill(refining, rl_expected, lines, number):
     process = start_and_reach(refining, lines, targets=RL_TARGETS, folder="rl")
     if number == signal.SIGINT:

@@ -120,6 +120,7 @@ def test_mistakes_are_all_told_at_once_before_any_job(own):
 
 def test_a_batch_that_the_data_cannot_fill_is_refused_before_any_job(own):
     own.configuration["defaults"]["sft"]["batch_size"] = 5000
+    own.configuration["defaults"]["privacy"]["delta"] = 1.0e-5
     own.configure(own.configuration)
     done = own.snakemake(check=False)
     assert "must be smaller than the dataset" in done.stdout + done.stderr

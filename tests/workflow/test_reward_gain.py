@@ -21,7 +21,8 @@ def demo(tmp_path_factory):
     configuration["experts"] = {EXPERT: copy.deepcopy(configuration["experts"][EXPERT])}
     project = new_project(tmp_path_factory.mktemp("gain") / "demo", tmp_path_factory.mktemp("home"))
     project.configure(configuration)
-    project.snakemake(f"{FOLDER}/evaluation.json", f"{FOLDER}/rl/rl_metrics.json")
+    metrics = (f"{FOLDER}/sft/training_metrics.json", f"{FOLDER}/rl/rl_metrics.json")
+    project.snakemake(f"{FOLDER}/evaluation.json", *metrics)
     return project
 
 

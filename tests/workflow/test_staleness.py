@@ -60,9 +60,12 @@ def test_a_reward_of_ones_own_is_trained_with_again_when_its_code_changes(projec
     assert planned == REFINED | ASSEMBLED
 
 
-def test_a_limit_on_epsilon_makes_the_assembly_stale(project):
-    planned = stale(project, lambda c: c.update(moe={"max_epsilon": 50.0}))
-    assert planned.keys() <= ASSEMBLED
+def test_a_limit_on_epsilon_that_nothing_could_keep_is_refused_before_any_job(project):
+    project.configure(edited(lambda c: c.update(moe={"max_epsilon": 50.0})))
+    done = project.snakemake(flags=("-n",), check=False)
+    assert done.returncode != 0
+    assert "moe.max_epsilon: 50.0 cannot be kept" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_privacy_setting_of_one_expert_makes_its_chain_stale(project):

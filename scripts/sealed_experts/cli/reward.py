@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from sealed_experts.errors import UserError
 
 if TYPE_CHECKING:
-    from sealed_experts.rewards.reward import Score
+    from sealed_experts.rewards.reward import Reward, Score
     from sealed_experts.settings.rewards import RewardOptions
 
 # `rewards` and `settings` are imported by the functions that need them: other commands start without them.
@@ -78,9 +78,10 @@ def reward(args: argparse.Namespace) -> int:
     from sealed_experts.rewards.registry import make_reward
 
     options = _options(args.options)
-    judge = make_reward(args.name, options)
+    with _own_output_aside():
+        judge = make_reward(args.name, options)
     answers = [(args.prompt, args.response)] if args.file is None else _answers(args.file)
-    scores = (judge.score(prompt, response) for prompt, response in answers)
+    scores = (_score(judge, prompt, response) for prompt, response in answers)
     if args.json:
         for score in scores:
             print(json.dumps({"reward": score.value, "axes": dict(score.axes)}))
@@ -89,6 +90,16 @@ def reward(args: argparse.Namespace) -> int:
     lines = table.of_one(next(scores)) if args.file is None else table.of_many(list(scores))
     print("\n".join(lines))
     return 0
+
+
+def _score(judge: "Reward", prompt: str, response: str) -> "Score":
+    with _own_output_aside():
+        return judge.score(prompt, response)
+
+
+def _own_output_aside() -> AbstractContextManager[object]:
+    """What a user's function prints must not stand between the scores."""
+    return contextlib.redirect_stdout(sys.stderr)
 
 
 def _usage_problem(args: argparse.Namespace) -> str | None:

@@ -6,6 +6,7 @@ this one by O(1/n). A gain is the mean of differences over the same records, so 
 for both models cancels out.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from sealed_experts.privacy.streams import derive_key
 CONFIDENCE = 0.95
 RESAMPLES = 9999
 FEWEST_UNITS = 10  # of fewer, the resamples know too little of the spread, and every interval comes out too narrow
+_ROUNDING = 1e-12  # what is measured here, rewards and losses a token, is not known so well
 _CELLS_AT_ONCE = 1 << 22  # resampled values in memory at a time
 
 
@@ -41,7 +43,9 @@ class Resampling:
         self._resamples = resamples
 
     def interval(self, values: Sequence[float], *, weights: Sequence[float] | None = None) -> Interval | None:
-        """Return the interval of Σ values / Σ weights; None for fewer than 10 units.
+        """Return the interval of Σ values / Σ weights; None for fewer than 10 units, or values that are not finite.
+
+        Values that differ by rounding alone have no spread: both ends are their mean.
 
         Args:
             values: one a record: a reward, or the sum of a record's token losses.
@@ -53,7 +57,11 @@ class Resampling:
         if len(totals) < FEWEST_UNITS:
             return None
         means = totals / counts
-        if np.ptp(means) == 0.0:
+        if not np.isfinite(means).all():
+            return None
+        # Equal values over units of several records give means that differ in the last bit. The acceleration is then
+        # 0 / 0, or an interval of noise.
+        if np.ptp(means) <= _ROUNDING * max(1.0, float(np.abs(means).max())):
             return Interval(float(means[0]), float(means[0]))
         # Every interval of an evaluation sees the same resamples, so that they can be compared.
         result = bootstrap(
@@ -67,8 +75,8 @@ class Resampling:
             batch=max(1, _CELLS_AT_ONCE // len(totals)),
             rng=np.random.default_rng(self._key),
         )
-        low, high = result.confidence_interval
-        return Interval(float(low), float(high))
+        low, high = map(float, result.confidence_interval)
+        return Interval(low, high) if math.isfinite(low) and math.isfinite(high) else None
 
     def _by_unit(self, values: np.ndarray) -> np.ndarray:
         return np.bincount(self._units, weights=values)

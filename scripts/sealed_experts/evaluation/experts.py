@@ -77,6 +77,10 @@ class _Bench:
             for stage, path in zip(run.stages, adapters, strict=True)
         }
         self.records, self.examples, self.units = self._held_out(val)
+        self.scorer: Scorer | None = None
+        if run.sampling is not None and reward is not None:
+            self.scorer = Scorer(settings=run.sampling, reward=reward, tokenizer=self.base.tokenizer)
+            self.scorer.check_room(self.examples, path=val)
 
     def evaluation(self) -> dict[str, Any]:
         run = self.run
@@ -138,12 +142,12 @@ class _Bench:
         run, pad_id = self.run, self.base.tokenizer.pad_token_id
         batches = physical_batches(self.examples, token_budget=run.token_budget, pad_id=pad_id, device=self.device)
         losses = record_losses(self.model, batches, records=len(self.examples))
-        if run.sampling is None or self.reward is None:
+        if self.scorer is None:
             return Measured(losses, None)
         answers = answer_held_out(
             self.model,
             self.examples,
-            scorer=Scorer(settings=run.sampling, reward=self.reward, tokenizer=self.base.tokenizer),
+            scorer=self.scorer,
             seed=run.seed,
             reference=reference,
             token_budget=run.token_budget,

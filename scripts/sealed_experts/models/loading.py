@@ -74,13 +74,25 @@ def load_base(folder: str | Path, *, device: torch.device) -> Base:
     manifest = verify_base(Path(folder))
     dtype = resolve_dtype(manifest["dtype"], device)
     clear_device_memory(device)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, local_files_only=True, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
-    )
+    model = _load_model(folder, dtype=dtype)
     model.to(device)  # type: ignore[arg-type]  # transformers wraps the method and loses its signature
     model.requires_grad_(False)
     model.config.use_cache = False
     return Base(model=model, tokenizer=load_tokenizer(folder), manifest=manifest, dtype=dtype)
+
+
+def _load_model(folder: str | Path, *, dtype: torch.dtype) -> PreTrainedModel:
+    def load(attention: str) -> PreTrainedModel:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+        )
+
+    try:
+        return load("sdpa")
+    except ValueError as error:
+        if "attention implementation" not in str(error):
+            raise
+        return load("eager")  # an architecture without fused attention
 
 
 def context_length(folder: str | Path) -> int | None:

@@ -177,9 +177,9 @@ def plan_stage(
 def _check_data(*, stage: str, units: int, unit: str, expected_batch_size: int, delta: float) -> None:
     if expected_batch_size >= units:
         raise UserError(
-            f"{stage}.batch_size is {expected_batch_size}, but the training data hold {units} units of privacy "
+            f"{stage}: the logical batch is {expected_batch_size}, but the training data hold {units} units of privacy "
             f"({unit}): under privacy the expected batch must be smaller than the data, because the guarantee rests on "
-            f"each step seeing a random part of them; choose a batch_size below {units}, or more data"
+            f"each step seeing a random part of them; choose a batch below {units}, or more data"
         )
     if delta >= 1 / units:
         raise UserError(
@@ -194,6 +194,6 @@ def _no_room(plan: PrivacyPlan, prior: tuple[GaussianEvent, ...]) -> str:
     before = f" (the stages before it have spent {spent:.4g})" if prior else ""
     return (
         f"{plan.stage}.privacy: the first step would bring ε to {first:.4g}, above target_epsilon "
-        f"{plan.target_epsilon:g}{before}; raise target_epsilon or noise_multiplier, lower batch_size, or use "
+        f"{plan.target_epsilon:g}{before}; raise target_epsilon or noise_multiplier, take a smaller batch, or use "
         "noise_multiplier: auto"
     )

@@ -1,8 +1,8 @@
 """Holding every reward to its promise: finite numbers in [0, 1], and always the same axes."""
 
+import math
 import numbers
 from collections.abc import Mapping
-from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.rewards.repetition import repetition
@@ -41,18 +41,18 @@ class CheckedReward:
         return Score(value, axes)
 
     def _number(self, what: str, value: object, prompt: str) -> float:
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        number = _as_float(value)
+        if number is None:
             raise UserError(
                 f"reward {self.name}: for the prompt {shown(prompt)} {what} returned {_shown(value)}, which is no"
                 " number; return a float from 0 to 1"
             )
-        number: Any = value  # `Real` declares no order that type checkers know
         if not -_ROUNDING <= number <= 1.0 + _ROUNDING:  # NaN too
             raise UserError(
                 f"reward {self.name}: for the prompt {shown(prompt)} {what} returned {_shown(value)}, which is outside"
                 " [0, 1]; scale it"
             )
-        return min(1.0, max(0.0, float(number)))
+        return min(1.0, max(0.0, number))
 
     def _check_axes(self, axes: Mapping[str, float], prompt: str) -> None:
         if self._axes is not None:
@@ -68,6 +68,20 @@ class CheckedReward:
         self._axes = set(axes)
 
 
+def _as_float(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond every float
+        return math.inf
+    except Exception:  # a type of the user's; the caller tells of it
+        return None
+
+
 def _shown(value: object) -> str:
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a type of the user's must not hide what is told
+        text = "an object that does not show itself"
     return f"{text if len(text) <= 60 else text[:59] + '…'} ({type(value).__name__})"

@@ -1,6 +1,7 @@
 """Sentences that say: this is no advice, and money can be lost."""
 
 import re
+import unicodedata
 
 # Matched in lower case with single spaces. Every repetition is bounded, so the time is linear in the text.
 _BETWEEN = (
@@ -10,13 +11,14 @@ _BETWEEN = (
 )
 _WORD = "[\\w-]{1,30} "
 _NO_ADVICE = (
-    rf"not (?:{_BETWEEN}){{0,8}}financial (?:(?:,|or|and|legal|tax|investment),? ){{0,4}}advice\b",
+    rf"(?:not|nor|[a-z]{{2,6}}n't) (?:{_BETWEEN}){{0,8}}financial "
+    r"(?:(?:,|or|and|legal|tax|investment),? ){0,4}advice\b",
     rf"consult(?:ing)? (?:with )?(?:an?|your|one's) (?:{_WORD}){{0,4}}?(?:financial|professional|advis[eo]r)",
     rf"consult(?:ing)? (?:with )?(?:{_WORD}){{0,4}}?(?:professionals|advis[eo]rs)\b",
     rf"do(?:ing)? your own (?:{_WORD})?research\b",
-    r"past performance\b[^.!?]{0,80}?(?:\b(?:no|not|never|cannot)|n't) (?:\w{1,30} ){0,2}?guarantee",
+    r"past performance\b[^.!?]{0,80}?(?:\b(?:no|not|never|cannot)|n't) (?:\w{1,30} ){0,2}?(?:guarantee|indicat)",
 )
-_RISK = rf"risks? of (?:{_WORD}){{0,3}}?(?:losing|loss(?:es)?)\b"
+_RISK = rf"risks? (?:of (?:{_WORD}){{0,3}}?(?:losing|loss(?:es)?)|losing)\b"
 _DISCLAIMER = re.compile(rf"(?<![^\W_])(?:{'|'.join((*_NO_ADVICE, _RISK))})")
 _BOILERPLATE = re.compile(rf"(?<![^\W_])(?:{'|'.join(_NO_ADVICE)})")
 # Without one of these there is none: most texts are done with a plain search.
@@ -36,5 +38,5 @@ def is_boilerplate(sentence: str) -> bool:
 
 
 def _holds(pattern: re.Pattern[str], text: str) -> bool:
-    plain = " ".join(text.translate(_PLAIN).casefold().split())
+    plain = " ".join(unicodedata.normalize("NFKC", text).translate(_PLAIN).casefold().split())
     return any(trace in plain for trace in _TRACES) and pattern.search(plain) is not None

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,11 +11,13 @@ from types import ModuleType
 from typing import Any
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.digests import sha256_file
 from sealed_experts.rewards.reward import Score
 from sealed_experts.settings.messages import shown, suggestion
 from sealed_experts.settings.rewardchecks import find_module
 
 TOTAL = "reward"
+_OURS = __name__.partition(".")[0]
 
 
 class FunctionReward:
@@ -41,17 +44,20 @@ class FunctionReward:
         """
         try:
             result = self._function(prompt, response)
-        except (Exception, SystemExit) as error:
+            if isinstance(result, Mapping):
+                result = dict(result)  # a type of the user's may fail here
+        except (Exception, SystemExit, GeneratorExit) as error:
             raise UserError(
                 f"reward {self.name}: the function failed for the prompt {shown(prompt)}: {_described(error)}"
             ) from error
-        if not isinstance(result, Mapping):
+        if not isinstance(result, dict):
             return Score(result, {self.name: result})
         axes = {key: value for key, value in result.items() if key != TOTAL}
         if TOTAL not in result or not all(isinstance(axis, str) and axis != self.name for axis in axes):
+            keys = ", ".join(repr(key) if type(key) in (str, int) else f"of {type(key).__name__}" for key in result)
             raise UserError(
                 f"reward {self.name}: a mapping must give `{TOTAL}`, and axes by names of their own; for the prompt"
-                f" {shown(prompt)} its keys are {', '.join(map(repr, result)) or 'none'}"
+                f" {shown(prompt)} its keys are {keys or 'none'}"
             )
         return Score(result[TOTAL], {self.name: result[TOTAL], **axes})
 
@@ -67,6 +73,20 @@ def source_file(module: str) -> Path | None:
     return file.relative_to(here) if file.is_relative_to(here) else file
 
 
+def loaded_code() -> dict[str, str]:
+    """Return {module: SHA-256 of its file} of every loaded module but Python's, the installed packages' and ours."""
+    installed = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    digests = {}
+    for name, module in sorted(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if not isinstance(file, str) or name.partition(".")[0] in (_OURS, "__main__", "__mp_main__"):
+            continue
+        path = Path(file).resolve()
+        if path.is_file() and not any(path.is_relative_to(folder) for folder in installed):
+            digests[name] = sha256_file(path)
+    return digests
+
+
 def _imported(module: str) -> ModuleType:
     # Last in the path, so that a file here never takes the place of an installed module.
     if (here := str(Path.cwd())) not in sys.path:
@@ -74,7 +94,7 @@ def _imported(module: str) -> ModuleType:
     importlib.invalidate_caches()
     try:
         return importlib.import_module(module)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         raise UserError(f"the reward's module `{module}` does not import: {_described(error)}") from error
 
 

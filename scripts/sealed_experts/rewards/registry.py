@@ -7,7 +7,7 @@ from sealed_experts.errors import UserError
 from sealed_experts.rewards.checked import CheckedReward
 from sealed_experts.rewards.composite import Composite
 from sealed_experts.rewards.finance import Finance
-from sealed_experts.rewards.functions import FunctionReward, source_file
+from sealed_experts.rewards.functions import FunctionReward, loaded_code, source_file
 from sealed_experts.rewards.measures import FormatCompliance, KeywordContains, LengthPenalty
 from sealed_experts.rewards.reward import Reward
 from sealed_experts.settings.messages import dotted
@@ -53,10 +53,21 @@ def reward_source(name: str, options: RewardOptions) -> list[Path]:
 
     Nothing is imported. Built-in rewards have none; what such a module imports itself is not followed.
     """
-    names = [name, *(part.reward for part in options.parts)] if name == "composite" else [name]
-    functions = [function for name in names if (function := user_function(name))]
-    files = [source_file(module) for module, _ in functions]
+    files = [source_file(module) for module, _ in _user_functions(name, options)]
     return list(dict.fromkeys(file for file in files if file is not None))
+
+
+def reward_code(name: str, options: RewardOptions) -> dict[str, str]:
+    """Return {module: SHA-256} of the user's modules that are loaded once the reward is made; {} for a built-in one.
+
+    Its own modules and what they import; not what a function imports only when it is called.
+    """
+    return loaded_code() if _user_functions(name, options) else {}
+
+
+def _user_functions(name: str, options: RewardOptions) -> list[tuple[str, str]]:
+    names = [name, *(part.reward for part in options.parts)] if name == "composite" else [name]
+    return [function for name in names if (function := user_function(name))]
 
 
 def _single(name: str, options: RewardParameters) -> Reward:

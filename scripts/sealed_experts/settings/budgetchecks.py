@@ -6,15 +6,20 @@ is fetched and the data are prepared.
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sealed_experts.settings.layers import Layers
 from sealed_experts.settings.messages import Mistake
-from sealed_experts.settings.types import ExpertSettings
+from sealed_experts.settings.types import ExpertSettings, ReinforceSettings
 
 # One step of one stage: (sample rate, noise multiplier).
 Steps = tuple[tuple[float, float], ...]
 
+_LEAST_NOISE, _MOST_NOISE = 1e-3, 1e100
+_GRADIENT_IS_DEAR = "raise target_epsilon or noise_multiplier, lower the batch, or use noise_multiplier: auto"
+_QUERIES_ARE_DEAR = (
+    "the noised mean reward alone would; raise baseline_noise_multiplier or target_epsilon, or lower the batch"
+)
 _THRESHOLDS = [number / 8 for number in range(-4 * 8, 38 * 8)]
 _FINER = [number / 160 for number in range(-20, 21)]
 
@@ -28,6 +33,10 @@ def least_epsilon(steps: Steps, *, delta: float) -> float:
     for the test "the sum exceeds t", for every t: P(S > t) <= e^ε Q(S > t) + δ. For one step this is the
     likelihood-ratio test, so that the bound is the exact ε of a unit removed.
     """
+    # Noise beyond any use costs all or nothing; its squares would leave the range of a float.
+    steps = tuple((rate, max(noise, _LEAST_NOISE)) for rate, noise in steps if noise < _MOST_NOISE)
+    if not steps:
+        return 0.0
     shifts = {0.0: 1.0}
     for rate, noise in steps:
         drawn: dict[float, float] = {}
@@ -41,7 +50,7 @@ def least_epsilon(steps: Steps, *, delta: float) -> float:
     def tested(threshold: float) -> float:
         without = _exceeds(threshold)
         within = sum(chance * _exceeds(threshold - shift) for shift, chance in moved)
-        return math.log((within - delta) / without) if within > delta and without > 0 else 0.0
+        return math.log(within - delta) - math.log(without) if within > delta and without > 0 else 0.0
 
     best = max(_THRESHOLDS, key=tested)
     return max(tested(best + step) for step in _FINER)
@@ -51,25 +60,33 @@ def budget_problems(expert: ExpertSettings, *, units: int) -> Iterator[tuple[str
     """Yield (stage, problem) where a stage has no room for its first step, with at most `units` units to draw from.
 
     Fewer units are drawn more often, so the true ε is larger. Of each stage before, one step is counted: a stage
-    without room for one is refused itself. Noise that is yet to be calibrated is left out.
+    without room for one is refused itself. Of noise that is yet to be calibrated nothing is known but that the
+    stage's further queries cost what they cost.
     """
     before: Steps = ()
+    counted: list[str] = []
     for name in expert.stages:
         stage = expert.stage(name)
         privacy = stage.privacy
-        if not privacy.enabled or isinstance(privacy.noise_multiplier, str) or stage.logical_batch >= units:
+        gradient = [] if isinstance(privacy.noise_multiplier, str) else [privacy.noise_multiplier]
+        queries = [stage.baseline_noise_multiplier] if isinstance(stage, ReinforceSettings) else []
+        if not privacy.enabled or not (gradient or queries) or stage.logical_batch >= units:
             continue
-        steps = (*before, (stage.logical_batch / units, privacy.noise_multiplier))
+        rate, target = stage.logical_batch / units, privacy.target_epsilon * (1 + 1e-9)
+        steps = (*before, (rate, _together([*gradient, *queries])))
         least = least_epsilon(steps, delta=privacy.delta)
-        if least > privacy.target_epsilon * (1 + 1e-9):
-            spent = f" (with a step of {' and '.join(_names(expert, name))} before it)" if before else ""
+        if least > target:
+            alone = (*before, (rate, _together(queries))) if queries else ()
+            by_queries = bool(alone) and least_epsilon(alone, delta=privacy.delta) > target
+            spent = f" (with a step of {' and '.join(counted)} before it)" if before else ""
             yield (
                 name,
                 f"the first step would bring ε to at least {least:.4g}, above target_epsilon"
                 f" {privacy.target_epsilon:g}{spent}: dataset `{expert.dataset}` has at most {units} units to train on;"
-                " raise target_epsilon or noise_multiplier, lower the batch, or use noise_multiplier: auto",
+                f" {_QUERIES_ARE_DEAR if by_queries else _GRADIENT_IS_DEAR}",
             )
         before = steps
+        counted.append(name)
 
 
 def delta_mistakes(expert: ExpertSettings, layers: Layers) -> Iterator[Mistake]:
@@ -90,9 +107,9 @@ def delta_mistakes(expert: ExpertSettings, layers: Layers) -> Iterator[Mistake]:
             )
 
 
-def _names(expert: ExpertSettings, last: str) -> list[str]:
-    earlier = expert.stages[: expert.stages.index(last)]
-    return [name for name in earlier if expert.stage(name).privacy.enabled]
+def _together(noise_multipliers: Sequence[float]) -> float:
+    """Return the noise multiplier of queries on one draw: they are one Gaussian query, σ = (Σ σᵢ⁻²)^(-1/2)."""
+    return 1.0 / math.hypot(*(1.0 / noise for noise in noise_multipliers))
 
 
 def _exceeds(threshold: float) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sealed_experts.settings.fields import declared
-from sealed_experts.settings.messages import KeyPath, Mistake, expected, listed, shown, suggestion
+from sealed_experts.settings.messages import KeyPath, Mistake, dotted, expected, listed, shown, suggestion
 from sealed_experts.settings.rewards import REWARD_OPTIONS, REWARDS, RewardOptions, RewardParameters
 from sealed_experts.settings.schema import group_schema
 
@@ -23,12 +23,15 @@ _BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "enum")
 
 def reward_mistakes(stage: "ReinforceSettings", layers: "Layers", stage_name: str) -> Iterator[Mistake]:
     """Yield every mistake in a stage's reward: its name, its options, a module that cannot be found."""
-    options = layers.locate(stage_name, "reward_options")
+    name, options = layers.locate(stage_name, "reward"), layers.locate(stage_name, "reward_options")
+    inherited = name[:-1] != options[:-1]
     for path, text in reward_problems(stage.reward, stage.reward_options):
-        if path:
-            yield Mistake((*options, *path), text, involves=(layers.locate(stage_name, "reward"),))
-        else:
-            yield Mistake(layers.locate(stage_name, "reward"), text)
+        if not path:
+            yield Mistake(name, text)
+            continue
+        if inherited and len(path) == 1 and path[0] in _foreign_keys(stage.reward, stage.reward_options):
+            text += f", or give `reward_options: {{}}` beside {shown(dotted(name))}"
+        yield Mistake((*options, *path), text, involves=(name,))
 
 
 def reward_problems(name: str, options: RewardParameters) -> Iterator[tuple[KeyPath, str]]:
@@ -96,13 +99,16 @@ def _name_problem(name: str) -> str | None:
 
 
 def _foreign_options(name: str, options: RewardParameters) -> Iterator[tuple[KeyPath, str]]:
-    own = REWARD_OPTIONS.get(name, ())
-    for key, (field, _) in declared(type(options)).items():
-        if key in (*own, *_OF_EVERY_REWARD) or getattr(options, key) == field.default:
-            continue
+    for key in _foreign_keys(name, options):
         users = [reward for reward, keys in REWARD_OPTIONS.items() if key in keys]
         text = f"the reward `{name}` does not know this setting; it is for {listed(users)}"
-        yield (key,), text if own else f"{text}: remove it"
+        yield (key,), f"{text}: remove it"
+
+
+def _foreign_keys(name: str, options: RewardParameters) -> list[str]:
+    known = (*REWARD_OPTIONS.get(name, ()), *_OF_EVERY_REWARD)
+    fields = declared(type(options))
+    return [key for key in fields if key not in known and getattr(options, key) != fields[key][0].default]
 
 
 def _range_problems(options: RewardParameters) -> Iterator[tuple[KeyPath, str]]:

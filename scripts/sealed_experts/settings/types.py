@@ -29,6 +29,7 @@ from sealed_experts.settings.sources import RowsSettings as RowsSettings
 
 INHERITED = ("template", "select", "select_metric")  # an expert's single settings that `defaults` may give
 LARGEST_INTEGER = 2**53 - 1  # what JSON readers carry exactly
+_MOST_STEPS = 10_000_000  # accounting for more would take hours
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,7 +174,7 @@ class SftSettings(StageSettings):
         "With gradient_accumulation, another way to give the logical batch: their product.", default=None, minimum=1
     )
     gradient_accumulation: int | None = setting("See micro_batch_size.", default=None, minimum=1)
-    max_steps: int = setting("Optimizer steps.", default=2000, minimum=1)
+    max_steps: int = setting("Optimizer steps.", default=2000, minimum=1, maximum=_MOST_STEPS)
 
     @property
     def logical_batch(self) -> int:
@@ -195,7 +196,9 @@ class ReinforceSettings(StageSettings):
     learning_rate: float = setting("AdamW's learning rate.", default=1e-5, exclusiveMinimum=0)
     weight_decay: float = setting("AdamW's decoupled weight decay.", default=0.0, minimum=0)
     max_seq_len: int = setting(
-        "Longest prompt with max_new_tokens, in tokens; held-out answers are cut at it.", default=512, minimum=8
+        "Longest prompt plus max_new_tokens, in tokens; prompts are padded to it, held-out answers cut at it.",
+        default=512,
+        minimum=8,
     )
     eval_steps: int = setting("Sample and score held-out prompts every this many steps.", default=50, minimum=1)
     eval_examples: int = setting("Score this many held-out prompts at most, the first ones.", default=256, minimum=1)
@@ -204,13 +207,15 @@ class ReinforceSettings(StageSettings):
     rollout_batch_size: int = setting(
         "Prompts a step, one answer each (under privacy, the expected number).", default=1, minimum=1
     )
-    total_steps: int = setting("Optimizer steps.", default=500, minimum=1)
+    total_steps: int = setting("Optimizer steps.", default=500, minimum=1, maximum=_MOST_STEPS)
     max_new_tokens: int = setting("Longest sampled answer in tokens.", default=64, minimum=1)
-    temperature: float = setting("Divides the logits that answers are sampled from.", default=0.7, exclusiveMinimum=0)
+    temperature: float = setting(
+        "Divides the logits that answers are sampled from.", default=0.7, minimum=1e-3, maximum=1e3
+    )
     top_p: float = setting(
         "Sample from the smallest set of likeliest tokens that holds this probability; 1 takes all.",
         default=0.9,
-        exclusiveMinimum=0,
+        minimum=1e-3,
         maximum=1,
     )
     reward: str = setting(
@@ -220,7 +225,7 @@ class ReinforceSettings(StageSettings):
         pattern=REWARD_NAME,
     )
     reward_options: RewardOptions = setting("The reward's own settings.", default_factory=RewardOptions)
-    reward_scale: float = setting("Multiplies every advantage.", default=1.0, exclusiveMinimum=0)
+    reward_scale: float = setting("Multiplies every advantage.", default=1.0, minimum=1e-6, maximum=1e6)
     baseline_decay: float = setting(
         "Decay of the moving average of mean rewards that is subtracted from each reward.",
         default=0.99,
@@ -228,10 +233,15 @@ class ReinforceSettings(StageSettings):
         exclusiveMaximum=1,
     )
     baseline_noise_multiplier: float = setting(
-        "Under privacy, the noise on a step's sum of rewards, in units of one reward.", default=5.0, exclusiveMinimum=0
+        "Under privacy, the noise on a step's sum of rewards, in units of one reward.",
+        default=5.0,
+        minimum=1e-3,
+        maximum=1e6,
     )
-    kl_coef: float = setting("Weight of the divergence from the adapter it started from.", default=0.01, minimum=0)
-    entropy_coef: float = setting("Weight of the entropy bonus.", default=0.01, minimum=0)
+    kl_coef: float = setting(
+        "Weight of the divergence from the adapter it started from.", default=0.01, minimum=0, maximum=1e6
+    )
+    entropy_coef: float = setting("Weight of the entropy bonus.", default=0.01, minimum=0, maximum=1e6)
 
     follows: ClassVar[bool] = True
 

@@ -25,7 +25,9 @@ NUMERIC_CODE = (
     "models/adapters.py",
     "models/loading.py",
     "models/memory.py",
+    "data/records.py",
     "data/templates.py",
+    "files/canonical.py",
 )
 
 
@@ -42,6 +44,7 @@ def numeric_environment(
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "kernels": {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ},
         "code": _code_digest(),
+        "python": platform.python_version(),  # its Unicode tables decide what a reward reads
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "dtype": str(dtype).removeprefix("torch."),
         "token_budget": token_budget,

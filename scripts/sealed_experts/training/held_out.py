@@ -55,7 +55,7 @@ def answer_held_out(
         token_budget: of one physical batch.
         pad_id: padding token.
     """
-    rollouts = scorer.roll_out(model, prompts, stream=held_out_stream(seed), step=0)
+    rollouts = scorer.roll_out(model, prompts, stream=held_out_stream(seed), step=0, held_out=True)
     parameters = trainable_parameters(model)
     divergences: list[float] = []
     entropies: list[float] = []

@@ -1,8 +1,10 @@
 """Sampled answers: a whole batch of prompts at once, with a KV cache, from keyed uniforms.
 
-A token depends on (key, step, unit, position), its prompt and the weights, and on nothing else but the last bits of a
-logit: padding to another batch's length moves those by up to 2e-6, so that a uniform that falls that close to the edge
-between two tokens may pick the other one.
+A token depends on (key, step, unit, position), its prompt and the weights, and on nothing else: privacy counts on it.
+Where a uniform falls close to the edge between two tokens, the last bit of a logit decides which one is drawn, and the
+shape of a batch moves that bit. So every forward pass has one shape, whatever was drawn: prompts are padded to the
+longest that the settings allow, and rows that nobody asked for fill the last piece. `check_row_independence` makes sure
+that in such passes a row's bits are its own.
 """
 
 import contextlib
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 
 from sealed_experts.privacy.streams import Stream
+from sealed_experts.training.objectives.distributions import ranking
 
 # A nucleus is nearly always found among this many likeliest tokens; the rest is sorted only where it is not.
 _LIKELIEST = 256
@@ -30,7 +33,8 @@ class Sampling:
         top_p: probability that the nucleus holds; 1 for all tokens.
         end: the token that ends an answer.
         pad: any token: what stands where nothing is read.
-        tokens_at_once: prompts and answers in the KV cache at a time, padding included.
+        prompt_tokens: width that every prompt is padded to; none is longer.
+        rows: prompts in every forward pass, fillers included.
     """
 
     max_new_tokens: int
@@ -38,7 +42,8 @@ class Sampling:
     top_p: float
     end: int
     pad: int
-    tokens_at_once: int
+    prompt_tokens: int
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -80,46 +85,59 @@ def sample_answers(
         step: the step that the answers are for.
         check: called before each token; may raise to give up.
     """
-    uniforms = np.stack(
-        [stream.uniforms(f"rollout/{unit}", step, sampling.max_new_tokens) for unit in units]
-        or [np.zeros(sampling.max_new_tokens)]
-    )
+    uniforms = [stream.uniforms(f"rollout/{unit}", step, sampling.max_new_tokens) for unit in units]
     answers: list[Sampled] = []
     with _evaluating(model):
-        for start, end in _pieces([len(prompt) for prompt in prompts], sampling):
-            answers += _sample(model, prompts[start:end], uniforms=uniforms[start:end], sampling=sampling, check=check)
+        for start in range(0, len(prompts), sampling.rows):
+            piece = slice(start, start + sampling.rows)
+            answers += _sample(model, prompts[piece], uniforms=uniforms[piece], sampling=sampling, check=check)
     return answers
 
 
-def _pieces(lengths: Sequence[int], sampling: Sampling) -> Iterator[tuple[int, int]]:
-    start, width = 0, 0
-    for index, length in enumerate(lengths):
-        wider = max(width, length)
-        if index > start and (index + 1 - start) * (wider + sampling.max_new_tokens) > sampling.tokens_at_once:
-            yield start, index
-            start, wider = index, length
-        width = wider
-    if lengths:
-        yield start, len(lengths)
+def check_row_independence(model: Any, prompts: Sequence[Sequence[int]], *, sampling: Sampling) -> bool:
+    """Tell whether a prompt's logits are the same to the last bit wherever it stands and whatever stands beside it.
+
+    The given prompts are tried in one order, in the reverse, and each among fillers alone, over a few tokens.
+    """
+    chosen = [list(prompt) for prompt in prompts[: sampling.rows]]
+    with _evaluating(model):
+        logits = _few_logits(model, chosen, sampling)
+        backwards = _few_logits(model, chosen[::-1], sampling).flip(0)
+        alone = [_few_logits(model, [prompt], sampling)[0] for prompt in (chosen[0], chosen[-1])]
+    return torch.equal(logits, backwards) and torch.equal(torch.stack(alone), logits[[0, -1]])
+
+
+@torch.no_grad()
+def _few_logits(model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling) -> torch.Tensor:
+    device = next(model.parameters()).device
+    inputs = _left_padded(model, prompts, sampling=sampling, device=device)
+    seen = []
+    for _ in range(min(3, sampling.max_new_tokens)):
+        output = model(**inputs, use_cache=True, logits_to_keep=1)
+        seen.append(output.logits[: len(prompts), -1])
+        inputs = _next_inputs(inputs, output, output.logits[:, -1].argmax(1))
+    return torch.stack(seen, dim=1)
 
 
 def _sample(
     model: Any,
     prompts: Sequence[Sequence[int]],
     *,
-    uniforms: np.ndarray,
+    uniforms: Sequence[np.ndarray],
     sampling: Sampling,
     check: Callable[[], None],
 ) -> list[Sampled]:
     device = next(model.parameters()).device
-    inputs = _left_padded(model, prompts, pad=sampling.pad, device=device)
-    draws = torch.from_numpy(uniforms).to(device)
-    rows = len(prompts)
+    inputs = _left_padded(model, prompts, sampling=sampling, device=device)
+    rows = sampling.rows
+    draws = torch.full((rows, sampling.max_new_tokens), 0.5, dtype=torch.float64)
+    draws[: len(prompts)] = torch.from_numpy(np.stack(uniforms))
+    draws = draws.to(device)
     tokens = torch.full((rows, sampling.max_new_tokens), sampling.pad, dtype=torch.long, device=device)
     nucleus = torch.ones_like(tokens)
     log_probs = torch.zeros(tokens.shape, dtype=torch.float64, device=device)
     lengths = torch.zeros(rows, dtype=torch.long, device=device)
-    open_rows = torch.ones(rows, dtype=torch.bool, device=device)
+    open_rows = torch.arange(rows, device=device) < len(prompts)
     for position in range(sampling.max_new_tokens):
         check()
         output = model(**inputs, use_cache=True, logits_to_keep=1)
@@ -136,7 +154,8 @@ def _sample(
         if not bool(open_rows.any()):
             break
         inputs = _next_inputs(inputs, output, tokens[:, position])
-    return _answers(tokens, nucleus, log_probs, lengths=lengths, truncated=open_rows)
+    answers = _answers(tokens, nucleus, log_probs, lengths=lengths, truncated=open_rows)
+    return answers[: len(prompts)]
 
 
 def pick_tokens(
@@ -158,9 +177,11 @@ def pick_tokens(
         mass = _cumulative(log_probs.exp())
         token = torch.searchsorted(mass, uniforms[:, None] * mass[:, -1:]).clamp(max=logits.shape[1] - 1)
         return token[:, 0], torch.full_like(token[:, 0], logits.shape[1]), log_probs.gather(1, token)[:, 0]
+    ranks = ranking(log_probs)
     count = min(_LIKELIEST, logits.shape[1])
     while True:
-        likeliest, order = log_probs.topk(count, dim=1)
+        order = ranks.topk(count, dim=1).indices
+        likeliest = log_probs.gather(1, order)
         mass = _cumulative(likeliest.exp())
         if count == logits.shape[1] or bool((mass[:, -1] >= top_p).all()):
             break
@@ -178,11 +199,12 @@ def _cumulative(probabilities: torch.Tensor) -> torch.Tensor:
 
 
 def _left_padded(
-    model: Any, prompts: Sequence[Sequence[int]], *, pad: int, device: torch.device
+    model: Any, prompts: Sequence[Sequence[int]], *, sampling: Sampling, device: torch.device
 ) -> dict[str, torch.Tensor | Any]:
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.full((len(prompts), width), pad, dtype=torch.long)
-    mask = torch.zeros((len(prompts), width), dtype=torch.long)
+    width = sampling.prompt_tokens
+    ids = torch.full((sampling.rows, width), sampling.pad, dtype=torch.long)
+    mask = torch.zeros((sampling.rows, width), dtype=torch.long)
+    mask[:, -1] = 1  # a filler's one token
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
         mask[row, width - len(prompt) :] = 1

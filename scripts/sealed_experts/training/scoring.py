@@ -2,19 +2,23 @@
 
 import dataclasses
 import statistics
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from sealed_experts.errors import UserError
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.rewards.reward import Reward, Score
 from sealed_experts.settings.types import ReinforceSettings
 from sealed_experts.training.batches import Example
-from sealed_experts.training.rollouts import Sampled, Sampling, sample_answers
+from sealed_experts.training.rollouts import Sampled, Sampling, check_row_independence, sample_answers
 
 # Nothing is kept for a backward pass while answers are sampled, so many more tokens fit than in a physical batch.
 _SAMPLING_TOKENS = 16
+_MOST_ROWS = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,17 +54,53 @@ class Scorer:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self._reward, self._tokenizer, self._check = reward, tokenizer, check
-        self._sampling = Sampling(
+        self._longest = settings.max_seq_len
+        most = max(1, min(_MOST_ROWS, _SAMPLING_TOKENS * settings.token_budget // self._longest))
+        self._held_out = Sampling(
             max_new_tokens=settings.max_new_tokens,
             temperature=settings.temperature,
             top_p=settings.top_p,
             end=_token(tokenizer.eos_token_id),
             pad=_token(tokenizer.pad_token_id),
-            tokens_at_once=_SAMPLING_TOKENS * settings.token_budget,
+            prompt_tokens=self._longest - settings.max_new_tokens,
+            rows=most,
+        )
+        self._sampling = dataclasses.replace(self._held_out, rows=min(most, settings.rollout_batch_size))
+
+    def check_room(self, examples: Sequence[Example], *, path: Path) -> None:
+        """Check that every prompt, read from `path`, leaves room for an answer.
+
+        Raises:
+            UserError: one does not; it names the longest.
+        """
+        longest = max(examples, key=lambda example: example.prompt_length, default=None)
+        if longest is None or longest.prompt_length <= self._sampling.prompt_tokens:
+            return
+        held = "at least " if longest.prompt_length == self._longest else ""
+        raise UserError(
+            f"{path}: the prompt {textwrap.shorten(longest.prompt, 80)!r} has {held}{longest.prompt_length} tokens;"
+            f" with reinforce.max_new_tokens {self._sampling.max_new_tokens} that is more than reinforce.max_seq_len"
+            f" {self._longest}: raise max_seq_len (at most to the base's context), lower max_new_tokens, or shorten the"
+            " record"
         )
 
-    def roll_out(self, model: Any, examples: Sequence[Example], *, stream: Stream, step: int) -> list[Rollout]:
+    def settle(self, model: Any, examples: Sequence[Example]) -> None:
+        """Sample one prompt at a time where, on this machine, a row of a batch depends on the other rows.
+
+        Args:
+            examples: some to try it with.
+        """
+        prompts = [example.ids[: example.prompt_length] for example in examples]
+        if prompts and not check_row_independence(model, prompts, sampling=self._sampling):
+            print("rows of a batch depend on each other here: answers are sampled one at a time", flush=True)
+            self._sampling = dataclasses.replace(self._sampling, rows=1)
+
+    def roll_out(
+        self, model: Any, examples: Sequence[Example], *, stream: Stream, step: int, held_out: bool = False
+    ) -> list[Rollout]:
         """Return a scored answer to each example's prompt, decided by (stream, step, unit).
+
+        Held-out prompts come many at once, also where a step draws few.
 
         Raises:
             UserError: the reward fails, or leaves its range.
@@ -69,7 +109,7 @@ class Scorer:
             model,
             [example.ids[: example.prompt_length] for example in examples],
             units=[example.unit for example in examples],
-            sampling=self._sampling,
+            sampling=self._held_out if held_out else self._sampling,
             stream=stream,
             step=step,
             check=self._check,

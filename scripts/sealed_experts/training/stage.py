@@ -83,10 +83,12 @@ class _Stage:
             check_start(job, self.prior, base_digest=self.base.manifest["digest"])
         self.unit = read_json(job.stats)["unit"]
         self.dataset, held_out = self._records()
-        self.validation = self._physical(held_out.rows()[: job.settings.eval_examples])
+        validated = held_out.rows()[: job.settings.eval_examples]
+        self.validation = self._physical(validated)
         self.model = self._model()
         self.objective = make_objective(self._materials())
         self.objective.check(self.dataset.rows(), path=job.train)
+        self.objective.check_held_out(validated, path=job.val)
         self.plan = self._plan()
         self.initial = adapter_state(self.model)
         self.subject = self._subject(held_out)

@@ -1,5 +1,6 @@
 """The noise that keeps a stage within its target, and hardly more: what `noise_multiplier: auto` means."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -46,7 +47,12 @@ def calibrate_noise_multiplier(
     low = _first(lambda ticks: lower_bound(events(ticks), delta=delta) <= target_epsilon, smallest, largest)
     high = _first(lambda ticks: upper_bound(events(ticks), delta=delta) <= target_epsilon, low, largest)
     if high == largest and epsilon(events(high), delta=delta) > target_epsilon:
-        raise UserError(_impossible(stage, target_epsilon, prior_events, delta))
+        alone = (
+            [dataclasses.replace(events(high)[-1], noise_multiplier=combined_noise_multiplier(others))]
+            if others
+            else []
+        )
+        raise UserError(_impossible(stage, target_epsilon, prior_events, alone, delta))
     return _search(lambda ticks: epsilon(events(ticks), delta=delta), low - 1, high, target_epsilon) / _UNIT
 
 
@@ -91,10 +97,24 @@ def _log(value: float) -> float:
     return math.log(max(value, 1e-12))  # an ε of exactly 0 has no logarithm
 
 
-def _impossible(stage: str, target: float, prior_events: Sequence[GaussianEvent], delta: float) -> str:
+def _impossible(
+    stage: str, target: float, prior_events: Sequence[GaussianEvent], queries: Sequence[GaussianEvent], delta: float
+) -> str:
+    """Say what spends the target whatever the gradient's noise: the stages before, the further queries, the steps."""
     spent = epsilon(prior_events, delta=delta)
-    return (
-        f"noise_multiplier: auto cannot bring stage {stage} within target_epsilon {target:g}: the stages before it "
-        f"have spent {spent:.4g}, and no noise up to {LARGEST_NOISE:g} leaves room for its steps; raise "
-        "target_epsilon, lower max_steps, or give the stage's other queries more noise"
-    )
+    before = f"the stages before it have spent {spent:.4g}" if prior_events else ""
+    reached = epsilon([*prior_events, *queries], delta=delta)
+    if spent >= target:
+        reason = f"{before}; raise target_epsilon, or let them spend less"
+    elif queries and reached > target:
+        reason = (
+            f"its other queries alone would bring ε to {reached:.4g}{f' ({before})' if before else ''}; give the "
+            "other queries more noise (baseline_noise_multiplier), raise target_epsilon, or take fewer steps or a "
+            "smaller batch"
+        )
+    else:
+        reason = (
+            f"{f'{before}, and ' if before else ''}no noise up to {LARGEST_NOISE:g} leaves room for its steps; raise "
+            "target_epsilon, or take fewer steps or a smaller batch"
+        )
+    return f"noise_multiplier: auto cannot bring stage {stage} within target_epsilon {target:g}: {reason}"

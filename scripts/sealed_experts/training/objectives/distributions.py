@@ -28,13 +28,23 @@ def nucleus_log_probs(
     vocabulary = scaled.shape[1]
     if bool((sizes < vocabulary).any()):
         with torch.no_grad():
-            likeliest = scaled.topk(int(sizes.max()), dim=1).values
+            ranks = ranking(scaled)
+            likeliest = ranks.topk(int(sizes.max()), dim=1).values
             likeliest = torch.cat([torch.full_like(likeliest[:, :1], torch.inf), likeliest], dim=1)
             least, before = (likeliest.gather(1, sizes[:, None] - place) for place in (0, 1))
-            outside = scaled < torch.where(chosen >= least, least, before)
+            outside = ranks < torch.where(ranks.gather(1, tokens[:, None]) >= least, least, before)
             outside.scatter_(1, tokens[:, None], False)
         scaled = scaled.masked_fill(outside, -torch.inf)
     return chosen[:, 0] - scaled.logsumexp(1)
+
+
+def ranking(scores: torch.Tensor) -> torch.Tensor:
+    """Return what orders tokens by their scores, [rows, vocabulary], float64: the lower token first among equals.
+
+    Equal scores are common in bfloat16, and `topk` orders them as it pleases.
+    """
+    places = torch.arange(scores.shape[1], device=scores.device, dtype=torch.float64)
+    return scores.to(torch.float64) - 1e-12 * places
 
 
 def kl_and_entropy(logits: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -47,6 +47,13 @@ class Objective:
             UserError: they cannot be trained on.
         """
 
+    def check_held_out(self, examples: Sequence[Example], *, path: Path) -> None:
+        """Look through the held-out examples, read from `path`, that validation will use.
+
+        Raises:
+            UserError: it cannot use them.
+        """
+
     def per_example_loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Return each row's loss, float32 [rows], depending on that row alone."""
         raise NotImplementedError

@@ -5,7 +5,6 @@ moving average as the baseline.
 """
 
 import dataclasses
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,15 +61,13 @@ class Reinforce(Objective):
         """Refuse data without prompts, and prompts that leave no room for an answer."""
         if not examples:
             raise UserError(f"{path} holds no prompts: reinforce needs records to answer")
-        answer, most = self._settings.max_new_tokens, self._settings.max_seq_len
-        longest = max(examples, key=lambda example: example.prompt_length)
-        if longest.prompt_length + answer > most:
-            held = "at least " if longest.prompt_length == most else ""
-            raise UserError(
-                f"{path}: the prompt {textwrap.shorten(longest.prompt, 80)!r} has {held}{longest.prompt_length} tokens;"
-                f" with reinforce.max_new_tokens {answer} that is more than reinforce.max_seq_len {most}: raise"
-                " max_seq_len (at most to the base's context), lower max_new_tokens, or shorten the record"
-            )
+        self._scorer.check_room(examples, path=path)
+        if self._settings.privacy.enabled:
+            self._scorer.settle(self._materials.model, examples)
+
+    def check_held_out(self, examples: Sequence[Example], *, path: Path) -> None:
+        """Refuse held-out prompts that leave no room for an answer."""
+        self._scorer.check_room(examples, path=path)
 
     def prepare(self, model: torch.nn.Module, batches: Sequence[Batch], *, step: int, stream: Stream) -> list[Batch]:
         """Sample an answer to every prompt of the logical batch, score it, and cut the answers into batches."""
@@ -158,7 +155,8 @@ class Reinforce(Objective):
 
     def _advantage(self, rollout: Rollout, *, step: int) -> float:
         if step == 0:
-            return 1.0  # the self-check's: a reward that happens to equal the baseline would check nothing
+            # The self-check's: a reward that happens to equal the baseline would check nothing.
+            return self._settings.reward_scale
         return self._settings.reward_scale * (rollout.score.value - self._baseline.value)
 
     def _physical(self, examples: Sequence[Example]) -> list[Batch]:
