@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sft_throughput import TARGETS, THREADS, VOCABULARY, build_model
 
-STEPS, WARMUP_STEPS, ANSWERS, NEW_TOKENS = 5, 1, 32, 48
+STEPS, WARMUP_STEPS, ANSWERS, LONGEST_PROMPT, NEW_TOKENS = 5, 1, 32, 120, 48
 
 
 class Clock:
@@ -38,7 +38,7 @@ class Clock:
 def build_prompts(count):
     """Lengths log-normal around 40 tokens."""
     generator = random.Random(0)
-    lengths = [max(8, min(120, int(generator.lognormvariate(3.7, 0.4)))) for _ in range(count)]
+    lengths = [max(8, min(LONGEST_PROMPT, int(generator.lognormvariate(3.7, 0.4)))) for _ in range(count)]
     return [[generator.randrange(3, VOCABULARY) for _ in range(length)] for length in lengths]
 
 
@@ -99,6 +99,7 @@ def run_ours(*, private):
         max_new_tokens=NEW_TOKENS,
         temperature=1.0,
         top_p=1.0,
+        max_seq_len=LONGEST_PROMPT + NEW_TOKENS,
         eval_steps=10**6,
         privacy=PrivacySettings(enabled=private, target_epsilon=1e6, delta=1e-5),
     )

@@ -16,7 +16,7 @@ _NO_ADVICE = (
     rf"consult(?:ing)? (?:with )?(?:an?|your|one's) (?:{_WORD}){{0,4}}?(?:financial|professional|advis[eo]r)",
     rf"consult(?:ing)? (?:with )?(?:{_WORD}){{0,4}}?(?:professionals|advis[eo]rs)\b",
     rf"do(?:ing)? your own (?:{_WORD})?research\b",
-    r"past performance\b[^.!?]{0,80}?(?:\b(?:no|not|never|cannot)|n't) (?:\w{1,30} ){0,2}?(?:guarantee|indicat)",
+    r"past performance\b[^.!?]{0,80}?(?:\b(?:no|not|never|cannot)|n't) (?:\w{1,30} ){0,2}?(?:guarantee|indicative)",
 )
 _RISK = rf"risks? (?:of (?:{_WORD}){{0,3}}?(?:losing|loss(?:es)?)|losing)\b"
 _DISCLAIMER = re.compile(rf"(?<![^\W_])(?:{'|'.join((*_NO_ADVICE, _RISK))})")
