@@ -15,7 +15,7 @@ from sealed_experts.errors import UserError
 from sealed_experts.machine import has_nvidia_device
 from sealed_experts.progress import stage_folder
 from sealed_experts.rewards.registry import reward_source
-from sealed_experts.sealing.keys import ensure_publisher_key
+from sealed_experts.sealing.signatures import settle_publisher
 
 # Plain names such as `chain` are those of Snakemake itself, whose module these files share.
 from sealed_experts.settings import chain as settings_chain
@@ -162,8 +162,9 @@ def package_settings(wildcards):
 @functools.cache
 def publisher():
     """The fingerprint of the key that seals; made on first use, but not by a dry-run."""
+    wanted = {expert.name: expert.package.signatures for expert in SETTINGS.experts}
     try:
-        return ensure_publisher_key(create=not workflow.dryrun)
+        return settle_publisher(wanted, create=not workflow.dryrun)
     except UserError as error:
         raise WorkflowError(str(error))
 

@@ -1,61 +1,110 @@
-"""Seal an expert: its adapter, manifest, model card and privacy receipt in one signed package."""
+"""Seal an expert: its adapter, manifest, model card, licence, receipt and provenance in one signed package."""
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sealed_experts import __version__
 from sealed_experts.data.records import read_records
 from sealed_experts.errors import UserError, reports_user_errors
-from sealed_experts.files.atomic import write_bytes
 from sealed_experts.files.canonical import read_json
-from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.files.digests import sha256_file
 from sealed_experts.privacy.ledger.releases import ReleaseLog
 from sealed_experts.sealing.content import SealingInputs, package_content
 from sealed_experts.sealing.home import home_folder
 from sealed_experts.sealing.keys import PublisherKey, load_key
 from sealed_experts.sealing.linter import CONFIG, WEIGHTS
-from sealed_experts.sealing.package import seal
+from sealed_experts.sealing.naming import owner_names
+from sealed_experts.sealing.package import seal_package
+from sealed_experts.sealing.provenance import Origin
 from sealed_experts.sealing.receipt import covering
+from sealed_experts.sealing.recipient_files import load_recipient
 from sealed_experts.sealing.release import released
-from sealed_experts.settings.chain import package_from_json
+from sealed_experts.sealing.revision import code_revision
+from sealed_experts.sealing.signatures import check_signatures
+from sealed_experts.settings.chain import PackageRun, package_from_json
 
+ROOT = Path(__file__).resolve().parents[1]
 # `receipt` names the metrics of the chain's last stage, whose privacy covers every stage that the choice looked at.
 _SELECTION = {"stage", "reason", "candidates", "metrics", "receipt"}
+_LATEST = 253_402_300_799  # the last second of the year 9999
 
 
 @reports_user_errors
 def main() -> None:
+    args = _arguments()
+    # First of all: a library that the ledger imports reads this variable too, and fails on nonsense with a traceback.
+    epoch = _epoch(os.environ.get("SOURCE_DATE_EPOCH"))
+    key = _key_of(args.publisher)
+    settings = package_from_json(args.settings)
+    package = settings.package
+    recipients = [load_recipient(Path(path)) for path in package.recipients]
+    check_signatures({settings.name: package.signatures}, has=key.public.algorithms)
+    manifest, members = package_content(_inputs(args, settings, epoch=epoch))
+    digest = seal_package(
+        args.output,
+        manifest=manifest,
+        members=members,
+        key=key,
+        signatures=package.signatures or None,
+        recipients=recipients,
+        compression=package.compression,
+    )
+    size = args.output.stat().st_size
+    print(f"sealed {args.output}: {size} bytes, digest {digest}, publisher {key.public.fingerprint}")
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peft", required=True, type=Path, help="folder of adapter_config.json and the weights")
     parser.add_argument("--selection", required=True, type=Path, help="selection.json")
-    parser.add_argument("--base", required=True, type=Path, help="the base's base.json")
+    parser.add_argument("--base", required=True, type=Path, help="the base's base.json, beside its config.json")
     parser.add_argument("--train", type=Path, help="its training records; without them, their units count as unknown")
+    parser.add_argument("--evaluation", nargs="?", type=Path, help="evaluation.json, of a dataset declared public")
     parser.add_argument("--settings", required=True, help="the package's settings, as JSON")
     parser.add_argument("--publisher", required=True, help="fingerprint of the key to sign with")
     parser.add_argument("--output", required=True, type=Path, help="the package to write")
-    args = parser.parse_args()
-    key = _key_of(args.publisher)
+    return parser.parse_args()
+
+
+def _inputs(args: argparse.Namespace, settings: PackageRun, *, epoch: int | None) -> SealingInputs:
+    """Read every input, and put the version into the release log."""
     selection = _selection(args.selection)
-    metrics = read_json(selection["metrics"])
-    settings = package_from_json(args.settings)
     units = None if args.train is None else {record.unit for record in read_records(args.train)}
     receipt = covering(_privacy(selection["receipt"]), shipped=_privacy(selection["metrics"]), selection=selection)
-    manifest, members = package_content(
-        SealingInputs(
-            settings=settings,
-            selection=selection,
-            metrics=metrics,
-            privacy=released(receipt, expert=settings.name, units=units, log=ReleaseLog(home_folder())),
-            base=read_json(args.base),
-            adapter_config=_content(args.peft / CONFIG),
-            adapter_weights=_content(args.peft / WEIGHTS),
-        )
+    licence = settings.package.licence_file
+    lock = ROOT / "requirements.txt"
+    return SealingInputs(
+        settings=settings,
+        selection=selection,
+        metrics=read_json(selection["metrics"]),
+        privacy=released(receipt, expert=settings.name, units=units, log=ReleaseLog(home_folder())),
+        base=read_json(args.base),
+        base_config=read_json(args.base.parent / "config.json"),
+        evaluation=None if args.evaluation is None else read_json(args.evaluation),
+        licence=None if licence is None else _content(Path(licence), "package.licence_file must be a readable file"),
+        adapter_config=_content(args.peft / CONFIG, "--peft must be a folder of export_peft's"),
+        adapter_weights=args.peft / WEIGHTS,
+        names=owner_names(),
+        origin=Origin(
+            version=__version__,
+            revision=code_revision(ROOT),
+            lock=sha256_file(lock) if lock.is_file() else None,
+        ),
+        epoch=epoch,
     )
-    data = seal(manifest=manifest, members=members, key=key)
-    write_bytes(args.output, data)
-    print(f"sealed {args.output}: {len(data)} bytes, digest {sha256_bytes(data)}, publisher {key.public.fingerprint}")
+
+
+def _epoch(text: str | None) -> int | None:
+    """Return SOURCE_DATE_EPOCH (reproducible-builds.org) as a number of seconds; None where it is unset or empty."""
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 12 and int(text) <= _LATEST):
+        raise UserError(f"SOURCE_DATE_EPOCH is {text[:40]!r}: it must be a whole number of seconds since 1970")
+    return int(text)
 
 
 def _selection(path: Path) -> Mapping[str, Any]:
@@ -73,11 +122,11 @@ def _privacy(path: str) -> Mapping[str, Any]:
     return metrics["privacy"]
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, expected: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; --peft must be a folder of export_peft's") from error
+        raise UserError(f"cannot read {path}: {error.strerror}; {expected}") from error
 
 
 def _key_of(publisher: str) -> PublisherKey:

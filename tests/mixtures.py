@@ -7,14 +7,17 @@ from pathlib import Path
 from sealed_experts.data.records import Record, write_records
 from sealed_experts.files.atomic import write_bytes
 from sealed_experts.files.canonical import read_json, write_json
+from sealed_experts.files.digests import sha256_bytes
 from sealed_experts.moe.assembly import Sources, assemble
 from sealed_experts.privacy.ledger.events import GaussianEvent
 from sealed_experts.privacy.ledger.releases import ReleaseLog
 from sealed_experts.sealing.home import home_folder
 from sealed_experts.sealing.keys import PublisherKey, ensure_publisher_key, load_key
-from sealed_experts.sealing.linter import lint_adapter
+from sealed_experts.sealing.linter import CONFIG, WEIGHTS, lint_adapter
 from sealed_experts.sealing.manifest_schema import MANIFEST_FORMAT
+from sealed_experts.sealing.naming import OwnerNames
 from sealed_experts.sealing.package import seal
+from sealed_experts.sealing.provenance import Origin, provenance_bytes
 from sealed_experts.sealing.receipt import RECEIPT, privacy_summary, receipt_bytes
 from sealed_experts.sealing.trust import load_trust
 from sealed_experts.settings.chain import MoeMember, MoeRun
@@ -102,6 +105,7 @@ class Workshop:
             "adapter_config.json": config,
             "adapter_model.safetensors": weights or random_weights,
             RECEIPT: receipt_bytes(receipt),
+            "LICENSE": b"No licence.",
         }
         facts = lint_adapter(members)
         manifest = {
@@ -109,27 +113,57 @@ class Workshop:
             "name": name,
             "version": "1.0.0",
             "description": "",
-            "base": {field: base[field] for field in ("name", "revision", "digest")},
+            "author": "",
+            "licence": "NOASSERTION",
+            "base": {
+                **{field: base[field] for field in ("name", "revision", "digest")},
+                "quantization": None,
+                "rope_scaling": None,
+            },
             "adapter": {
                 "kind": "lora",
-                "rank": facts.rank,
+                "r": facts.rank,
                 "alpha": facts.alpha,
+                "scaling": facts.alpha / facts.rank,
+                "dropout": facts.dropout,
                 "target_modules": list(facts.target_modules),
-                "parameters": facts.parameters,
+                "size": len(members[WEIGHTS]),
+                "digest": sha256_bytes(members[WEIGHTS]),
             },
             "template": "alpaca",
-            "routing": {"keywords": [], "always_active": False, "gate": "step", "match": "word"},
+            "capabilities": [],
+            "routing": {
+                "keywords": [],
+                "exclude": [],
+                "priority": 0,
+                "always_active": False,
+                "gate_type": "step",
+                "match": "word",
+            },
+            "constraints": {"requires": [], "incompatible_with": [], "load_order": 0, "max_chain": None},
             "training": {
+                "datasets": [{"hmac_sha256": "0" * 64}],
                 "stages": ["sft"],
                 "selected_stage": "sft",
                 "selection_reason": "the only stage",
                 "steps": 3,
                 "stopped_reason": "max_steps",
             },
-            "evaluation": {"published": False, "reason": "nothing was measured"},
+            "quality": {"published": False, "reason": "nothing was measured"},
             "privacy": privacy_summary(receipt),
+            "perf": {"size": facts.tensor_bytes, "parameters": facts.parameters},
         }
-        data = seal(manifest={**manifest, **changes}, members=members, key=key or load_key())
+        for field, value in changes.items():
+            manifest[field] = {**manifest[field], **value} if isinstance(value, dict) else value
+        members["provenance.json"] = provenance_bytes(
+            manifest,
+            subject={path: sha256_bytes(members[path]) for path in (CONFIG, WEIGHTS)},
+            metrics={"settings": {}},
+            names=OwnerNames(b"\x07" * 32),
+            origin=Origin(version="0.1.0"),
+            public=False,
+        )
+        data = seal(manifest=manifest, members=members, key=key or load_key())
         write_bytes(self.sources.package(name), data)
 
 

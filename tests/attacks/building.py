@@ -1,6 +1,7 @@
 """A small package and its parts, and the means to sign what no honest writer would."""
 
 import functools
+import hashlib
 import json
 import struct
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
 from sealed_experts.files.canonical import canonical_json
 from sealed_experts.files.digests import sha256_bytes
@@ -15,8 +17,11 @@ from sealed_experts.sealing import container
 from sealed_experts.sealing.content import SealingInputs, package_content
 from sealed_experts.sealing.errors import PackageError, SignatureError
 from sealed_experts.sealing.keys import PublisherKey
+from sealed_experts.sealing.naming import OwnerNames
 from sealed_experts.sealing.package import open_bytes, seal
-from sealed_experts.sealing.trust import PublicKey, TrustStore
+from sealed_experts.sealing.provenance import PROVENANCE, Origin, external_parameters
+from sealed_experts.sealing.source import Memory
+from sealed_experts.sealing.trust import TrustStore
 from sealed_experts.settings.chain import PackageRun
 from sealed_experts.settings.types import AdapterSettings, RoutingSettings
 
@@ -25,11 +30,13 @@ RANK, WIDTH = 2, 4
 MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj")
 
 
-def key(number: int = 1) -> PublisherKey:
-    """Return a key that is the same in every run."""
-    private = Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)
-    public = PublicKey(name=f"key{number}", raw=private.public_key().public_bytes_raw())
-    return PublisherKey(public=public, _private=private)
+@functools.cache
+def key(number: int = 1, *, second: bool = False) -> PublisherKey:
+    """Return a key that is the same in every run; `second` gives it one of ML-DSA-65 too."""
+    private: dict[str, Any] = {"ed25519": Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)}
+    if second:
+        private["ml-dsa-65"] = MLDSA65PrivateKey.from_seed_bytes(bytes([number]) * 32)
+    return PublisherKey.of(private, name=f"key{number}")
 
 
 def trust(number: int = 1) -> TrustStore:
@@ -114,6 +121,7 @@ def metrics(**changes: Any) -> dict[str, Any]:
         "base_digest": "b" * 64,
         "data_digest": "d" * 64,
         "train_digest": "e" * 64,
+        "val_digest": "9" * 64,
         "seed": 424242,
         "settings": {
             "seed": 424242,
@@ -207,16 +215,19 @@ def inputs(**changes: Any) -> SealingInputs:
         "metrics": metrics(),
         "privacy": privacy(),
         "base": {"name": "tiny", "revision": None, "digest": "b" * 64},
+        "base_config": {"model_type": "qwen2"},
         "adapter_config": adapter_config(),
         "adapter_weights": weights(),
+        "names": OwnerNames(b"\x07" * 32),
+        "origin": Origin(version="0.1.0", lock="7" * 64),
     }
     return SealingInputs(**{**values, **changes})
 
 
-def package(number: int = 1, **changes: Any) -> bytes:
-    """Return the bytes of an honest package; `changes` go to `inputs`."""
+def package(*, by: PublisherKey | None = None, storage: dict[str, Any] | None = None, **changes: Any) -> bytes:
+    """Return the bytes of an honest package; `storage` goes to `seal`, `changes` go to `inputs`."""
     manifest, members = package_content(inputs(**changes))
-    return seal(manifest=manifest, members=members, key=key(number))
+    return seal(manifest=manifest, members=members, key=by or key(), **(storage or {}))
 
 
 @functools.cache
@@ -224,13 +235,23 @@ def _honest() -> bytes:
     return package()
 
 
+def frame(data: bytes | None = None) -> container.Frame:
+    """Return the parts of a package, by default of an honest one."""
+    return container.read_frame(Memory(_honest() if data is None else data))
+
+
+def payload(data: bytes | None = None) -> bytes:
+    """Return a package's payload, by default an honest one's."""
+    data, found = _honest() if data is None else data, frame(data)
+    return data[found.payload_offset : found.payload_offset + found.payload_size]
+
+
 def parts() -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return the complete manifest and the members of an honest package, to be changed and signed again."""
-    frame = container.parse(_honest())
-    manifest = json.loads(bytes(frame.manifest))
+    manifest = json.loads(frame().manifest)
     members, offset = {}, 0
     for entry in manifest["members"]:
-        members[entry["path"]] = bytes(frame.payload[offset : offset + entry["size"]])
+        members[entry["path"]] = payload()[offset : offset + entry["size"]]
         offset += entry["size"]
     return manifest, members
 
@@ -238,23 +259,50 @@ def parts() -> tuple[dict[str, Any], dict[str, bytes]]:
 def signed(manifest: dict[str, Any] | bytes, members: dict[str, bytes], number: int = 1) -> bytes:
     """Sign any manifest over any members, joined in the order given. Nothing is checked."""
     content = manifest if isinstance(manifest, bytes) else canonical_json(manifest).encode()
-    return container.pack(manifest=content, payload=b"".join(members.values()), key=key(number))
+    return sealed_parts(manifest=content, payload=b"".join(members.values()), by=key(number))
+
+
+def sealed_parts(
+    *, manifest: bytes, payload: bytes, by: PublisherKey, recipients: bytes = b"", claimed: tuple[str, ...] = ()
+) -> bytes:
+    """Sign any parts. Nothing is checked. The message names the signers `claimed` too, who do not sign."""
+    keys = {entry.algorithm: entry.raw for entry in by.public.keys}
+    message = container.signed_bytes(
+        manifest=manifest,
+        recipients=recipients,
+        payload_size=len(payload),
+        payload_digest=hashlib.sha256(payload).digest(),
+        signers=[*keys.items(), *((algorithm, b"") for algorithm in claimed)],
+    )
+    signatures = tuple(
+        container.Signature(algorithm=name, public_key=raw, value=by.sign(message, algorithm=name))
+        for name, raw in keys.items()
+    )
+    return assembled(manifest=manifest, payload=payload, signatures=signatures, recipients=recipients)
 
 
 def with_member(path: str, content: bytes) -> bytes:
-    """Return a signed package in which one member has other content, with its size and digest put right."""
+    """Return a signed package in which one member has other content; what states its size and digest is put right."""
     manifest, members = parts()
     members[path] = content
+    if path == WEIGHTS:
+        manifest["adapter"] |= {"size": len(content), "digest": sha256_bytes(content)}
+    if path != PROVENANCE:
+        statement = json.loads(members[PROVENANCE])
+        subject = [{"name": name, "digest": {"sha256": sha256_bytes(members[name])}} for name in (CONFIG, WEIGHTS)]
+        statement["subject"] = subject
+        statement["predicate"]["buildDefinition"]["externalParameters"] = external_parameters(manifest)
+        members[PROVENANCE] = canonical_json(statement).encode()
     for entry in manifest["members"]:
-        if entry["path"] == path:
-            entry |= {"size": len(content), "sha256": sha256_bytes(content)}
+        changed = members[entry["path"]]
+        entry |= {"size": len(changed), "sha256": sha256_bytes(changed)}
     return signed(manifest, members)
 
 
 def assembled(
     *,
-    manifest: bytes | memoryview,
-    payload: bytes | memoryview,
+    manifest: bytes,
+    payload: bytes,
     signatures: tuple[container.Signature, ...],
     recipients: bytes = b"",
 ) -> bytes:
@@ -269,13 +317,7 @@ def assembled(
         for entry in signatures
     )
     lengths = (len(manifest), len(recipients), len(payload), len(block))
-    return (
-        container.HEADER.pack(container.MAGIC, container.VERSION, *lengths)
-        + bytes(manifest)
-        + bytes(recipients)
-        + bytes(payload)
-        + block
-    )
+    return container.HEADER.pack(container.MAGIC, container.VERSION, *lengths) + manifest + recipients + payload + block
 
 
 def refuse(data: bytes, match: str) -> None:

@@ -8,7 +8,9 @@ import pytest
 from tests.attacks import building
 from tests.attacks.building import CONFIG, WEIGHTS, refuse
 
+from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.package import open_bytes
+from sealed_experts.sealing.tensors import MAX_HEADER, MAX_TENSORS, TensorCheck, read_tensors
 
 # adapter_config.json
 
@@ -138,6 +140,25 @@ def test_a_weights_file_that_is_no_safetensors(content):
     refuse(building.with_member(WEIGHTS, content), f"^{WEIGHTS}: ")
 
 
+def test_a_header_bomb():
+    """A header of more than 4 MiB is not even read, and one of 20,001 tensors no further than its names."""
+    refuse(building.with_member(WEIGHTS, struct.pack("<Q", MAX_HEADER + 1) + bytes(MAX_HEADER + 1)), "header's length")
+    size = MAX_HEADER - 8
+    refuse(building.with_member(WEIGHTS, struct.pack("<Q", size) + b"{" + b" " * (size - 1)), "strict JSON")
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    text = json.dumps({f"t{index}": entry for index in range(MAX_TENSORS + 1)})
+    refuse(building.with_member(WEIGHTS, building.weights({}, text=text)), "20001 tensors")
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "1e400", "-0.0", "1e2", "NaN", "Infinity", "2e-400"])
+@pytest.mark.parametrize("place", ['"shape": [', '"data_offsets": ['])
+def test_huge_and_odd_numbers_in_a_header(number, place):
+    text = json.dumps(building.header(building.tensors())).replace(place + "2", place + number, 1)
+    text = text.replace(place + "0", place + number, 1)
+    assert number in text
+    refuse(building.with_member(WEIGHTS, building.weights(text=text)), f"^{WEIGHTS}: ")
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("position", [0, -1])
 def test_values_that_are_not_finite(value, position):
@@ -156,11 +177,62 @@ def test_values_that_are_not_finite_in_sixteen_bits(dtype, bits):
             entries[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": offsets}
             data += halves
         text = json.dumps(entries).encode()
-        package = building.with_member(WEIGHTS, struct.pack("<Q", len(text)) + text + data)
+        content = struct.pack("<Q", len(text)) + text + data
         if finite:
-            open_bytes(package, trust=building.trust())
+            open_bytes(building.package(adapter_weights=content), trust=building.trust())
         else:
-            refuse(package, "not finite")
+            refuse(building.with_member(WEIGHTS, content), "not finite")
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_the_finite_check_is_ieee_754s_for_every_pattern_of_bits(dtype):
+    """Against NumPy's own, for all sixteen-bit patterns; for F32 with them as the upper and the lower half."""
+    patterns = np.arange(1 << 16, dtype="<u2")
+    if dtype == "F16":
+        finite = np.isfinite(patterns.view("<f2"))
+    else:  # bfloat16 is the upper half of a float32
+        finite = np.isfinite((patterns.astype("<u4") << 16).view("<f4"))
+    stored = patterns if dtype != "F32" else (patterns.astype("<u4") << 16) | patterns[::-1]
+    if dtype == "F32":
+        finite = np.isfinite(stored.view("<f4"))
+    read_tensors(one_tensor(dtype, stored[finite]), member="weights")
+    assert 0 < len(stored[~finite]) < len(stored) / 10
+    for value in stored[~finite]:
+        with pytest.raises(PackageError, match="not finite"):
+            read_tensors(one_tensor(dtype, np.array([value])), member="weights")
+
+
+def one_tensor(dtype: str, values: np.ndarray, *, name: str = "t") -> bytes:
+    entry = {"dtype": dtype, "shape": [len(values)], "data_offsets": [0, values.nbytes]}
+    text = json.dumps({name: entry}).encode()
+    return struct.pack("<Q", len(text)) + text + values.tobytes()
+
+
+@pytest.mark.parametrize("block", [1, 3, 7, 4096])
+def test_a_value_that_is_not_finite_is_found_wherever_blocks_cut(block):
+    """Three tensors of three dtypes, one value of one of them not finite: the right tensor is named."""
+    entries, data = {}, b""
+    for name, (dtype, kind) in {"a": ("F32", "<u4"), "b": ("BF16", "<u2"), "c": ("F16", "<u2")}.items():
+        part = np.full(11, 0x3C00, dtype=kind).tobytes()
+        entries[name] = {"dtype": dtype, "shape": [11], "data_offsets": [len(data), len(data) + len(part)]}
+        data += part
+    text = json.dumps(entries).encode()
+    for name, entry in entries.items():
+        size = 4 if name == "a" else 2
+        for index in range(11):
+            changed, place = bytearray(data), entry["data_offsets"][0] + index * size
+            changed[place : place + size] = (0xFF800001).to_bytes(4, "little")[4 - size :]
+            if name == "c":
+                changed[place : place + size] = b"\x00\xfc"
+            content = struct.pack("<Q", len(text)) + text + bytes(changed)
+            check = TensorCheck(size=len(content), member="weights")
+            with pytest.raises(PackageError, match=f"weights: {name}: it holds values that are not finite"):
+                feed(check, content, block)
+
+
+def feed(check: TensorCheck, content: bytes, block: int) -> None:
+    for start in range(0, len(content), block):
+        check.feed(content[start : start + block])
 
 
 def test_an_extra_tensor():

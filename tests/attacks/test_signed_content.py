@@ -2,11 +2,10 @@
 
 import pytest
 from tests.attacks import building
-from tests.attacks.building import CONFIG, WEIGHTS, assembled, refuse
+from tests.attacks.building import CONFIG, WEIGHTS, refuse
 
 from sealed_experts.files.canonical import canonical_json
 from sealed_experts.files.digests import sha256_bytes
-from sealed_experts.sealing import container
 
 
 def changed(field: str, value) -> bytes:
@@ -38,9 +37,9 @@ def changed(field: str, value) -> bytes:
         ("format_version", True),
         ("base", {"name": "tiny", "revision": None}),
         ("base.digest", "B" * 64),
-        ("adapter.rank", 0),
-        ("adapter.rank", "2"),
-        ("adapter.rank", True),
+        ("adapter.r", 0),
+        ("adapter.r", "2"),
+        ("adapter.r", True),
         ("adapter.kind", "dora"),
         ("routing.keywords", "loan"),
         ("routing.gate", "learned"),
@@ -50,11 +49,11 @@ def changed(field: str, value) -> bytes:
         ("training.seed", 42),
         ("training.final_loss", 1.5),
         ("fingerprint", "f" * 64),
-        ("evaluation", {"published": False}),
-        ("evaluation", {"published": False, "reason": "private", "held_out_loss": 2.0}),
+        ("quality", {"published": False}),
+        ("quality", {"published": False, "reason": "private", "held_out_loss": 2.0}),
         ("privacy.epsilon", -1),
         ("privacy.mode", "trust me"),
-        ("payload.compression", "zstd"),
+        ("payload.compression", "brotli"),
         ("payload", ...),
         ("members", []),
         ("members", ...),
@@ -71,11 +70,11 @@ def test_a_manifest_outside_its_schema(field, value):
         lambda text: text.replace('"version":"1.0.0"', '"version":"0.0.1","version":"1.0.0"'),
         lambda text: " " + text,
         lambda text: text + "\n",
-        lambda text: text.replace('"rank":2', '"rank":2.0'),
-        lambda text: text.replace('"rank":2', '"rank":1e999'),
-        lambda text: text.replace('"rank":2', '"rank":NaN'),
-        lambda text: text.replace('"rank":2', '"rank":9007199254740993'),
-        lambda text: text.replace('"rank":2', '"rank":' + "9" * 5000),
+        lambda text: text.replace('"r":2', '"r":2.0'),
+        lambda text: text.replace('"r":2', '"r":1e999'),
+        lambda text: text.replace('"r":2', '"r":NaN'),
+        lambda text: text.replace('"r":2', '"r":9007199254740993'),
+        lambda text: text.replace('"r":2', '"r":' + "9" * 5000),
         lambda text: text.replace('"tiny_expert"', '"tiny\\u005fexpert"'),
         lambda text: text.replace('"An expert for tests."', '"\\ud800"'),
         lambda text: text.replace('"An expert for tests."', "[" * 50_000 + "]" * 50_000),
@@ -164,7 +163,7 @@ def test_a_member_missing_renamed_or_duplicated(path):
 def test_members_out_of_order():
     manifest, members = building.parts()
     manifest["members"].reverse()
-    refuse(building.signed(manifest, dict(reversed(members.items()))), "sorted by path")
+    refuse(building.signed(manifest, dict(reversed(members.items()))), "stand first")
 
 
 def test_payload_bytes_that_belong_to_no_member():
@@ -176,19 +175,32 @@ def test_sizes_shifted_between_two_members():
     manifest, members = building.parts()
     manifest["members"][0]["size"] += 1
     manifest["members"][1]["size"] -= 1
-    refuse(building.signed(manifest, members), "member README.md: its SHA-256")
+    refuse(building.signed(manifest, members), r"adapter\.size is")
+    manifest["adapter"]["size"] += 1
+    refuse(building.signed(manifest, members), f"member {WEIGHTS}: its SHA-256")
+    manifest["adapter"]["size"] -= 1
+    manifest["members"][0]["size"] -= 1
+    manifest["members"][2]["size"] += 1
+    refuse(building.signed(manifest, members), f"member {manifest['members'][1]['path']}: its SHA-256")
 
 
 def test_a_size_beyond_its_limit():
     manifest, members = building.parts()
-    manifest["members"][1]["size"] = 1 << 20
+    next(entry for entry in manifest["members"] if entry["path"] == CONFIG)["size"] = 1 << 20
     refuse(building.signed(manifest, members), f"member {CONFIG}: 1048576 bytes; at most 65536")
 
 
 def test_a_wrong_digest():
     manifest, members = building.parts()
-    manifest["members"][2]["sha256"] = "0" * 64
-    refuse(building.signed(manifest, members), f"member {WEIGHTS}: its SHA-256")
+    for entry in manifest["members"]:
+        right, entry["sha256"] = entry["sha256"], "0" * 64
+        if entry["path"] == WEIGHTS:
+            refuse(building.signed(manifest, members), r"adapter\.digest is")
+            manifest["adapter"]["digest"] = "0" * 64
+        refuse(building.signed(manifest, members), f"member {entry['path']}: its SHA-256")
+        entry["sha256"] = right
+        if entry["path"] == WEIGHTS:
+            manifest["adapter"]["digest"] = right
 
 
 def test_a_model_card_that_is_no_text():
@@ -216,15 +228,12 @@ def test_a_receipt_that_is_not_canonical_json(content):
 
 
 def test_a_parameter_count_that_the_tensors_do_not_have():
-    refuse(changed("adapter.parameters", 33), "adapter.parameters is 33, but the adapter's files say 32")
+    refuse(changed("perf.parameters", 33), "perf.parameters is 33, but the adapter's files say 32")
 
 
-def test_recipients_that_this_version_cannot_serve():
+def test_recipients_of_a_payload_that_is_not_encrypted():
     """Signed properly, so only the content check can refuse it."""
-    frame, key = container.parse(building.package()), building.key()
-    message = container.signed_bytes(
-        manifest=frame.manifest, recipients=b"someone", payload=frame.payload, signers=(("ed25519", key.public.raw),)
+    data = building.sealed_parts(
+        manifest=building.frame().manifest, payload=building.payload(), by=building.key(), recipients=b"someone"
     )
-    signature = container.Signature(algorithm="ed25519", public_key=key.public.raw, value=key.sign(message))
-    data = assembled(manifest=frame.manifest, payload=frame.payload, signatures=(signature,), recipients=b"someone")
-    refuse(data, "encrypted for recipients")
+    refuse(data, "payload.encryption is none, but the package has recipients")

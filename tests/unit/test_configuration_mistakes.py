@@ -70,7 +70,7 @@ ONE_MISTAKE = [
     (
         {"defaults.zzz": 4},
         "defaults.zzz: no such setting; known here: `template`, `select`, `select_metric`, `adapter`, `sft`,"
-        " `reinforce`, `privacy`",
+        " `reinforce`, `package`, `privacy`",
     ),
     ({"overrides.adaptor": {}}, "overrides.adaptor: no such setting; did you mean `adapter`?"),
     ({"moe.he_config.scale_bit": 40}, "moe.he_config.scale_bit: no such setting; did you mean `scale_bits`?"),

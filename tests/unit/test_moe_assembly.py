@@ -158,3 +158,20 @@ def test_order_of_experts_is_kept(workshop):
     run = workshop.run()
     turned = dataclasses.replace(run, experts=run.experts[::-1])
     assert workshop.assemble(turned)["routing_order"] == EXPERTS[::-1]
+
+
+def test_excluded_words_and_priorities_are_written_where_they_say_something_and_are_followed(workshop):
+    run = workshop.run()
+    banking, *others = run.experts
+    routing = dataclasses.replace(banking.routing, exclude=("river",), priority=3)
+    content = workshop.assemble(
+        dataclasses.replace(run, experts=(dataclasses.replace(banking, routing=routing), *others))
+    )
+    jsonschema.validate(content, json.loads((ROOT / "config/schemas/moe_config.schema.json").read_text()))
+    assert content["experts"]["banking_expert"]["gate_exclude"] == ["river"]
+    assert content["experts"]["banking_expert"]["priority"] == 3
+    assert "priority" not in content["experts"]["investment_expert"]
+    router = read_mixture(workshop.config).router()
+    assert router.decide("a bank").expert == "banking_expert"
+    assert router.decide("the bank of a river").expert == "shared_attention"
+    assert router.decide("a loan for a stock").expert == "banking_expert"

@@ -248,3 +248,69 @@ def test_every_word_is_found_in_the_plural(word):
         plural = word + "s"
     own = word in ("futures", "goods", "means", "news", "odds", "series", "species") or word.endswith(("ics", "sis"))
     assert found(word, plural) or own or len(word) == 1
+
+
+# Excluded words and priorities
+
+
+def chosen(question, *routes):
+    return Router(routes).decide(question).expert
+
+
+def test_an_excluded_word_keeps_an_expert_out_whatever_else_the_question_holds():
+    banking = Route(expert="a", keywords=("bank", "loan", "deposit"), exclude=("river",))
+    nature = Route(expert="b", keywords=("river",))
+    assert chosen("a loan of a bank, a deposit", banking, nature) == "a"
+    assert chosen("a loan for the bank of a river, a deposit", banking, nature) == "b"
+    assert chosen("a bank by RIVERS", banking, nature) == "b"
+    assert chosen("a bank driver", banking, nature) == "a"
+
+
+def test_an_excluded_word_keeps_the_fallback_out_too():
+    fallback = Route(expert="a", always_active=True, exclude=("medicine",))
+    other = Route(expert="b", always_active=True)
+    assert chosen("anything", fallback, other) == "a"
+    assert chosen("a medicine", fallback, other) == "b"
+    with pytest.raises(UserError, match=r"holds a word that keeps a out \(`routing.exclude`\)"):
+        Router([fallback]).decide("a medicine")
+
+
+def test_an_excluded_substring_is_found_as_a_keyword_would_be():
+    route = Route(expert="a", keywords=("银行",), exclude=("河",), match="substring")
+    fallback = Route(expert="b", always_active=True)
+    assert chosen("银行在哪里", route, fallback) == "a"
+    assert chosen("河边的银行", route, fallback) == "b"
+
+
+def test_an_empty_excluded_word_is_refused():
+    with pytest.raises(UserError, match="is empty"):
+        Route(expert="a", exclude=(" ",))
+
+
+def test_priority_decides_between_as_many_matches_and_never_against_more():
+    low = Route(expert="low", keywords=("loan", "bank"))
+    high = Route(expert="high", keywords=("loan",), priority=5)
+    assert chosen("a loan", low, high) == "high"
+    assert chosen("a loan", high, low) == "high"
+    assert chosen("a loan of a bank", low, high) == "low"
+    lowest = Route(expert="lowest", keywords=("loan",), priority=-1)
+    assert chosen("a loan", lowest, low) == "low"
+
+
+def test_priority_chooses_among_fallbacks():
+    routes = [Route(expert="a", always_active=True), Route(expert="b", always_active=True, priority=1)]
+    assert chosen("anything", *routes) == "b"
+
+
+@given(st.lists(st.tuples(WORDS, st.integers(-2, 2)), min_size=1, max_size=6), st.lists(WORDS, max_size=6))
+def test_the_winner_is_the_first_of_the_best_by_matches_then_priority(experts, words):
+    """Against the rule written as a sort: most matches, then highest priority, then the routing order."""
+    routes = [
+        Route(expert=str(index), keywords=(keyword,), priority=priority)
+        for index, (keyword, priority) in enumerate(experts)
+    ]
+    question = " ".join(words)
+    matching = [route for route in routes if route.found_in(normalised(question))]
+    router = Router([*routes, Route(expert="none", always_active=True)])
+    expected = sorted(matching, key=lambda route: -route.priority)[0].expert if matching else "none"
+    assert router.decide(question).expert == expected

@@ -9,19 +9,24 @@ from pathlib import Path
 import pytest
 from tests.attacks import building
 
+from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import write_json
 from sealed_experts.privacy.ledger.accounting import epsilon
 from sealed_experts.privacy.ledger.events import GaussianEvent
 from sealed_experts.privacy.ledger.releases import ReleaseLog
 from sealed_experts.sealing import keys
+from sealed_experts.sealing.encryption import generate_identity
 from sealed_experts.sealing.home import home_folder
+from sealed_experts.sealing.own_identity import check_readable, own_identity
 from sealed_experts.sealing.package import open_package
+from sealed_experts.sealing.recipient_files import save_identity, save_recipient
+from sealed_experts.sealing.signatures import settle_publisher
 from sealed_experts.sealing.trust import load_trust
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def project(folder: Path) -> list[str]:
+def project(folder: Path, **package: object) -> list[str]:
     """Write everything the script reads into `folder`; return its arguments but for publisher and output."""
     (folder / "peft").mkdir(parents=True, exist_ok=True)
     (folder / "peft" / "adapter_config.json").write_bytes(building.adapter_config())
@@ -30,6 +35,7 @@ def project(folder: Path) -> list[str]:
     write_json(metrics, building.metrics())
     selection = {"stage": "sft", "reason": "the only stage", "candidates": ["sft"], "metrics": str(metrics)}
     write_json(folder / "selection.json", {**selection, "receipt": str(metrics)})
+    write_json(folder / "config.json", {"model_type": "qwen2"})
     write_json(folder / "base.json", {"name": "tiny", "revision": None, "digest": "b" * 64})
     settings = {
         "name": "tiny_expert",
@@ -41,6 +47,8 @@ def project(folder: Path) -> list[str]:
         "recipe": 1,
         "adapter": {"kind": "lora", "rank": 2, "alpha": 4, "target_modules": ["v_proj", "q_proj"]},
         "routing": {"gate": "step", "keywords": ["loan"], "always_active": False, "match": "word"},
+        "dataset": None,
+        "package": package,
     }
     return [
         *("--peft", str(folder / "peft"), "--selection", str(folder / "selection.json")),
@@ -49,9 +57,15 @@ def project(folder: Path) -> list[str]:
 
 
 def sealed(
-    folder: Path, *, publisher: str, seed: str = "0", selection: dict | None = None, **environment: str
+    folder: Path,
+    *,
+    publisher: str,
+    seed: str = "0",
+    selection: dict | None = None,
+    package: dict | None = None,
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
-    arguments = project(folder)
+    arguments = project(folder, **(package or {}))
     if selection is not None:
         write_json(folder / "selection.json", selection)
     return subprocess.run(
@@ -67,10 +81,10 @@ def sealed(
 
 
 def test_the_script_seals_the_same_bytes_whatever_hash_seed_time_and_folder(tmp_path):
-    publisher = keys.ensure_publisher_key()
+    publisher = keys.create_key(algorithms=["ed25519"]).fingerprint
     runs = [
         sealed(tmp_path / "a", publisher=publisher, seed="1"),
-        sealed(tmp_path / "b c" / "d", publisher=publisher, seed="2", TZ="Asia/Tokyo", SOURCE_DATE_EPOCH="1"),
+        sealed(tmp_path / "b c" / "d", publisher=publisher, seed="2", TZ="Asia/Tokyo"),
     ]
     assert [run.returncode for run in runs] == [0, 0], runs
     first, second = tmp_path / "a" / "out.tgsp", tmp_path / "b c" / "d" / "out.tgsp"
@@ -134,3 +148,110 @@ def test_the_script_refuses_a_key_that_is_not_the_publishers(tmp_path):
     assert run.returncode == 1
     assert run.stderr.startswith("error: the key at hand has the fingerprint")
     assert not (tmp_path / "a" / "out.tgsp").exists()
+
+
+def test_two_builds_differ_in_nothing_but_the_ml_dsa_signature(tmp_path):
+    """ML-DSA is randomised: whatever stands before its block is the same."""
+    publisher = keys.ensure_publisher_key()
+    runs = [sealed(tmp_path / folder, publisher=publisher, seed=seed) for folder, seed in (("a", "1"), ("b", "2"))]
+    assert [run.returncode for run in runs] == [0, 0], runs
+    first, second = ((tmp_path / folder / "out.tgsp").read_bytes() for folder in "ab")
+    assert len(first) == len(second)
+    differing = [place for place, (one, two) in enumerate(zip(first, second, strict=True)) if one != two]
+    assert 0 < max(differing) - min(differing) < 3309  # the size of an ML-DSA-65 signature (FIPS 204, table 2)
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "wanted", "match"),
+    [
+        (["ed25519"], ["ed25519", "ml-dsa-65"], "asks for ml-dsa-65, but the publisher's key has only ed25519"),
+        (["ed25519", "ml-dsa-65"], ["ed25519"], "leaves out ml-dsa-65, which the publisher's key has"),
+    ],
+)
+def test_signatures_that_are_not_the_keys_are_refused(tmp_path, algorithms, wanted, match):
+    publisher = keys.create_key(algorithms=algorithms).fingerprint
+    run = sealed(tmp_path, publisher=publisher, package={"signatures": wanted})
+    assert run.returncode == 1
+    assert match in run.stderr
+    with pytest.raises(UserError, match=match):
+        settle_publisher({"tiny_expert": wanted}, create=True)
+    assert settle_publisher({"tiny_expert": (), "other": algorithms}, create=True) == publisher
+
+
+def test_a_key_that_is_made_has_the_algorithms_that_all_experts_ask_for():
+    settle_publisher({"one": ("ed25519",), "two": ("ed25519",)}, create=True)
+    assert keys.public_half(keys.key_path()).algorithms == ("ed25519",)
+
+
+def test_without_agreement_a_key_has_every_algorithm_and_a_dry_run_makes_none():
+    assert settle_publisher({"one": ("ed25519",)}, create=False) == keys.NOT_MADE_YET
+    settle_publisher({"one": (), "two": ("ed25519", "ml-dsa-65")}, create=True)
+    assert set(keys.public_half(keys.key_path()).algorithms) == {"ed25519", "ml-dsa-65"}
+
+
+def test_times_come_from_settings_or_source_date_epoch_and_never_from_the_clock(tmp_path):
+    publisher = keys.ensure_publisher_key()
+    stated = {"started": "2026-01-31T09:00:00Z"}
+    for folder, package, environment, expected in (
+        ("a", {}, {}, (None, None)),
+        ("b", {}, {"SOURCE_DATE_EPOCH": "1770000000"}, ("2026-02-02T02:40:00Z",) * 2),
+        ("c", stated, {}, ("2026-01-31T09:00:00Z", None)),
+        ("d", stated, {"SOURCE_DATE_EPOCH": "1770000000"}, ("2026-01-31T09:00:00Z", "2026-02-02T02:40:00Z")),
+    ):
+        run = sealed(tmp_path / folder, publisher=publisher, package=package, **environment)
+        assert run.returncode == 0, run.stderr
+        training = open_package(tmp_path / folder / "out.tgsp", trust=load_trust()).manifest["training"]
+        assert (training.get("started"), training.get("finished")) == expected
+
+
+@pytest.mark.parametrize("epoch", ["-1", "1.5", "yesterday", "1" * 13, "١"])
+def test_a_source_date_epoch_that_is_no_time_is_refused(tmp_path, epoch):
+    run = sealed(tmp_path, publisher=keys.ensure_publisher_key(), SOURCE_DATE_EPOCH=epoch)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].startswith("error: SOURCE_DATE_EPOCH is")
+
+
+def test_the_licence_file_becomes_the_member_and_its_path_stays_out(tmp_path):
+    publisher = keys.ensure_publisher_key()
+    text = tmp_path / "wolpertinger-licence.txt"
+    text.write_text("Do as you like.\n")
+    package = {"licence": "LicenseRef-Likeable", "licence_file": str(text), "author": "Bank of Nowhere"}
+    run = sealed(tmp_path / "a", publisher=publisher, package=package)
+    assert run.returncode == 0, run.stderr
+    opened = open_package(tmp_path / "a" / "out.tgsp", trust=load_trust())
+    assert opened.members["LICENSE"] == text.read_bytes()
+    assert (opened.manifest["licence"], opened.manifest["author"]) == ("LicenseRef-Likeable", "Bank of Nowhere")
+    assert b"wolpertinger" not in (tmp_path / "a" / "out.tgsp").read_bytes()
+
+
+def test_a_run_that_could_not_read_its_own_packages_is_refused_before_it_starts(tmp_path, monkeypatch):
+    own, other = generate_identity(), generate_identity()
+    save_identity(tmp_path / "own.pem", own)
+    save_recipient(tmp_path / "own.pub", own.recipient)
+    save_recipient(tmp_path / "other.pub", other.recipient)
+    check_readable({"one": (), "two": ()})
+    with pytest.raises(UserError, match=r"experts\.one\.package\.recipients: .* set SEALED_EXPERTS_IDENTITY"):
+        check_readable({"one": (str(tmp_path / "own.pub"),)})
+    monkeypatch.setenv("SEALED_EXPERTS_IDENTITY", str(tmp_path / "own.pem"))
+    check_readable({"one": (str(tmp_path / "other.pub"), str(tmp_path / "own.pub"))})
+    assert own_identity().recipient.fingerprint == own.recipient.fingerprint
+    with pytest.raises(UserError, match="list your own public key too"):
+        check_readable({"one": (str(tmp_path / "other.pub"),)})
+    with pytest.raises(UserError, match="private key"):
+        check_readable({"one": (str(tmp_path / "own.pem"),)})
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_a_package_is_encrypted_and_compressed_where_the_settings_say_so(tmp_path, compression):
+    if compression == "zstd":
+        pytest.importorskip("backports.zstd")
+    publisher = keys.ensure_publisher_key()
+    identity = generate_identity()
+    save_recipient(tmp_path / "reader.pub", identity.recipient)
+    package = {"recipients": [str(tmp_path / "reader.pub")], "compression": compression}
+    run = sealed(tmp_path / "a", publisher=publisher, package=package)
+    assert run.returncode == 0, run.stderr
+    with pytest.raises(UserError, match="encrypted"):
+        open_package(tmp_path / "a" / "out.tgsp", trust=load_trust())
+    opened = open_package(tmp_path / "a" / "out.tgsp", trust=load_trust(), identity=identity)
+    assert opened.members["adapter_model.safetensors"] == building.weights()

@@ -1,4 +1,4 @@
-"""`sealed-experts keys`, `verify`, `inspect` and `unpack`, as a person and as a program use them."""
+"""`sealed-experts verify`, `inspect` and `unpack` for packages of both containers, as people and programs use them."""
 
 import json
 import os
@@ -7,21 +7,30 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.attacks import building
+from tests.attacks import building, expert_building
 
 from sealed_experts.cli.main import main
-from sealed_experts.sealing import container, keys
+from sealed_experts.sealing import keys
+from sealed_experts.sealing.encryption import generate_identity
+from sealed_experts.sealing.recipient_files import save_identity
 from sealed_experts.sealing.trust import load_trust, trust_key
 
 ROOT = Path(__file__).resolve().parents[2]
+CONTAINERS = ("tgsp", "expert")
 
 
-@pytest.fixture
-def path(tmp_path) -> Path:
+def write(folder: Path, container: str, number: int = 1, **changes) -> Path:
+    """Write a package by that key."""
+    path = folder / f"tiny.{container}"
+    package = building.package(by=building.key(number), **changes)
+    path.write_bytes(package if container == "tgsp" else expert_building.sealed(package, number=number))
+    return path
+
+
+@pytest.fixture(params=CONTAINERS)
+def path(tmp_path, request) -> Path:
     """A package by key 1, which is not trusted."""
-    file = tmp_path / "tiny.tgsp"
-    file.write_bytes(building.package())
-    return file
+    return write(tmp_path, request.param)
 
 
 @pytest.fixture
@@ -33,33 +42,61 @@ def _trusted():
 def test_verify_prints_one_json_object(path, capsys):
     assert main(["verify", str(path), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["ok"] is True
+    assert (facts["ok"], facts["trusted"]) == (True, True)
     assert (facts["name"], facts["publisher_name"]) == ("tiny_expert", "bank")
     assert facts["publisher"] == building.key().public.fingerprint
+    assert facts["container"] == path.suffix[1:]
+    assert facts["signatures"] == ["ed25519"]
+    done = subprocess.run(["sha256sum", path], capture_output=True, text=True, check=True)
+    assert facts["digest"] == done.stdout.split()[0]
 
 
 @pytest.mark.usefixtures("_trusted")
-@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_the_container_is_told_by_the_first_bytes_not_by_the_name(path, tmp_path, capsys):
+    other = tmp_path / "renamed.zip"
+    other.write_bytes(path.read_bytes())
+    assert main(["verify", str(other), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["container"] == path.suffix[1:]
+
+
+@pytest.mark.usefixtures("_trusted")
+@pytest.mark.parametrize("options", [[], ["--json"], ["--allow-untrusted"], ["--recompute-privacy"]])
 def test_verify_fails_with_one_line_and_a_code(path, capsys, options):
-    data = bytearray(path.read_bytes())
-    data[200] ^= 1
-    path.write_bytes(bytes(data))
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"An expert for tests.", b"An expert for bests."))
     assert main(["verify", str(path), *options]) == 5
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.startswith(f"error: {path}: the signature does not match")
-    assert shown.err.count("\n") == 1
+    line = shown.err.splitlines()[-1]
+    assert line.startswith(f"error: {path}: the ed25519 signature does not match")
+    assert len([each for each in shown.err.splitlines() if not each.startswith("WARNING")]) == 1
 
 
 def test_verify_codes_for_what_else_is_wrong(path, tmp_path, capsys):
     assert main(["verify", str(path)]) == 5
     assert "not trusted" in capsys.readouterr().err
     assert main(["verify", str(tmp_path / "none.tgsp")]) == 1
-    (tmp_path / "text").write_text("hello")
-    assert main(["verify", str(tmp_path / "text")]) == 11
+    for content in (b"", b"hello", b"\x1f", b"PK\x03\x04"):
+        (tmp_path / "text").write_bytes(content)
+        assert main(["verify", str(tmp_path / "text")]) == 11
+        assert "this is no package" in capsys.readouterr().err
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["verify", str(tmp_path / "pipe")]) == 1
+    assert main(["verify", str(path), "--trust", str(path)]) == 1
+    assert main(["verify", str(path), "--policy", str(tmp_path / "none.yaml")]) == 1
     with pytest.raises(SystemExit) as usage:
         main(["verify"])
     assert usage.value.code == 2
+
+
+@pytest.mark.usefixtures("_trusted")
+def test_another_version_has_a_code_of_its_own(tmp_path, capsys):
+    path = write(tmp_path, "tgsp")
+    data = bytearray(path.read_bytes())
+    data[9] = 7
+    path.write_bytes(bytes(data))
+    assert main(["verify", str(path)]) == 4
+    assert "version 7" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_trusted")
@@ -73,90 +110,184 @@ def test_a_key_given_by_file_is_the_only_one_trusted(path, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("_trusted")
+@pytest.mark.parametrize(
+    ("policy", "code", "message"),
+    [
+        ("signatures: [ed25519, ml-dsa-65]", 5, "ml-dsa-65"),
+        ("publishers: [somebody]", 5, "somebody"),
+        ("experts: [legal_*]", 11, "legal_*"),
+        ("max_epsilon: 0.5", 11, "up to 0.5"),
+        ("signatures: [ed25519]\npublishers: [bank]\nmax_epsilon: 8", 0, ""),
+    ],
+)
+def test_a_policy_holds_for_every_command(path, tmp_path, capsys, policy, code, message):
+    file = tmp_path / "policy.yaml"
+    file.write_text(policy)
+    for command in (["verify"], ["inspect"], ["unpack"], ["install"]):
+        arguments = [str(path), *([str(tmp_path / "out")] if command == ["unpack"] else [])]
+        assert main([*command, *arguments, "--policy", str(file)]) == code, command
+        shown = capsys.readouterr()
+        assert message in shown.out + shown.err
+
+
+# Without trust
+
+
+def test_allow_untrusted_is_loud(path, capsys):
+    assert main(["verify", str(path), "--allow-untrusted", "--json"]) == 0
+    shown = capsys.readouterr()
+    facts = json.loads(shown.out)
+    assert (facts["trusted"], facts["publisher_name"]) == (False, "nobody you trust")
+    assert shown.err.count("WARNING: ") == 2
+    assert "do not load it" in shown.err
+    assert main(["verify", str(path), "--allow-untrusted"]) == 0
+    assert "signed by nobody you trust" in capsys.readouterr().out
+
+
+def test_allow_untrusted_writes_to_a_new_folder_and_says_what_that_is_worth(path, tmp_path, capsys):
+    assert main(["unpack", str(path), str(tmp_path / "out"), "--allow-untrusted"]) == 0
+    shown = capsys.readouterr()
+    assert "unvouched" in shown.out
+    assert "WARNING" in shown.err
+    assert main(["verify", str(path)]) == 5, "nothing has become trusted"
+
+
+def test_allow_untrusted_is_not_mixed_with_a_key_and_not_offered_to_install(path, tmp_path, capsys):
+    assert main(["verify", str(path), "--allow-untrusted", "--trust", str(tmp_path / "x.pub")]) == 1
+    assert "contradict" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["install", str(path), "--allow-untrusted"])
+
+
+def test_allow_untrusted_still_refuses_what_no_package_may_hold(tmp_path, capsys):
+    package = building.with_member("adapter_config.json", building.adapter_config(auto_mapping={}))
+    for container, data in (("tgsp", package), ("expert", expert_building.converted(package))):
+        path = tmp_path / f"bad.{container}"
+        path.write_bytes(data)
+        assert main(["verify", str(path), "--allow-untrusted"]) == 11
+        assert "auto_mapping" in capsys.readouterr().err
+
+
+# inspect and unpack
+
+
+@pytest.mark.usefixtures("_trusted")
 def test_inspect_of_a_verified_package(path, capsys):
     assert main(["inspect", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("VERIFIED: signed by bank")
     assert "name: tiny_expert" in lines
-    assert "privacy.epsilon: 4.2" in lines
+    assert any(line.startswith("privacy.epsilon: ") for line in lines)
     assert any(line.startswith("member: adapter_model.safetensors (") for line in lines)
+    assert (path.suffix == ".expert") == any(line.startswith("integrity.pubkey: ed25519:") for line in lines)
 
 
 def test_inspect_of_an_unknown_publisher_shows_the_manifest_and_says_that_nobody_vouches(path, capsys):
     assert main(["inspect", str(path)]) == 5
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("NOT VERIFIED: the signature is by the key")
+    assert lines[0].startswith(f"NOT VERIFIED: {path}: the signature is by the key")
     assert "Anyone can make such a file" in lines[1]
     assert "name: tiny_expert" in lines
 
 
 @pytest.mark.usefixtures("_trusted")
-@pytest.mark.parametrize("position", [0, 9, 40, -1])
+@pytest.mark.parametrize("position", [0, 1, 9, 40, 900, -1])
 def test_inspect_of_an_altered_package_shows_nothing_of_it(path, capsys, position):
     data = bytearray(path.read_bytes())
     data[position] ^= 1
     path.write_bytes(bytes(data))
     assert main(["inspect", str(path)]) != 0
-    lines = capsys.readouterr().out.splitlines()
+    shown = capsys.readouterr()
+    lines = (shown.out + shown.err).splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("NOT VERIFIED: ")
 
 
 @pytest.mark.usefixtures("_trusted")
-def test_inspect_lets_nothing_turn_the_reading_direction(path, capsys):
-    path.write_bytes(building.package(settings=building.run(description="safe\u202etxt.exe")))
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_inspect_lets_nothing_turn_the_reading_direction(tmp_path, capsys, container):
+    path = write(tmp_path, container, settings=building.run(description="safe\u202etxt.exe"))
     assert main(["inspect", str(path)]) == 0
     assert "description: safe\\u202etxt.exe" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("_trusted")
-def test_unpack(path, tmp_path, capsys):
+def test_unpack(path, tmp_path):
     assert main(["unpack", str(path), str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == building.weights()
+    assert sorted(os.listdir(tmp_path / "out")) == sorted([*building.parts()[1], "manifest.json"])
     assert main(["unpack", str(path), str(tmp_path / "out")]) == 1
     path.write_bytes(path.read_bytes()[:-1])
     assert main(["unpack", str(path), str(tmp_path / "new")]) == 11
     assert not (tmp_path / "new").exists()
 
 
-def test_keys_from_creation_to_another_persons_trust(tmp_path, capsys, monkeypatch):
+@pytest.mark.usefixtures("_trusted")
+def test_an_encrypted_package_needs_its_recipients_key(tmp_path, capsys):
+    identity = generate_identity()
+    save_identity(tmp_path / "mine.pem", identity)
+    save_identity(tmp_path / "locked.pem", identity, passphrase=b"sesame")
+    path = write(tmp_path, "tgsp", storage={"recipients": [identity.recipient]})
+    assert main(["verify", str(path)]) == 1
+    assert f"{path}: " in capsys.readouterr().err
+    assert main(["inspect", str(path)]) == 0
+    assert "VERIFIED IN ITS MANIFEST ONLY" in capsys.readouterr().out
+    assert main(["verify", str(path), "--identity", str(tmp_path / "mine.pem"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recipients"] == [identity.recipient.fingerprint]
+    os.environ["SEALED_EXPERTS_PASSPHRASE"] = "sesame"
+    try:
+        assert main(["unpack", str(path), str(tmp_path / "out"), "--identity", str(tmp_path / "locked.pem")]) == 0
+    finally:
+        del os.environ["SEALED_EXPERTS_PASSPHRASE"]
+    assert main(["verify", str(path), "--identity", str(tmp_path / "locked.pem")]) == 1
+
+
+# The privacy receipt
+
+
+@pytest.mark.usefixtures("_trusted")
+def test_recompute_privacy_refuses_a_receipt_that_claims_less(tmp_path, capsys):
+    """The claim of the tests' package is 4.2, far above what its events cost; 0.01 is far below."""
+    for claim, code in ((4.2, 0), (0.01, 11)):
+        privacy = building.privacy(epsilon=claim, stage_epsilon={"sft": claim})
+        for container in CONTAINERS:
+            path = write(tmp_path, container, privacy=privacy)
+            assert main(["verify", str(path)]) == 0
+            capsys.readouterr()
+            assert main(["verify", str(path), "--recompute-privacy"]) == code
+            shown = capsys.readouterr()
+            if code:
+                assert shown.err.startswith(f"error: {path}: privacy_receipt.json: ")
+                assert shown.err.count("\n") == 1
+            else:
+                assert "the second accountant agrees" in shown.out
+
+
+# From one machine to another
+
+
+def test_from_creation_to_another_persons_trust(tmp_path, monkeypatch):
     assert main(["keys", "create"]) == 0
     fingerprint = keys.publisher_fingerprint()
-    assert f"fingerprint {fingerprint}" in capsys.readouterr().out
     public = tmp_path / "bank.pub"
     assert main(["keys", "export", "--output", str(public)]) == 0
-    assert main(["keys", "export", "--output", str(public)]) == 1
-    capsys.readouterr()
-    assert main(["keys", "export"]) == 0
-    assert capsys.readouterr().out == public.read_text()
     package = tmp_path / "p.tgsp"
-    content = container.parse(building.package())
-    package.write_bytes(
-        container.pack(manifest=bytes(content.manifest), payload=bytes(content.payload), key=keys.load_key())
-    )
-    assert main(["verify", str(package)]) == 0
+    package.write_bytes(building.package(by=keys.load_key()))
+    assert main(["publish", str(package), "--output", str(tmp_path)]) == 0
+    packages = [package, tmp_path / "tiny_expert-tiny.v1.0.0.expert"]
+    for each in packages:
+        assert main(["verify", str(each)]) == 0
 
     monkeypatch.setenv("SEALED_EXPERTS_HOME", str(tmp_path / "somebody else"))
-    assert main(["verify", str(package)]) == 5
-    assert main(["keys", "trust", str(public)]) == 0
+    for each in packages:
+        assert main(["verify", str(each)]) == 5
     assert main(["keys", "trust", str(public)]) == 0
     assert [key.name for key in load_trust()] == ["bank"]
-    assert main(["verify", str(package)]) == 0
+    for each in packages:
+        assert main(["verify", str(each)]) == 0
     assert main(["keys", "untrust", fingerprint]) == 0
-    assert main(["verify", str(package)]) == 5
-
-
-def test_keys_list(capsys):
-    assert main(["keys", "list"]) == 0
-    assert "no key yet" in capsys.readouterr().out
-    main(["keys", "create"])
-    capsys.readouterr()
-    assert main(["keys", "list", "--json"]) == 0
-    listed = json.loads(capsys.readouterr().out)
-    assert listed["signing_key"]["fingerprint"] == keys.publisher_fingerprint()
-    assert listed["trusted"] == [{"name": "publisher", "fingerprint": keys.publisher_fingerprint()}]
-    assert main(["keys", "list"]) == 0
-    assert f"trusted: publisher {keys.publisher_fingerprint()}" in capsys.readouterr().out
+    for each in packages:
+        assert main(["verify", str(each)]) == 5
 
 
 def test_no_command_shows_the_private_half(path, capsys):
@@ -169,10 +300,11 @@ def test_no_command_shows_the_private_half(path, capsys):
 
 
 @pytest.mark.usefixtures("_trusted")
-def test_verify_needs_no_heavy_library(path):
+@pytest.mark.parametrize("command", ["verify", "inspect", "install"])
+def test_no_command_needs_a_heavy_library(path, command):
     code = (
         "import sys; from sealed_experts.cli.main import main; code = main(sys.argv[1:]);"
         "assert not {'torch', 'transformers', 'peft', 'dp_accounting', 'scipy'} & set(sys.modules); sys.exit(code)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
-    subprocess.run([sys.executable, "-c", code, "verify", str(path)], env=environment, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, command, str(path)], env=environment, check=True, timeout=60)

@@ -1,5 +1,6 @@
 """From a run to its package: what goes in, what stays out, and that the bytes depend on nothing else."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -25,16 +26,27 @@ def opened(**changes) -> VerifiedPackage:
 
 def test_the_manifest_says_what_the_inputs_say():
     manifest = opened().manifest
-    assert manifest["base"] == {"name": "tiny", "revision": None, "digest": "b" * 64}
+    assert manifest["base"] == {
+        "name": "tiny",
+        "revision": None,
+        "digest": "b" * 64,
+        "quantization": None,
+        "rope_scaling": None,
+    }
     assert manifest["adapter"] == {
         "kind": "lora",
-        "rank": 2,
+        "r": 2,
         "alpha": 4,
+        "scaling": 2,
+        "dropout": 0,
         "target_modules": ["q_proj", "v_proj"],
-        "parameters": 32,
+        "size": len(building.weights()),
+        "digest": hashlib.sha256(building.weights()).hexdigest(),
     }
+    assert manifest["perf"] == {"size": 32 * 4, "parameters": 32}
     assert manifest["routing"]["keywords"] == ["loan", "deposit rate"]
     assert manifest["training"] == {
+        "datasets": [{"hmac_sha256": building.inputs().names.of_data("e" * 64)}],
         "stages": ["sft"],
         "selected_stage": "sft",
         "selection_reason": "the only stage",
@@ -50,6 +62,14 @@ def test_the_manifest_says_what_the_inputs_say():
     assert manifest["privacy"] == {"epsilon": 4.2, "delta": 1e-5, "mode": "release", "unit": "record"}
 
 
+def evaluation(**changes) -> dict:
+    """evaluation.json of a chain of one stage without a reward."""
+    base = {"loss": 3.125, "loss_interval": {"low": 3.0, "high": 3.25}, "reward": None}
+    sft = {"loss": 2.0625, "loss_interval": {"low": 2.03125, "high": 2.09375}, "reward": None, **changes}
+    return {"expert": "tiny_expert", "intervals": {"confidence": 0.95}, "models": {"base": base, "sft": sft}}
+
+
+PUBLIC = building.run(public_evaluation=True, dataset="questions")
 PRIVATE = ["7654", "987654", "424242", "3.125", "2.0625", "2.03125", "1.984375", "d" * 64, "e" * 64]
 
 
@@ -63,12 +83,31 @@ def test_counts_losses_seeds_and_digests_of_private_data_stay_out():
 
 
 def test_held_out_numbers_are_published_only_where_the_dataset_says_so():
-    assert opened().manifest["evaluation"]["published"] is False
-    public = opened(settings=building.run(public_evaluation=True)).manifest["evaluation"]
-    assert public == {"published": True, "held_out_loss_before": 3.125, "held_out_loss": 2.0625}
-    unmeasured = building.metrics(first_val_loss=None, final_val_loss=None)
-    evaluation = opened(settings=building.run(public_evaluation=True), metrics=unmeasured).manifest["evaluation"]
-    assert evaluation == {"published": False, "reason": "nothing was measured on held-out records"}
+    assert opened().manifest["quality"]["published"] is False
+    public = opened(settings=PUBLIC, evaluation=evaluation()).manifest["quality"]
+    loss = {
+        "metric": "held_out_loss",
+        "value": 2.0625,
+        "base_value": 3.125,
+        "interval": {"low": 2.03125, "high": 2.09375, "confidence": 0.95},
+    }
+    assert public == {"published": True, "metrics": [loss]}
+    few = opened(settings=PUBLIC, evaluation=evaluation(loss_interval={"low": None, "high": None})).manifest["quality"]
+    assert few == {"published": True, "metrics": [{**loss, "interval": None}]}
+    for unmeasured in (None, evaluation(loss=None)):
+        quality = opened(settings=PUBLIC, evaluation=unmeasured).manifest["quality"]
+        assert quality == {"published": False, "reason": "nothing was measured on held-out records"}
+
+
+def test_an_evaluation_of_private_records_stays_out_even_if_it_is_given():
+    data = building.package(evaluation=evaluation())
+    assert b"2.09375" not in data
+    assert b"2.09375" in building.package(settings=PUBLIC, evaluation=evaluation())
+
+
+def test_an_evaluation_of_another_expert_is_refused():
+    with pytest.raises(UserError, match="the evaluation is of other, not of tiny_expert"):
+        package_content(building.inputs(settings=PUBLIC, evaluation={**evaluation(), "expert": "other"}))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +159,7 @@ def test_a_missing_input_is_named():
 
 
 def test_settings_that_contradict_the_adapter_are_refused_at_sealing():
-    with pytest.raises(PackageError, match=r"adapter\.alpha"):
+    with pytest.raises(PackageError, match=r"adapter\.alpha is 4, but the adapter's files say 8"):
         building.package(adapter_config=building.adapter_config(lora_alpha=8))
 
 

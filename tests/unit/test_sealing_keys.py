@@ -1,10 +1,12 @@
 """Publishers' keys and the trust store: who may read them, who makes the first one, whom one trusts."""
 
+import datetime
 import json
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from sealed_experts.errors import UserError
 from sealed_experts.sealing import keys, trust
 from sealed_experts.sealing.home import home_folder
+from sealed_experts.sealing.pem import read_public_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -115,7 +118,10 @@ def private_pem(private, encryption=None) -> bytes:
     [
         (b"", "not a private key"),
         (b"\xff" * 100, "not a private key"),
-        (private_pem(rsa.generate_private_key(public_exponent=65537, key_size=2048)), "not an Ed25519 key"),
+        (
+            private_pem(rsa.generate_private_key(public_exponent=65537, key_size=2048)),
+            "holds a RSAPrivateKey",
+        ),
         (private_pem(Ed25519PrivateKey.generate(), BestAvailableEncryption(b"x")), "has a passphrase"),
     ],
     ids=["empty", "noise", "rsa", "passphrase"],
@@ -154,6 +160,20 @@ def test_the_first_use_makes_a_key_and_says_so(capsys):
     assert f"fingerprint {made}" in capsys.readouterr().err
     assert keys.ensure_publisher_key() == keys.ensure_publisher_key(create=False) == made
     assert capsys.readouterr().err == ""
+
+
+def test_the_first_key_has_the_algorithms_asked_for():
+    keys.ensure_publisher_key(algorithms=["ed25519"])
+    assert keys.load_key().public.algorithms == ("ed25519",)
+    keys.ensure_publisher_key(algorithms=["ed25519", "ml-dsa-65"])  # it is there: nothing is made
+    assert keys.load_key().public.algorithms == ("ed25519",)
+
+
+def test_an_expired_publisher_key_is_refused_before_anything_is_sealed_with_it():
+    key = keys.create_key()
+    trust.trust_publisher(replace(key, expires=datetime.date(2020, 1, 1)))
+    with pytest.raises(UserError, match=r"expired here on 2020-01-01.*keys rotate"):
+        keys.ensure_publisher_key()
 
 
 def test_an_untrusted_publisher_key_is_refused_before_anything_is_sealed_with_it():
@@ -210,10 +230,14 @@ def test_the_fingerprint_costs_little_and_neither_torch_nor_numpy():
 def test_the_private_half_does_not_show():
     key = keys.create_key()
     loaded = keys.load_key()
-    secret = keys.key_path().read_text().splitlines()[1]
     assert loaded.public.raw == key.raw
-    assert "PrivateKey" not in repr(loaded)
-    assert secret not in repr(loaded) + str(loaded) + repr(vars(loaded)["public"])
+    shown = repr(loaded) + str(loaded) + repr(vars(loaded)["public"])
+    assert "PrivateKey" not in shown
+    for line in keys.key_path().read_text().splitlines():
+        assert line.startswith("-----") or line not in shown
+    for private in loaded._private.values():
+        assert repr(private.private_bytes_raw()) not in shown
+        assert private.private_bytes_raw().hex() not in shown
 
 
 # The trust store
@@ -241,12 +265,30 @@ def test_untrust_by_name_or_fingerprint():
     "change",
     [
         {"fingerprint": "0" * 64},
-        {"public_key": "11" * 31},
-        {"public_key": "zz" * 32},
-        {"algorithm": "rsa"},
+        {"keys": {"ed25519": "11" * 31}},
+        {"keys": {"ed25519": "zz" * 32}},
+        {"keys": {"ed25519": "11" * 32}},
+        {"keys": {"rsa": "11" * 32}},
+        {"keys": {"ed25519": (b"\1" * 32).hex(), "rsa": "11" * 32}},
+        {"keys": {"ed25519": (b"\1" * 32).hex(), "ml-dsa-65": "11" * 32}},
+        {"keys": (b"\1" * 32).hex()},
+        {"keys": {}},
         {"name": "other"},
         {"name": 5},
         {"scope": "all"},
+        {"scopes": "all"},
+        {"scopes": []},
+        {"scopes": ["../*"]},
+        {"scopes": ["[a-z]"]},
+        {"scopes": [None]},
+        {"expires": "tomorrow"},
+        {"expires": 20301231},
+        {"expires": "2030-02-30"},
+        {"revoked": ""},
+        {"revoked": True},
+        {"revoked": "two\nlines"},
+        {"certified_by": "somebody"},
+        {"certified_by": 7},
     ],
 )
 def test_a_damaged_entry_is_refused_with_its_file(change):
@@ -261,18 +303,18 @@ def test_a_public_key_file_is_read_and_nothing_else(tmp_path):
     key = keys.create_key()
     public = tmp_path / "key.pub"
     public.write_text(key.pem)
-    assert trust.read_public_key(public) == key.raw
+    assert read_public_keys(public) == key.keys
     with pytest.raises(UserError, match="private key"):
-        trust.read_public_key(keys.key_path())
+        read_public_keys(keys.key_path())
     other = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
     public.write_bytes(other.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     with pytest.raises(UserError, match="Ed25519"):
-        trust.read_public_key(public)
+        read_public_keys(public)
     public.write_bytes(b"ssh-ed25519 AAAA")
     with pytest.raises(UserError, match="not a public key"):
-        trust.read_public_key(public)
+        read_public_keys(public)
     with pytest.raises(UserError, match="cannot read"):
-        trust.read_public_key(tmp_path / "none")
+        read_public_keys(tmp_path / "none")
 
 
 def test_one_damaged_home_is_reported(monkeypatch, tmp_path):

@@ -18,17 +18,32 @@ def reinforced(**changes) -> dict:
 
 RL_CHAIN = {"stage": "reinforce", "reason": "the last of the stages sft, reinforce", "candidates": ["sft", "reinforce"]}
 RL_RUN = {"stages": ("sft", "reinforce")}
+LOSSES = {"low": 2.015625, "high": 2.109375}
+EVALUATION = {
+    "expert": "tiny_expert",
+    "intervals": {"confidence": 0.95},
+    "models": {
+        "base": {"loss": 3.125, "loss_interval": LOSSES, "reward": {"mean": 0.40625, "low": 0.375, "high": 0.4375}},
+        "reinforce": {
+            "loss": 2.0625,
+            "loss_interval": LOSSES,
+            "reward": {"mean": 0.59375, "low": 0.5625, "high": 0.625},
+        },
+    },
+}
 
 
 def reinforced_package(**changes) -> VerifiedPackage:
-    run = building.run(**RL_RUN, public_evaluation=changes.pop("public", False))
-    return opened(settings=run, metrics=reinforced(**changes), selection=RL_CHAIN)
+    public = changes.pop("public", False)
+    run = building.run(**RL_RUN, public_evaluation=public, dataset="questions" if public else None)
+    return opened(settings=run, metrics=reinforced(**changes), selection=RL_CHAIN, evaluation=EVALUATION)
 
 
 def test_the_manifest_states_how_a_reinforce_stage_was_trained():
     """It once stated no batch, because that setting has another name there."""
     package = reinforced_package()
     assert package.manifest["training"] == {
+        "datasets": [{"hmac_sha256": building.inputs().names.of_data("e" * 64)}],
         "stages": ["sft", "reinforce"],
         "selected_stage": "reinforce",
         "selection_reason": "the last of the stages sft, reinforce",
@@ -69,30 +84,17 @@ def test_what_a_reward_is_told_about_the_owners_data_stays_out():
 
 def test_held_out_rewards_are_published_beside_the_loss_where_the_dataset_says_so():
     package = reinforced_package(public=True)
-    assert package.manifest["evaluation"] == {
-        "published": True,
-        "held_out_loss_before": 3.125,
-        "held_out_loss": 2.0625,
-        "held_out_reward_before": 0.40625,
-        "held_out_reward": 0.59375,
+    loss, reward = package.manifest["quality"]["metrics"]
+    assert loss["metric"] == "held_out_loss"
+    assert reward == {
+        "metric": "held_out_reward",
+        "value": 0.59375,
+        "base_value": 0.40625,
+        "interval": {"low": 0.5625, "high": 0.625, "confidence": 0.95},
     }
     card = package.members["README.md"].decode()
-    assert "3.1250 before stage reinforce, 2.0625 after it" in card
-    assert (
-        "Mean reward of answers to held-out prompts (finance): 0.4062 before stage reinforce, 0.5938 after it" in card
-    )
-
-
-def test_the_loss_before_the_first_stage_is_the_bases():
-    """The card once called it `before training` for later stages too."""
-    card = opened(settings=building.run(public_evaluation=True)).members["README.md"].decode()
-    assert "3.1250 before training, 2.0625 after" in card
-    assert "before training" not in reinforced_package(public=True).members["README.md"].decode()
-
-
-def test_unmeasured_rewards_leave_the_losses():
-    evaluation = reinforced_package(public=True, mean_reward_before=None, mean_reward_after=None).manifest["evaluation"]
-    assert evaluation == {"published": True, "held_out_loss_before": 3.125, "held_out_loss": 2.0625}
+    assert "| Loss on held-out records, nats a response token | 3.1250 | 2.0625 | 2.0156 to 2.1094 (95%) |" in card
+    assert "| Mean reward of answers to held-out prompts (finance) | 0.4062 | 0.5938 | 0.5625 to 0.6250 (95%) |" in card
 
 
 def measured(value, found=None) -> set[str]:
@@ -117,9 +119,8 @@ def test_nothing_that_reinforce_measured_on_records_enters_a_package_of_private_
     assert [number for number in sorted(numbers) if number.encode() in data] == []
     for digest in ("d" * 64, "e" * 64):
         assert digest.encode() not in data
-    public = building.package(
-        settings=building.run(**RL_RUN, public_evaluation=True), metrics=metrics, selection=RL_CHAIN
-    )
+    run = building.run(**RL_RUN, public_evaluation=True, dataset="questions")
+    public = building.package(settings=run, metrics=metrics, selection=RL_CHAIN, evaluation=EVALUATION)
     assert {number for number in numbers if number.encode() in public} == {"0.40625", "0.59375", "2.0625"}
 
 

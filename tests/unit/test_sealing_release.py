@@ -61,6 +61,7 @@ def test_that_versions_have_units_in_common_is_declared_public(log):
     sealed = released(receipt(event("k1"), public=["units: N"]), expert="banking", units="ab", log=log)
     assert sealed["public"][0] == "units: N"
     assert any("over_releases" in line and "treated as public" in line for line in sealed["public"])
+    assert any("names of private data" in line and "treated as public" in line for line in sealed["public"])
     assert json.loads(receipt_bytes(sealed))["public"] == sealed["public"]
 
 

@@ -159,7 +159,7 @@ def test_the_limits_of_a_package_are_those_of_the_configuration():
     keywords, sealed = routing["keywords"], manifest["routing"]["properties"]["keywords"]
     assert keywords["maxItems"] == sealed["maxItems"]
     assert keywords["items"]["maxLength"] == sealed["items"]["maxLength"]
-    assert adapter["rank"]["maximum"] == manifest["adapter"]["properties"]["rank"]["maximum"]
+    assert adapter["rank"]["maximum"] == manifest["adapter"]["properties"]["r"]["maximum"]
     targets = manifest["adapter"]["properties"]["target_modules"]
     assert adapter["target_modules"]["maxItems"] == targets["maxItems"]
     assert adapter["target_modules"]["items"]["maxLength"] == targets["items"]["maxLength"]
@@ -237,18 +237,47 @@ def test_keywords_that_no_package_can_hold_together_are_refused(tmp_path):
     assert told.startswith("experts.banker.routing.keywords: ")
     fewer = [f"{index:04d} " + "&" * 190 for index in range(200)]
     settings = resolve(changed({"experts.banker.routing.keywords": fewer}), root=tmp_path)
+    keywords = settings.by_name["banker"].routing.keywords
     card = model_card(
         {
             "name": "n",
             "version": "1.0.0",
             "description": "&" * 1000,
-            "base": {"name": "&" * 1000, "revision": None, "digest": "0" * 64},
-            "adapter": {"kind": "lora", "rank": 1, "alpha": 1, "parameters": 1, "target_modules": ["q" * 200] * 100},
+            "author": "&" * 200,
+            "licence": "A" * 200,
+            "base": {
+                "name": "&" * 1000,
+                "revision": None,
+                "digest": "0" * 64,
+                "quantization": {"method": "&" * 100},
+                "rope_scaling": {"rope_type": "&" * 100},
+            },
+            "adapter": {
+                **{"kind": "lora", "r": 1, "alpha": 1, "scaling": 1, "dropout": 0},
+                "target_modules": ["q" * 200] * 100,
+            },
+            "perf": {"parameters": 1, "size": 4},
             "template": "alpaca",
-            "routing": {"keywords": settings.by_name["banker"].routing.keywords, "always_active": True},
-            "training": {"stages": ["sft"], "selected_stage": "sft", "selection_reason": "&" * 1000},
+            "capabilities": ["c" * 64] * 50,
+            "routing": {"keywords": keywords, "exclude": [], "always_active": True},
+            "constraints": {"requires": [], "incompatible_with": []},
+            "training": {
+                **{"datasets": [{"hmac_sha256": "0" * 64}], "stages": ["sft"], "selected_stage": "sft"},
+                "selection_reason": "&" * 1000,
+            },
             "privacy": {"epsilon": None, "delta": None, "unit": None, "reason": "&" * 1000},
-            "evaluation": {"published": False, "reason": "&" * 1000},
+            "quality": {"published": False, "reason": "&" * 1000},
         }
     )
     assert len(card.encode()) < MEMBERS["README.md"]
+
+
+def test_constraints_count_as_keywords_do(tmp_path):
+    """A package's card lists both."""
+    patterns = [f"p{index:03d}{'_' * 90}@>=1.0.0-{'a' * 80}" for index in range(100)]
+    keywords = [f"{index:04d} " + "&" * 190 for index in range(198)]
+    document = changed({"experts.banker.routing.keywords": keywords})
+    assert resolve(document, root=tmp_path)
+    document["experts"]["banker"]["package"] = {"constraints": {"requires": patterns}}
+    (told,) = mistakes(document, tmp_path)
+    assert "together with excluded words and constraints they take" in told

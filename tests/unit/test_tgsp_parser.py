@@ -12,16 +12,19 @@ from hypothesis import strategies as st
 from tests.attacks import building
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import canonical_json
 from sealed_experts.sealing import container
+from sealed_experts.sealing.compression import compress, decompress
+from sealed_experts.sealing.encryption import EncryptedError, Identity, encrypt_chunks, wrap_key
 from sealed_experts.sealing.errors import PackageError
-from sealed_experts.sealing.inspection import inspect_package
 from sealed_experts.sealing.linter import read_adapter_config
 from sealed_experts.sealing.manifest import parse_manifest
-from sealed_experts.sealing.package import open_bytes, open_package
+from sealed_experts.sealing.package import open_bytes, open_package, verify_package
 from sealed_experts.sealing.tensors import read_tensors
 
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 HONEST = building.package()
+IDENTITY = Identity(bytes(range(96)))
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -66,6 +69,62 @@ def test_arbitrary_manifest_under_a_good_signature(manifest):
         manifest = b"{}"
     with pytest.raises(PackageError):
         open_bytes(building.signed(manifest, {"a": b"x"}), trust=building.trust())
+
+
+@QUICK
+@given(st.binary(max_size=300))
+def test_arbitrary_signature_block(block):
+    found = building.frame()
+    lengths = (len(found.manifest), 0, found.payload_size, len(block) + 1)
+    header = container.HEADER.pack(container.MAGIC, container.VERSION, *lengths)
+    for count in range(5):
+        with pytest.raises(PackageError):
+            open_bytes(header + found.manifest + building.payload() + bytes([count]) + block, trust=building.trust())
+
+
+def stored(compression: str, encryption: str) -> bytes:
+    manifest, _ = building.parts()
+    return canonical_json({**manifest, "payload": {"compression": compression, "encryption": encryption}}).encode()
+
+
+@QUICK
+@given(st.binary(max_size=100), st.integers(0, 3), st.booleans())
+def test_arbitrary_recipients_under_a_good_signature(start, count, honest):
+    """Also such as have the right length and the reader's own name."""
+    part = start
+    if honest:
+        name = bytes.fromhex(IDENTITY.recipient.fingerprint)
+        part = bytes([count]) + b"".join((name + start).ljust(1200, b"\x01") for _ in range(count))
+    data = building.sealed_parts(
+        manifest=stored("none", "hpke-mlkem768-x25519"), recipients=part, payload=bytes(100), by=building.key()
+    )
+    with pytest.raises((PackageError, EncryptedError)):
+        open_bytes(data, trust=building.trust(), identity=IDENTITY)
+
+
+@QUICK
+@given(st.binary(max_size=300), st.sampled_from(["none", "zstd"]), st.booleans())
+def test_arbitrary_payload_under_a_good_signature(payload, compression, wrapped):
+    """Under encryption the reader's content key is right, and the payload is not, or opens to something else."""
+    encryption = "hpke-mlkem768-x25519" if wrapped else "none"
+    manifest = stored(compression, encryption)
+    recipients = wrap_key(bytes(32), recipients=[IDENTITY.recipient], manifest=manifest) if wrapped else b""
+    payloads = [payload]
+    if wrapped:
+        payloads.append(b"".join(encrypt_chunks([payload], content_key=bytes(32), manifest=manifest)))
+    for each in payloads:
+        data = building.sealed_parts(manifest=manifest, recipients=recipients, payload=each, by=building.key())
+        with pytest.raises(PackageError):
+            open_bytes(data, trust=building.trust(), identity=IDENTITY)
+
+
+@QUICK
+@given(st.binary(max_size=200), st.binary(max_size=60), st.integers(0, 400))
+def test_a_frame_edited_anywhere_decompresses_to_what_it_was_or_not_at_all(content, edit, place):
+    frame = bytearray(b"".join(compress([content], size=len(content))))
+    frame[place : place + len(edit)] = edit
+    with contextlib.suppress(PackageError):
+        assert len(b"".join(decompress([bytes(frame)], size=len(content)))) == len(content)
 
 
 @QUICK
@@ -136,7 +195,7 @@ def test_what_is_no_regular_file_neither_hangs_nor_opens(kind, tmp_path, monkeyp
     elif kind == "device":
         path.symlink_to("/dev/zero")
     try:
-        for read in (open_package, inspect_package):
+        for read in (open_package, verify_package):
             with pytest.raises(UserError, match="cannot read the package") as caught:
                 read(path, trust=building.trust())
             assert caught.value.exit_code == 1

@@ -1,18 +1,25 @@
 """docs/tgsp.md against the code: its test vectors, its limits, and the manifest's schema."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA65PublicKey
+from tests.attacks.building import sealed_parts
 
-from sealed_experts.sealing import container
+from sealed_experts.sealing import container, encryption
+from sealed_experts.sealing.compression import WINDOW_LOG
+from sealed_experts.sealing.encryption import Identity, decrypt_chunks, encrypt_chunks, unwrap_key
 from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.keys import PublisherKey
 from sealed_experts.sealing.manifest_schema import MANIFEST_SCHEMA, MEMBER_NAME, MEMBERS
 from sealed_experts.sealing.package import open_bytes
-from sealed_experts.sealing.trust import PublicKey, TrustStore
+from sealed_experts.sealing.signing import ALGORITHMS
+from sealed_experts.sealing.source import Memory
+from sealed_experts.sealing.trust import TrustStore
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "tgsp.md").read_text(encoding="utf-8")
@@ -23,43 +30,92 @@ VECTORS = {
 CHANGES = re.findall(r"^\| (\d+) \| `([0-9a-f]{2})` \| (\d+) \|", TEXT, flags=re.MULTILINE)
 
 
+TWO = bytes.fromhex("".join((ROOT / "docs" / "tgsp-two-signatures.hex").read_text().split()))
+
+
 @pytest.fixture
 def key() -> PublisherKey:
-    private = Ed25519PrivateKey.from_private_bytes(VECTORS["private-key"])
-    public = PublicKey(name="vector", raw=private.public_key().public_bytes_raw())
-    return PublisherKey(public=public, _private=private)
+    private = {"ed25519": Ed25519PrivateKey.from_private_bytes(VECTORS["private-key"])}
+    return PublisherKey.of(private, name="vector")
+
+
+@pytest.fixture
+def both() -> PublisherKey:
+    private = {
+        "ed25519": Ed25519PrivateKey.from_private_bytes(VECTORS["private-key"]),
+        "ml-dsa-65": MLDSA65PrivateKey.from_seed_bytes(VECTORS["private-key"]),
+    }
+    return PublisherKey.of(private, name="vector")
+
+
+def checked(data: bytes, key: PublisherKey) -> container.Frame:
+    """Check framing and signatures as a reader does, and return the frame."""
+    frame = container.read_frame(Memory(data))
+    assert TrustStore([key.public]).publisher_of(frame.signers) == key.public
+    payload = data[frame.payload_offset : frame.payload_offset + frame.payload_size]
+    container.check_signatures(frame, payload_digest=hashlib.sha256(payload).digest())
+    return frame
+
+
+def message(key: PublisherKey) -> bytes:
+    return container.signed_bytes(
+        manifest=VECTORS["manifest"],
+        recipients=b"",
+        payload_size=len(VECTORS["payload"]),
+        payload_digest=hashlib.sha256(VECTORS["payload"]).digest(),
+        signers=[(each.algorithm, each.raw) for each in key.public.keys],
+    )
 
 
 def test_the_document_holds_its_vectors():
-    names = ["private-key", "public-key", "fingerprint", "manifest", "payload", "signed-message", "file"]
-    assert list(VECTORS) == names
+    assert list(VECTORS) == [
+        *("private-key", "public-key", "fingerprint", "manifest", "payload", "signed-message", "file"),
+        *("second-fingerprint", "second-signed-message", "second-file-sha256"),
+        *("recipient-private-key", "recipient-fingerprint", "content-key", "recipients", "stored-payload"),
+    ]
     assert len(CHANGES) == 14
 
 
-def test_key_vectors(key):
+def test_key_vectors(key, both):
     assert key.public.raw == VECTORS["public-key"]
     assert key.public.fingerprint == VECTORS["fingerprint"].hex()
+    assert both.public.keys[1].fingerprint == VECTORS["second-fingerprint"].hex()
 
 
-def test_signed_message_vector(key):
-    message = container.signed_bytes(
-        manifest=VECTORS["manifest"],
-        recipients=b"",
-        payload=VECTORS["payload"],
-        signers=(("ed25519", key.public.raw),),
-    )
-    assert message == VECTORS["signed-message"]
+def test_signed_message_vectors(key, both):
+    assert message(key) == VECTORS["signed-message"]
+    assert message(both) == VECTORS["second-signed-message"]
 
 
 def test_file_vector(key):
-    data = container.pack(manifest=VECTORS["manifest"], payload=VECTORS["payload"], key=key)
+    data = sealed_parts(manifest=VECTORS["manifest"], payload=VECTORS["payload"], by=key)
     assert data == VECTORS["file"]
-    frame = container.parse(data)
-    assert container.verify(frame, TrustStore([key.public])) == key.public
-    assert (bytes(frame.manifest), bytes(frame.payload)) == (VECTORS["manifest"], VECTORS["payload"])
+    assert checked(data, key).manifest == VECTORS["manifest"]
     with pytest.raises(PackageError, match=r"^manifest: ") as caught:
         open_bytes(data, trust=TrustStore([key.public]))
     assert caught.value.exit_code == 11
+
+
+def test_file_vector_of_two_signatures(both):
+    """ML-DSA signs with fresh randomness, so this file can be verified but not made again."""
+    assert hashlib.sha256(TWO).digest() == VECTORS["second-file-sha256"]
+    frame = checked(TWO, both)
+    assert [each.algorithm for each in frame.signatures] == ["ed25519", "ml-dsa-65"]
+    MLDSA65PublicKey.from_public_bytes(frame.signatures[1].public_key).verify(frame.signatures[1].value, message(both))
+    again = sealed_parts(manifest=VECTORS["manifest"], payload=VECTORS["payload"], by=both)
+    assert again[:-3309] == TWO[:-3309]
+    assert again != TWO
+
+
+def test_encryption_vectors():
+    identity, manifest = Identity(VECTORS["recipient-private-key"]), VECTORS["manifest"]
+    assert identity.recipient.fingerprint == VECTORS["recipient-fingerprint"].hex()
+    content_key = unwrap_key(VECTORS["recipients"], identity=identity, manifest=manifest)
+    assert content_key == VECTORS["content-key"]
+    stored = VECTORS["stored-payload"]
+    plain = decrypt_chunks([stored], size=len(stored), content_key=content_key, manifest=manifest)
+    assert b"".join(plain) == VECTORS["payload"]
+    assert b"".join(encrypt_chunks([VECTORS["payload"]], content_key=content_key, manifest=manifest)) == stored
 
 
 @pytest.mark.parametrize(("offset", "byte", "exit_code"), CHANGES)
@@ -68,8 +124,20 @@ def test_changed_file_vectors(offset, byte, exit_code, key):
     assert data[int(offset)] != int(byte, 16)
     data[int(offset)] = int(byte, 16)
     with pytest.raises(PackageError) as caught:
-        container.verify(container.parse(bytes(data)), TrustStore([key.public]))
+        checked(bytes(data), key)
     assert caught.value.exit_code == int(exit_code)
+
+
+def test_the_sizes_of_the_document_are_those_of_the_code():
+    for row, attribute in (("public key", "public_key_size"), ("signature", "signature_size")):
+        stated = re.search(rf"^\| 2 \| length of the {row} \| (\d+) \| (\d+) \|$", TEXT, flags=re.MULTILINE)
+        assert [int(size) for size in stated.groups()] == [getattr(each, attribute) for each in ALGORITHMS.values()]
+    assert f"chunks of {encryption.CHUNK:,} bytes" in TEXT
+    assert f"1 to {encryption.MAX_RECIPIENTS} |" in TEXT
+    assert f"`{encryption.ENCRYPTION}`" in TEXT
+    assert encryption.WRAPPED_KEY == 1120 + 48
+    assert 1 << WINDOW_LOG == 2 << 20
+    assert 1 + encryption.MAX_RECIPIENTS * (32 + encryption.WRAPPED_KEY) <= container.MAX_RECIPIENTS
 
 
 def test_the_limits_of_the_document_are_those_of_the_code():

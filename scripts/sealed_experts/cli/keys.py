@@ -1,129 +1,251 @@
 """`sealed-experts keys`: publishers' keys and whom this machine trusts."""
 
 import argparse
+import datetime
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
+from sealed_experts.cli import key_changes
+from sealed_experts.cli.publishers import described, limits, print_fingerprints
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_text
 
+if TYPE_CHECKING:
+    from sealed_experts.sealing.publisher import Publisher
+
 # `sealing` is imported by the functions that need it: other commands start without cryptography.
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_NEVER = "never"
 
 
-def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parsers(subparsers: _Commands) -> None:
     """Register `keys` and its own commands."""
     keys = subparsers.add_parser(
         "keys",
         help="make and trust publishers' keys",
         description="Keys live under ${SEALED_EXPERTS_HOME:-~/.config/sealed-experts}: private ones in keys/ (mode "
-        "0600), the public keys whose packages are accepted in trust/. SEALED_EXPERTS_KEY names another private key "
-        "to sign with.",
+        "0600), the publishers whose packages are accepted in trust/. SEALED_EXPERTS_KEY names another private key "
+        "to sign with, SEALED_EXPERTS_PASSPHRASE holds its passphrase; without it a terminal is asked.",
     )
     commands = keys.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _create(commands)
-    _list(commands)
-    _trust(commands)
-    _untrust(commands)
-    _export(commands)
+    for add in (_create, _list, _export, key_changes.add_rotate, key_changes.add_revoke, _trust, _untrust):
+        add(commands)
 
 
-def _create(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("create", help="make a key and trust its public half")
-    parser.add_argument("--name", default="publisher", help="what to call it (default: publisher, the one that signs)")
+def _create(commands: _Commands) -> None:
+    parser = commands.add_parser("create", help="make a key, test it, and trust its public half")
+    parser.add_argument("--name", help="what to call it (default: publisher, the one that signs)")
+    parser.add_argument(
+        "--algorithm",
+        action="append",
+        metavar="NAME",
+        help="ed25519 or ml-dsa-65; repeat for both (default: all that work here)",
+    )
+    parser.add_argument("--passphrase", action="store_true", help="protect the file with a passphrase")
+    parser.add_argument(
+        "--recipient", action="store_true", help="make a key to open packages that are encrypted for it instead"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=create)
 
 
-def _list(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("list", help="show the signing key and the trusted keys")
+def _list(commands: _Commands) -> None:
+    parser = commands.add_parser("list", help="show one's own keys and the trusted publishers")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=list_keys)
 
 
-def _trust(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("trust", help="accept packages signed with a key")
-    parser.add_argument("file", type=Path, metavar="KEY.pub", help="public key in PEM, from its owner")
-    parser.add_argument("--name", help="what to call it (default: the file's name)")
-    parser.set_defaults(run=trust)
-
-
-def _untrust(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("untrust", help="no longer accept a key, whatever its names")
-    parser.add_argument("key", metavar="KEY", help="its name, or its whole fingerprint")
-    parser.set_defaults(run=untrust)
-
-
-def _export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _export(commands: _Commands) -> None:
     parser = commands.add_parser("export", help="write the public half of a signing key, for others to trust")
     parser.add_argument("--name", help="which key (default: the one that signs)")
     parser.add_argument("--output", type=Path, help="file to write (default: standard output)")
     parser.set_defaults(run=export)
 
 
-def create(args: argparse.Namespace) -> int:
-    """Make a key pair; return 0."""
-    from sealed_experts.sealing.keys import create_key, key_path
+def _trust(commands: _Commands) -> None:
+    parser = commands.add_parser(
+        "trust",
+        help="accept packages signed with a key",
+        description="Accept a publisher's packages, or change what is accepted of one that is trusted already.",
+    )
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="public key in PEM, from its owner, or a rotation statement"
+    )
+    parser.add_argument("--name", help="what to call it (default: the file's name)")
+    parser.add_argument(
+        "--scope",
+        action="append",
+        metavar="PATTERN",
+        help="names of the experts that it may sign, with * and ?; repeat for several (default: any)",
+    )
+    parser.add_argument("--expires", metavar="DATE", help="last day of trust, as 2030-12-31, or never (default)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=trust)
 
-    key = create_key(name=args.name)
-    print(f"made {key_path(args.name)}; its public half is trusted here\nfingerprint {key.fingerprint}")
+
+def _untrust(commands: _Commands) -> None:
+    parser = commands.add_parser("untrust", help="no longer accept a key")
+    parser.add_argument("key", metavar="KEY", help="its name, or its whole fingerprint")
+    parser.set_defaults(run=untrust)
+
+
+def create(args: argparse.Namespace) -> int:
+    """Make a key; return 0."""
+    from sealed_experts.sealing import passphrase
+    from sealed_experts.sealing.keys import DEFAULT_NAME, create_key, key_path
+    from sealed_experts.sealing.signing import ALGORITHMS
+
+    if args.recipient:
+        return _create_recipient(args)
+    name = args.name or DEFAULT_NAME
+    secret = passphrase.new_passphrase() if args.passphrase else None
+    key = create_key(name=name, algorithms=args.algorithm, secret=secret)
+    available = {algorithm: known.available() for algorithm, known in ALGORITHMS.items()}
+    if args.json:
+        print(json.dumps({"path": str(key_path(name)), **described(key), "available_algorithms": available}))
+        return 0
+    print(f"made {key_path(name)}; its public half is trusted here")
+    print_fingerprints(key)
+    print(f"tested: {' and '.join(key.algorithms)} sign and verify here")
+    for algorithm in (algorithm for algorithm, works in available.items() if not works):
+        print(f"not available: {algorithm}, which this machine's OpenSSL lacks (cryptography>=50 brings one that has)")
     return 0
 
 
 def list_keys(args: argparse.Namespace) -> int:
     """Show what signs and what is trusted; return 0."""
-    from sealed_experts.sealing.keys import key_path, load_key
+    from sealed_experts.sealing.keys import key_path, keys_folder, public_half
     from sealed_experts.sealing.trust import load_trust
 
     path, store = key_path(), load_trust()
-    signing = load_key(path).public.fingerprint if path.exists() else None
+    signing = public_half(path).fingerprint if path.exists() else None
+    own = {file.stem: _fingerprint_of(file) for file in sorted(keys_folder().glob("*.pem"))}
     if args.json:
-        trusted = [{"name": key.name, "fingerprint": key.fingerprint} for key in store]
-        print(json.dumps({"signing_key": {"path": str(path), "fingerprint": signing}, "trusted": trusted}))
+        trusted = [described(publisher) for publisher in store]
+        own_keys = [{"name": name, "fingerprint": fingerprint} for name, fingerprint in own.items()]
+        signing_key = {"path": str(path), "fingerprint": signing}
+        print(json.dumps({"signing_key": signing_key, "keys": own_keys, "trusted": trusted}))
         return 0
     print(
         f"signs:   {path} {signing}" if signing else f"signs:   no key yet (`sealed-experts keys create` makes {path})"
     )
-    for key in store:
-        print(f"trusted: {key.name} {key.fingerprint}")
+    for name, fingerprint in own.items():
+        if fingerprint != signing:
+            print(f"kept:    {name} {fingerprint or '(unreadable: sealed-experts keys export says why)'}")
+    for publisher in store:
+        print(f"{publisher.status() + ':':8} {publisher.name} {publisher.fingerprint}{limits(publisher)}")
     if not len(store):
         print("trusted: nobody yet")
     return 0
 
 
-def trust(args: argparse.Namespace) -> int:
-    """Add a public key to the trust store; return 0."""
-    from sealed_experts.sealing.trust import load_trust, read_public_key, trust_key
-
-    raw = read_public_key(args.file)
-    known = next((key for key in load_trust() if key.raw == raw), None)
-    if known and args.name in (None, known.name):
-        print(f"already trusted: {known.name}\nfingerprint {known.fingerprint}")
-        return 0
-    key = trust_key(raw, name=args.name or args.file.stem.lower())
-    print(f"trusted: {key.name}\nfingerprint {key.fingerprint} (compare it with what its owner tells you)")
-    return 0
-
-
-def untrust(args: argparse.Namespace) -> int:
-    """Remove a public key from the trust store, under every name that it has there; return 0."""
-    from sealed_experts.sealing.trust import untrust_key
-
-    removed = untrust_key(args.key)
-    print(f"no longer trusted: {', '.join(key.name for key in removed)}")
-    for fingerprint in dict.fromkeys(key.fingerprint for key in removed):
-        print(f"fingerprint {fingerprint}")
-    return 0
-
-
 def export(args: argparse.Namespace) -> int:
     """Write the public half of a private key as PEM; return 0."""
-    from sealed_experts.sealing.keys import key_path, load_key
+    from sealed_experts.sealing.keys import key_path, public_half
 
-    key = load_key(key_path(args.name)).public
+    key = public_half(key_path(args.name))
     if args.output is None:
         print(key.pem, end="")
         return 0
     if args.output.exists():
         raise UserError(f"{args.output} exists: name a new file")
     write_text(args.output, key.pem)
-    print(f"wrote {args.output}\nfingerprint {key.fingerprint}")
+    print(f"wrote {args.output}")
+    print_fingerprints(key)
     return 0
+
+
+def trust(args: argparse.Namespace) -> int:
+    """Accept a publisher's packages; return 0."""
+    from sealed_experts.sealing.key_changes import follow_rotation
+
+    if args.file.suffix == ".json":
+        if args.scope or args.expires:
+            raise UserError("a rotation statement brings the scopes and the expiry of the key that it follows")
+        publisher = follow_rotation(args.file, name=args.name)
+        if args.json:
+            print(json.dumps(described(publisher)))
+            return 0
+        print(f"trusted: {publisher.name}, certified by the key {publisher.certified_by}{limits(publisher)}")
+        print_fingerprints(publisher)
+        return 0
+    former, publisher = _trusted(args)
+    if args.json:
+        print(json.dumps(described(publisher)))
+        return 0
+    if former == publisher:
+        print(f"already trusted: {publisher.name}{limits(publisher)}")
+        print_fingerprints(publisher)
+        return 0
+    print(f"trusted: {publisher.name}{limits(publisher)}; compare with what its owner tells you:")
+    print_fingerprints(publisher)
+    return 0
+
+
+def untrust(args: argparse.Namespace) -> int:
+    """Remove a publisher from the trust store; return 0."""
+    from sealed_experts.sealing.trust import untrust_key
+
+    removed = untrust_key(args.key)
+    print(f"no longer trusted: {', '.join(publisher.name for publisher in removed)}")
+    print_fingerprints(removed[0])
+    return 0
+
+
+def _fingerprint_of(path: Path) -> str | None:
+    """Return a key's fingerprint, or None: one damaged file must not hide the others."""
+    from sealed_experts.sealing.keys import public_half
+
+    try:
+        return public_half(path).fingerprint
+    except UserError:
+        return None
+
+
+def _create_recipient(args: argparse.Namespace) -> int:
+    from sealed_experts.sealing import passphrase
+    from sealed_experts.sealing.recipient_keys import create_recipient
+
+    if args.algorithm:
+        raise UserError("--algorithm is for keys that sign; a recipient's key has one kind only")
+    secret = passphrase.new_passphrase() if args.passphrase or passphrase.wanted() else None
+    made = create_recipient(name=args.name or "recipient", secret=secret)
+    if args.json:
+        print(json.dumps({"path": str(made.path), "public": str(made.public), "fingerprint": made.fingerprint}))
+        return 0
+    print(f"made {made.path}; give {made.public} to those who are to encrypt packages for you")
+    print(f"fingerprint {made.fingerprint}")
+    return 0
+
+
+def _trusted(args: argparse.Namespace) -> "tuple[Publisher | None, Publisher]":
+    """Return the trust store's entry of a public file before and after: options that are not given change nothing."""
+    from sealed_experts.sealing.pem import read_public_keys
+    from sealed_experts.sealing.publisher import ANYTHING, Publisher
+    from sealed_experts.sealing.trust import load_trust, trust_publisher
+
+    keys = read_public_keys(args.file)
+    former = load_trust().find(keys[0].fingerprint)
+    publisher = Publisher(
+        name=args.name or (former.name if former else args.file.stem.lower()),
+        keys=keys,
+        scopes=tuple(args.scope) if args.scope else (former.scopes if former else ANYTHING),
+        expires=_day(args.expires) if args.expires else (former.expires if former else None),
+        certified_by=former.certified_by if former else None,
+    )
+    return former, trust_publisher(publisher)
+
+
+def _day(text: str) -> datetime.date | None:
+    from sealed_experts.sealing.publisher import today
+
+    if text == _NEVER:
+        return None
+    try:
+        day = datetime.date.fromisoformat(text)
+    except ValueError as error:
+        raise UserError(f"--expires {text}: this is no day: write it as 2030-12-31, or {_NEVER}") from error
+    if day < today():
+        raise UserError(f"--expires {text}: that day is past: name a later one, or use `keys untrust`")
+    return day

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from sealed_experts import __version__
-from sealed_experts.cli import ask, compare, keys, packages, reward, route, run, summary, watch
+from sealed_experts.cli import ask, compare, keys, packages, registry, reward, route, run, summary, watch
 from sealed_experts.errors import UserError, reports_user_errors
 
-_ROOMS = (run, watch, summary, compare, route, ask, reward, packages, keys)
+_ROOMS = (run, watch, summary, compare, route, ask, reward, packages, registry, keys)
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -24,6 +24,8 @@ examples:
   sealed-experts ask results/moe/moe_config.json --interactive
   sealed-experts reward finance --prompt "What is a mortgage?" --response "A loan on a house."
   sealed-experts verify results/packages/banking_expert.tgsp
+  sealed-experts publish results/packages/banking_expert.tgsp
+  sealed-experts install banking_expert-demo.v1.0.0.expert
 
 `sealed-experts COMMAND --help` explains a command.
 """

@@ -1,28 +1,30 @@
-"""`sealed-experts verify`, `inspect` and `unpack`: packages through their one door."""
+"""`sealed-experts verify`, `inspect` and `unpack`: packages, and signed PEFT folders, through their one door."""
 
 import argparse
 import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from sealed_experts.errors import UserError
 
 if TYPE_CHECKING:
-    from sealed_experts.sealing.package import VerifiedPackage
+    from sealed_experts.sealing.encryption import Identity
+    from sealed_experts.sealing.examination import PackageReport
+    from sealed_experts.sealing.policy import Policy
     from sealed_experts.sealing.trust import TrustStore
 
 # `sealing` is imported by the functions that need it: other commands start without cryptography and numpy.
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_UNTRUSTED = """\
+WARNING: {path} was checked under the key that it carries itself.
+WARNING: Anyone can make such a file. Nobody whom you trust says who made it or what it is; do not load it.
+"""
 
 
-def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parsers(subparsers: _Commands) -> None:
     """Register `verify`, `inspect` and `unpack`."""
-    verify_parser = _parser(
-        subparsers,
-        "verify",
-        "check a package",
-        "Check a package: signature by a trusted key, every byte, every member. Exit code 0 only when all of it holds; "
-        "5 for the signature, 11 for the content, 4 for another version of the format.",
-    )
-    verify_parser.add_argument("--json", action="store_true", help="print one JSON object")
-    verify_parser.set_defaults(run=verify)
+    _verify(subparsers)
     inspect_parser = _parser(
         subparsers,
         "inspect",
@@ -37,44 +39,94 @@ def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
         "Verify a package and write its members into a new folder, which appears when it is complete.",
     )
     unpack_parser.add_argument("folder", type=Path, metavar="FOLDER", help="the new folder")
+    _add_allow_untrusted(unpack_parser)
     unpack_parser.set_defaults(run=unpack)
 
 
-def _parser(
-    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, short: str, description: str
-) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser(name, help=short, description=description)
-    parser.add_argument("path", type=Path, metavar="PATH", help="the .tgsp file")
+def _verify(subparsers: _Commands) -> None:
+    parser = _parser(
+        subparsers,
+        "verify",
+        "check a package",
+        "Check a package, or a PEFT folder with a model signature beside it: signature by a trusted key, every byte, "
+        "every member. Exit code 0 only when all of it holds; 5 for the signature, 11 for the content, 4 for what this "
+        "version cannot use.",
+    )
     parser.add_argument(
-        "--trust", type=Path, metavar="KEY.pub", help="trust this public key alone (default: the trust store)"
+        "--recompute-privacy", action="store_true", help="recompute the receipt's ε with a second accountant (seconds)"
+    )
+    parser.add_argument(
+        "--signature", type=Path, metavar="FILE", help="a folder's model signature (default: beside it, FOLDER.sig)"
+    )
+    _add_allow_untrusted(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=verify)
+
+
+def _parser(subparsers: _Commands, name: str, short: str, description: str) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(name, help=short, description=description)
+    parser.add_argument("path", type=Path, metavar="PATH", help="the .tgsp or .expert file")
+    add_trust(parser)
+    parser.add_argument(
+        "--identity",
+        type=Path,
+        metavar="KEY",
+        help="your private key, for an encrypted package (default: ${SEALED_EXPERTS_IDENTITY})",
     )
     return parser
 
 
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say whom to trust, and for what."""
+    parser.add_argument(
+        "--trust", type=Path, metavar="KEY.pub", help="trust this public key alone (default: the trust store)"
+    )
+    parser.add_argument("--policy", type=Path, metavar="FILE", help="what is required beyond that (docs/keys.md)")
+
+
+def _add_allow_untrusted(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-untrusted",
+        action="store_true",
+        help="accept whoever made it: checks that the file is whole, and says nothing about who made it",
+    )
+
+
 def verify(args: argparse.Namespace) -> int:
-    """Verify a package; return 0.
+    """Verify a package or a signed folder; return 0.
 
     Raises:
         PackageError: it does not verify.
     """
-    from sealed_experts.sealing.package import open_package
+    from sealed_experts.sealing import opening
 
-    package = open_package(args.path, trust=_trust(args.trust))
+    if args.path.is_dir():
+        return _verify_folder(args)
+    if args.signature is not None:
+        raise UserError("--signature is for folders: a package carries its own")
+    trusted, policy = _trust(args)
+    report = opening.verify_any(args.path, trust=trusted, policy=policy, identity=identity_of(args.identity))
+    if args.recompute_privacy:
+        opening.recompute(args.path, report.members)
     if args.json:
-        print(json.dumps({"ok": True, "path": str(args.path), **_facts(package)}))
-    else:
-        name = f"{package.manifest['name']} {package.manifest['version']}"
-        print(f"{args.path}: verified: {name}, signed by {package.publisher_name} ({package.publisher})")
+        print(json.dumps({"ok": True, "path": str(args.path), "trusted": not args.allow_untrusted, **facts(report)}))
+        return 0
+    name = f"{report.manifest['name']} {report.manifest['version']}"
+    signers = " and ".join(report.signatures)
+    print(f"{args.path}: verified: {name}, signed by {report.publisher_name} ({report.publisher}) with {signers}")
+    if args.recompute_privacy:
+        print(f"{args.path}: the second accountant agrees: {_claim(report.manifest['privacy'])}")
     return 0
 
 
 def inspect(args: argparse.Namespace) -> int:
     """Print what a package says about itself; return 0 when it is verified, else the code of what it is refused for."""
-    from sealed_experts.sealing.inspection import inspect_package
+    from sealed_experts.sealing.description import describe
 
-    inspection = inspect_package(args.path, trust=_trust(args.trust))
-    print("\n".join(inspection.lines))
-    return inspection.exit_code
+    trusted, policy = trust_of(args)
+    description = describe(args.path, trust=trusted, policy=policy, identity=identity_of(args.identity))
+    print("\n".join(description.lines))
+    return description.exit_code
 
 
 def unpack(args: argparse.Namespace) -> int:
@@ -83,31 +135,113 @@ def unpack(args: argparse.Namespace) -> int:
     Raises:
         PackageError: it does not verify; nothing is written then.
     """
+    from sealed_experts.sealing import opening
     from sealed_experts.sealing import package as packages
 
-    package = packages.open_package(args.path, trust=_trust(args.trust))
+    trusted, policy = _trust(args)
+    package = opening.open_any(args.path, trust=trusted, policy=policy, identity=identity_of(args.identity))
     packages.unpack(package, args.folder)
-    print(f"wrote {len(package.members)} verified members and manifest.json to {args.folder}")
+    checked = "whole, but unvouched," if args.allow_untrusted else "verified"
+    print(f"wrote {len(package.members)} {checked} members and manifest.json to {args.folder}")
     return 0
 
 
-def _trust(file: Path | None) -> "TrustStore":
-    from sealed_experts.sealing.trust import PublicKey, TrustStore, load_trust, read_public_key
+def trust_of(args: argparse.Namespace) -> "tuple[TrustStore, Policy]":
+    """Return whom the options trust, and for what.
 
-    return load_trust() if file is None else TrustStore([PublicKey(name=file.stem, raw=read_public_key(file))])
+    Raises:
+        UserError: a file that they name cannot be read.
+    """
+    from sealed_experts.sealing.opening import trust_in_file
+    from sealed_experts.sealing.policy import Policy
+    from sealed_experts.sealing.trust import load_trust
+
+    policy = Policy() if args.policy is None else Policy.read(args.policy)
+    return load_trust() if args.trust is None else trust_in_file(args.trust), policy
 
 
-def _facts(package: "VerifiedPackage") -> dict[str, Any]:
-    manifest = package.manifest
+def facts(report: "PackageReport") -> dict[str, Any]:
+    """Return what is known of a verified package, for programs."""
+    from sealed_experts.sealing.opening import EXPERT, TGSP
+
+    manifest = report.manifest
     return {
         "name": manifest["name"],
         "version": manifest["version"],
-        "publisher": package.publisher,
-        "publisher_name": package.publisher_name,
-        "digest": package.digest,
-        "size": package.size,
+        "container": EXPERT if hasattr(report, "integrity") else TGSP,
+        "publisher": report.publisher,
+        "publisher_name": report.publisher_name,
+        "signatures": list(report.signatures),
+        "recipients": list(report.recipients),
+        "digest": report.digest,
+        "size": report.size,
         "base": manifest["base"],
         "adapter": manifest["adapter"],
         "privacy": manifest["privacy"],
         "members": manifest["members"],
     }
+
+
+def _trust(args: argparse.Namespace) -> "tuple[TrustStore, Policy]":
+    """As `trust_of`, where the options may also waive trust: loudly, and not silently beside a key."""
+    if not args.allow_untrusted:
+        return trust_of(args)
+    if args.trust is not None:
+        raise UserError("--trust and --allow-untrusted contradict each other: give one of them")
+    from sealed_experts.sealing.opening import own_publisher
+    from sealed_experts.sealing.policy import Policy
+
+    print(_UNTRUSTED.format(path=args.path), end="", file=sys.stderr)
+    return own_publisher(args.path), Policy() if args.policy is None else Policy.read(args.policy)
+
+
+def identity_of(path: Path | None) -> "Identity | None":
+    """Return the recipient's private key in a file, by default the one that ${SEALED_EXPERTS_IDENTITY} names, if any.
+
+    Raises:
+        UserError: it cannot be read, or its passphrase is missing.
+    """
+    from sealed_experts.sealing import passphrase
+    from sealed_experts.sealing.own_identity import own_identity
+    from sealed_experts.sealing.recipient_files import load_identity
+
+    if path is None:
+        return own_identity()
+    try:
+        return load_identity(path)
+    except UserError:
+        if not path.is_file() or b"BEGIN ENCRYPTED" not in path.read_bytes()[:16_384]:
+            raise
+        return load_identity(path, passphrase=passphrase.read_passphrase(path))
+
+
+def _verify_folder(args: argparse.Namespace) -> int:
+    from sealed_experts.sealing.signed_folder import verify_folder
+
+    if args.trust is None:
+        raise UserError(
+            f"{args.path} is a folder: give the ECDSA P-256 public key of who signed it with --trust KEY.pub"
+        )
+    refused = {
+        "--allow-untrusted": args.allow_untrusted,
+        "--policy": args.policy,
+        "--recompute-privacy": args.recompute_privacy,
+        "--identity": args.identity,
+    }
+    for option, given in refused.items():
+        if given:
+            raise UserError(f"{option} is for packages: {args.path} is a folder")
+    folder = verify_folder(args.path, key=args.trust, signature=args.signature)
+    if args.json:
+        adapter = {"rank": folder.facts.rank, "parameters": folder.facts.parameters}
+        found = {"container": "folder", "members": folder.digests, "adapter": adapter}
+        print(json.dumps({"ok": True, "path": str(args.path), "trusted": True, **found}))
+        return 0
+    print(f"{args.path}: verified: {len(folder.digests)} files, signed with {args.trust}")
+    return 0
+
+
+def _claim(privacy: dict[str, Any]) -> str:
+    if privacy["epsilon"] is None:
+        return "no ε is claimed"
+    return f"ε = {privacy['epsilon']:.4g} at δ = {privacy['delta']:g}"

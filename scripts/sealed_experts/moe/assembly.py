@@ -12,10 +12,12 @@ from sealed_experts.moe.compatibility import check_package
 from sealed_experts.moe.configuration import FORMAT, BaseReference, parse_mixture
 from sealed_experts.moe.joint_privacy import MemberReceipt, check_limit, joint_privacy, receipt_of
 from sealed_experts.privacy.ledger.releases import ReleaseLog
+from sealed_experts.sealing.own_identity import own_identity
 from sealed_experts.sealing.package import VerifiedPackage, open_package
 from sealed_experts.sealing.trust import TrustStore
 from sealed_experts.settings.chain import MoeMember, MoeRun
 from sealed_experts.settings.fields import plain
+from sealed_experts.settings.types import RoutingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +50,9 @@ def assemble(run: MoeRun, *, sources: Sources, output: Path, trust: TrustStore, 
     base = _base_reference(sources.base)
     experts: dict[str, Any] = {}
     receipts: list[MemberReceipt] = []
+    identity = own_identity()
     for member in run.experts:
-        package = open_package(sources.package(member.name), trust=trust)
+        package = open_package(sources.package(member.name), trust=trust, identity=identity)
         check_package(
             package,
             path=sources.package(member.name),
@@ -92,11 +95,18 @@ def _entry(member: MoeMember, package: VerifiedPackage, *, sources: Sources, fol
         "gate_keywords": list(member.routing.keywords),
         "always_active": member.routing.always_active,
         "match": member.routing.match,
+        **_beyond_defaults(member.routing),
         "package_digest": package.digest,
         "publisher": package.publisher,
         "stage": selection["stage"],
         "stage_reason": selection["reason"],
     }
+
+
+def _beyond_defaults(routing: RoutingSettings) -> dict[str, Any]:
+    """Return the keys that are written only where they say something: not every reader knows them."""
+    found = {"gate_exclude": list(routing.exclude), "priority": routing.priority}
+    return {key: value for key, value in found.items() if value}
 
 
 def _checked_checkpoint(selection: Any, package: VerifiedPackage, expert: str, path: Path) -> Path:

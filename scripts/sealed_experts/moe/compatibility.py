@@ -21,8 +21,8 @@ def check_package(package: VerifiedPackage, *, path: Path, name: str, base: Base
             f"{path} was made for the base {manifest['base']['name']!r} of digest {manifest['base']['digest']}, but "
             f"this mixture's base is {base.name!r} of digest {base.digest}: all experts must adapt the same base"
         )
-    if manifest["adapter"]["rank"] > max_rank:
+    if manifest["adapter"]["r"] > max_rank:
         raise IncompatibleError(
-            f"{path} has an adapter of rank {manifest['adapter']['rank']}, above gatelink_config.max_lora_rank = "
+            f"{path} has an adapter of rank {manifest['adapter']['r']}, above gatelink_config.max_lora_rank = "
             f"{max_rank}: train the expert with a smaller adapter.rank, or raise the limit"
         )

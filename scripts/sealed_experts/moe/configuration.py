@@ -32,12 +32,16 @@ _EXPERT = {
     "gate_type": str,
     "gate_keywords": list,
     "always_active": bool,
+    "gate_exclude": list,
+    "priority": int,
     "match": str,
     "package_digest": str,
     "publisher": str,
     "stage": str,
     "stage_reason": str,
 }
+# Keys that are absent where they say nothing.
+_EXPERT_DEFAULTS: dict[str, Any] = {"gate_exclude": [], "priority": 0}
 _HE = {
     "scheme": str,
     "poly_modulus_degree": int,
@@ -88,6 +92,8 @@ class Member:
     gate_type: str
     keywords: tuple[str, ...]
     always_active: bool
+    exclude: tuple[str, ...]
+    priority: int
     match: str
     package_digest: str
     publisher: str
@@ -111,8 +117,15 @@ class Mixture:
         """Return the router over the mixture's experts."""
         return Router(
             [
-                Route(expert=m.name, keywords=m.keywords, always_active=m.always_active, match=m.match)
-                for m in self.members
+                Route(
+                    expert=member.name,
+                    keywords=member.keywords,
+                    always_active=member.always_active,
+                    match=member.match,
+                    exclude=member.exclude,
+                    priority=member.priority,
+                )
+                for member in self.members
             ]
         )
 
@@ -164,7 +177,7 @@ def parse_mixture(content: Any, *, path: Path) -> Mixture:
 
 def _member(name: str, value: Any, folder: Path, where: str) -> Member:
     where = f"{where}: experts.{_expert_name(name, where)}"
-    fields = _checked(value, _EXPERT, where)
+    fields = _checked({**_EXPERT_DEFAULTS, **value} if isinstance(value, dict) else value, _EXPERT, where)
     for key, allowed in (("gate_type", GATE_TYPES), ("match", MATCHES)):
         if fields[key] not in allowed:
             raise UserError(f"{where}.{key} is {fields[key]!r}; it must be one of {', '.join(allowed)}")
@@ -175,6 +188,8 @@ def _member(name: str, value: Any, folder: Path, where: str) -> Member:
         gate_type=fields["gate_type"],
         keywords=_texts(fields["gate_keywords"], f"{where}.gate_keywords"),
         always_active=fields["always_active"],
+        exclude=_texts(fields["gate_exclude"], f"{where}.gate_exclude"),
+        priority=fields["priority"],
         match=fields["match"],
         package_digest=_digest(fields["package_digest"], f"{where}.package_digest"),
         publisher=_digest(fields["publisher"], f"{where}.publisher"),

@@ -11,6 +11,7 @@ from sealed_experts.moe.compatibility import check_package
 from sealed_experts.moe.configuration import BaseReference, Member, Mixture, read_mixture
 from sealed_experts.moe.router import Decision, Router
 from sealed_experts.sealing.errors import PackageError
+from sealed_experts.sealing.own_identity import own_identity
 from sealed_experts.sealing.package import VerifiedPackage, open_package
 from sealed_experts.sealing.trust import TrustStore
 
@@ -102,7 +103,7 @@ def verified_package(member: Member, mixture: Mixture, *, trust: TrustStore) -> 
     """
     if not member.package.is_file():
         raise UserError(f"{member.package}, the package of expert {member.name}, does not exist: nothing was loaded")
-    package = open_package(member.package, trust=trust)
+    package = open_package(member.package, trust=trust, identity=own_identity())
     for what, found, recorded in (
         ("digest", package.digest, member.package_digest),
         ("publisher", package.publisher, member.publisher),

@@ -166,7 +166,7 @@ def _shape(shape: torch.Size | None) -> str:
 def _adapter_settings(adapter: Mapping[str, Any]) -> AdapterSettings:
     return AdapterSettings(
         kind=adapter["kind"],
-        rank=adapter["rank"],
+        rank=adapter["r"],
         alpha=adapter["alpha"],
         target_modules=tuple(adapter["target_modules"]),
     )

@@ -1,9 +1,10 @@
 """Which expert answers a question: deterministic, by keywords, readable by a person, and without torch.
 
-An expert's score is the number of its *distinct* keywords found in the question. The highest score wins, the first
-expert in the routing order wins a tie, and where no keyword matches the first always-active expert answers.
+An expert's score is the number of its *distinct* keywords found in the question. The highest score wins; of equals, the
+highest priority, and then the first in the routing order. Where no keyword matches, an always-active expert answers,
+again by priority and order. An expert that a question holds an excluded word of does not answer it at all.
 
-How a keyword is found:
+How a keyword, or an excluded word, is found:
 
 - Case, Unicode compatibility forms (full-width letters, ligatures), invisible format characters and the kind of
   apostrophe do not matter; any run of white space in the question matches any other in the keyword.
@@ -45,7 +46,10 @@ class Route:
     keywords: tuple[str, ...] = ()
     always_active: bool = False
     match: str = "word"
+    exclude: tuple[str, ...] = ()
+    priority: int = 0
     _forms: tuple[tuple[str, frozenset[str]], ...] = field(init=False, repr=False, compare=False)
+    _excluded: tuple[tuple[str, frozenset[str]], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Prepare the spellings to look for.
@@ -55,16 +59,24 @@ class Route:
         """
         if self.match not in MATCHES:
             raise UserError(f"expert {self.expert}: match is {self.match!r}; it must be one of {', '.join(MATCHES)}")
-        object.__setattr__(self, "_forms", tuple(self._distinct_forms()))
+        object.__setattr__(self, "_forms", tuple(self._distinct_forms(self.keywords)))
+        object.__setattr__(self, "_excluded", tuple(self._distinct_forms(self.exclude)))
 
     def found_in(self, text: str) -> tuple[str, ...]:
         """Return the distinct keywords that a normalised text holds."""
-        holds = _holds_word if self.match == "word" else str.__contains__
-        return tuple(keyword for keyword, forms in self._forms if any(holds(text, form) for form in forms))
+        return tuple(keyword for keyword, forms in self._forms if self._holds(text, forms))
 
-    def _distinct_forms(self) -> Iterable[tuple[str, frozenset[str]]]:
+    def excludes(self, text: str) -> bool:
+        """Say whether a normalised text holds a word that keeps this expert out."""
+        return any(self._holds(text, forms) for _, forms in self._excluded)
+
+    def _holds(self, text: str, forms: frozenset[str]) -> bool:
+        holds = _holds_word if self.match == "word" else str.__contains__
+        return any(holds(text, form) for form in forms)
+
+    def _distinct_forms(self, words: tuple[str, ...]) -> Iterable[tuple[str, frozenset[str]]]:
         seen: set[str] = set()
-        for keyword in self.keywords:
+        for keyword in words:
             text = normalised(keyword)
             if not text:
                 raise UserError(f"expert {self.expert}: the keyword {keyword!r} is empty; remove it or write a word")
@@ -96,20 +108,25 @@ class Router:
         """Return who answers `question`.
 
         Raises:
-            UserError: no keyword matches and no expert is always active.
+            UserError: no keyword matches and no expert is always active, or those that would answer are kept out.
         """
         text = normalised(question)
-        best: Decision | None = None
-        for route in self._routes:
-            matched = route.found_in(text)
-            if matched and (best is None or len(matched) > len(best.matched)):
-                best = Decision(route.expert, matched)
-        return best or self._fallback()
-
-    def _fallback(self) -> Decision:
-        for route in self._routes:
-            if route.always_active:
-                return Decision(route.expert, ())
+        allowed = [route for route in self._routes if not route.excludes(text)]
+        found = [(route, route.found_in(text)) for route in allowed]
+        called = [(route, matched) for route, matched in found if matched]
+        # `max` keeps the first of equals: the routing order decides.
+        if called:
+            best, matched = max(called, key=lambda pair: (len(pair[1]), pair[0].priority))
+            return Decision(best.expert, matched)
+        fallbacks = [route for route in allowed if route.always_active]
+        if fallbacks:
+            return Decision(max(fallbacks, key=lambda route: route.priority).expert, ())
+        kept_out = [route.expert for route in self._routes if route not in allowed]
+        if kept_out:
+            raise UserError(
+                f"no expert answers this question: it holds a word that keeps {', '.join(kept_out)} out"
+                " (`routing.exclude`), and no keyword of any other; ask without that word, or add a fallback"
+            )
         raise UserError(
             "no keyword of any expert matches this question, and no expert is always active: "
             "use one of the experts' keywords, or set `routing: {always_active: true}` for the expert to fall back on"

@@ -77,3 +77,20 @@ def checked_name(name: str) -> str:
             " fingerprint"
         )
     return name
+
+
+def refuse_project(path: Path) -> None:
+    """Refuse a private key where it could be committed, copied or published with a run's results.
+
+    Raises:
+        UserError: the path lies in this program's own folder or in the folder of a workflow.
+    """
+    program, own = Path(__file__).resolve().parents[3], Path(os.path.expanduser("~")).resolve()
+    for folder in path.resolve().parents:
+        if folder == own or folder in own.parents:
+            return  # a Snakefile that lies about in one's home folder makes no project of the whole
+        if folder == program or (folder / "Snakefile").exists() or (folder / "workflow" / "Snakefile").exists():
+            raise UserError(
+                f"{path} lies in the project {folder}, where a private key would travel with its files: keep it "
+                "outside (SEALED_EXPERTS_HOME names the folder of keys, SEALED_EXPERTS_KEY the key that signs)"
+            )

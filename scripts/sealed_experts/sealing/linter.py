@@ -25,6 +25,8 @@ class AdapterFacts:
     base_name: str | None
     base_revision: str | None
     parameters: int
+    dropout: float
+    tensor_bytes: int
 
 
 def lint_adapter(members: Mapping[str, bytes]) -> AdapterFacts:
@@ -33,8 +35,16 @@ def lint_adapter(members: Mapping[str, bytes]) -> AdapterFacts:
     Raises:
         PackageError: a key, a value, a tensor or a shape is not what it must be.
     """
-    config = read_adapter_config(members[CONFIG])
-    tensors = read_tensors(members[WEIGHTS], member=WEIGHTS)
+    return adapter_facts(members[CONFIG], read_tensors(members[WEIGHTS], member=WEIGHTS))
+
+
+def adapter_facts(config_content: bytes, tensors: Mapping[str, Tensor]) -> AdapterFacts:
+    """Check adapter_config.json, and that the tensors are those that it stands for.
+
+    Raises:
+        PackageError: a key, a value, a tensor or a shape is not what it must be.
+    """
+    config = read_adapter_config(config_content)
     _check_pairs(tensors, rank=config["r"], targets=config["target_modules"])
     return AdapterFacts(
         rank=config["r"],
@@ -43,6 +53,8 @@ def lint_adapter(members: Mapping[str, bytes]) -> AdapterFacts:
         base_name=config.get("base_model_name_or_path"),
         base_revision=config.get("revision"),
         parameters=sum(tensor.elements for tensor in tensors.values()),
+        dropout=config.get("lora_dropout", 0.0),
+        tensor_bytes=max((tensor.end for tensor in tensors.values()), default=0),
     )
 
 

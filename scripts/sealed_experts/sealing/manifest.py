@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sealed_experts.errors import UserError
@@ -10,7 +10,9 @@ from sealed_experts.files.canonical import canonical_json, strict_json
 from sealed_experts.files.digests import sha256_bytes
 from sealed_experts.sealing.container import MAX_MANIFEST
 from sealed_experts.sealing.errors import PackageError
+from sealed_experts.sealing.linter import WEIGHTS
 from sealed_experts.sealing.manifest_schema import MANIFEST_SCHEMA, MEMBER_NAME, MEMBERS
+from sealed_experts.sealing.versions import VersionPattern
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _MEMBER_NAME = re.compile(MEMBER_NAME)
@@ -50,7 +52,7 @@ def canonical_object(content: bytes, name: str) -> dict[str, Any]:
         value = strict_json(content)
         canonical = canonical_json(value).encode()
     except (ValueError, RecursionError, UserError) as error:
-        raise PackageError(f"{name}: it is not strict JSON: {_one_line(error)}") from error
+        raise PackageError(f"{name}: it is not strict JSON: {one_line(error)}") from error
     if not isinstance(value, dict):
         raise PackageError(f"{name}: it must be a JSON object, not {type(value).__name__}")
     if canonical != content:
@@ -58,10 +60,19 @@ def canonical_object(content: bytes, name: str) -> dict[str, Any]:
     return value
 
 
+def payload_order(paths: Iterable[str]) -> list[str]:
+    """Return members' names in the payload's order: the weights, then the others by name.
+
+    So the digest of the whole payload passes through that of the weights, which are hashed once.
+    """
+    return sorted(paths, key=lambda path: (path != WEIGHTS, path))
+
+
 def member_entries(members: Mapping[str, bytes]) -> list[dict[str, Any]]:
     """Return the manifest's list of members, in the payload's order."""
     return [
-        {"path": path, "size": len(members[path]), "sha256": sha256_bytes(members[path])} for path in sorted(members)
+        {"path": path, "size": len(members[path]), "sha256": sha256_bytes(members[path])}
+        for path in payload_order(members)
     ]
 
 
@@ -71,22 +82,27 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
     Raises:
         PackageError: the first mistake, with its field.
     """
+    check_schema(manifest, MANIFEST_SCHEMA, name="manifest")
+    _refuse_control_characters(manifest)
+    _check_training(manifest["training"], manifest["privacy"])
+    _check_constraints(manifest["constraints"], own=manifest["name"])
+    _check_members(manifest["members"])
+    _check_adapter(manifest)
+
+
+def check_schema(value: Mapping[str, Any], schema: Mapping[str, Any], *, name: str) -> None:
+    """Hold an object against a JSON Schema; `name` is for messages.
+
+    Raises:
+        PackageError: the first mistake, with its field.
+    """
     import jsonschema  # a fifth of a second, which commands that read no package need not pay
 
-    errors = jsonschema.Draft202012Validator(MANIFEST_SCHEMA).iter_errors(dict(manifest))
+    errors = jsonschema.Draft202012Validator(schema).iter_errors(dict(value))
     first = min(errors, key=lambda error: [str(part) for part in error.absolute_path], default=None)
     if first is not None:
         place = ".".join(str(part) for part in first.absolute_path) or "its fields"
-        raise PackageError(f"manifest: {place}: {_one_line(first.message)}")
-    _refuse_control_characters(manifest)
-    training = manifest["training"]
-    if training["selected_stage"] not in training["stages"]:
-        raise PackageError(
-            f"manifest: training.selected_stage: {training['selected_stage']} is not one of training.stages"
-        )
-    if manifest["privacy"]["epsilon"] is None and "reason" not in manifest["privacy"]:
-        raise PackageError("manifest: privacy.reason: it must say why epsilon is null")
-    _check_members(manifest["members"])
+        raise PackageError(f"{name}: {one_line(place)}: {one_line(first.message)}")
 
 
 def check_member_names(paths: list[str]) -> None:
@@ -105,6 +121,40 @@ def check_member_names(paths: list[str]) -> None:
         seen[folded] = path
 
 
+def _check_training(training: Mapping[str, Any], privacy: Mapping[str, Any]) -> None:
+    if training["selected_stage"] not in training["stages"]:
+        raise PackageError(
+            f"manifest: training.selected_stage: {training['selected_stage']} is not one of training.stages"
+        )
+    if "seed" in training and privacy["mode"] != "reproducible":
+        raise PackageError("manifest: training.seed: only a reproducible run states it")
+    if "started" in training and "finished" in training and training["started"] > training["finished"]:
+        raise PackageError("manifest: training.finished: it is before training.started")
+    if privacy["epsilon"] is None and "reason" not in privacy:
+        raise PackageError("manifest: privacy.reason: it must say why epsilon is null")
+
+
+def _check_constraints(constraints: Mapping[str, Any], *, own: str) -> None:
+    for field in ("requires", "incompatible_with"):
+        for text in constraints[field]:
+            if VersionPattern.parse(text).name == own:
+                raise PackageError(f"manifest: constraints.{field}: {text} speaks of the package itself")
+
+
+def _check_adapter(manifest: Mapping[str, Any]) -> None:
+    """The adapter's size and digest are its weights' own, and its scaling follows from its rank."""
+    adapter = manifest["adapter"]
+    weights = next(entry for entry in manifest["members"] if entry["path"] == WEIGHTS)
+    pairs = {
+        "size": (adapter["size"], weights["size"]),
+        "digest": (adapter["digest"], weights["sha256"]),
+        "scaling": (adapter["scaling"], adapter["alpha"] / adapter["r"]),
+    }
+    for field, (stated, found) in pairs.items():
+        if stated != found:
+            raise PackageError(f"manifest: adapter.{field} is {stated}, but it must be {found}")
+
+
 def _check_members(entries: list[dict[str, Any]]) -> None:
     paths = [entry["path"] for entry in entries]
     check_member_names(paths)
@@ -112,8 +162,8 @@ def _check_members(entries: list[dict[str, Any]]) -> None:
     if missing or foreign:
         problem = f"lacks {missing[0]}" if missing else f"has the foreign member {foreign[0]}"
         raise PackageError(f"manifest: members: the package {problem}; it must have exactly {', '.join(MEMBERS)}")
-    if paths != sorted(paths):
-        raise PackageError("manifest: members: they must be sorted by path")
+    if paths != payload_order(paths):
+        raise PackageError(f"manifest: members: {WEIGHTS} must stand first, and the others sorted by path")
     for entry in entries:
         if entry["size"] > MEMBERS[entry["path"]]:
             raise PackageError(
@@ -125,7 +175,7 @@ def _refuse_control_characters(value: Any, place: str = "") -> None:
     """A line break or an escape sequence in a field could forge what a terminal or a log shows."""
     if isinstance(value, str):
         if _CONTROL.search(value):
-            raise PackageError(f"manifest: {place}: it holds a control character: {_one_line(value)!a}")
+            raise PackageError(f"manifest: {place}: it holds a control character: {one_line(value)!a}")
     elif isinstance(value, Mapping):
         for key, item in value.items():
             _refuse_control_characters(item, f"{place}.{key}" if place else key)
@@ -134,6 +184,7 @@ def _refuse_control_characters(value: Any, place: str = "") -> None:
             _refuse_control_characters(item, f"{place}[{index}]")
 
 
-def _one_line(value: object) -> str:
+def one_line(value: object) -> str:
+    """Return a value as one short line for a message."""
     text = _CONTROL.sub(" ", str(value))
     return text if len(text) <= 300 else f"{text[:300]} …"

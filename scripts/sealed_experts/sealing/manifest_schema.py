@@ -5,93 +5,123 @@
 
 from typing import Any
 
+from sealed_experts.sealing.schema_parts import mapping, matching, number, or_null, patterns, text, texts, whole
+from sealed_experts.settings.fields import CAPABILITY, LICENCE, TIME, VERSION
+from sealed_experts.settings.packages import LARGEST_LICENCE
+
 MANIFEST_FORMAT = 1
 # The members of a package, in the order in which the payload holds them, each with its largest size in bytes.
 MEMBERS = {
+    "adapter_model.safetensors": (1 << 32) - (1 << 20),
+    "LICENSE": LARGEST_LICENCE,
     "README.md": 1 << 18,
     "adapter_config.json": 1 << 16,
-    "adapter_model.safetensors": (1 << 32) - (1 << 20),
     "privacy_receipt.json": 1 << 20,
+    "provenance.json": 1 << 20,
 }
 MEMBER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 EXPERT_NAME = r"^[a-z0-9][a-z0-9_-]{0,99}$"
-VERSION = r"^[0-9]+\.[0-9]+\.[0-9]+([-+][0-9A-Za-z.+-]+)?$"
 _DIGEST = r"^[0-9a-f]{64}$"
 _STAGE = r"^[a-z][a-z0-9_]{0,63}$"
+_ROPE_NUMBERS = (
+    *("attention_factor", "beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor", "mscale", "mscale_all_dim"),
+    *("rope_theta", "partial_rotary_factor"),
+)
 
 
-def _mapping(description: str, properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
-    return {
-        "description": description,
-        "type": "object",
-        "additionalProperties": False,
-        "required": sorted(set(properties) - set(optional)),
-        "properties": properties,
-    }
-
-
-def _text(description: str, *, least: int = 1, most: int = 1000) -> dict[str, Any]:
-    return {"description": description, "type": "string", "minLength": least, "maxLength": most}
-
-
-def _matching(description: str, pattern: str) -> dict[str, Any]:
-    return {"description": description, "type": "string", "pattern": pattern, "maxLength": 200}
-
-
-def _whole(description: str, *, least: int, most: int = 2**53 - 1) -> dict[str, Any]:
-    return {"description": description, "type": "integer", "minimum": least, "maximum": most}
-
-
-def _number(description: str, **bounds: float) -> dict[str, Any]:
-    return {"description": description, "type": "number", **bounds}
-
-
-def _texts(description: str, *, least: int, most: int) -> dict[str, Any]:
-    items = {"type": "string", "minLength": 1, "maxLength": 200}
-    return {
-        "description": description,
-        "type": "array",
-        "items": items,
-        "minItems": least,
-        "maxItems": most,
-        "uniqueItems": True,
-    }
-
-
-def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
-    return {**schema, "type": [schema["type"], "null"]}
-
-
-_BASE = _mapping(
+_FACTORS = {
+    "description": "A factor for each dimension.",
+    "type": "array",
+    "items": {"type": "number"},
+    "maxItems": 1024,
+}
+ROPE_SCALING = {
+    "rope_type": text("Name of the method.", most=100),
+    "factor": number("Factor of the context's length."),
+    "original_max_position_embeddings": whole("The context it was pretrained on.", least=1),
+    **{name: number("See the base's config.json.") for name in _ROPE_NUMBERS},
+    "truncate": {"description": "See the base's config.json.", "type": "boolean"},
+    "short_factor": _FACTORS,
+    "long_factor": _FACTORS,
+}
+_BASE = mapping(
     "The frozen language model that the adapter belongs to.",
     {
-        "name": _text("Its name: a hub id, a folder's name or `demo`."),
-        "revision": _or_null(_text("Commit of a hub model.")),
-        "digest": _matching("SHA-256 over the names and digests of its files.", _DIGEST),
+        "name": text("Its name: a hub id, a folder's name or `demo`."),
+        "revision": or_null(text("Commit of a hub model.")),
+        "digest": matching("SHA-256 over the names and digests of its files.", _DIGEST),
+        "quantization": or_null(
+            mapping(
+                "How its weights are stored in fewer bits; null: they are not.",
+                {"method": text("Name of the method.", most=100), "bits": whole("Bits a weight.", least=1, most=16)},
+                optional=("bits",),
+            )
+        ),
+        "rope_scaling": or_null(
+            mapping(
+                "How its positions are stretched beyond the context it was pretrained on; null: they are not.",
+                ROPE_SCALING,
+                optional=tuple(ROPE_SCALING.keys() - {"rope_type"}),
+            )
+        ),
     },
 )
-_ADAPTER = _mapping(
+_ADAPTER = mapping(
     "The adapter.",
     {
         "kind": {"description": "Its kind.", "enum": ["lora"]},
-        "rank": _whole("Rank of the update.", least=1, most=4096),
-        "alpha": _number("Scale of the update: alpha / rank.", exclusiveMinimum=0),
-        "target_modules": _texts("The base's modules that it adapts.", least=1, most=100),
-        "parameters": _whole("Number of its parameters.", least=1),
+        "r": whole("Rank of the update.", least=1, most=4096),
+        "alpha": number("LoRA's alpha.", exclusiveMinimum=0),
+        "scaling": number("What the update is multiplied by: alpha / r.", exclusiveMinimum=0),
+        "dropout": number("Dropout before the update while it was trained.", minimum=0, exclusiveMaximum=1),
+        "target_modules": texts("The base's modules that it adapts.", least=1, most=100),
+        "size": whole("Bytes of adapter_model.safetensors.", least=0),
+        "digest": matching("SHA-256 of adapter_model.safetensors.", _DIGEST),
     },
 )
-_ROUTING = _mapping(
+_ROUTING = mapping(
     "Which questions the expert answers.",
     {
-        "keywords": _texts("Words and phrases that call it.", least=0, most=10_000),
+        "keywords": texts("Words and phrases that call it.", least=0, most=10_000),
+        "exclude": texts("Words and phrases that keep it out.", least=0, most=10_000),
+        "priority": whole("Decides between experts with as many matches.", least=-1000, most=1000),
         "always_active": {"description": "Whether it is the fallback.", "type": "boolean"},
-        "gate": {"description": "Type of the gate.", "enum": ["step", "none"]},
+        "gate_type": {"description": "Type of the gate.", "enum": ["step", "none"]},
         "match": {"description": "How keywords are matched.", "enum": ["word", "substring"]},
     },
 )
-_TRAINING = _mapping(
+_CONSTRAINTS = mapping(
+    "What it needs of other packages.",
+    {
+        "requires": patterns("Packages that must be installed."),
+        "incompatible_with": patterns("Packages that must not be."),
+        "load_order": whole("Place among adapters that are active together: lower first.", least=-1000, most=1000),
+        "max_chain": or_null(whole("Most adapters active together, itself included.", least=1, most=1000)),
+    },
+)
+_DATASET = {
+    "description": "A dataset.",
+    "oneOf": [
+        mapping(
+            "Declared public: `public_evaluation`.",
+            {"name": text("Its name.", most=100), "sha256": matching("SHA-256 of its training records.", _DIGEST)},
+        ),
+        mapping(
+            "Private: named by HMAC-SHA-256 under a key that only the owner has.",
+            {"hmac_sha256": matching("The name.", _DIGEST)},
+        ),
+    ],
+}
+_TRAINING = mapping(
     "How it was trained. No number here depends on which private records were drawn, or on what they hold.",
     {
+        "datasets": {
+            "description": "What it learned from.",
+            "type": "array",
+            "items": _DATASET,
+            "minItems": 1,
+            "maxItems": 100,
+        },
         "stages": {
             "description": "The chain of stages, in order.",
             "type": "array",
@@ -100,59 +130,80 @@ _TRAINING = _mapping(
             "maxItems": 16,
             "uniqueItems": True,
         },
-        "selected_stage": _matching("The stage that the package holds; settings and steps are its own.", _STAGE),
-        "selection_reason": _text("Why that one."),
-        "steps": _whole("Optimizer steps of the selected stage.", least=0),
-        "stopped_reason": _text("Why it ended.", most=100),
-        "learning_rate": _number("Peak learning rate.", exclusiveMinimum=0),
-        "batch_size": _whole("Logical batch in examples; under privacy, the expected number.", least=1),
-        "max_seq_len": _whole("Longest example, or prompt with its sampled answer, in tokens.", least=1),
-        "schedule": _text("Learning-rate schedule.", most=100),
-        "warmup_steps": _whole("Steps of linear warmup.", least=0),
-        "weight_decay": _number("Decoupled weight decay.", minimum=0),
-        "reward": _text("What scored sampled answers, by its name."),
-        "max_new_tokens": _whole("Longest sampled answer in tokens.", least=1),
-        "temperature": _number("Divides the logits that answers were sampled from.", exclusiveMinimum=0),
-        "top_p": _number("Share of probability that answers were sampled from.", exclusiveMinimum=0, maximum=1),
-        "kl_coef": _number("Weight of the divergence from the stage before.", minimum=0),
-        "entropy_coef": _number("Weight of the entropy bonus.", minimum=0),
+        "selected_stage": matching("The stage that the package holds; settings and steps are its own.", _STAGE),
+        "selection_reason": text("Why that one."),
+        "steps": whole("Optimizer steps of the selected stage.", least=0),
+        "stopped_reason": text("Why it ended.", most=100),
+        "learning_rate": number("Peak learning rate.", exclusiveMinimum=0),
+        "batch_size": whole("Logical batch in examples; under privacy, the expected number.", least=1),
+        "max_seq_len": whole("Longest example, or prompt with its sampled answer, in tokens.", least=1),
+        "schedule": text("Learning-rate schedule.", most=100),
+        "warmup_steps": whole("Steps of linear warmup.", least=0),
+        "weight_decay": number("Decoupled weight decay.", minimum=0),
+        "reward": text("What scored sampled answers, by its name."),
+        "max_new_tokens": whole("Longest sampled answer in tokens.", least=1),
+        "temperature": number("Divides the logits that answers were sampled from.", exclusiveMinimum=0),
+        "top_p": number("Share of probability that answers were sampled from.", exclusiveMinimum=0, maximum=1),
+        "kl_coef": number("Weight of the divergence from the stage before.", minimum=0),
+        "entropy_coef": number("Weight of the entropy bonus.", minimum=0),
+        "seed": whole("The run's seed, only where the run is reproducible by it.", least=0),
+        "started": matching("When training started, if that was to be stated.", TIME),
+        "finished": matching("When it ended, if that was to be stated.", TIME),
     },
     optional=(
+        *("seed", "started", "finished"),
         *("learning_rate", "batch_size", "max_seq_len", "schedule", "warmup_steps", "weight_decay", "reward"),
         *("max_new_tokens", "temperature", "top_p", "kl_coef", "entropy_coef"),
     ),
 )
-_EVALUATION = {
+_METRIC = mapping(
+    "One of them.",
+    {
+        "metric": {"description": "What was measured.", "enum": ["held_out_loss", "held_out_reward"]},
+        "value": number("The expert's mean."),
+        "base_value": number("The base's mean."),
+        "interval": or_null(
+            mapping(
+                "Interval of the expert's mean; null: of too few records.",
+                {
+                    "low": number("Its lower end."),
+                    "high": number("Its upper end."),
+                    "confidence": number("Its confidence.", exclusiveMinimum=0, exclusiveMaximum=1),
+                },
+            )
+        ),
+    },
+)
+_QUALITY = {
     "description": "Numbers measured on held-out records, only where these are not private.",
     "oneOf": [
-        _mapping(
+        mapping(
             "Published.",
             {
                 "published": {"const": True},
-                "held_out_loss_before": _number(
-                    "Mean over response tokens, in nats, before the selected stage: the base's, or the stage before's.",
-                    minimum=0,
-                ),
-                "held_out_loss": _number("The same after the selected stage.", minimum=0),
-                "held_out_reward_before": _number("Mean reward of sampled answers before the selected stage."),
-                "held_out_reward": _number("The same after the selected stage, sampled with the same seed."),
+                "metrics": {
+                    "description": "Each with the base's own value on the same records.",
+                    "type": "array",
+                    "items": _METRIC,
+                    "minItems": 1,
+                    "maxItems": 20,
+                },
             },
-            optional=("held_out_reward_before", "held_out_reward"),
         ),
-        _mapping("Withheld.", {"published": {"const": False}, "reason": _text("Why.")}),
+        mapping("Withheld.", {"published": {"const": False}, "reason": text("Why.")}),
     ],
 }
-_PRIVACY = _mapping(
+_PRIVACY = mapping(
     "What is guaranteed to each unit of the training data; the member privacy_receipt.json says how.",
     {
-        "epsilon": _or_null(_number("Joint ε of all stages, selected or not; null where none is claimed.", minimum=0)),
-        "delta": _or_null(_number("The δ at which ε is stated.", exclusiveMinimum=0, exclusiveMaximum=1)),
+        "epsilon": or_null(number("Joint ε of all stages, selected or not; null where none is claimed.", minimum=0)),
+        "delta": or_null(number("The δ at which ε is stated.", exclusiveMinimum=0, exclusiveMaximum=1)),
         "mode": {
             "description": "`release`, `reproducible` (noise follows from the seed) or `none`.",
             "enum": ["release", "reproducible", "none"],
         },
-        "unit": _or_null(_text("What one unit of privacy is.", most=200)),
-        "reason": _text("Why no ε is claimed."),
+        "unit": or_null(text("What one unit of privacy is.", most=200)),
+        "reason": text("Why no ε is claimed."),
     },
     optional=("reason",),
 )
@@ -161,12 +212,12 @@ _MEMBERS = {
     "type": "array",
     "minItems": 1,
     "maxItems": 64,
-    "items": _mapping(
+    "items": mapping(
         "A member.",
         {
-            "path": _matching("Its name.", MEMBER_NAME),
-            "size": _whole("Its size in bytes.", least=0, most=1 << 32),
-            "sha256": _matching("Its SHA-256.", _DIGEST),
+            "path": matching("Its name.", MEMBER_NAME),
+            "size": whole("Its size in bytes.", least=0, most=1 << 32),
+            "sha256": matching("Its SHA-256.", _DIGEST),
         },
     ),
 }
@@ -174,25 +225,42 @@ _MEMBERS = {
 MANIFEST_SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "Manifest of a sealed expert",
-    **_mapping(
+    **mapping(
         "What a package says about itself. RFC 8785 JSON; every field is listed here, others are refused.",
         {
             "format_version": {"description": "Version of this schema.", "const": MANIFEST_FORMAT},
-            "name": _matching("The expert's name.", EXPERT_NAME),
-            "version": _matching("The package's version.", VERSION),
-            "description": _text("One line about the expert.", least=0),
+            "name": matching("The expert's name.", EXPERT_NAME),
+            "version": matching("The package's version.", VERSION),
+            "description": text("One line about the expert.", least=0),
+            "author": text("Who made it.", least=0, most=200),
+            "licence": matching("Its licence, an SPDX expression; NOASSERTION: none is stated.", LICENCE),
             "base": _BASE,
             "adapter": _ADAPTER,
-            "template": _text("How instruction, input and answer become text.", most=100),
+            "template": text("How instruction, input and answer become text.", most=100),
+            "capabilities": {
+                **texts("What it can do.", least=0, most=50),
+                "items": {"type": "string", "pattern": CAPABILITY, "maxLength": 64},
+            },
             "routing": _ROUTING,
+            "constraints": _CONSTRAINTS,
             "training": _TRAINING,
-            "evaluation": _EVALUATION,
+            "quality": _QUALITY,
+            "perf": mapping(
+                "What it costs to load.",
+                {
+                    "size": whole("Bytes of its tensors.", least=1),
+                    "parameters": whole("Number of its parameters.", least=1),
+                },
+            ),
             "privacy": _PRIVACY,
-            "payload": _mapping(
+            "payload": mapping(
                 "How the members are stored.",
                 {
-                    "compression": {"description": "Compression of the payload.", "enum": ["none"]},
-                    "encryption": {"description": "Encryption of the payload.", "enum": ["none"]},
+                    "compression": {"description": "Compression of the payload.", "enum": ["none", "zstd"]},
+                    "encryption": {
+                        "description": "Encryption of the payload.",
+                        "enum": ["none", "hpke-mlkem768-x25519"],
+                    },
                 },
             ),
             "members": _MEMBERS,

@@ -1,7 +1,9 @@
 """The model card: README.md of a package, written from its manifest alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from sealed_experts.settings.packages import NO_LICENCE
 
 _TRAINING_ROWS = (
     ("steps", "Optimizer steps"),
@@ -18,36 +20,78 @@ _TRAINING_ROWS = (
     ("top_p", "Nucleus (top-p)"),
     ("kl_coef", "Weight of the KL divergence"),
     ("entropy_coef", "Weight of the entropy bonus"),
+    ("seed", "Seed"),
+    ("started", "Started"),
+    ("finished", "Finished"),
 )
 
 
 def model_card(manifest: Mapping[str, Any]) -> str:
-    """Return a short model card in Markdown. `payload` and `members` are not needed."""
+    """Return a model card in Markdown. `payload` and `members` are not needed."""
     sections = [
-        f"# {manifest['name']} {manifest['version']}\n\n{_plain(manifest['description'])}".rstrip(),
+        _title(manifest),
         _adapter(manifest),
+        _routing(manifest["routing"], manifest["constraints"]),
+        _data(manifest["training"]["datasets"]),
         _training(manifest["training"]),
         _privacy(manifest["privacy"], manifest["training"]),
-        f"## Evaluation\n\n{_evaluation(manifest['evaluation'], manifest['training'])}",
+        _evaluation(manifest["quality"], manifest["training"]),
         "## Limits\n\nThe expert answers in the style and within the field of its training data; its answers can be "
         "wrong. The signature says who made the package and that it is unaltered, not that it is right.",
-        "## Loading\n\n`sealed-experts verify` checks the package, `sealed-experts unpack` writes a folder that"
-        " `peft.PeftModel.from_pretrained` loads on the base named above.",
+        _loading(manifest),
     ]
     return "\n\n".join(sections) + "\n"
 
 
+def _title(manifest: Mapping[str, Any]) -> str:
+    author = f" by {_plain(manifest['author'])}" if manifest["author"] else ""
+    named = manifest["licence"] != NO_LICENCE
+    licence = f"Licence: {_plain(manifest['licence'])}" if named else "No licence is stated"
+    paragraphs = [
+        f"# {manifest['name']} {manifest['version']}",
+        _plain(manifest["description"]),
+        f"An expert{author}. {licence}; see `LICENSE`.",
+    ]
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
+
+
 def _adapter(manifest: Mapping[str, Any]) -> str:
-    adapter, base, routing = manifest["adapter"], manifest["base"], manifest["routing"]
-    revision = f" at revision `{base['revision']}`" if base["revision"] else ""
-    called = ", ".join(_plain(keyword) for keyword in routing["keywords"]) or "no keyword"
-    fallback = " It also answers what no expert is called for." if routing["always_active"] else ""
+    adapter, base, perf = manifest["adapter"], manifest["base"], manifest["perf"]
+    revision = f" at revision `{_plain(base['revision'])}`" if base["revision"] else ""
+    quantized = f", quantized by {_plain(base['quantization']['method'])}" if base["quantization"] else ""
+    stretched = f", positions stretched by {_plain(base['rope_scaling']['rope_type'])}" if base["rope_scaling"] else ""
+    able = ", ".join(manifest["capabilities"]) or "none stated"
     return (
-        f"## Adapter\n\nA {adapter['kind']} adapter of rank {adapter['rank']} (alpha {adapter['alpha']:g},"
-        f" {adapter['parameters']:,} parameters) on {', '.join(adapter['target_modules'])} of `{_plain(base['name'])}`"
-        f"{revision} (digest `{base['digest']}`). Prompt template: {manifest['template']}.\n\n"
-        f"Called by: {called}.{fallback}"
+        f"## Adapter\n\nA {adapter['kind']} adapter of rank {adapter['r']} (alpha {adapter['alpha']:g}, scaling"
+        f" {adapter['scaling']:g}, dropout {adapter['dropout']:g}) on {', '.join(adapter['target_modules'])} of"
+        f" `{_plain(base['name'])}`{revision} (digest `{base['digest']}`{quantized}{stretched})."
+        f" {perf['parameters']:,} parameters, {perf['size']:,} bytes when loaded. Prompt template:"
+        f" {manifest['template']}. Capabilities: {able}."
     )
+
+
+def _routing(routing: Mapping[str, Any], constraints: Mapping[str, Any]) -> str:
+    called = ", ".join(_plain(keyword) for keyword in routing["keywords"]) or "no keyword"
+    lines = [f"## Routing\n\nCalled by: {called}."]
+    if routing["always_active"]:
+        lines.append("It also answers what no expert is called for.")
+    if routing["exclude"]:
+        lines.append(f"Kept out by: {', '.join(_plain(word) for word in routing['exclude'])}.")
+    for field, label in (("requires", "It needs"), ("incompatible_with", "It must not be installed with")):
+        if constraints[field]:
+            # As code they need no escapes, and the manifest's schema lets no backtick in.
+            lines.append(f"{label} {', '.join(f'`{pattern}`' for pattern in constraints[field])}.")
+    return " ".join(lines)
+
+
+def _data(datasets: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        f"Public records, `{_plain(each['name'])}`, SHA-256 `{each['sha256']}`."
+        if "sha256" in each
+        else f"Private records, named `{each['hmac_sha256']}` under a key of the owner's: nobody else can tell which."
+        for each in datasets
+    ]
+    return "\n\n".join(["## Data", *lines])
 
 
 def _training(training: Mapping[str, Any]) -> str:
@@ -80,25 +124,34 @@ def _privacy(privacy: Mapping[str, Any], training: Mapping[str, Any]) -> str:
     return f"## Privacy\n\n{claim} `privacy_receipt.json` holds the details."
 
 
-def _evaluation(evaluation: Mapping[str, Any], training: Mapping[str, Any]) -> str:
-    if not evaluation["published"]:
-        return f"Withheld: {_plain(evaluation['reason'])}."
-    selected = training["selected_stage"]
-    # What the first stage started from was not trained here; what a later one started from was.
-    before, after = (
-        ("before training", "after") if selected == training["stages"][0] else (f"before stage {selected}", "after it")
-    )
-    lines = [
-        f"Held-out loss (nats a response token): {evaluation['held_out_loss_before']:.4f} {before},"
-        f" {evaluation['held_out_loss']:.4f} {after}."
+def _evaluation(quality: Mapping[str, Any], training: Mapping[str, Any]) -> str:
+    if not quality["published"]:
+        return f"## Evaluation\n\nWithheld: {_plain(quality['reason'])}."
+    reward = f" ({_plain(training['reward'])})" if "reward" in training else ""
+    labels = {
+        "held_out_loss": "Loss on held-out records, nats a response token",
+        "held_out_reward": f"Mean reward of answers to held-out prompts{reward}",
+    }
+    rows = [
+        f"| {labels[each['metric']]} | {each['base_value']:.4f} | {each['value']:.4f} | {_ends(each['interval'])} |"
+        for each in quality["metrics"]
     ]
-    if "held_out_reward" in evaluation and "held_out_reward_before" in evaluation:
-        reward = f" ({_plain(training['reward'])})" if "reward" in training else ""
-        lines.append(
-            f"Mean reward of answers to held-out prompts{reward}: {evaluation['held_out_reward_before']:.4f} {before},"
-            f" {evaluation['held_out_reward']:.4f} {after}."
-        )
-    return "\n\n".join(lines)
+    return "\n".join(["## Evaluation\n", "| Measured | Base | Expert | Interval |", "| --- | --- | --- | --- |", *rows])
+
+
+def _ends(interval: Mapping[str, float] | None) -> str:
+    if interval is None:
+        return "too few records"
+    return f"{interval['low']:.4f} to {interval['high']:.4f} ({interval['confidence']:.0%})"
+
+
+def _loading(manifest: Mapping[str, Any]) -> str:
+    name = manifest["name"]
+    return (
+        f"## How to load\n\n```\nsealed-experts verify {name}.tgsp\nsealed-experts unpack {name}.tgsp {name}\n```\n\n"
+        "The folder then loads on the base named above:\n\n```python\nfrom peft import PeftModel\n\n"
+        f'model = PeftModel.from_pretrained(base, "{name}")\n```'
+    )
 
 
 def _plain(text: str) -> str:

@@ -1,96 +1,178 @@
-"""The one door to a package: sealed here, and opened here after every check, from bytes read once."""
+"""The one door to a `.tgsp` package: sealed, verified and opened here, after every check; and unpacked."""
 
+import io
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
-from sealed_experts.files.atomic import sync_folder, write_bytes
-from sealed_experts.files.digests import sha256_bytes
-from sealed_experts.sealing import container
+from sealed_experts.files.atomic import atomic_writer, sync_folder, write_bytes, write_error
+from sealed_experts.sealing.container import read_frame
+from sealed_experts.sealing.encryption import EncryptedError, Identity, Recipient
 from sealed_experts.sealing.errors import PackageError
+from sealed_experts.sealing.examination import ANY, PackageReport, VerifiedPackage, check_signed, examine, report
 from sealed_experts.sealing.keys import PublisherKey
-from sealed_experts.sealing.linter import AdapterFacts, lint_adapter
-from sealed_experts.sealing.manifest import (
-    canonical_object,
-    check_member_names,
-    manifest_bytes,
-    member_entries,
-    parse_manifest,
-)
-from sealed_experts.sealing.receipt import RECEIPT, privacy_summary
-from sealed_experts.sealing.trust import PublicKey, TrustStore
+from sealed_experts.sealing.manifest import check_member_names, manifest_bytes
+from sealed_experts.sealing.policy import Policy
+from sealed_experts.sealing.source import Memory, Source, blocks, open_source
+from sealed_experts.sealing.trust import TrustStore
+from sealed_experts.sealing.writer import Member, Plan, plan_package, write_plan
 
 
-@dataclass(frozen=True, kw_only=True)
-class VerifiedPackage:
-    """A package whose every byte a trusted publisher signed and every check passed.
+def open_package(
+    path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+) -> VerifiedPackage:
+    """Read a `.tgsp` file once, into memory, verify it, and return its content.
 
-    Attributes:
-        manifest: what the package says about itself.
-        members: content of each member, by name.
-        publisher: fingerprint of the key that signed it.
-        publisher_name: what the trust store calls that key.
-        digest: SHA-256 of the whole file.
-        size: bytes of the whole file.
-    """
-
-    manifest: dict[str, Any]
-    members: dict[str, bytes]
-    publisher: str
-    publisher_name: str
-    digest: str
-    size: int
-
-
-def open_package(path: str | os.PathLike[str], *, trust: TrustStore) -> VerifiedPackage:
-    """Read a `.tgsp` file once, verify it, and return its content.
-
-    Order: framing, signature, manifest, set of members, sizes, digests, receipt, linter.
-
-    Raises:
-        UserError: the file cannot be read.
-        PackageError: a check failed. Its message names the file, what is wrong and what was expected.
-    """
-    try:
-        return open_bytes(container.read_container(path), trust=trust)
-    except PackageError as error:
-        raise type(error)(f"{os.fspath(path)}: {error}") from error
-
-
-def open_bytes(data: bytes, *, trust: TrustStore) -> VerifiedPackage:
-    """Verify a package that is already in memory. Raises as `open_package`."""
-    frame = container.parse(data)
-    key = container.verify(frame, trust)
-    manifest, members = _content(frame)
-    return _verified(data, manifest, members, key)
-
-
-def seal(*, manifest: Mapping[str, Any], members: Mapping[str, bytes], key: PublisherKey) -> bytes:
-    """Return the bytes of a package: the same content and key give the same bytes.
-
-    What is returned has been opened as a reader would open it.
+    Order: framing, signatures, manifest, set of members, sizes, digests, receipt, linter.
 
     Args:
+        path: the file.
+        trust: the publishers that may have signed it.
+        policy: what is required of it beyond that.
+        identity: the private key of a recipient, for an encrypted package.
+
+    Raises:
+        UserError: the file cannot be read, or is encrypted for others.
+        PackageError: a check failed. Its message names the file, what is wrong and what was expected.
+    """
+    with _named(path), open_source(path) as source:
+        read_frame(source)  # lengths and size are right, before all of it is read
+        data = b"".join(blocks(source, offset=0, length=source.size))
+        source.check_unchanged()
+        return open_bytes(data, trust=trust, policy=policy, identity=identity)
+
+
+def open_bytes(
+    data: bytes, *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+) -> VerifiedPackage:
+    """Verify a package that is already in memory. Raises as `open_package`."""
+    return VerifiedPackage(
+        **vars(examine(Memory(data), trust=trust, policy=policy, identity=identity, digest=True, weights=True))
+    )
+
+
+def verify_package(
+    path: str | os.PathLike[str],
+    *,
+    trust: TrustStore,
+    policy: Policy = ANY,
+    identity: Identity | None = None,
+    digest: bool = False,
+) -> PackageReport:
+    """Check all that `open_package` checks, in a memory that does not grow with the file.
+
+    The file is read twice by one descriptor: for its digest, and after the signature for its content. A file that was
+    changed meanwhile is refused. What is loaded later must be opened by `open_package`: the path may then name another
+    file.
+
+    Args:
+        digest: whether the report states the SHA-256 of the whole file, which takes a second thread.
+
+    Raises:
+        UserError, PackageError: as `open_package`.
+    """
+    with _named(path), open_source(path) as source:
+        return examine(source, trust=trust, policy=policy, identity=identity, digest=digest)
+
+
+def verify_manifest(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY) -> PackageReport:
+    """Check signatures and manifest, and nothing of the content: what can be said about a package for others.
+
+    Raises:
+        UserError, PackageError: as `open_package`.
+    """
+    with _named(path), open_source(path) as source:
+        signed = check_signed(source, trust=trust, policy=policy, digest=False)
+        source.check_unchanged()
+        return report(source, signed, members={})
+
+
+def seal_package(
+    path: str | os.PathLike[str],
+    *,
+    manifest: Mapping[str, Any],
+    members: Mapping[str, Member],
+    key: PublisherKey,
+    signatures: Sequence[str] | None = None,
+    recipients: Sequence[Recipient] = (),
+    compression: str = "none",
+) -> str:
+    """Write a package and return its SHA-256. What appears at `path` has been verified as a reader would verify it.
+
+    The same content and key give the same bytes, but for ML-DSA's signature, which is randomised, and for encryption.
+
+    Args:
+        path: the file to write.
         manifest: all of it but `payload` and `members`, which follow from the members.
-        members: content of each member, by name.
+        members: content of each member, by name: bytes, or the file that holds them.
+        key: the publisher's.
+        signatures: the algorithms to sign with; by default all that the key has.
+        recipients: whom to encrypt it for; by default nobody.
+        compression: `none` or `zstd`.
 
     Raises:
         PackageError: the content is not what a package may hold.
+        UserError: a member cannot be read, or the file cannot be written.
     """
-    complete = {
-        **manifest,
-        "payload": {"compression": "none", "encryption": "none"},
-        "members": member_entries(members),
-    }
-    payload = b"".join(members[path] for path in sorted(members))
-    data = container.pack(manifest=manifest_bytes(complete), payload=payload, key=key)
-    open_bytes(data, trust=TrustStore([key.public]))
+    plan = plan_package(manifest, members, key, signatures, recipients, compression)
+    target = Path(path)
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}.draft")
+    try:
+        with atomic_writer(draft) as stream:
+            write_plan(stream, plan)
+        with open_source(draft) as source:
+            digest = _verified(source, plan).digest
+        os.replace(draft, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise write_error(target, error) from error
+    finally:
+        draft.unlink(missing_ok=True)
+    assert digest is not None, "it was asked for"
+    return digest
+
+
+def seal(
+    *,
+    manifest: Mapping[str, Any],
+    members: Mapping[str, Member],
+    key: PublisherKey,
+    signatures: Sequence[str] | None = None,
+    recipients: Sequence[Recipient] = (),
+    compression: str = "none",
+) -> bytes:
+    """Return the bytes of a package. Arguments, promises and errors are those of `seal_package`."""
+    plan = plan_package(manifest, members, key, signatures, recipients, compression)
+    stream = io.BytesIO()
+    write_plan(stream, plan)
+    data = stream.getvalue()
+    _verified(Memory(data), plan)
     return data
+
+
+def _verified(source: Source, plan: Plan) -> PackageReport:
+    return examine(
+        source,
+        trust=TrustStore([plan.key.public]),
+        policy=Policy(signatures=plan.signatures),
+        content_key=plan.content_key,
+        digest=True,
+    )
+
+
+@contextmanager
+def _named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let a refusal begin with the file's name."""
+    try:
+        yield
+    except (PackageError, EncryptedError) as error:
+        raise type(error)(f"{os.fspath(path)}: {error}") from error
 
 
 def unpack(package: VerifiedPackage, folder: Path) -> None:
@@ -117,73 +199,3 @@ def unpack(package: VerifiedPackage, folder: Path) -> None:
         raise UserError(f"cannot write {folder}: {error.strerror}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _content(frame: container.Frame) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Take a frame whose signature is verified apart, checking everything."""
-    if len(frame.recipients):
-        raise PackageError("the package is encrypted for recipients, which this version cannot open")
-    manifest = parse_manifest(bytes(frame.manifest))
-    entries = manifest["members"]
-    total = sum(entry["size"] for entry in entries)
-    if total != len(frame.payload):
-        raise PackageError(f"the members' sizes sum to {total} bytes, but the payload has {len(frame.payload)}")
-    members, offset = {}, 0
-    for entry in entries:
-        content = bytes(frame.payload[offset : offset + entry["size"]])
-        offset += entry["size"]
-        if sha256_bytes(content) != entry["sha256"]:
-            raise PackageError(
-                f"member {entry['path']}: its SHA-256 is not {entry['sha256']}, which the manifest states"
-            )
-        members[entry["path"]] = content
-    _check_receipt(manifest, members[RECEIPT])
-    _check_readme(members["README.md"])
-    _check_adapter(manifest, lint_adapter(members))
-    return manifest, members
-
-
-def _check_receipt(manifest: dict[str, Any], content: bytes) -> None:
-    stated = privacy_summary(canonical_object(content, RECEIPT))
-    for field in sorted(stated.keys() | manifest["privacy"].keys()):
-        if stated.get(field) != manifest["privacy"].get(field):
-            raise PackageError(
-                f"{RECEIPT}: its {field} is {ascii(stated.get(field))[:100]}, but the manifest states"
-                f" {ascii(manifest['privacy'].get(field))[:100]}"
-            )
-
-
-def _check_readme(content: bytes) -> None:
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise PackageError(f"README.md: it is not UTF-8 text (byte {error.start})") from error
-
-
-def _check_adapter(manifest: dict[str, Any], facts: AdapterFacts) -> None:
-    """Hold what the manifest says about the adapter against what the adapter's own files say."""
-    adapter, base = manifest["adapter"], manifest["base"]
-    pairs = {
-        "adapter.rank": (adapter["rank"], facts.rank),
-        "adapter.alpha": (adapter["alpha"], facts.alpha),
-        "adapter.target_modules": (sorted(adapter["target_modules"]), list(facts.target_modules)),
-        "adapter.parameters": (adapter["parameters"], facts.parameters),
-        "base.name": (base["name"], facts.base_name),
-        "base.revision": (base["revision"], facts.base_revision),
-    }
-    for field, (stated, found) in pairs.items():
-        if stated != found:
-            raise PackageError(
-                f"manifest: {field} is {ascii(stated)[:100]}, but the adapter's files say {ascii(found)[:100]}"
-            )
-
-
-def _verified(data: bytes, manifest: dict[str, Any], members: dict[str, bytes], key: PublicKey) -> VerifiedPackage:
-    return VerifiedPackage(
-        manifest=manifest,
-        members=members,
-        publisher=key.fingerprint,
-        publisher_name=key.name,
-        digest=sha256_bytes(data),
-        size=len(data),
-    )

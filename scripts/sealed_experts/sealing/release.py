@@ -5,7 +5,10 @@ from typing import Any
 
 from sealed_experts.privacy.ledger.releases import ReleaseLog
 
-_PUBLIC = "over_releases: which versions were trained on common units is treated as public"
+_PUBLIC = (
+    "over_releases: which versions were trained on common units is treated as public",
+    "names of private data: whether two packages of one owner were made from the same records is treated as public",
+)
 
 
 def released(
@@ -31,6 +34,6 @@ def released(
     joint = log.epsilon_over_releases(delta=privacy["delta"], expert=expert, among=lineage)
     return {
         **privacy,
-        "public": [*privacy.get("public", ()), _PUBLIC],
+        "public": [*privacy.get("public", ()), *_PUBLIC],
         "over_releases": {"epsilon": joint.epsilon, "delta": joint.delta, "reason": joint.reason},
     }

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +10,20 @@ import numpy as np
 
 from sealed_experts.files.canonical import strict_json
 from sealed_experts.sealing.errors import PackageError
+from sealed_experts.sealing.source import BLOCK, Buffer
 
 DTYPES = {"F32": 4, "F16": 2, "BF16": 2}  # bytes of an element
-MAX_HEADER = 1 << 23
+MAX_HEADER = 1 << 22
 MAX_TENSORS = 20_000
 MAX_EXTENT = 1 << 24
+# All exponent bits set is how every IEEE 754 format, and bfloat16, writes infinities and NaN.
+_EXPONENTS: dict[str, tuple[int, np.dtype[Any], np.dtype[Any]]] = {
+    "F32": (0x7F800000, np.dtype("<u4"), np.dtype("<i4")),
+    "F16": (0x7C00, np.dtype("<u2"), np.dtype("<i2")),
+    "BF16": (0x7F80, np.dtype("<u2"), np.dtype("<i2")),
+}
 _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 _LONGEST_NAME = 300
-_BLOCK = 1 << 20  # elements whose finiteness is checked at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,39 +45,130 @@ class Tensor:
 def read_tensors(content: bytes, *, member: str) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file, by name; `member` names the file in messages.
 
+    Raises:
+        PackageError: as `TensorCheck`.
+    """
+    check, view = TensorCheck(size=len(content), member=member), memoryview(content)
+    for start in range(0, len(content), BLOCK):
+        check.feed(view[start : start + BLOCK])
+    return check.finish()
+
+
+class TensorCheck:
+    """Checks a safetensors file that arrives in blocks; it never holds more than the header and a block.
+
     Checked: the header's length, strict JSON without duplicate names, metadata of `{"format": "pt"}` or none, names,
     dtypes, shapes, offsets that fill the data without hole or overlap, and that every value is finite.
-
-    Raises:
-        PackageError: one of these does not hold.
     """
-    header, data_start = _read_header(content, member)
-    metadata = header.pop("__metadata__", {"format": "pt"})
-    if metadata != {"format": "pt"}:
-        raise PackageError(f'{member}: its metadata must be {{"format": "pt"}} or absent')
-    if not 1 <= len(header) <= MAX_TENSORS:
-        raise PackageError(f"{member}: it has {len(header)} tensors; 1 to {MAX_TENSORS} are allowed")
-    tensors = [_read_entry(name, entry, member) for name, entry in header.items()]
-    _check_layout(tensors, len(content) - data_start, member)
-    for tensor in tensors:
-        _check_finite(content, data_start, tensor, member)
-    return {tensor.name: tensor for tensor in tensors}
+
+    def __init__(self, *, size: int, member: str) -> None:
+        """Take the file's size in bytes; `member` names it in messages."""
+        self._size, self._member = size, member
+        self._start = bytearray()
+        self._data: _FiniteCheck | None = None
+        self._tensors: list[Tensor] = []
+
+    def feed(self, block: Buffer) -> None:
+        """Take the next bytes of the file.
+
+        Raises:
+            PackageError: they hold something that is not allowed.
+        """
+        if self._data is not None:
+            self._data.feed(block)
+            return
+        self._start += block
+        length = int.from_bytes(self._start[:8], "little")
+        if len(self._start) < 8:
+            return
+        if not 2 <= length <= min(MAX_HEADER, self._size - 8):
+            raise self._refusal(f"its header's length is {length} bytes, which the file cannot hold or no one needs")
+        if len(self._start) >= 8 + length:
+            self._tensors = self._read_header(bytes(self._start[8 : 8 + length]))
+            self._data = _FiniteCheck(self._tensors, self._member)
+            self._data.feed(bytes(self._start[8 + length :]))
+            self._start.clear()
+
+    def finish(self) -> dict[str, Tensor]:
+        """Return the tensors, by name.
+
+        Raises:
+            PackageError: the file ended too early.
+        """
+        if self._data is None:
+            raise self._refusal(f"it has {self._size} bytes, too few for its header")
+        return {tensor.name: tensor for tensor in self._tensors}
+
+    def _read_header(self, text: bytes) -> list[Tensor]:
+        if not text.startswith(b"{"):
+            raise self._refusal("its header does not start with an opening brace")
+        try:
+            header = strict_json(text.decode("utf-8").rstrip(" "))
+        except (ValueError, RecursionError) as error:
+            raise self._refusal(f"its header is not strict JSON: {str(error)[:200]}") from error
+        if header.pop("__metadata__", {"format": "pt"}) != {"format": "pt"}:
+            raise self._refusal('its metadata must be {"format": "pt"} or absent')
+        if not 1 <= len(header) <= MAX_TENSORS:
+            raise self._refusal(f"it has {len(header)} tensors; 1 to {MAX_TENSORS} are allowed")
+        tensors = [_read_entry(name, entry, self._member) for name, entry in header.items()]
+        tensors.sort(key=lambda tensor: tensor.start)
+        _check_layout(tensors, self._size - 8 - len(text), self._member)
+        return tensors
+
+    def _refusal(self, problem: str) -> PackageError:
+        return PackageError(f"{self._member}: {problem}")
 
 
-def _read_header(content: bytes, member: str) -> tuple[dict[str, Any], int]:
-    length = int.from_bytes(content[:8], "little")
-    if len(content) < 8 or not 2 <= length <= min(MAX_HEADER, len(content) - 8):
-        raise PackageError(
-            f"{member}: its header's length is {length} bytes, which the file cannot hold or no one needs"
-        )
-    text = content[8 : 8 + length]
-    if not text.startswith(b"{"):
-        raise PackageError(f"{member}: its header does not start with an opening brace")
-    try:
-        header = strict_json(text.decode("utf-8").rstrip(" "))
-    except (ValueError, RecursionError) as error:
-        raise PackageError(f"{member}: its header is not strict JSON: {str(error)[:200]}") from error
-    return header, 8 + length
+class _FiniteCheck:
+    """Looks for infinities and NaN in the data of tensors that follow one another without holes."""
+
+    def __init__(self, tensors: Sequence[Tensor], member: str) -> None:
+        self._tensors, self._member = tensors, member
+        self._index, self._position = 0, 0
+        self._torn = b""  # the first bytes of an element that a block's end has cut
+
+    def feed(self, block: Buffer) -> None:
+        view = memoryview(block)
+        while len(view):
+            tensor = self._tensors[self._index]
+            last = self._index
+            # Neighbours of one dtype are one array: a file of many small tensors is as quick as one large one.
+            while last + 1 < len(self._tensors) and self._tensors[last + 1].dtype == tensor.dtype:
+                if self._tensors[last].end >= self._position + len(view):
+                    break
+                last += 1
+            taken = min(len(view), self._tensors[last].end - self._position)
+            self._check(view[:taken], tensor.dtype)
+            self._position += taken
+            view = view[taken:]
+            while self._index < len(self._tensors) and self._tensors[self._index].end <= self._position:
+                self._index += 1
+
+    def _check(self, part: memoryview, dtype: str) -> None:
+        size, start = DTYPES[dtype], self._position
+        if self._torn:
+            start -= len(self._torn)
+            missing = size - len(self._torn)
+            self._torn, part = self._torn + bytes(part[:missing]), part[missing:]
+            if len(self._torn) < size:
+                return
+            self._look(self._torn, dtype, start)
+            start += size
+        whole = len(part) - len(part) % size
+        self._look(part[:whole], dtype, start)
+        self._torn = bytes(part[whole:])
+
+    def _look(self, elements: Buffer, dtype: str, start: int) -> None:
+        exponent, unsigned_kind, signed_kind = _EXPONENTS[dtype]
+        unsigned, signed = np.frombuffer(elements, dtype=unsigned_kind), np.frombuffer(elements, dtype=signed_kind)
+        # Read as integers, infinities and NaN are the largest values: of the signed ones those without the sign bit, of
+        # the unsigned ones those with it.
+        largest = int(np.maximum.reduce(signed, initial=0)), int(np.maximum.reduce(unsigned, initial=0))
+        if largest[0] < exponent and largest[1] < exponent + (1 << 8 * DTYPES[dtype] - 1):
+            return
+        place = start + int(((unsigned & exponent) == exponent).argmax()) * DTYPES[dtype]
+        name = next(tensor.name for tensor in self._tensors if tensor.end > place)
+        raise PackageError(f"{self._member}: {name}: it holds values that are not finite")
 
 
 def _read_entry(name: str, entry: Any, member: str) -> Tensor:
@@ -95,9 +192,9 @@ def _read_entry(name: str, entry: Any, member: str) -> Tensor:
     return tensor
 
 
-def _check_layout(tensors: list[Tensor], data_size: int, member: str) -> None:
+def _check_layout(tensors: Sequence[Tensor], data_size: int, member: str) -> None:
     position = 0
-    for tensor in sorted(tensors, key=lambda tensor: tensor.start):
+    for tensor in tensors:
         if tensor.start != position:
             raise PackageError(
                 f"{member}: {tensor.name}: it starts at byte {tensor.start}, where {position} is expected"
@@ -105,17 +202,6 @@ def _check_layout(tensors: list[Tensor], data_size: int, member: str) -> None:
         position = tensor.end
     if position != data_size:
         raise PackageError(f"{member}: its tensors fill {position} bytes, but it holds {data_size}")
-
-
-def _check_finite(content: bytes, data_start: int, tensor: Tensor, member: str) -> None:
-    kind, exponent = (
-        ("<u4", 0x7F800000) if tensor.dtype == "F32" else ("<u2", 0x7F80 if tensor.dtype == "BF16" else 0x7C00)
-    )
-    values = np.frombuffer(content, dtype=kind, count=tensor.elements, offset=data_start + tensor.start)
-    for start in range(0, tensor.elements, _BLOCK):
-        # All exponent bits set is how every IEEE 754 format, and bfloat16, writes infinities and NaN.
-        if ((values[start : start + _BLOCK] & exponent) == exponent).any():
-            raise PackageError(f"{member}: {tensor.name}: it holds values that are not finite")
 
 
 def _whole_numbers(value: Any) -> bool:

@@ -1,99 +1,86 @@
-"""Public keys of publishers, and the store of those that this machine's user trusts."""
+"""The store of the publishers that this machine's user trusts: one JSON file a publisher."""
 
-import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_text
-from sealed_experts.files.canonical import canonical_json, strict_json
-from sealed_experts.sealing.home import (
-    NAME,
-    checked_name,
-    home_folder,
-    private_folder,
-    refuse_foreign,
-    refuse_shared,
-)
-from sealed_experts.sealing.regular_file import open_regular
-
-ALGORITHM = "ed25519"
-_FIELDS = {"algorithm", "fingerprint", "name", "public_key"}
-_LARGEST_FILE = 16_384
-# The points whose order divides 8, without the sign bit, canonical or not. Whoever sends a signature with such a key
-# needs no private half: for the neutral point, one constant signs everything. RFC 8032 leaves it to us to refuse them,
-# and so does the library. The list is libsodium's (ed25519_ref10.c, `ge25519_has_small_order`).
-_SMALL_ORDER = frozenset(
-    (
-        "0000000000000000000000000000000000000000000000000000000000000000",
-        "0100000000000000000000000000000000000000000000000000000000000000",
-        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
-        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
-        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-    )
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublicKey:
-    """An Ed25519 public key (RFC 8032) under the name that the trust store gives it.
-
-    Attributes:
-        name: for people; it proves nothing.
-        raw: the key's 32 bytes.
-    """
-
-    name: str
-    raw: bytes
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the raw key, lower-case hex."""
-        return fingerprint(self.raw)
-
-    @property
-    def pem(self) -> str:
-        """The key as SubjectPublicKeyInfo in PEM."""
-        key = Ed25519PublicKey.from_public_bytes(self.raw)
-        return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+from sealed_experts.files.canonical import canonical_json
+from sealed_experts.files.locks import folder_lock
+from sealed_experts.sealing.errors import SignatureError
+from sealed_experts.sealing.home import checked_name, home_folder, private_folder, refuse_shared
+from sealed_experts.sealing.publisher import PublicKey, Publisher, check_required, check_usable
+from sealed_experts.sealing.signing import ED25519, fingerprint
+from sealed_experts.sealing.trust_entry import check_reason, check_scopes, entry_of, read_entry, refuse_weak
 
 
 class TrustStore:
-    """An unchangeable set of trusted public keys."""
+    """An unchangeable set of publishers. A revoked or expired one is in it, so that it is refused by name.
 
-    def __init__(self, keys: Iterable[PublicKey]) -> None:
-        self._by_fingerprint = {key.fingerprint: key for key in keys}
+    Raises:
+        UserError: two publishers share a key, so that a signature could not tell them apart.
+    """
 
-    def find(self, key_fingerprint: str) -> PublicKey | None:
-        """Return the trusted key of this fingerprint, or None."""
-        return self._by_fingerprint.get(key_fingerprint)
+    def __init__(self, publishers: Iterable[Publisher | PublicKey]) -> None:
+        self._publishers: dict[str, Publisher] = {}
+        self._by_key: dict[tuple[str, bytes], Publisher] = {}
+        for entry in publishers:
+            publisher = entry if isinstance(entry, Publisher) else Publisher(name=entry.name, keys=(entry,))
+            for key in publisher.keys:
+                known = self._by_key.setdefault((key.algorithm, key.raw), publisher)
+                if known != publisher:
+                    raise UserError(
+                        f"the trusted publishers {known.name} and {publisher.name} have the same {key.algorithm} key: "
+                        f"run `sealed-experts keys untrust {publisher.name}`, then trust again what is missing"
+                    )
+            self._publishers[publisher.fingerprint] = publisher
 
-    def __iter__(self) -> Iterator[PublicKey]:
-        return iter(sorted(self._by_fingerprint.values(), key=lambda key: key.name))
+    def find(self, key_fingerprint: str) -> Publisher | None:
+        """Return the publisher of this fingerprint, revoked and expired ones too, or None."""
+        return self._publishers.get(key_fingerprint)
+
+    def publisher_of(self, signers: Sequence[tuple[str, bytes]], *, required: Sequence[str] | None = None) -> Publisher:
+        """Return the one publisher whose keys these are. It says nothing about the signatures themselves.
+
+        Args:
+            signers: algorithm and raw public key of each signature that a file carries.
+            required: the algorithms that must be among them; by default each that the publisher has a key of.
+
+        Raises:
+            SignatureError: a key is not trusted, revoked or expired; the keys are of two publishers; an algorithm is
+                missing or comes twice.
+        """
+        found = {self._known(algorithm, raw).fingerprint: self._known(algorithm, raw) for algorithm, raw in signers}
+        if len(found) != 1:
+            names = " and ".join(publisher.name for publisher in found.values()) or "nobody"
+            raise SignatureError(f"the signatures are by {names}; a package has one publisher")
+        publisher = next(iter(found.values()))
+        signed = [algorithm for algorithm, _ in signers]
+        if len(set(signed)) != len(signed):
+            raise SignatureError(f"the signatures name an algorithm twice: {', '.join(signed)}")
+        check_usable(publisher)
+        check_required(publisher, signed=signed, required=required)
+        return publisher
+
+    def _known(self, algorithm: str, raw: bytes) -> Publisher:
+        publisher = self._by_key.get((algorithm, raw))
+        if publisher is None:
+            raise SignatureError(
+                f"the signature is by the key {fingerprint(raw)}, which is not trusted here; if you know whose it is, "
+                "get the key from its owner and run `sealed-experts keys trust`"
+            )
+        return publisher
+
+    def __iter__(self) -> Iterator[Publisher]:
+        return iter(sorted(self._publishers.values(), key=lambda publisher: publisher.name))
 
     def __len__(self) -> int:
-        return len(self._by_fingerprint)
-
-
-def fingerprint(raw: bytes) -> str:
-    """Return a raw public key's fingerprint: its SHA-256, lower-case hex."""
-    return hashlib.sha256(raw).hexdigest()
-
-
-def is_weak(raw: bytes) -> bool:
-    """Tell whether a raw public key is a point of small order, under which anybody can sign."""
-    return (raw[:31] + bytes([raw[31] & 0x7F])).hex() in _SMALL_ORDER
+        return len(self._publishers)
 
 
 def trust_folder() -> Path:
-    """Return the folder of trusted keys. It may not exist yet."""
+    """Return the folder of trusted publishers. It may not exist yet."""
     return home_folder() / "trust"
 
 
@@ -102,110 +89,108 @@ def load_trust(folder: Path | None = None) -> TrustStore:
 
     Raises:
         UserError: other users can change the store, a file in it or the folder that it lies in; or a file in it is not
-            a trusted key's.
+            a trusted publisher's.
     """
     folder = folder or trust_folder()
     if not folder.is_dir():
         return TrustStore([])
     for each in (folder.parent, folder):
         refuse_shared(each)
-    # Backwards, because later ones win: of a key with two names, the alphabetically first is shown.
-    return TrustStore(_read_entry(path) for path in sorted(folder.glob("*.json"), reverse=True))
+    return TrustStore(read_entry(path) for path in sorted(folder.glob("*.json")))
 
 
-def trust_key(raw: bytes, *, name: str) -> PublicKey:
-    """Add a public key to the trust store under `name`, and return it.
+def trust_publisher(publisher: Publisher) -> Publisher:
+    """Add a publisher to the trust store, or replace its entry of the same name and Ed25519 key.
 
     Raises:
-        UserError: the name stands for another key, or anybody can sign under this one.
+        UserError: the name stands for another publisher; the key is known under another name, is revoked, or would
+            lose an algorithm; a scope is no pattern; or anybody can sign under the key.
     """
-    _refuse_weak(raw, "this public key")
-    key = PublicKey(name=checked_name(name), raw=raw)
-    path = private_folder(trust_folder()) / f"{name}.json"
-    if path.exists() and _read_entry(path).raw != raw:
-        raise UserError(f"{name} is already the name of another trusted key ({path}): choose another --name")
-    entry = {
-        "algorithm": ALGORITHM,
-        "fingerprint": key.fingerprint,
-        "name": key.name,
-        "public_key": key.raw.hex(),
-    }
-    write_text(path, canonical_json(entry) + "\n")
-    return key
+    for key in publisher.keys:
+        refuse_weak(key, "this public key")
+    check_scopes(publisher.scopes)
+    with folder_lock(private_folder(trust_folder())):
+        path = trust_folder() / f"{checked_name(publisher.name)}.json"
+        known = load_trust()
+        if path.exists() and read_entry(path).fingerprint != publisher.fingerprint:
+            raise UserError(
+                f"{publisher.name} is already the name of another trusted key ({path}): choose another --name"
+            )
+        former = known.find(publisher.fingerprint)
+        if former is not None:
+            _refuse_replacement(former, publisher)
+        others = [entry for entry in known if entry.fingerprint != publisher.fingerprint]
+        TrustStore([*others, publisher])
+        write_text(path, canonical_json(entry_of(publisher)) + "\n")
+    return publisher
+
+
+def trust_key(raw: bytes, *, name: str) -> Publisher:
+    """Trust a publisher that has an Ed25519 key alone. Raises as `trust_publisher`."""
+    return trust_publisher(Publisher(name=name, keys=(PublicKey(algorithm=ED25519, raw=raw),)))
 
 
 def is_taken(name: str) -> bool:
-    """Tell whether a trusted key has this name."""
+    """Tell whether a trusted publisher has this name."""
     return (trust_folder() / f"{name}.json").exists()
 
 
-def untrust_key(name_or_fingerprint: str) -> tuple[PublicKey, ...]:
-    """Remove a key from the trust store, by name or by its whole fingerprint, under every name that it has there.
+def untrust_key(name_or_fingerprint: str) -> tuple[Publisher, ...]:
+    """Remove a publisher from the trust store, by name or by its whole fingerprint.
 
     Returns:
-        what was removed, by name.
+        what was removed: more than one only where a former version gave one key two names.
 
     Raises:
-        UserError: the store has no such key.
+        UserError: the store has no such publisher; or it is revoked, and forgetting it would let it be trusted again.
     """
-    entries = {path: _read_entry(path) for path in sorted(trust_folder().glob("*.json"))}
-    meant = {key.fingerprint for key in entries.values() if name_or_fingerprint in (key.name, key.fingerprint)}
-    if not meant:
-        known = ", ".join(key.name for key in load_trust()) or "none"
-        raise UserError(f"no trusted key is called {name_or_fingerprint!r}; trusted are: {known}")
-    removed = {path: key for path, key in entries.items() if key.fingerprint in meant}
-    for path in removed:
-        path.unlink()
+    with folder_lock(private_folder(trust_folder())):
+        entries = {path: read_entry(path) for path in sorted(trust_folder().glob("*.json"))}
+        meant = {entry.fingerprint for entry in entries.values() if name_or_fingerprint in _names(entry)}
+        if not meant:
+            known = ", ".join(entry.name for entry in entries.values()) or "none"
+            raise UserError(f"no trusted key is called {name_or_fingerprint!r}; trusted are: {known}")
+        removed = {path: entry for path, entry in entries.items() if entry.fingerprint in meant}
+        for path, entry in removed.items():
+            if entry.revoked is not None:
+                raise UserError(
+                    f"{entry.name} is revoked, so it is refused already, and its entry keeps it from being trusted "
+                    f"again; to forget that, delete {path}"
+                )
+        for path in removed:
+            path.unlink()
     return tuple(removed.values())
 
 
-def read_public_key(path: Path) -> bytes:
-    """Read an Ed25519 public key from a PEM file (SubjectPublicKeyInfo) and return its 32 bytes.
+def mark_revoked(publisher: Publisher, *, reason: str) -> Publisher:
+    """Keep a publisher in the store as revoked, under the name it has there, and return the entry.
 
     Raises:
-        UserError: the file is missing or holds something else, or a key under which anybody can sign.
+        UserError: the reason is not one line of text.
     """
-    try:
-        with open(path, "rb") as stream:
-            content = stream.read(_LARGEST_FILE)
-    except OSError as error:
-        raise UserError(f"cannot read the public key {path}: {error.strerror}") from error
-    if b"PRIVATE KEY" in content:
-        raise UserError(f"{path} holds a private key: give the public half (`sealed-experts keys export`)")
-    try:
-        key = load_pem_public_key(content)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise UserError(f"{path} is not a public key in PEM: give a file from `sealed-experts keys export`") from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise UserError(f"{path} holds a {type(key).__name__}: publishers' keys are Ed25519")
-    raw = key.public_bytes_raw()
-    _refuse_weak(raw, str(path))
-    return raw
+    check_reason(reason)
+    with folder_lock(private_folder(trust_folder())):
+        entry = load_trust().find(publisher.fingerprint) or publisher
+        if entry is publisher and is_taken(entry.name):
+            entry = replace(entry, name=f"{entry.name[:55]}-{entry.fingerprint[:8]}")
+        if entry.revoked is None:
+            entry = replace(entry, revoked=reason)
+            write_text(trust_folder() / f"{checked_name(entry.name)}.json", canonical_json(entry_of(entry)) + "\n")
+    return entry
 
 
-def _refuse_weak(raw: bytes, where: str, *, remedy: str = "ask its owner for another key") -> None:
-    if is_weak(raw):
-        raise UserError(f"{where} is a point of small order, under which anybody can sign: {remedy}")
+def _names(entry: Publisher) -> tuple[str, ...]:
+    return entry.name, *(key.fingerprint for key in entry.keys)
 
 
-def _read_entry(path: Path) -> PublicKey:
-    try:
-        with open_regular(path) as (stream, status):
-            refuse_foreign(path, status)
-            entry = strict_json(stream.read(_LARGEST_FILE))
-    except OSError as error:
-        raise UserError(f"cannot read the trusted key {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}; delete it") from error
-    if not isinstance(entry, dict) or set(entry) != _FIELDS or not all(isinstance(v, str) for v in entry.values()):
-        raise UserError(f"{path} is not a trusted key's file: it must hold {', '.join(sorted(_FIELDS))}; delete it")
-    try:
-        raw = bytes.fromhex(entry["public_key"])
-    except ValueError:
-        raw = b""
-    if entry["algorithm"] != ALGORITHM or len(raw) != 32 or fingerprint(raw) != entry["fingerprint"]:
-        raise UserError(f"{path} is damaged: its key and its fingerprint do not belong together; delete it")
-    _refuse_weak(raw, f"the key in {path}", remedy="delete it")
-    if entry["name"] != path.stem or not NAME.fullmatch(entry["name"]):
-        raise UserError(f"{path} is damaged: it names {entry['name']!r} instead of {path.stem!r}; delete it")
-    return PublicKey(name=entry["name"], raw=raw)
+def _refuse_replacement(former: Publisher, publisher: Publisher) -> None:
+    if former.revoked is not None:
+        raise UserError(f"the key {former.fingerprint} ({former.name}) was revoked here ({former.revoked})")
+    if former.name != publisher.name:
+        raise UserError(f"this key is already trusted as {former.name}: give that --name, or untrust it first")
+    lost = [key for key in former.keys if key not in publisher.keys]
+    if lost:
+        raise UserError(
+            f"{former.name} is trusted with the {lost[0].algorithm} key {lost[0].fingerprint}, which this file lacks: "
+            f"ask its owner; `sealed-experts keys untrust {former.name}` first if this is meant"
+        )

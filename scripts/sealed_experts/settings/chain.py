@@ -25,6 +25,7 @@ from sealed_experts.settings.types import (
     GatelinkSettings,
     HeSettings,
     MoeSettings,
+    PackageSettings,
     PrivacySettings,
     RoutingSettings,
     Settings,
@@ -69,7 +70,7 @@ class BaseRun:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PackageRun:
-    """What sealing an expert needs of the configuration."""
+    """What sealing an expert needs of the configuration. `dataset` is the data's name, None where it is private."""
 
     name: str
     version: str
@@ -79,6 +80,8 @@ class PackageRun:
     public_evaluation: bool
     adapter: AdapterSettings
     routing: RoutingSettings
+    dataset: str | None = None
+    package: PackageSettings = dataclasses.field(default_factory=PackageSettings)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,10 +160,11 @@ def package_settings(settings: Settings, expert_name: str) -> str:
     expert = _expert(settings, expert_name)
     own = {key: plain(getattr(expert, key)) for key in _PACKAGED}
     public = settings.datasets[expert.dataset].public_evaluation
-    return canonical_json(own | {"recipe": expert.package_revision, _PUBLISHING: public})
+    data = {_PUBLISHING: public, "dataset": expert.dataset if public else None}
+    return canonical_json(own | data | {"recipe": expert.package_revision})
 
 
-_PACKAGED = ("name", "version", "description", "template", "stages", "adapter", "routing")
+_PACKAGED = ("name", "version", "description", "template", "stages", "adapter", "routing", "package")
 
 
 def moe_settings(settings: Settings) -> str:
@@ -229,11 +233,11 @@ def package_from_json(settings: str) -> PackageRun:
     Raises:
         UserError: the text is not what that function writes.
     """
-    text = _object(settings, {*_PACKAGED, "recipe", _PUBLISHING})
+    text = _object(settings, {*_PACKAGED, "recipe", _PUBLISHING, "dataset"})
     del text["recipe"]
-    adapter = parse_group(AdapterSettings, text.pop("adapter"))
-    routing = parse_group(RoutingSettings, text.pop("routing"))
-    return PackageRun(**text | {"stages": tuple(text["stages"])}, adapter=adapter, routing=routing)
+    groups = {"adapter": AdapterSettings, "routing": RoutingSettings, "package": PackageSettings}
+    parsed: dict[str, Any] = {key: parse_group(group, text[key]) for key, group in groups.items()}
+    return PackageRun(**text | parsed | {"stages": tuple(text["stages"])})
 
 
 def moe_from_json(settings: str) -> MoeRun:

@@ -47,7 +47,7 @@ def cross_mistakes(
         layers = Layers.of(document, expert.name)
         yield from _expert_mistakes(expert, dataset_names)
         yield from facts.expert_mistakes(expert, layers)
-        yield from package_mistakes(expert)
+        yield from package_mistakes(expert, layers, root=root)
         yield from delta_mistakes(expert, layers)
         yield from _rank_mistakes(expert, layers, settings.moe)
         yield from chain_mistakes(expert, layers, datasets=settings.datasets)

@@ -10,7 +10,17 @@ from typing import Any
 
 COMMIT = r"^[0-9a-f]{40}$"  # of a hub repository: a branch or tag may move, a commit does not
 KNOWN_ENDING = r"\.([jJ][sS][oO][nN][lL]|[cC][sS][vV]|[pP][aA][rR][qQ][uU][eE][tT])$"
-VERSION = r"^[0-9]+\.[0-9]+\.[0-9]+([-+][0-9A-Za-z.+-]+)?$"
+# Semantic Versioning 2.0.0, the regular expression of semver.org.
+_NUMBER, _IDENTIFIER = r"(0|[1-9][0-9]*)", r"(?:0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+_PRE_RELEASE = rf"(?:-({_IDENTIFIER}(?:\.{_IDENTIFIER})*))?"
+_VERSION = rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}{_PRE_RELEASE}(?:\+([0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?"
+VERSION = rf"^{_VERSION}$"
+# `name@*`, or `name@` and conditions joined by commas; what they mean stands in sealing/versions.py.
+_CONDITION = rf"(?:(?:>=|<=|>|<)?{_VERSION}|\^{_NUMBER}(?:\.{_NUMBER}(?:\.{_NUMBER}{_PRE_RELEASE})?)?)"
+VERSION_PATTERN = rf"^[a-z0-9][a-z0-9_-]{{0,99}}@(?:\*|{_CONDITION}(?:,{_CONDITION})*)$"
+LICENCE = r"^[A-Za-z0-9(][A-Za-z0-9.+() -]*$"  # an SPDX expression; which names there are is checked beside
+CAPABILITY = r"^[a-z0-9]+([._-][a-z0-9]+)*$"
+TIME = r"^[0-9]{4}-(0[1-9]|1[0-2])-([0-2][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z$"
 # What a package may hold: no control characters, which could forge what a terminal or a log shows.
 PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
 KEYWORD = r"^\s*[^\s\x00-\x1f\x7f-\x9f\u2028\u2029][^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"

@@ -9,9 +9,11 @@ gives one of them replaces the other one if it was inherited.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
+from sealed_experts.settings.merging import merge
 from sealed_experts.settings.messages import KeyPath
 
 PRODUCT = ("micro_batch_size", "gradient_accumulation")
@@ -44,6 +46,10 @@ class Layers:
     def group(self, name: str) -> dict[str, Any]:
         """Return a group of the expert's settings that is not a stage."""
         return {key: value for _, layer in self.layers for key, value in layer.get(name, {}).items()}
+
+    def merged(self, name: str) -> dict[str, Any]:
+        """Return a group of the expert's settings whose inner groups are merged too."""
+        return functools.reduce(merge, [layer.get(name, {}) for _, layer in self.layers], {})
 
     def stage(self, name: str) -> dict[str, Any]:
         """Return a stage's settings with its privacy."""

@@ -8,7 +8,20 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from sealed_experts.settings.fields import BASE_KEY, COMMIT, KEYWORD, KNOWN_ENDING, LINES, MODULE, PRINTABLE, VERSION
+from sealed_experts.settings.fields import (
+    BASE_KEY,
+    CAPABILITY,
+    COMMIT,
+    KEYWORD,
+    KNOWN_ENDING,
+    LICENCE,
+    LINES,
+    MODULE,
+    PRINTABLE,
+    TIME,
+    VERSION,
+    VERSION_PATTERN,
+)
 from sealed_experts.settings.schema import NAME
 
 KeyPath = tuple[str | int, ...]
@@ -33,6 +46,10 @@ _PATTERNS = {
     PRINTABLE: "text without control characters",
     LINES: "text without control characters",
     MODULE: "a module's name",
+    VERSION_PATTERN: 'a version pattern such as "name@>=1.0.0", "name@^1.2" or "name@*"',
+    LICENCE: 'an SPDX expression such as "Apache-2.0"',
+    CAPABILITY: "a word of lower-case letters, digits, `.`, `_` and `-`",
+    TIME: 'a time in UTC such as "2026-01-31T09:00:00Z"',
 }
 _MEANT = {"gpu": "cuda"}  # what is meant, where another name is nearer in spelling
 _BOUNDS = {

@@ -24,6 +24,7 @@ from sealed_experts.settings.types import (
     DatasetSettings,
     ExpertSettings,
     MoeSettings,
+    PackageSettings,
     PrivacySettings,
     RoutingSettings,
     Settings,
@@ -50,6 +51,7 @@ def settings_tables() -> str:
         *stages,
         _section("Privacy", f"{_EVERYWHERE}; {beside}.", PrivacySettings, "privacy."),
         _section("Routing", "In `experts.<name>`.", RoutingSettings, "routing."),
+        _section("Package", f"{_EVERYWHERE}.", PackageSettings, "package."),
         _section("Mixture", "", MoeSettings, "moe."),
     ]
     return "\n".join(sections)
@@ -99,7 +101,8 @@ def _rows(group: type[Group], prefix: str) -> Iterator[tuple[str, ...]]:
 
 def _has_a_table(group: type[Group] | None) -> bool:
     """Tell whether a group has a section of its own."""
-    own = (BaseSettings, DatasetSettings, AdapterSettings, PrivacySettings, RoutingSettings, MoeSettings)
+    own: tuple[type[Group], ...] = (BaseSettings, DatasetSettings, AdapterSettings, PrivacySettings, RoutingSettings)
+    own += (PackageSettings, MoeSettings)
     return group is not None and issubclass(group, (*own, *STAGES.values()))
 
 

@@ -22,6 +22,7 @@ from sealed_experts.settings.types import (
     DatasetSettings,
     ExpertSettings,
     MoeSettings,
+    PackageSettings,
     RoutingSettings,
     Settings,
 )
@@ -65,9 +66,10 @@ def _with_plain_keywords(document: dict[str, Any]) -> dict[str, Any]:
     experts = document.get("experts")
     for expert in experts.values() if isinstance(experts, dict) else ():
         routing = expert.get("routing") if isinstance(expert, dict) else None
-        keywords = routing.get("keywords") if isinstance(routing, dict) else None
-        if isinstance(routing, dict) and isinstance(keywords, list):
-            routing["keywords"] = [" ".join(item.split()) if isinstance(item, str) else item for item in keywords]
+        for key in ("keywords", "exclude"):
+            words = routing.get(key) if isinstance(routing, dict) else None
+            if isinstance(routing, dict) and isinstance(words, list):
+                routing[key] = [" ".join(item.split()) if isinstance(item, str) else item for item in words]
     return document
 
 
@@ -156,4 +158,5 @@ def _expert(document: Mapping[str, Any], name: str) -> ExpertSettings:
     settings |= {stage: parse_group(group, layers.stage(stage)) for stage, group in STAGES.items()}
     adapter = parse_group(AdapterSettings, layers.group("adapter"))
     routing = parse_group(RoutingSettings, own.get("routing", {}))
-    return ExpertSettings(name=name, adapter=adapter, routing=routing, **settings)
+    package = parse_group(PackageSettings, layers.merged("package"))
+    return ExpertSettings(name=name, adapter=adapter, routing=routing, package=package, **settings)

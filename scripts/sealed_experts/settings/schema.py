@@ -133,7 +133,7 @@ def _definitions() -> dict[str, Any]:
     privacy = {"$ref": "#/$defs/PrivacySettings", "description": "Privacy of every stage that does not say otherwise."}
     expert = definitions["ExpertSettings"]["properties"]
     expert["privacy"] = privacy
-    layer = {name: expert[name] for name in (*INHERITED, "adapter", *STAGES)} | {"privacy": privacy}
+    layer = {name: expert[name] for name in (*INHERITED, "adapter", *STAGES, "package")} | {"privacy": privacy}
     definitions["Layer"] = _closed(layer)
     definitions["Dataset"] = _dataset()
     definitions["PartOfDataset"] = _closed(_dataset_properties())

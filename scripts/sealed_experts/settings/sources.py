@@ -33,7 +33,8 @@ class DatasetSettings(Group):
         maximum=1,
     )
     public_evaluation: bool = setting(
-        "Whether numbers measured on held-out records may be published; true only where the records are not private.",
+        "Whether numbers measured on held-out records, and the plain digest of the records, may be published; true only"
+        " where the records are not private.",
         default=False,
     )
 

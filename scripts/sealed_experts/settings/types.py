@@ -17,6 +17,8 @@ from sealed_experts.settings.fields import (
     declared,
     setting,
 )
+from sealed_experts.settings.packages import ConstraintSettings as ConstraintSettings
+from sealed_experts.settings.packages import PackageSettings as PackageSettings
 from sealed_experts.settings.sources import DATASET_SOURCES as DATASET_SOURCES
 from sealed_experts.settings.sources import CombinedSource as CombinedSource
 from sealed_experts.settings.sources import DatasetSettings as DatasetSettings
@@ -104,6 +106,19 @@ class RoutingSettings(Group):
         uniqueItems=True,
         items={"pattern": KEYWORD, "maxLength": 200},
     )
+    exclude: tuple[str, ...] = setting(
+        "Words and phrases that keep this expert out of a question, whatever else the question holds.",
+        default=(),
+        maxItems=10_000,
+        uniqueItems=True,
+        items={"pattern": KEYWORD, "maxLength": 200},
+    )
+    priority: int = setting(
+        "Where as many keywords of several experts match, the highest priority answers; then their order decides.",
+        default=0,
+        minimum=-1000,
+        maximum=1000,
+    )
     always_active: bool = setting("The fallback when no keyword matches.", default=False)
     match: str = setting(
         "`word`: whole words and simple plurals; `substring`: anywhere in the text.",
@@ -184,8 +199,9 @@ class ExpertSettings(Group):
         enum=["reward", "loss"],
     )
     routing: RoutingSettings = setting("Which questions it answers.", default_factory=RoutingSettings)
+    package: PackageSettings = setting("Its package.", default_factory=PackageSettings)
 
-    package_revision: ClassVar[int] = 2  # raised when the meaning of a package changes
+    package_revision: ClassVar[int] = 3  # raised when the meaning of a package changes
 
     def stage(self, name: str) -> StageSettings:
         """Return the settings of one stage.

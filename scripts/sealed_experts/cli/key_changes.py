@@ -1,0 +1,90 @@
+"""`sealed-experts keys rotate` and `revoke`: what a publisher does when a key has served, or is lost."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from sealed_experts.cli.publishers import described, print_fingerprints
+from sealed_experts.errors import UserError
+
+if TYPE_CHECKING:
+    from sealed_experts.sealing.publisher import Publisher
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_rotate(commands: _Commands) -> None:
+    """Register `rotate`."""
+    parser = commands.add_parser(
+        "rotate",
+        help="put a new key in the place of one's own",
+        description="Make a new key that signs from now on, keep the old one aside, and write a statement, signed by "
+        "both, that lets whoever trusts the old key trust the new one: `sealed-experts keys trust STATEMENT`.",
+    )
+    parser.add_argument("--name", help="which key (default: the one that signs)")
+    parser.add_argument("--output", type=Path, required=True, metavar="STATEMENT", help="the statement to write")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=rotate)
+
+
+def add_revoke(commands: _Commands) -> None:
+    """Register `revoke`."""
+    parser = commands.add_parser(
+        "revoke",
+        help="refuse a key for good: one's own, or by its holder's statement",
+        description="Revoke one's own key (--reason, --output): it is refused here, put aside, and a signed statement "
+        "is written for others. Or refuse another's key by such a statement (--statement). All that a revoked key "
+        "ever signed is refused, since a package holds no trusted time.",
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--output", type=Path, metavar="STATEMENT", help="the statement about one's own key to write")
+    which.add_argument("--statement", type=Path, metavar="STATEMENT", help="another's statement to follow")
+    parser.add_argument("--reason", help="why, in one line; it is public (with --output)")
+    parser.add_argument("--name", help="which key of one's own (default: the one that signs)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=revoke)
+
+
+def rotate(args: argparse.Namespace) -> int:
+    """Put a new key in the place of one's own; return 0."""
+    from sealed_experts.sealing.key_changes import rotate_key
+
+    done = rotate_key(output=args.output, name=args.name)
+    if args.json:
+        paths = {"path": str(done.path), "retired": str(done.retired), "statement": str(args.output)}
+        print(json.dumps({**paths, "old": done.old.fingerprint, "new": described(done.new)}))
+        return 0
+    print(f"{done.path} is a new key; it signs from now on and is trusted here as {done.new.name}")
+    print_fingerprints(done.new)
+    print(
+        f"the old key ({done.old.fingerprint}) is kept as {done.retired}; what it signed is still accepted. Seal your "
+        f"packages again, and give {args.output} to whoever trusts the old key: `sealed-experts keys trust "
+        f"{args.output.name}`"
+    )
+    return 0
+
+
+def revoke(args: argparse.Namespace) -> int:
+    """Refuse a key for good; return 0."""
+    from sealed_experts.sealing.key_changes import follow_revocation, revoke_key
+
+    followers: tuple[Publisher, ...] = ()
+    if args.statement is None:
+        if args.reason is None:
+            raise UserError("--reason is missing: say in one public line why the key is revoked")
+        entry = revoke_key(reason=args.reason, output=args.output, name=args.name)
+    else:
+        if args.reason is not None or args.name is not None:
+            raise UserError("--reason and --name are for one's own key; a statement brings both")
+        entry, followers = follow_revocation(args.statement)
+    if args.json:
+        print(json.dumps({**described(entry), "introduced": [other.name for other in followers]}))
+        return 0
+    print(f"revoked: {entry.name} ({entry.revoked}); all that it ever signed is refused here")
+    print_fingerprints(entry)
+    if args.statement is None:
+        print(f"give {args.output} to whoever trusts it: `sealed-experts keys revoke --statement {args.output.name}`")
+    for other in followers:
+        print(f"still trusted: {other.name}, which this key introduced; ask its owner whether that was really them")
+    return 0

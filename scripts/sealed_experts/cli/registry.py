@@ -1,0 +1,185 @@
+"""`sealed-experts publish`, `install`, `list`, `uninstall` and `sign`: packages given to others and taken from them."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from sealed_experts.cli.packages import add_trust, facts, identity_of, trust_of
+from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import read_json
+
+if TYPE_CHECKING:
+    from sealed_experts.sealing.registry import Installed, Registry
+
+# `sealing` is imported by the functions that need it: other commands start without cryptography and numpy.
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_parsers(subparsers: _Commands) -> None:
+    """Register the commands."""
+    _publish(subparsers)
+    _install(subparsers)
+    _list(subparsers)
+    _uninstall(subparsers)
+    _sign(subparsers)
+
+
+def _publish(subparsers: _Commands) -> None:
+    parser = subparsers.add_parser(
+        "publish",
+        help="write a package as an .expert file under its long name",
+        description="Write a package as an .expert file, signed with your key (Ed25519), under its long name"
+        " {name}-{base}.v{version}.expert. SOURCE_DATE_EPOCH, where it is set, becomes its time.",
+    )
+    parser.add_argument(
+        "path", type=Path, metavar="PATH", help="a .tgsp or .expert that you signed, or a folder that `unpack` wrote"
+    )
+    parser.add_argument("--output", type=Path, default=Path(), metavar="FOLDER", help="where to (default: here)")
+    parser.add_argument("--publisher", metavar="NAME", help="your name in it (default: the manifest's author)")
+    parser.set_defaults(run=publish)
+
+
+def _install(subparsers: _Commands) -> None:
+    parser = subparsers.add_parser(
+        "install",
+        help="put a package into the registry",
+        description="Verify a package, check that it fits its base and what is installed, and put it into the registry,"
+        " all at once.",
+    )
+    parser.add_argument("path", type=Path, metavar="PATH", help="the .tgsp or .expert file")
+    parser.add_argument("--base", type=Path, metavar="BASE", help="the base to use it with: its folder, or base.json")
+    parser.add_argument("--upgrade", action="store_true", help="replace another version of the same expert")
+    _registry(parser)
+    parser.set_defaults(run=install)
+
+
+def _list(subparsers: _Commands) -> None:
+    parser = subparsers.add_parser(
+        "list",
+        help="show what the registry holds",
+        description="Verify every package of the registry and show it. Exit code 0 only when all are verified.",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    _registry(parser)
+    parser.set_defaults(run=list_packages)
+
+
+def _uninstall(subparsers: _Commands) -> None:
+    parser = subparsers.add_parser("uninstall", help="remove a package from the registry")
+    parser.add_argument("name", metavar="NAME", help="its name, name@version, or its file's name")
+    _registry(parser)
+    parser.set_defaults(run=uninstall)
+
+
+def _sign(subparsers: _Commands) -> None:
+    parser = subparsers.add_parser(
+        "sign",
+        help="write an OpenSSF model signature beside a PEFT folder",
+        description="Sign every file of a PEFT folder with an ECDSA P-256 key, as `model_signing sign key` does."
+        " `sealed-experts verify` and `model_signing verify key` check it.",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of adapter_config.json and the weights")
+    parser.add_argument("--key", type=Path, required=True, metavar="KEY.pem", help="ECDSA P-256 private key")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: beside the folder, FOLDER.sig")
+    parser.set_defaults(run=sign)
+
+
+def _registry(parser: argparse.ArgumentParser) -> None:
+    add_trust(parser)
+    parser.add_argument(
+        "--identity",
+        type=Path,
+        metavar="KEY",
+        help="your private key, for encrypted packages (default: ${SEALED_EXPERTS_IDENTITY})",
+    )
+    parser.add_argument(
+        "--registry",
+        type=Path,
+        metavar="FOLDER",
+        help="the registry (default: ${SEALED_EXPERTS_HOME:-~/.config/sealed-experts}/registry)",
+    )
+
+
+def publish(args: argparse.Namespace) -> int:
+    """Write a package as an `.expert` file; return 0."""
+    from sealed_experts.sealing.publishing import publish_expert
+
+    path, digest = publish_expert(args.path, output=args.output, publisher=args.publisher)
+    print(f"published {path}: digest {digest}")
+    return 0
+
+
+def install(args: argparse.Namespace) -> int:
+    """Install a package; return 0."""
+    base = None if args.base is None else _base_digest(args.base)
+    installed = _open(args).install(args.path, base_digest=base, upgrade=args.upgrade)
+    print(f"installed {installed.path}, signed by {installed.verified.publisher_name}")
+    return 0
+
+
+def list_packages(args: argparse.Namespace) -> int:
+    """Show what is installed; return 0 when all of it is verified, else 1."""
+    registry = _open(args)
+    packages = registry.packages()
+    if args.json:
+        entries = [_entry(package) for package in packages]
+        print(json.dumps({"registry": str(registry.folder), "packages": entries}))
+    else:
+        for package in packages:
+            print(_line(package))
+        if not packages:
+            print(f"{registry.folder} holds no packages yet (`sealed-experts install PATH`)")
+    return 0 if all(package.report for package in packages) else 1
+
+
+def uninstall(args: argparse.Namespace) -> int:
+    """Remove a package; return 0."""
+    print(f"uninstalled {_open(args).uninstall(args.name)}")
+    return 0
+
+
+def sign(args: argparse.Namespace) -> int:
+    """Write a model signature; return 0."""
+    from sealed_experts.sealing.signed_folder import sign_folder
+
+    print(f"signed {args.folder}: {sign_folder(args.folder, key=args.key, output=args.output)}")
+    return 0
+
+
+def _open(args: argparse.Namespace) -> "Registry":
+    from sealed_experts.sealing.registry import Registry, registry_folder
+
+    trust, policy = trust_of(args)
+    folder = registry_folder(args.registry)
+    return Registry(folder=folder, trust=trust, policy=policy, identity=identity_of(args.identity))
+
+
+def _base_digest(path: Path) -> str:
+    """Return the digest that a base's base.json states; `path` is that file, or its folder."""
+    file = path / "base.json" if path.is_dir() else path
+    base = read_json(file)
+    digest = base.get("digest") if isinstance(base, dict) else None
+    if not isinstance(digest, str):
+        raise UserError(f"{file} states no digest: --base takes the base.json that `sealed-experts run` writes")
+    return digest
+
+
+def _entry(package: "Installed") -> dict[str, object]:
+    if package.report is None:
+        return {"path": str(package.path), "ok": False, "refusal": package.refusal}
+    return {"path": str(package.path), "ok": True, **facts(package.report)}
+
+
+def _line(package: "Installed") -> str:
+    from sealed_experts.sealing.printable import printable
+
+    if package.report is None:
+        return f"REFUSED  {printable(package.path.name)}: {printable(package.refusal or '')}"
+    manifest, report = package.manifest, package.report
+    epsilon = manifest["privacy"]["epsilon"]
+    privacy = "no ε claimed" if epsilon is None else f"ε {epsilon:.3g}"
+    return (
+        f"verified {manifest['name']} {manifest['version']} on {printable(manifest['base']['name'])}, {privacy},"
+        f" by {report.publisher_name} ({package.path.name})"
+    )

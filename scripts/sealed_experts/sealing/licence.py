@@ -1,0 +1,27 @@
+"""The member LICENSE: the owner's own text, or the name of a licence whose text everybody can find."""
+
+from sealed_experts.settings.packages import NO_LICENCE
+
+LICENCE_MEMBER = "LICENSE"
+
+
+def licence_bytes(licence: str, *, author: str, text: bytes | None) -> bytes:
+    """Return LICENSE.
+
+    Args:
+        licence: an SPDX expression, or `NOASSERTION`.
+        author: who made the expert; may be empty.
+        text: the licence's own text, if the owner gave one.
+    """
+    if text is not None:
+        return text
+    holder = author or "whoever signed this package"
+    if licence == NO_LICENCE:
+        return (
+            f"SPDX-License-Identifier: {licence}\n\nNo licence is stated. Ask {holder} before you use, change or pass"
+            " on this expert.\n"
+        ).encode()
+    return (
+        f"SPDX-License-Identifier: {licence}\n\nLicensed by {holder} under {licence}. The text of each licence named"
+        " here stands at https://spdx.org/licenses/.\n"
+    ).encode()

@@ -1,0 +1,115 @@
+"""The door to packages of either container, which are told apart by their first bytes."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from sealed_experts.errors import UserError
+from sealed_experts.sealing import container, expert_format
+from sealed_experts.sealing import package as tgsp
+from sealed_experts.sealing.encryption import Identity
+from sealed_experts.sealing.errors import PackageError
+from sealed_experts.sealing.examination import ANY, PackageReport, VerifiedPackage
+from sealed_experts.sealing.manifest import canonical_object
+from sealed_experts.sealing.pem import read_public_keys
+from sealed_experts.sealing.policy import Policy
+from sealed_experts.sealing.publisher import PublicKey, Publisher
+from sealed_experts.sealing.receipt import RECEIPT
+from sealed_experts.sealing.regular_file import open_regular
+from sealed_experts.sealing.source import open_source
+from sealed_experts.sealing.trust import TrustStore
+
+TGSP, EXPERT = "tgsp", "expert"
+NOBODY = "nobody you trust"
+LARGEST = max(
+    expert_format.LARGEST,
+    container.HEADER.size
+    + container.MAX_MANIFEST
+    + container.MAX_RECIPIENTS
+    + container.MAX_PAYLOAD
+    + container.MAX_SIGNATURES,
+)
+
+
+def container_of(path: str | os.PathLike[str]) -> str:
+    """Return the container of a file, `tgsp` or `expert`, by its first bytes. Nothing of it is verified.
+
+    Raises:
+        UserError: the file cannot be read.
+        PackageError: it is neither.
+    """
+    try:
+        with open_regular(path) as (stream, _):
+            start = stream.read(len(container.MAGIC))
+    except OSError as error:
+        raise UserError(f"cannot read the package {os.fspath(path)}: {error.strerror}") from error
+    if start == container.MAGIC:
+        return TGSP
+    if start.startswith(expert_format.MAGIC):
+        return EXPERT
+    raise PackageError(
+        f"{os.fspath(path)}: this is no package: its first bytes are {start.hex(' ') or 'none'}, where a .tgsp has "
+        f"{container.MAGIC.hex(' ')} and an .expert {expert_format.MAGIC.hex(' ')}"
+    )
+
+
+def open_any(
+    path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+) -> VerifiedPackage:
+    """Verify a package of either container in memory, and return its content.
+
+    Raises:
+        UserError: the file cannot be read, or is encrypted for others.
+        PackageError: a check failed. Its message names the file, what is wrong and what was expected.
+    """
+    if container_of(path) == EXPERT:
+        return expert_format.open_expert(path, trust=trust, policy=policy)
+    return tgsp.open_package(path, trust=trust, policy=policy, identity=identity)
+
+
+def verify_any(
+    path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+) -> PackageReport:
+    """Verify a package of either container in a memory that does not grow with the file. Raises as `open_any`."""
+    if container_of(path) == EXPERT:
+        return expert_format.verify_expert(path, trust=trust, policy=policy)
+    return tgsp.verify_package(path, trust=trust, policy=policy, identity=identity, digest=True)
+
+
+def own_publisher(path: str | os.PathLike[str]) -> TrustStore:
+    """Return a store of the keys that a file carries itself, under a name that says what that proves: nothing.
+
+    Raises:
+        UserError: the file cannot be read.
+        PackageError: it is no package.
+    """
+    kind = container_of(path)
+    try:
+        with open_source(path) as source:
+            if kind == EXPERT:
+                keys = expert_format.claimed_keys(source)
+            else:
+                signers = container.read_frame(source).signers
+                keys = tuple(PublicKey(algorithm=algorithm, raw=raw) for algorithm, raw in signers)
+    except PackageError as error:
+        raise type(error)(f"{os.fspath(path)}: {error}") from error
+    return TrustStore([Publisher(name=NOBODY, keys=keys)])
+
+
+def trust_in_file(path: Path) -> TrustStore:
+    """Return a store of the publisher in a public file, and of nobody else. Raises as `read_public_keys`."""
+    return TrustStore([Publisher(name=path.stem, keys=read_public_keys(path))])
+
+
+def recompute(path: str | os.PathLike[str], members: Mapping[str, bytes]) -> None:
+    """Recompute the ε of a verified package's receipt with a second accountant. Takes seconds.
+
+    Raises:
+        PackageError: the receipt claims less than its events cost. The message names `path`.
+    """
+    from sealed_experts.sealing.recomputation import recompute_privacy  # dp_accounting takes a second to import
+
+    try:
+        recompute_privacy(canonical_object(members[RECEIPT], RECEIPT))
+    except PackageError as error:
+        raise type(error)(f"{os.fspath(path)}: {error}") from error

@@ -1,0 +1,57 @@
+"""The passphrase of a private key: from the environment, or asked for on a terminal."""
+
+import getpass
+import os
+import sys
+from pathlib import Path
+
+from sealed_experts.errors import UserError
+
+VARIABLE = "SEALED_EXPERTS_PASSPHRASE"
+_LONGEST = 1024
+
+
+def read_passphrase(path: Path) -> bytes:
+    """Return the passphrase that opens a key file.
+
+    Raises:
+        UserError: the environment has none and nobody can be asked.
+    """
+    given = os.environ.get(VARIABLE)
+    if given:
+        return _encoded(given)
+    _require_terminal(f"the private key {path} has a passphrase")
+    return _encoded(getpass.getpass(f"passphrase of {path}: "))
+
+
+def new_passphrase() -> bytes:
+    """Return a passphrase for a new key file; on a terminal it is asked for twice.
+
+    Raises:
+        UserError: there is none, nobody can be asked, or the two differ.
+    """
+    given = os.environ.get(VARIABLE)
+    if given:
+        return _encoded(given)
+    _require_terminal("a key with a passphrase is to be made")
+    first = getpass.getpass("passphrase of the new key: ")
+    if first != getpass.getpass("the same again: "):
+        raise UserError("the two passphrases differ: run the command again")
+    return _encoded(first)
+
+
+def wanted() -> bool:
+    """Tell whether the environment gives a passphrase, so that new keys get it."""
+    return bool(os.environ.get(VARIABLE))
+
+
+def _require_terminal(why: str) -> None:
+    # Without this, a job of a pipeline would wait on the terminal for somebody who does not look at it.
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UserError(f"{why}: set {VARIABLE}, or run the command in a terminal, where it asks for it")
+
+
+def _encoded(text: str) -> bytes:
+    if not text or len(text) > _LONGEST:
+        raise UserError(f"a passphrase has 1 to {_LONGEST} characters")
+    return os.fsencode(text)

@@ -1,0 +1,90 @@
+"""Publishing: from a sealed package, or from an expert's files, to an `.expert` file under its long name."""
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.atomic import sync_folder
+from sealed_experts.files.digests import sha256_file
+from sealed_experts.sealing import opening
+from sealed_experts.sealing.container import MAX_MANIFEST
+from sealed_experts.sealing.errors import PackageError, SignatureError
+from sealed_experts.sealing.expert_archive import Content
+from sealed_experts.sealing.expert_format import ARCHIVE_NAMES
+from sealed_experts.sealing.expert_integrity import MANIFEST, SIGNATURE
+from sealed_experts.sealing.expert_writer import seal_expert
+from sealed_experts.sealing.keys import PublisherKey, load_key
+from sealed_experts.sealing.manifest import canonical_object, check_manifest
+from sealed_experts.sealing.registry import long_name
+from sealed_experts.sealing.regular_file import open_regular
+from sealed_experts.sealing.trust import TrustStore
+
+
+def publish_expert(path: Path, *, output: Path, publisher: str | None = None) -> tuple[Path, str]:
+    """Write an `.expert` file signed with the publisher key at hand; return its path and SHA-256.
+
+    Args:
+        path: a `.tgsp` or `.expert` file that this same key signed, or a folder of manifest.json and the members.
+        output: folder to write into.
+        publisher: the publisher's name in it; by default the manifest's author, or else the key's fingerprint.
+
+    Raises:
+        UserError: a file cannot be read or written, or this version was published with other content.
+        PackageError: the package does not verify under this key, or the files are not what a package may hold.
+    """
+    key = load_key()
+    manifest, members = _from_folder(path) if path.is_dir() else _from_package(path, key)
+    target = output / f"{long_name(manifest)}.expert"
+    draft = output / f".{target.name}.{secrets.token_hex(8)}.new"
+    try:
+        digest = seal_expert(
+            draft, manifest=manifest, members=members, key=key, publisher=publisher or manifest.get("author") or None
+        )
+        if target.exists() and sha256_file(target) != digest:
+            raise UserError(
+                f"{target} exists with other content: a published version never changes, so raise the version, or"
+                " remove that file if nobody has it yet"
+            )
+        draft.replace(target)
+        sync_folder(output)
+    finally:
+        draft.unlink(missing_ok=True)
+    return target, digest
+
+
+def _from_package(path: Path, key: PublisherKey) -> tuple[dict[str, Any], Mapping[str, Content]]:
+    """Verify a package under the key that is to sign again: nobody puts a name under what another one made unseen."""
+    try:
+        package = opening.open_any(path, trust=TrustStore([key.public]))
+    except SignatureError as error:
+        raise SignatureError(
+            f"{error} (`publish` signs again only what the key at hand, {key.public.fingerprint}, signed; to publish"
+            " what somebody else made, unpack it, look at it, and publish the folder)"
+        ) from error
+    return package.manifest, package.members
+
+
+def _from_folder(folder: Path) -> tuple[dict[str, Any], Mapping[str, Content]]:
+    """Read the files of an expert as `unpack`, or tar from an `.expert`, wrote them."""
+    try:
+        with open_regular(folder / MANIFEST) as (stream, _):
+            content = stream.read(2 * MAX_MANIFEST + 1)
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        raise UserError(f"cannot read {folder / MANIFEST}: {error.strerror}; give a folder of `unpack`'s") from error
+    try:
+        manifest = canonical_object(content, MANIFEST)
+        manifest.pop("integrity", None)
+        check_manifest(manifest)
+    except PackageError as error:
+        raise type(error)(f"{folder}: {error}") from error
+    archived = {name: member for member, name in ARCHIVE_NAMES.items()}
+    members = {archived.get(name, name): folder / name for name in names if name not in (MANIFEST, SIGNATURE)}
+    listed = {entry["path"] for entry in manifest["members"]}
+    for name in sorted(members.keys() ^ listed):
+        problem = "is missing, which" if name in listed else "is foreign:"
+        verb = "lists" if name in listed else "does not list it; remove it"
+        raise PackageError(f"{folder}: member {name!a} {problem} {MANIFEST} {verb}")
+    return manifest, members

@@ -1,0 +1,108 @@
+"""Recipients' keys as files: two PEM blocks each, ML-KEM-768's and then X25519's."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.atomic import write_bytes
+from sealed_experts.sealing.encryption import Identity, Recipient
+from sealed_experts.sealing.home import refuse_foreign
+from sealed_experts.sealing.regular_file import open_regular
+
+_LARGEST_FILE = 16_384
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----\n[A-Za-z0-9+/=\n]+-----END \1-----\n")
+
+
+def save_identity(path: Path, identity: Identity, *, passphrase: bytes | None = None) -> None:
+    """Write a private key, mode 0600: two blocks of PKCS8, encrypted where a passphrase is given.
+
+    Raises:
+        UserError: the file exists, or cannot be written.
+    """
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path} exists: choose another name, or move that key away first")
+    protection: KeySerializationEncryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
+    pieces = [key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection) for key in identity.halves()]
+    write_bytes(path, b"".join(pieces), mode=0o600)
+
+
+def load_identity(path: Path, *, passphrase: bytes | None = None) -> Identity:
+    """Read a private key.
+
+    Raises:
+        UserError: it is missing, is something else, or others can read or replace it; or the passphrase is missing or
+            wrong.
+    """
+    try:
+        with open_regular(path) as (stream, status):
+            if status.st_mode & 0o077:
+                mode = f"{status.st_mode & 0o777:04o}"
+                raise UserError(f"other users can use the private key {path} (mode {mode}): chmod 600 it")
+            refuse_foreign(path, status)
+            blocks = _blocks(stream.read(_LARGEST_FILE + 1))
+    except OSError as error:
+        raise UserError(f"cannot read the private key {path}: {error.strerror}") from error
+    try:
+        keys: list[Any] = [
+            load_pem_private_key(block, passphrase if b"BEGIN ENCRYPTED" in block else None) for block in blocks
+        ]
+    except TypeError as error:
+        raise UserError(f"{path} is encrypted: give its passphrase") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise UserError(f"{path} does not open: its passphrase is another one, or it is no private key") from error
+    if [isinstance(key, kind) for key, kind in zip(keys, _PRIVATE, strict=False)] != [True, True]:
+        raise UserError(f"{path} is not a recipient's private key: it must hold one of ML-KEM-768, then one of X25519")
+    return Identity(b"".join(key.private_bytes_raw() for key in keys))
+
+
+def save_recipient(path: Path, recipient: Recipient) -> None:
+    """Write a public key: two blocks of SubjectPublicKeyInfo."""
+    pieces = [key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo) for key in recipient.halves()]
+    write_bytes(path, b"".join(pieces))
+
+
+def load_recipient(path: Path) -> Recipient:
+    """Read a public key.
+
+    Raises:
+        UserError: it is missing, or something else.
+    """
+    try:
+        with open_regular(path) as (stream, _):
+            content = stream.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise UserError(f"cannot read the public key {path}: {error.strerror}") from error
+    if b"PRIVATE KEY" in content:
+        raise UserError(f"{path} holds a private key: give its owner's public half")
+    try:
+        keys: list[Any] = [load_pem_public_key(block) for block in _blocks(content)]
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise UserError(f"{path} is not a public key in PEM") from error
+    if [isinstance(key, kind) for key, kind in zip(keys, _PUBLIC, strict=False)] != [True, True]:
+        raise UserError(f"{path} is not a recipient's public key: it must hold one of ML-KEM-768, then one of X25519")
+    return Recipient(b"".join(key.public_bytes_raw() for key in keys))
+
+
+_PRIVATE = (MLKEM768PrivateKey, X25519PrivateKey)
+_PUBLIC = (MLKEM768PublicKey, X25519PublicKey)
+
+
+def _blocks(content: bytes) -> list[bytes]:
+    """Return the PEM blocks of a file that holds nothing else, exactly two."""
+    blocks = [match.group() for match in _BLOCK.finditer(content)]
+    return blocks if len(blocks) == 2 and b"".join(blocks) == content else []

@@ -1,0 +1,39 @@
+"""Which revision of the code made a package, where that can be said."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+def code_revision(root: Path) -> str | None:
+    """Return the commit of the repository at `root`.
+
+    None where git or the repository is missing, and where a file that it tracks was changed: the code is then no
+    commit's. Files outside it, configurations among them, play no part.
+    """
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != root.resolve():  # another repository around this folder
+        return None
+    if _git(root, "diff", "--quiet", "HEAD", "--", "scripts", "rules", "Snakefile", "requirements.txt") is None:
+        return None
+    commit = _git(root, "rev-parse", "HEAD")
+    return commit if commit is not None and _COMMIT.fullmatch(commit) else None
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    # GIT_DIR and its like, set by a hook for instance, would speak of another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(root), *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    except (OSError, subprocess.TimeoutExpired, ValueError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

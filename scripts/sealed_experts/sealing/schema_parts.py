@@ -1,0 +1,60 @@
+"""Parts that the JSON Schemas of a package are put together from."""
+
+from typing import Any
+
+from sealed_experts.settings.fields import VERSION_PATTERN
+
+
+def mapping(description: str, properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the schema of an object with these fields and no others."""
+    return {
+        "description": description,
+        "type": "object",
+        "additionalProperties": False,
+        "required": sorted(set(properties) - set(optional)),
+        "properties": properties,
+    }
+
+
+def text(description: str, *, least: int = 1, most: int = 1000) -> dict[str, Any]:
+    """Return the schema of a text."""
+    return {"description": description, "type": "string", "minLength": least, "maxLength": most}
+
+
+def matching(description: str, pattern: str) -> dict[str, Any]:
+    """Return the schema of a text of at most 200 characters that matches a pattern."""
+    return {"description": description, "type": "string", "pattern": pattern, "maxLength": 200}
+
+
+def whole(description: str, *, least: int, most: int = 2**53 - 1) -> dict[str, Any]:
+    """Return the schema of a whole number that JSON readers carry exactly."""
+    return {"description": description, "type": "integer", "minimum": least, "maximum": most}
+
+
+def number(description: str, **bounds: float) -> dict[str, Any]:
+    """Return the schema of a number; `bounds` are keywords of JSON Schema."""
+    return {"description": description, "type": "number", **bounds}
+
+
+def texts(description: str, *, least: int, most: int) -> dict[str, Any]:
+    """Return the schema of a list of distinct texts."""
+    items = {"type": "string", "minLength": 1, "maxLength": 200}
+    return {
+        "description": description,
+        "type": "array",
+        "items": items,
+        "minItems": least,
+        "maxItems": most,
+        "uniqueItems": True,
+    }
+
+
+def patterns(description: str) -> dict[str, Any]:
+    """Return the schema of a list of version patterns."""
+    items = {"type": "string", "pattern": VERSION_PATTERN, "maxLength": 200}
+    return {"description": description, "type": "array", "items": items, "maxItems": 100, "uniqueItems": True}
+
+
+def or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of the same, or null."""
+    return {**schema, "type": [schema["type"], "null"]}

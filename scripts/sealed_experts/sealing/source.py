@@ -1,0 +1,94 @@
+"""Where the bytes of a package come from: a file opened once, or memory."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Protocol
+
+from sealed_experts.errors import UserError
+from sealed_experts.sealing.errors import PackageError
+from sealed_experts.sealing.regular_file import open_regular
+
+Buffer = bytes | memoryview
+BLOCK = 1 << 19  # bytes that are read at a time: a processor's own cache still holds them when they are hashed
+
+
+class Source(Protocol):
+    """Bytes that can be read at any place, from several threads."""
+
+    size: int
+
+    def read(self, offset: int, length: int) -> Buffer:
+        """Return exactly `length` bytes.
+
+        Raises:
+            PackageError: there are fewer.
+        """
+
+    def check_unchanged(self) -> None:
+        """Raise PackageError if the bytes may have changed since the source was opened."""
+
+
+class Memory:
+    """Bytes that nobody else can change."""
+
+    def __init__(self, data: bytes) -> None:
+        self.size = len(data)
+        self._view = memoryview(data)
+
+    def read(self, offset: int, length: int) -> memoryview:
+        """Return a view of `length` bytes."""
+        if offset + length > self.size:
+            raise PackageError(f"it is cut short: {self.size} bytes where {offset + length} are expected")
+        return self._view[offset : offset + length]
+
+    def check_unchanged(self) -> None:
+        """Nothing to check."""
+
+
+class OpenFile:
+    """An open file, by its descriptor: its path is never looked at again."""
+
+    def __init__(self, descriptor: int, status: os.stat_result) -> None:
+        self.size = status.st_size
+        self._descriptor, self._status = descriptor, status
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes from the disk or its cache."""
+        content = os.pread(self._descriptor, length, offset)
+        while len(content) < length:
+            more = os.pread(self._descriptor, length - len(content), offset + len(content))
+            if not more:
+                raise PackageError("the file was cut while it was read: get it again")
+            content += more
+        return content
+
+    def check_unchanged(self) -> None:
+        """Compare the file's status with that of the time when it was opened."""
+        if _identity(os.fstat(self._descriptor)) != _identity(self._status):
+            raise PackageError("the file was changed while it was read: verify it again when nobody writes to it")
+
+
+@contextlib.contextmanager
+def open_source(path: str | os.PathLike[str], *, what: str = "the package") -> Iterator[OpenFile]:
+    """Yield a file as a source; `what` says in messages what it is.
+
+    Raises:
+        UserError: the file is missing, is not a regular file, or cannot be read.
+    """
+    try:
+        with open_regular(path) as (stream, status):
+            yield OpenFile(stream.fileno(), status)
+    except OSError as error:
+        raise UserError(f"cannot read {what} {os.fspath(path)}: {error.strerror}") from error
+
+
+def blocks(source: Source, *, offset: int, length: int, size: int = BLOCK) -> Iterator[Buffer]:
+    """Yield `length` bytes from `offset` on, `size` at a time."""
+    for start in range(0, length, size):
+        yield source.read(offset + start, min(size, length - start))
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    # The change time too: unlike the modification time, nobody can set it.
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

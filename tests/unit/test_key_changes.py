@@ -1,0 +1,470 @@
+"""Rotating and revoking keys end to end, and every way to bend the statements that carry it to others."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from tests.attacks import building
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import canonical_json
+from sealed_experts.sealing import key_changes, keys, trust
+from sealed_experts.sealing.errors import SignatureError
+from sealed_experts.sealing.home import home_folder
+from sealed_experts.sealing.key_changes import follow_revocation, follow_rotation, revoke_key, rotate_key
+from sealed_experts.sealing.publisher import today
+from sealed_experts.sealing.statements import (
+    Revocation,
+    Rotation,
+    read_statement,
+    revocation_statement,
+    rotation_statement,
+)
+
+OLD, NEW, MALLORY = (building.key(number, second=True) for number in (1, 2, 3))
+
+
+def written(path: Path, statement: object) -> Path:
+    path.write_text(json.dumps(statement))
+    return path
+
+
+@pytest.fixture
+def rotation(tmp_path):
+    return written(tmp_path / "rotation.json", rotation_statement(old=OLD, new=NEW))
+
+
+@pytest.fixture
+def revocation(tmp_path):
+    return written(tmp_path / "revocation.json", revocation_statement(key=OLD, reason="it was lost"))
+
+
+def accepted(*signers) -> str:
+    """Return whose signatures these are, by the store as it stands on disk."""
+    presented = [(key.algorithm, key.raw) for signer in signers for key in signer.public.keys]
+    return trust.load_trust().publisher_of(presented).name
+
+
+# One's own key
+
+
+def test_rotating_puts_a_new_key_in_place_and_keeps_the_old_one(tmp_path):
+    old = keys.create_key()
+    before = keys.key_path().read_bytes()
+    done = rotate_key(output=tmp_path / "rotation.json")
+    assert keys.publisher_fingerprint() == keys.ensure_publisher_key() == done.new.fingerprint != old.fingerprint
+    assert done.retired.read_bytes() == before
+    assert done.retired.stat().st_mode & 0o777 == keys.key_path().stat().st_mode & 0o777 == 0o600
+    assert done.new.certified_by == old.fingerprint
+    assert {entry.fingerprint for entry in trust.load_trust()} == {old.fingerprint, done.new.fingerprint}
+    with pytest.raises(UserError, match="was retired: sign with the one that took its place"):
+        keys.load_key(done.retired)
+    assert json.loads(done.retired.with_suffix(".rotation.json").read_text()) == json.loads(
+        (tmp_path / "rotation.json").read_text()
+    )
+
+
+def test_rotating_a_key_of_ed25519_alone_adds_the_second_algorithm(tmp_path):
+    keys.create_key(algorithms=["ed25519"])
+    done = rotate_key(output=tmp_path / "rotation.json")
+    assert (done.old.algorithms, done.new.algorithms) == (("ed25519",), ("ed25519", "ml-dsa-65"))
+
+
+def test_a_key_elsewhere_is_rotated_where_it_is(tmp_path, monkeypatch):
+    own = tmp_path / "safe"
+    own.mkdir(mode=0o700)
+    keys.create_key()
+    os.rename(keys.key_path(), own / "My Key.pem")
+    monkeypatch.setenv("SEALED_EXPERTS_KEY", str(own / "My Key.pem"))
+    done = rotate_key(output=tmp_path / "rotation.json")
+    assert done.path == own / "My Key.pem"
+    assert done.retired.parent == own
+    assert keys.ensure_publisher_key() == done.new.fingerprint
+
+
+def test_rotating_twice_keeps_both_former_keys(tmp_path):
+    keys.create_key()
+    kept = {rotate_key(output=tmp_path / f"{number}.json").retired for number in range(2)}
+    assert len(kept) == 2
+    assert set(keys.keys_folder().glob("*.retired-*.pem")) == kept
+
+
+@pytest.mark.parametrize("step", range(8))
+def test_a_rotation_cut_short_leaves_a_key_to_sign_with(tmp_path, monkeypatch, step):
+    """Every write of it is cut in turn; the key in place is always a whole one that is trusted, the old one is kept."""
+    old = keys.create_key()
+    replaced, real = [], os.replace
+
+    def crash(source, target):
+        if len(replaced) == step:
+            raise KeyboardInterrupt
+        replaced.append(Path(target).name)
+        real(source, target)
+
+    monkeypatch.setattr("os.replace", crash)
+    try:
+        rotate_key(output=tmp_path / "rotation.json")
+        cut = False
+    except KeyboardInterrupt:
+        cut = True
+    monkeypatch.setattr("os.replace", real)
+    assert cut == (step < 7), replaced
+    signing = keys.ensure_publisher_key()
+    assert (signing == old.fingerprint) == ("publisher.pem" not in replaced)
+    found = {keys.unlocked(path)[0].public.fingerprint for path in keys.keys_folder().glob("*.pem")}
+    assert old.fingerprint in found
+    if cut and signing == old.fingerprint:
+        assert rotate_key(output=tmp_path / "rotation.json").old.fingerprint == old.fingerprint
+
+
+@pytest.mark.parametrize("change", [rotate_key, lambda output: revoke_key(output=output, reason="it was lost")])
+def test_an_existing_output_is_kept_and_nothing_happens(tmp_path, change):
+    keys.create_key()
+    before = {path: path.read_bytes() for path in home_folder().rglob("*.*") if path.suffix in (".pem", ".json")}
+    (tmp_path / "out.json").write_text("mine")
+    with pytest.raises(UserError, match=r"out\.json exists"):
+        change(output=tmp_path / "out.json")
+    assert (tmp_path / "out.json").read_text() == "mine"
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_revoking_ones_own_key(tmp_path):
+    key = keys.create_key()
+    entry = revoke_key(reason="the laptop was stolen", output=tmp_path / "revocation.json")
+    assert (entry.fingerprint, entry.status()) == (key.fingerprint, "revoked")
+    assert not keys.key_path().exists()
+    with pytest.raises(UserError, match="was retired"):
+        keys.load_key(next(keys.keys_folder().glob("*.retired-*.pem")))
+    assert read_statement(tmp_path / "revocation.json") == Revocation(key=key.keys, reason="the laptop was stolen")
+    other = keys.create_key(name="second")
+    assert keys.load_key(keys.key_path("second")).public.fingerprint == other.fingerprint
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_a_revocation_cut_short_can_be_repeated(tmp_path, monkeypatch, step):
+    key = keys.create_key()
+    replaced, real = [], os.replace
+
+    def crash(source, target):
+        if len(replaced) == step:
+            raise KeyboardInterrupt
+        replaced.append(Path(target).suffix)
+        real(source, target)
+
+    monkeypatch.setattr("os.replace", crash)
+    try:
+        revoke_key(reason="it was lost", output=tmp_path / "first.json")
+        cut = False
+    except KeyboardInterrupt:
+        cut = True
+    monkeypatch.setattr("os.replace", real)
+    assert cut == (step < 4), replaced
+    if step > 1:  # the mark is there
+        with pytest.raises(UserError, match=r"was revoked|does not exist"):
+            keys.load_key()
+    if cut:
+        assert revoke_key(reason="it was lost", output=tmp_path / "second.json").revoked == "it was lost"
+    assert not keys.key_path().exists()
+    assert trust.load_trust().find(key.fingerprint).status() == "revoked"
+
+
+def test_a_copy_of_a_revoked_key_signs_nothing(tmp_path, monkeypatch):
+    keys.create_key()
+    copy = keys.keys_folder() / "copy.pem"
+    copy.write_bytes(keys.key_path().read_bytes())
+    copy.chmod(0o600)
+    revoke_key(reason="it was lost", output=tmp_path / "revocation.json")
+    monkeypatch.setenv("SEALED_EXPERTS_KEY", str(copy))
+    for use in (keys.load_key, keys.ensure_publisher_key):
+        with pytest.raises(UserError, match=r"was revoked \(it was lost\)"):
+            use()
+
+
+def test_a_retired_key_can_be_revoked_later(tmp_path):
+    old = keys.create_key()
+    done = rotate_key(output=tmp_path / "rotation.json")
+    revoke_key(name=done.retired.stem, reason="it leaked", output=tmp_path / "revocation.json")
+    assert trust.load_trust().find(old.fingerprint).status() == "revoked"
+    assert keys.ensure_publisher_key() == done.new.fingerprint
+    assert done.retired.exists()
+
+
+@pytest.mark.parametrize("reason", ["", "  ", "two\nlines", "\x1b[31mred", "\u202etxt", "x" * 201])
+def test_a_reason_is_one_visible_line(tmp_path, reason):
+    keys.create_key()
+    with pytest.raises(UserError, match="must be one line of visible text"):
+        revoke_key(reason=reason, output=tmp_path / "revocation.json")
+    assert not (tmp_path / "revocation.json").exists()
+    assert keys.load_key()
+
+
+def test_a_retired_or_revoked_key_is_not_rotated(tmp_path):
+    """Its statement would introduce a key that nobody may follow to."""
+    keys.create_key()
+    done = rotate_key(output=tmp_path / "first.json")
+    with pytest.raises(UserError, match="was retired"):
+        rotate_key(name=done.retired.stem, output=tmp_path / "second.json")
+    copy = keys.keys_folder() / "copy.pem"
+    copy.write_bytes(keys.key_path().read_bytes())
+    copy.chmod(0o600)
+    revoke_key(reason="it was lost", output=tmp_path / "third.json")
+    with pytest.raises(UserError, match=r"was revoked \(it was lost\)"):
+        rotate_key(name="copy", output=tmp_path / "second.json")
+    assert not (tmp_path / "second.json").exists()
+
+
+@pytest.mark.parametrize("change", [rotate_key, lambda output: revoke_key(output=output, reason="it was lost")])
+def test_nothing_is_written_where_others_can_write(tmp_path, change):
+    """Not even the lock: it would follow a symlink that somebody else put there."""
+    keys.create_key()
+    (keys.keys_folder() / ".lock").unlink()
+    (tmp_path / "victim").write_text("mine")
+    (keys.keys_folder() / ".lock").symlink_to(tmp_path / "victim")
+    keys.keys_folder().chmod(0o777)
+    with pytest.raises(UserError, match="other users can write"):
+        change(output=tmp_path / "out.json")
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_statements_hold_nothing_private(tmp_path):
+    keys.create_key()
+    private = [key.private_bytes_raw() for key in keys.load_key()._private.values()]
+    done = rotate_key(output=tmp_path / "rotation.json")
+    private += [key.private_bytes_raw() for key in keys.load_key()._private.values()]
+    revoke_key(reason="it was lost", output=tmp_path / "revocation.json")
+    assert done.new
+    public_files = [path for path in [*home_folder().rglob("*"), *tmp_path.rglob("*")] if path.suffix != ".pem"]
+    for path in (path for path in public_files if path.is_file()):
+        content = path.read_bytes()
+        assert not any(secret in content or secret.hex().encode() in content for secret in private), path
+
+
+# Another's key
+
+
+def test_whoever_trusts_the_old_key_follows_to_the_new_one(rotation):
+    expires = today().replace(year=today().year + 1, day=1)
+    trust.trust_publisher(replace(OLD.public, name="bank", scopes=("bank*",), expires=expires))
+    entry = follow_rotation(rotation)
+    assert accepted(NEW) == entry.name == f"bank-{NEW.public.fingerprint[:8]}"
+    assert (entry.scopes, entry.expires) == (("bank*",), expires)  # a rotation widens nothing
+    assert accepted(OLD) == "bank"
+    assert follow_rotation(rotation) == entry
+
+
+def test_who_trusts_an_old_key_of_one_algorithm_can_follow_too(rotation):
+    trust.trust_publisher(building.key(1).public)
+    assert follow_rotation(rotation, name="bank").keys == NEW.public.keys
+
+
+def test_following_again_does_not_undo_what_was_changed_since(rotation):
+    trust.trust_publisher(replace(OLD.public, name="bank"))
+    entry = trust.trust_publisher(replace(follow_rotation(rotation), scopes=("bank*",)))
+    assert follow_rotation(rotation) == entry
+    trust.mark_revoked(entry, reason="it was lost")
+    with pytest.raises(SignatureError, match="was revoked"):
+        follow_rotation(rotation)
+
+
+def test_who_does_not_trust_the_old_key_follows_nobody(rotation):
+    with pytest.raises(UserError, match="not trusted here"):
+        follow_rotation(rotation)
+    assert len(trust.load_trust()) == 0
+
+
+def test_a_stolen_key_that_is_revoked_introduces_nobody(rotation, revocation):
+    trust.trust_publisher(replace(OLD.public, name="bank"))
+    follow_revocation(revocation)
+    with pytest.raises(SignatureError, match=r"revoked \(it was lost\)"):
+        follow_rotation(rotation)
+    with pytest.raises(SignatureError, match="not trusted"):
+        accepted(NEW)
+
+
+def test_an_expired_key_introduces_nobody(rotation):
+    trust.trust_publisher(replace(OLD.public, name="bank", expires=today().replace(year=today().year - 1, day=1)))
+    with pytest.raises(SignatureError, match="expired here"):
+        follow_rotation(rotation)
+
+
+def test_a_revocation_is_followed_and_names_whom_the_key_introduced(rotation, revocation):
+    trust.trust_publisher(replace(OLD.public, name="bank"))
+    introduced = follow_rotation(rotation)
+    entry, followers = follow_revocation(revocation)
+    assert (entry.name, entry.revoked, followers) == ("bank", "it was lost", (introduced,))
+    with pytest.raises(SignatureError, match=r"revoked \(it was lost\)"):
+        accepted(OLD)
+    assert accepted(NEW) == introduced.name
+
+
+def test_a_revocation_of_a_key_that_nobody_trusts_says_so(revocation):
+    with pytest.raises(UserError, match="not trusted here"):
+        follow_revocation(revocation)
+
+
+def test_a_statement_of_the_other_kind_is_refused(rotation, revocation):
+    trust.trust_publisher(OLD.public)
+    with pytest.raises(UserError, match="keys revoke --statement"):
+        follow_rotation(revocation)
+    with pytest.raises(UserError, match="keys trust"):
+        follow_revocation(rotation)
+
+
+# The statements themselves
+
+
+def test_a_statement_is_what_the_document_says(rotation):
+    """Built by hand from docs/keys.md: format, line feed, canonical JSON of all but the signatures."""
+    statement = json.loads(rotation.read_text())
+    signatures = statement.pop("signatures")
+    assert sorted(statement) == ["format", "new", "old"]
+    message = b"sealed-experts/rotation/v1\n" + canonical_json(statement).encode()
+    for role, signer in (("old", OLD), ("new", NEW)):
+        assert statement[role] == {key.algorithm: key.raw.hex() for key in signer.public.keys}
+        Ed25519PublicKey.from_public_bytes(signer.public.raw).verify(
+            bytes.fromhex(signatures[role]["ed25519"]), message
+        )
+    assert read_statement(rotation) == Rotation(old=OLD.public.keys, new=NEW.public.keys)
+
+
+def test_every_changed_character_of_a_statement_is_refused(tmp_path):
+    whole = json.dumps(revocation_statement(key=building.key(1), reason="it was lost"))
+    path = tmp_path / "changed.json"
+    for position in range(len(whole)):
+        letter = chr(ord(whole[position]) ^ 1)
+        path.write_text(whole[:position] + letter + whole[position + 1 :])
+        with pytest.raises(UserError):
+            read_statement(path)
+
+
+def test_a_statement_cut_at_any_length_is_refused(tmp_path):
+    whole = json.dumps(revocation_statement(key=building.key(1), reason="it was lost"))
+    path = tmp_path / "cut.json"
+    for length in range(len(whole)):
+        path.write_text(whole[:length])
+        with pytest.raises(UserError):
+            read_statement(path)
+
+
+def sign_anew(statement: dict, signers: dict) -> dict:
+    """Sign whatever a statement says by now."""
+    unsigned = {field: value for field, value in statement.items() if field != "signatures"}
+    message = f"{unsigned['format']}\n{canonical_json(unsigned)}".encode()
+    signatures = {
+        role: {name: signer.sign(message, algorithm=name).hex() for name in signer.public.algorithms}
+        for role, signer in signers.items()
+    }
+    return {**unsigned, "signatures": signatures}
+
+
+def changed(statement: dict, path: str, value: object) -> dict:
+    copy = json.loads(json.dumps(statement))
+    place, *names = copy, *path.split(".")
+    for name in names[:-1]:
+        place = place[name]
+    if value is None:
+        del place[names[-1]]
+    else:
+        place[names[-1]] = value
+    return copy
+
+
+HONEST = rotation_statement(old=OLD, new=NEW)
+BY_MALLORY = rotation_statement(old=MALLORY, new=NEW)
+WEAK = "01" + "00" * 31  # one constant signs everything under it
+BY_WEAK = {**HONEST, "new": {"ed25519": WEAK}}
+ATTACKS = {
+    "a new key under which anybody can sign": {
+        **BY_WEAK,
+        "signatures": {
+            "old": sign_anew(BY_WEAK, {"old": OLD})["signatures"]["old"],
+            "new": {"ed25519": WEAK + "00" * 32},
+        },
+    },
+    "old signature by another": changed(HONEST, "signatures.old", BY_MALLORY["signatures"]["old"]),
+    "new signature by another": changed(HONEST, "signatures.new", BY_MALLORY["signatures"]["old"]),
+    "new key replaced": changed(HONEST, "new", BY_MALLORY["old"]),
+    "old key replaced": changed(HONEST, "old", BY_MALLORY["old"]),
+    "second signature of the old key stripped": changed(HONEST, "signatures.old.ml-dsa-65", None),
+    "first signature of the old key stripped": changed(HONEST, "signatures.old.ed25519", None),
+    "second signature and key of the old key stripped": changed(
+        changed(HONEST, "signatures.old.ml-dsa-65", None), "old.ml-dsa-65", None
+    ),
+    "second key of the new key added unsigned": changed(
+        rotation_statement(old=OLD, new=building.key(2)), "new.ml-dsa-65", NEW.public.keys[1].raw.hex()
+    ),
+    "new key did not sign": sign_anew(HONEST, {"old": OLD}),
+    "old key did not sign": sign_anew(HONEST, {"new": NEW}),
+    "new key is claimed, not held": sign_anew(HONEST, {"old": OLD, "new": MALLORY}),
+    "a field more": sign_anew({**HONEST, "scopes": ["*"]}, {"old": OLD, "new": NEW}),
+    "a field less": {name: value for name, value in HONEST.items() if name != "new"},
+    "another format": sign_anew({**HONEST, "format": "sealed-experts/rotation/v2"}, {"old": OLD, "new": NEW}),
+    "a revocation by its format": {**HONEST, "format": "sealed-experts/revocation/v1"},
+    "a rotation into itself": sign_anew({**HONEST, "new": HONEST["old"]}, {"old": OLD, "new": OLD}),
+    "an unknown algorithm": changed(HONEST, "old.rsa", "00"),
+    "upper-case digits": changed(HONEST, "old.ed25519", HONEST["old"]["ed25519"].upper()),
+    "a key as a number": changed(HONEST, "old.ed25519", 5),
+    "keys as a list": changed(HONEST, "old", [1, 2]),
+    "signatures as text": changed(HONEST, "signatures", "none"),
+    "a signature as text of another length": changed(HONEST, "signatures.old.ed25519", "00"),
+    "a list": [1, 2, 3],
+    "a number": 5,
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+def test_attacks_on_a_rotation_statement(attack, tmp_path):
+    trust.trust_publisher(replace(OLD.public, name="bank"))
+    with pytest.raises(UserError, match=r"bent\.json") as caught:
+        follow_rotation(written(tmp_path / "bent.json", attack))
+    assert "\n" not in str(caught.value)
+    assert [entry.name for entry in trust.load_trust()] == ["bank"]
+
+
+def test_half_an_old_key_does_not_speak_for_both(tmp_path):
+    """Who has broken one algorithm alone writes a sound statement of an Ed25519-only publisher; it is not trusted."""
+    trust.trust_publisher(replace(OLD.public, name="bank"))
+    bent = written(tmp_path / "bent.json", rotation_statement(old=building.key(1), new=MALLORY))
+    with pytest.raises(UserError, match="not signed with every key that bank is trusted with"):
+        follow_rotation(bent)
+    bent = written(tmp_path / "half.json", revocation_statement(key=building.key(1), reason="it was lost"))
+    with pytest.raises(UserError, match="not signed with every key"):
+        follow_revocation(bent)
+
+
+def test_the_reason_of_a_revocation_cannot_steer_a_terminal(tmp_path):
+    statement = revocation_statement(key=OLD, reason="it was lost")
+    bent = sign_anew({**statement, "reason": "\x1b[2J"}, {"key": OLD})
+    with pytest.raises(UserError, match="one line of visible text") as caught:
+        read_statement(written(tmp_path / "bent.json", bent))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"{" * 100_000, b'{"format": 1, "format": 2}', b"[" * 60_000])
+def test_what_is_no_json_is_refused(tmp_path, content):
+    (tmp_path / "bent.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"bent\.json"):
+        read_statement(tmp_path / "bent.json")
+
+
+def test_a_fifo_is_no_statement_and_nothing_waits(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(UserError, match="not a regular file"):
+        read_statement(tmp_path / "pipe.json")
+    with pytest.raises(UserError, match="cannot read the statement"):
+        read_statement(tmp_path / "none.json")
+
+
+def test_changes_wait_for_one_another(tmp_path, monkeypatch):
+    """Two rotations at once would each keep the other's key as the old one."""
+    from sealed_experts.files.locks import folder_lock
+
+    keys.create_key()
+    monkeypatch.setattr(key_changes, "folder_lock", lambda folder: folder_lock(folder, wait_seconds=0.1))
+    with folder_lock(keys.keys_folder()), pytest.raises(UserError, match="in use by process"):
+        rotate_key(output=tmp_path / "rotation.json")
