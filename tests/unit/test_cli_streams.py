@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def engine(monkeypatch):
 
 def shell(command, **environment):
     return subprocess.run(
-        ["bash", "-c", f"{sys.executable} -m sealed_experts.cli.main {command}"],
+        ["bash", "-c", f"{shlex.quote(sys.executable)} -m sealed_experts.cli.main {command}"],
         env={**os.environ, "PYTHONPATH": str(ROOT / "scripts"), **environment},
         capture_output=True,
         check=False,

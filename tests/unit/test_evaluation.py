@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from sealed_experts.data.records import Record, read_records, write_records
 from sealed_experts.errors import UserError
 from sealed_experts.evaluation.experts import evaluate_expert, sample_indices
 from sealed_experts.evaluation.gains import gain_checks, verdict
-from sealed_experts.evaluation.measuring import record_losses
+from sealed_experts.evaluation.measuring import Losses, Measured, record_losses
 from sealed_experts.files.canonical import read_json, write_json
 from sealed_experts.models.loading import load_base
 from sealed_experts.rewards.reward import Score
@@ -31,6 +32,7 @@ from sealed_experts.settings.types import AdapterSettings, PrivacySettings, Rein
 from sealed_experts.training.batches import physical_batches
 from sealed_experts.training.checkpoints import load_state, save_state
 from sealed_experts.training.dataset import UnitDataset
+from sealed_experts.training.held_out import HeldOutAnswers
 from sealed_experts.training.job import StageJob
 from sealed_experts.training.objectives.reinforce import Reinforce
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
@@ -104,6 +106,7 @@ class Run:
             "adapter": ADAPTER,
             "stages": ("sft", "reinforce"),
             "eval_examples": 256,
+            "eval_answers": 1,
             "max_seq_len": 110,
             "token_budget": 300,
             "threads": 1,
@@ -201,7 +204,7 @@ def test_gains_are_differences_over_the_same_prompts(evaluation: dict) -> None:
 def test_it_says_how_it_was_measured(evaluation: dict) -> None:
     assert (evaluation["expert"], evaluation["dataset"]) == ("tiny_expert", "tiny")
     assert evaluation["records"] == {"held_out": 10, "prompts": 10, "units": 10}
-    assert evaluation["sampling"] == {"temperature": 0.9, "top_p": 0.95, "max_new_tokens": 8, "seed": 3}
+    assert evaluation["sampling"] == {"temperature": 0.9, "top_p": 0.95, "max_new_tokens": 8, "answers": 1, "seed": 3}
     assert evaluation["reward"] == {"name": "letters", "weights": {"vowels": 0.75, "length": 0.25}}
     assert set(evaluation["checks"]) == {
         "kl_at_most_0.5",
@@ -239,6 +242,29 @@ def test_without_a_reward_only_losses_are_measured(run: Run, evaluation: dict) -
     assert (plain["reward"], plain["sampling"], plain["checks"], plain["samples"]) == (None, None, {}, [])
     assert plain["gains"][0]["reward"] is None
     assert verdict(plain) is None
+
+
+def test_several_answers_to_a_prompt_count_as_one_prompt(run: Run, evaluation: dict) -> None:
+    several = run.evaluate(eval_answers=3)
+    assert several["sampling"]["answers"] == 3
+    assert several["samples"] == evaluation["samples"]  # of the first answers
+    for name, one in evaluation["models"].items():
+        three = several["models"][name]
+        assert (three["loss"], three["loss_interval"]) == (one["loss"], one["loss_interval"])
+        # Other answers, and less spread: the prompts are as many as before.
+        assert three["reward"]["mean"] != one["reward"]["mean"]
+        assert three["reward"]["high"] - three["reward"]["low"] < one["reward"]["high"] - one["reward"]["low"]
+
+
+def test_a_prompts_reward_is_the_mean_of_its_answers() -> None:
+    def answers(values: list[float], kl: float) -> HeldOutAnswers:
+        rollouts = [SimpleNamespace(score=Score(value, {"tone": 1 - value})) for value in values]
+        return HeldOutAnswers(rollouts, kl=kl, entropy=None)  # type: ignore[arg-type]
+
+    model = Measured(Losses(1.0, [1.0, 1.0], [1, 1]), (answers([0.1, 0.4], 0.2), answers([0.3, 0.5], 0.4)))
+    assert model.rewards == pytest.approx([0.2, 0.45])
+    assert model.axis("tone") == pytest.approx([0.8, 0.55])
+    assert len(model.rollouts) == 4
 
 
 def test_only_the_first_records_are_used_if_asked(run: Run, evaluation: dict) -> None:

@@ -77,6 +77,14 @@ TINY = {
 }
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """A group of tests shares long runs: on several workers each of them would make its own."""
+    if getattr(config.option, "loadgroup", False):
+        apart = [item.nodeid for item in items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid]
+        assert not apart, f"pytest-xdist does not keep the groups of tests together: {apart[0]}"
+
+
 class Project:
     """A copy of the tree in a folder of its own, with a configuration and a home."""
 

@@ -39,7 +39,8 @@ def evaluate_expert(
     """Return the content of evaluation.json.
 
     Losses are in nats per response token, KL and entropy in nats a token, lengths in tokens; every interval is one of
-    95 %. With the token budget of the stage that has the reward, its held-out figures are these, to the last bit.
+    95 %. With the token budget of the stage that has the reward and one answer a prompt, its held-out figures are
+    these, to the last bit.
 
     Args:
         base: base.json.
@@ -143,15 +144,19 @@ class _Bench:
         batches = physical_batches(self.examples, token_budget=run.token_budget, pad_id=pad_id, device=self.device)
         losses = record_losses(self.model, batches, records=len(self.examples))
         if self.scorer is None:
-            return Measured(losses, None)
-        answers = answer_held_out(
-            self.model,
-            self.examples,
-            scorer=self.scorer,
-            seed=run.seed,
-            reference=reference,
-            token_budget=run.token_budget,
-            pad_id=pad_id,
+            return Measured(losses, ())
+        answers = tuple(
+            answer_held_out(
+                self.model,
+                self.examples,
+                scorer=self.scorer,
+                seed=run.seed,
+                reference=reference,
+                token_budget=run.token_budget,
+                pad_id=pad_id,
+                number=number,
+            )
+            for number in range(run.eval_answers)
         )
         return Measured(losses, answers)
 
@@ -168,7 +173,7 @@ class _Bench:
             {
                 "prompt": self.records[index].question,
                 "reference": self._scored(self.records[index]),
-                "answers": {name: _answer(model.rollouts[index]) for name, model in models.items()},
+                "answers": {name: _answer(model.answers[0].rollouts[index]) for name, model in models.items()},
             }
             for index in sample_indices([example.prompt_length for example in self.examples])
         ]
@@ -201,7 +206,7 @@ def _sampling(run: EvaluationRun) -> dict[str, Any] | None:
     if run.sampling is None:
         return None
     names = ("temperature", "top_p", "max_new_tokens")
-    return {name: getattr(run.sampling, name) for name in names} | {"seed": run.seed}
+    return {name: getattr(run.sampling, name) for name in names} | {"answers": run.eval_answers, "seed": run.seed}
 
 
 def _adapter_weights(path: Path, *, run: EvaluationRun, stage: str, base: Base) -> dict[str, torch.Tensor]:

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,24 +49,28 @@ def record_losses(model: torch.nn.Module, batches: Sequence[Batch], *, records: 
 
 @dataclass(frozen=True)
 class Measured:
-    """One model on the held-out records; `answers` is None where no reward is known."""
+    """One model on the held-out records; `answers` are to every prompt each, and none where no reward is known."""
 
     losses: Losses
-    answers: HeldOutAnswers | None
+    answers: tuple[HeldOutAnswers, ...]
 
     @property
     def rollouts(self) -> list[Rollout]:
-        """The answers, in the order of the prompts."""
-        return self.answers.rollouts if self.answers else []
+        """All answers."""
+        return [rollout for answers in self.answers for rollout in answers.rollouts]
 
     @property
     def rewards(self) -> list[float]:
-        """Each answer's reward."""
-        return [rollout.score.value for rollout in self.rollouts]
+        """Each prompt's mean reward."""
+        return self._of_prompts(lambda rollout: rollout.score.value)
 
     def axis(self, name: str) -> list[float]:
-        """Return each answer's score on one axis."""
-        return [rollout.score.axes[name] for rollout in self.rollouts]
+        """Return each prompt's mean score on one axis."""
+        return self._of_prompts(lambda rollout: rollout.score.axes[name])
+
+    def _of_prompts(self, measure: Callable[[Rollout], float]) -> list[float]:
+        by_prompt = zip(*(answers.rollouts for answers in self.answers), strict=True)
+        return [statistics.fmean(map(measure, rollouts)) for rollouts in by_prompt]
 
     @property
     def axes(self) -> list[str]:
@@ -86,8 +90,8 @@ def model_figures(model: Measured, resampling: Resampling) -> dict[str, Any]:
         "perplexity_interval": {name: _exponential(end) for name, end in _ends(loss).items()},
         "reward": _mean(model.rewards, resampling) if model.rollouts else None,
         "axes": {name: _mean(model.axis(name), resampling) for name in model.axes},
-        "kl": model.answers.kl if model.answers else None,
-        "entropy": model.answers.entropy if model.answers else None,
+        "kl": _mean_known([answers.kl for answers in model.answers]),
+        "entropy": _mean_known([answers.entropy for answers in model.answers]),
         "response_tokens": figures["response_tokens"],
         "truncated_share": figures["truncated_share"],
     }
@@ -109,6 +113,11 @@ def gain_figures(before: Measured, after: Measured, resampling: Resampling) -> d
 
 def _mean(values: Sequence[float], resampling: Resampling) -> dict[str, float | None]:
     return {"mean": statistics.fmean(values), **_ends(resampling.interval(values))}
+
+
+def _mean_known(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def _ends(interval: Interval | None) -> dict[str, float | None]:

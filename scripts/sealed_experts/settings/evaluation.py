@@ -9,10 +9,10 @@ from sealed_experts.settings.fields import plain
 from sealed_experts.settings.parsing import parse_group, parse_object
 from sealed_experts.settings.types import AdapterSettings, ExpertSettings, ReinforceSettings, Settings, StageSettings
 
-REVISION = 1  # raised when the numbers of an evaluation come to mean something else
+REVISION = 2  # raised when the numbers of an evaluation come to mean something else
 _KEYS = {
     *("expert", "dataset", "seed", "template", "adapter", "stages", "revision"),
-    *("eval_examples", "max_seq_len", "sampling"),
+    *("eval_examples", "eval_answers", "max_seq_len", "sampling"),
 }
 _OPERATION = ("token_budget", "threads")
 _SAMPLING = ("max_new_tokens", "temperature", "top_p", "reward", "reward_options")
@@ -33,6 +33,7 @@ class EvaluationRun:
     adapter: AdapterSettings
     stages: tuple[str, ...]
     eval_examples: int
+    eval_answers: int
     max_seq_len: int
     token_budget: int
     threads: int
@@ -61,6 +62,7 @@ def evaluation_settings(settings: Settings, expert_name: str) -> str:
             "stages": list(expert.stages),
             "revision": REVISION,
             "eval_examples": stage.eval_examples,
+            "eval_answers": expert.eval_answers,
             "max_seq_len": stage.max_seq_len,
             "sampling": {name: plain(getattr(rewarded, name)) for name in _SAMPLING} if rewarded else None,
         }
@@ -91,6 +93,7 @@ def evaluation_from_json(settings: str, operation: str) -> EvaluationRun:
         device=how["device"],
         adapter=parse_group(AdapterSettings, text["adapter"]),
         stages=tuple(text["stages"]),
+        eval_answers=text["eval_answers"],
         sampling=None if sampling is None else parse_group(ReinforceSettings, sampling | shared),
         **shared,
     )

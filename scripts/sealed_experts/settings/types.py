@@ -32,7 +32,8 @@ from sealed_experts.settings.stages import ReinforceSettings as ReinforceSetting
 from sealed_experts.settings.stages import SftSettings as SftSettings
 from sealed_experts.settings.stages import StageSettings as StageSettings
 
-INHERITED = ("template", "select", "select_metric")  # an expert's single settings that `defaults` may give
+# Single settings of an expert that `defaults` may give.
+INHERITED = ("template", "eval_answers", "select", "select_metric")
 LARGEST_INTEGER = 2**53 - 1  # what JSON readers carry exactly
 
 
@@ -188,6 +189,12 @@ class ExpertSettings(Group):
     adapter: AdapterSettings = setting("The trainable part.", default_factory=AdapterSettings)
     sft: SftSettings = setting("Supervised fine-tuning.", default_factory=SftSettings)
     reinforce: ReinforceSettings = setting("Policy gradients on a reward.", default_factory=ReinforceSettings)
+    eval_answers: int = setting(
+        "Answers to each held-out prompt when the stages are compared; more of them narrow the intervals.",
+        default=1,
+        minimum=1,
+        maximum=100,
+    )
     select: str = setting(
         "Which stage is shipped: the `last` one, or the `best` by `select_metric` on held-out records.",
         default="last",

@@ -45,8 +45,9 @@ def answer_held_out(
     reference: Sequence[torch.Tensor],
     token_budget: int,
     pad_id: int,
+    number: int = 0,
 ) -> HeldOutAnswers:
-    """Let the policy answer held-out prompts.
+    """Let the policy answer held-out prompts once.
 
     Args:
         prompts: each with a unit of its own.
@@ -54,8 +55,9 @@ def answer_held_out(
         seed: the run's seed.
         token_budget: of one physical batch.
         pad_id: padding token.
+        number: which answers; other numbers give other ones.
     """
-    rollouts = scorer.roll_out(model, prompts, stream=held_out_stream(seed), step=0, held_out=True)
+    rollouts = scorer.roll_out(model, prompts, stream=held_out_stream(seed), step=number, held_out=True)
     parameters = trainable_parameters(model)
     divergences: list[float] = []
     entropies: list[float] = []
