@@ -40,7 +40,7 @@ rule all:
         per_expert("results/experts/{expert}/selection.json"),
         per_expert("results/experts/{expert}/peft/adapter_model.safetensors"),
         per_expert("results/experts/{expert}/peft/adapter_config.json"),
-        per_expert("results/packages/{expert}.tgsp"),
+        sealed_packages(),
         "results/moe/moe_config.json",
         "results/moe/composition.json",
 
@@ -57,7 +57,7 @@ rule reinforce:
 
 rule packages:
     input:
-        per_expert("results/packages/{expert}.tgsp"),
+        sealed_packages(),
 
 
 rule moe:

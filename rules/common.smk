@@ -15,6 +15,7 @@ from sealed_experts.errors import UserError
 from sealed_experts.machine import has_nvidia_device
 from sealed_experts.progress import stage_folder
 from sealed_experts.rewards.registry import reward_source
+from sealed_experts.sealing.own_identity import check_readable
 from sealed_experts.sealing.signatures import settle_publisher
 
 # Plain names such as `chain` are those of Snakemake itself, whose module these files share.
@@ -55,6 +56,15 @@ def stages_of(expert):
 
 def per_expert(pattern):
     return expand(pattern, expert=EXPERTS)
+
+
+def sealed_packages():
+    """Every expert's package, in each container that is configured."""
+    return [
+        f"results/packages/{expert.name}.{container}"
+        for expert in SETTINGS.experts
+        for container in expert.package.containers
+    ]
 
 
 def stage_artifacts(stage):
@@ -129,6 +139,30 @@ def reward_files(wildcards):
     """The source of a reward of the user's own."""
     settings = EXPERT[wildcards.expert].reinforce
     return [str(path) for path in reward_source(settings.reward, settings.reward_options)]
+
+
+def package_of(expert):
+    return EXPERT[expert].package
+
+
+def recipients_of(wildcards):
+    """The files of those who alone shall open the package; found here whether this run itself can."""
+    try:
+        check_readable({wildcards.expert: package_of(wildcards.expert).recipients})
+    except UserError as error:
+        raise WorkflowError(str(error))
+    return list(package_of(wildcards.expert).recipients)
+
+
+def licence_of(wildcards):
+    """The text that becomes LICENSE, if the configuration gives one."""
+    return [path for path in [package_of(wildcards.expert).licence_file] if path]
+
+
+def published_evaluation(wildcards):
+    """What was measured on held-out records, where it may be published."""
+    public = SETTINGS.datasets[EXPERT[wildcards.expert].dataset].public_evaluation
+    return f"results/experts/{wildcards.expert}/evaluation.json" if public else []
 
 
 # Parameters: canonical JSON, so that neither the order of keys nor the spelling of a number makes a file stale.

@@ -331,7 +331,7 @@ def test_a_key_of_small_order_is_refused_though_trusted():
     manifest["integrity"]["signature"] = value
     members |= {"manifest.json": canonical_json(manifest).encode(), "signature.sig": value.encode()}
     with pytest.raises(SignatureError, match="small order"):
-        open_expert_bytes(packed(members), trust=TrustStore([PublicKey(name="weak", raw=neutral)]))
+        open_expert_bytes(packed(members), trust=TrustStore([Publisher(name="weak", keys=(PublicKey(raw=neutral),))]))
 
 
 # Content, signed by a trusted publisher

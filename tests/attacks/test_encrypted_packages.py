@@ -1,8 +1,10 @@
 """Encrypted and compressed packages: who can open them, what ciphertext can be moved where, and bombs."""
 
+import base64
 import contextlib
 import hashlib
 import hmac
+import re
 import sys
 
 import pytest
@@ -18,8 +20,15 @@ from sealed_experts.sealing import encryption
 from sealed_experts.sealing.compression import compress, decompress
 from sealed_experts.sealing.encryption import CHUNK, TAG, EncryptedError, Identity, decrypt_chunks, encrypt_chunks
 from sealed_experts.sealing.errors import PackageError, SignatureError
+from sealed_experts.sealing.own_identity import own_identity
 from sealed_experts.sealing.package import open_bytes, verify_manifest, verify_package
-from sealed_experts.sealing.recipient_files import load_identity, load_recipient, save_identity, save_recipient
+from sealed_experts.sealing.recipient_files import (
+    load_identity,
+    load_recipient,
+    save_identity,
+    save_recipient,
+    unlocked_identity,
+)
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -285,7 +294,7 @@ def test_keys_as_files(passphrase, tmp_path):
     assert private.stat().st_mode & 0o777 == 0o600
     assert load_identity(private, passphrase=passphrase) == identity
     assert load_recipient(public) == identity.recipient
-    assert (b"ENCRYPTED" in private.read_bytes()) == (passphrase is not None)
+    assert private.read_bytes().count(b"BEGIN ENCRYPTED") == (0 if passphrase is None else 2)
     with pytest.raises(UserError, match="exists"):
         save_identity(private, identity)
     if passphrase:
@@ -301,6 +310,27 @@ def test_keys_as_files(passphrase, tmp_path):
     private.chmod(0o640)
     with pytest.raises(UserError, match="other users can use"):
         load_identity(private, passphrase=passphrase)
+
+
+def test_a_passphrase_is_expensive_to_guess(tmp_path):
+    """As cryptography writes it, by 2,048 rounds of PBKDF2, a graphics card would try millions a second."""
+    save_identity(tmp_path / "me.key", ANNA, passphrase=b"correct horse")
+    scrypt = bytes.fromhex("06092b06010401da47040b")  # RFC 7914, section 7: 1.3.6.1.4.1.11591.4.11
+    blocks = re.findall(rb"-----\n([A-Za-z0-9+/=\n]+)-----END", (tmp_path / "me.key").read_bytes())
+    assert [scrypt in base64.b64decode(block) for block in blocks] == [True, True]
+
+
+def test_an_identity_with_a_passphrase_is_opened_by_the_environments(tmp_path, monkeypatch):
+    save_identity(tmp_path / "me.key", ANNA, passphrase=b"correct horse")
+    monkeypatch.setenv("SEALED_EXPERTS_PASSPHRASE", "correct horse")
+    monkeypatch.setenv("SEALED_EXPERTS_IDENTITY", str(tmp_path / "me.key"))
+    assert own_identity() == unlocked_identity(tmp_path / "me.key") == ANNA
+    monkeypatch.setenv("SEALED_EXPERTS_PASSPHRASE", "wrong")
+    with pytest.raises(UserError, match="does not open"):
+        own_identity()
+    monkeypatch.delenv("SEALED_EXPERTS_PASSPHRASE")
+    with pytest.raises(UserError, match="has a passphrase: set SEALED_EXPERTS_PASSPHRASE"):
+        own_identity()
 
 
 @pytest.mark.parametrize("alter", [lambda text: text[: len(text) // 2], lambda text: text * 2, lambda text: b"x"])

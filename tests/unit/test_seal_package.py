@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,14 +13,17 @@ from tests.attacks import building
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import write_json
+from sealed_experts.files.locks import folder_lock
 from sealed_experts.privacy.ledger.accounting import epsilon
 from sealed_experts.privacy.ledger.events import GaussianEvent
 from sealed_experts.privacy.ledger.releases import ReleaseLog
 from sealed_experts.sealing import keys
 from sealed_experts.sealing.encryption import generate_identity
 from sealed_experts.sealing.home import home_folder
+from sealed_experts.sealing.opening import open_any
 from sealed_experts.sealing.own_identity import check_readable, own_identity
 from sealed_experts.sealing.package import open_package
+from sealed_experts.sealing.publishing import publish_expert
 from sealed_experts.sealing.recipient_files import save_identity, save_recipient
 from sealed_experts.sealing.signatures import settle_publisher
 from sealed_experts.sealing.trust import load_trust
@@ -189,6 +194,23 @@ def test_without_agreement_a_key_has_every_algorithm_and_a_dry_run_makes_none():
     assert set(keys.public_half(keys.key_path()).algorithms) == {"ed25519", "ml-dsa-65"}
 
 
+def test_two_runs_that_start_at_once_make_one_key(monkeypatch, capsys):
+    """Both have seen that there is none before either may make it."""
+    both_have_looked = threading.Barrier(2, timeout=20)
+
+    def lock(folder):
+        both_have_looked.wait()
+        return folder_lock(folder)
+
+    monkeypatch.setattr(keys, "folder_lock", lock)
+    with ThreadPoolExecutor(max_workers=2) as runs:
+        started = [runs.submit(settle_publisher, {"one": ("ed25519",)}, create=True) for _ in range(2)]
+        found = {run.result() for run in started}
+    assert found == {keys.public_half(keys.key_path()).fingerprint}
+    assert capsys.readouterr().err.count("made a publisher key") == 1
+    assert [entry.algorithms for entry in load_trust()] == [("ed25519",)]
+
+
 def test_times_come_from_settings_or_source_date_epoch_and_never_from_the_clock(tmp_path):
     publisher = keys.ensure_publisher_key()
     stated = {"started": "2026-01-31T09:00:00Z"}
@@ -202,6 +224,38 @@ def test_times_come_from_settings_or_source_date_epoch_and_never_from_the_clock(
         assert run.returncode == 0, run.stderr
         training = open_package(tmp_path / folder / "out.tgsp", trust=load_trust()).manifest["training"]
         assert (training.get("started"), training.get("finished")) == expected
+
+
+def as_expert(folder: Path) -> subprocess.CompletedProcess[str]:
+    script = str(ROOT / "scripts" / "seal_expert.py")
+    paths = ["--package", str(folder / "out.tgsp"), "--output", str(folder / "out.expert")]
+    return subprocess.run([sys.executable, script, *paths], capture_output=True, text=True, timeout=120)
+
+
+def test_an_expert_file_has_the_packages_manifest_and_members(tmp_path):
+    publisher = keys.ensure_publisher_key()
+    run = sealed(tmp_path, publisher=publisher, package={"author": "Bank of Nowhere"})
+    assert run.returncode == 0, run.stderr
+    run = as_expert(tmp_path)
+    assert run.returncode == 0, run.stderr
+    ours, other = (open_any(tmp_path / f"out.{name}", trust=load_trust()) for name in ("tgsp", "expert"))
+    assert (ours.members, ours.publisher) == (other.members, other.publisher)
+    assert ours.manifest == other.manifest
+    published, _ = publish_expert(tmp_path / "out.tgsp", output=tmp_path)
+    assert published.read_bytes() == (tmp_path / "out.expert").read_bytes()
+
+
+def test_an_expert_file_is_made_neither_of_another_publishers_package_nor_of_an_encrypted_one(tmp_path):
+    publisher = keys.ensure_publisher_key()
+    save_recipient(tmp_path / "reader.pub", generate_identity().recipient)
+    run = sealed(tmp_path, publisher=publisher, package={"recipients": [str(tmp_path / "reader.pub")]})
+    assert run.returncode == 0, run.stderr
+    run = as_expert(tmp_path)
+    assert (run.returncode, "is encrypted, and an .expert never is" in run.stderr) == (1, True)
+    (tmp_path / "out.tgsp").write_bytes(building.package())
+    run = as_expert(tmp_path)
+    assert (run.returncode, "is not trusted here" in run.stderr) == (5, True)
+    assert not (tmp_path / "out.expert").exists()
 
 
 @pytest.mark.parametrize("epoch", ["-1", "1.5", "yesterday", "1" * 13, "١"])

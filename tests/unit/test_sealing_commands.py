@@ -13,7 +13,7 @@ from sealed_experts.cli.main import main
 from sealed_experts.sealing import keys
 from sealed_experts.sealing.encryption import generate_identity
 from sealed_experts.sealing.recipient_files import save_identity
-from sealed_experts.sealing.trust import load_trust, trust_key
+from sealed_experts.sealing.trust import load_trust, mark_revoked, trust_key
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTAINERS = ("tgsp", "expert")
@@ -107,6 +107,21 @@ def test_a_key_given_by_file_is_the_only_one_trusted(path, tmp_path, capsys):
     assert main(["verify", str(path), "--trust", str(own)]) == 0
     assert "signed by own" in capsys.readouterr().out
     assert main(["verify", str(path), "--trust", str(other)]) == 5
+
+
+@pytest.mark.parametrize("command", ["verify", "inspect", "unpack", "install"])
+def test_naming_a_file_does_not_take_a_revocation_back(command, path, tmp_path, capsys):
+    """A file once passed --trust though its key was revoked here; one of its keys is enough."""
+    mark_revoked(building.key(second=True).public, reason="the laptop was stolen")
+    own, mixed = tmp_path / "own.pub", tmp_path / "mixed.pub"
+    own.write_text(building.key().public.pem)
+    mixed.write_text(building.key(2).public.pem + building.key(second=True).public.keys[1].pem)
+    for file in (own, mixed):
+        folder = [str(tmp_path / "out")] if command == "unpack" else []
+        assert main([command, str(path), *folder, "--trust", str(file)]) == 5
+        shown = capsys.readouterr()
+        assert (shown.out, "was revoked (the laptop was stolen)" in shown.err) == ("", True)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("_trusted")

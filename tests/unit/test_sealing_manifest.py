@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from jsonschema import Draft202012Validator
 from tests.attacks import building
@@ -46,6 +47,13 @@ def fields(value: Any, place: str = "") -> list[str]:
 
 def test_the_schema_is_valid():
     Draft202012Validator.check_schema(MANIFEST_SCHEMA)
+
+
+def test_a_validator_is_made_once(monkeypatch):
+    """To make one for every package took longer than to use it."""
+    check_manifest(building.parts()[0])
+    monkeypatch.setattr(jsonschema, "Draft202012Validator", None)
+    check_manifest(building.parts()[0])
 
 
 def test_the_manifest_survives_its_bytes():

@@ -95,6 +95,14 @@ def test_an_edited_package_makes_the_package_stale_and_no_training(package):
     assert chain.moe_settings(before) == chain.moe_settings(after)
 
 
+def test_another_container_makes_no_package_stale():
+    before, after = resolve(DOCUMENT, root=Path()), resolve(changed({"containers": ["tgsp", "expert"]}), root=Path())
+    plain = resolve(changed({}), root=Path())
+    assert [expert.package.containers for expert in before.experts] == [("tgsp",), ("tgsp",)]
+    assert [expert.package.containers for expert in after.experts] == [("tgsp", "expert"), ("tgsp",)]
+    assert chain.package_settings(after, "one") == chain.package_settings(plain, "one")
+
+
 HERE = "experts.one.package."
 WRONG = {
     "a licence that nobody knows": ({"licence": "Apache 2"}, "licence: .*is no SPDX expression"),
@@ -132,6 +140,13 @@ WRONG = {
     ),
     "no Ed25519": ({"signatures": ["ml-dsa-65"]}, "signatures: `ed25519` is missing"),
     "an unknown algorithm": ({"signatures": ["rsa"]}, r'signatures\[0\]: "rsa" is not one of `ed25519`, `ml-dsa-65`'),
+    "an unknown container": ({"containers": ["tgsp", "zip"]}, r'containers\[1\]: "zip" is not one of `tgsp`, `expert`'),
+    "no TGSP": ({"containers": ["expert"]}, "containers: `tgsp` is missing: the mixture is assembled from it"),
+    "no container": ({"containers": []}, "containers: `tgsp` is missing"),
+    "an open copy of what is encrypted": (
+        {"containers": ["tgsp", "expert"], "recipients": ["text"]},
+        "containers: an `expert` file is never encrypted",
+    ),
     "an unknown compression": ({"compression": "gzip"}, 'compression: "gzip" is not one of `none`, `zstd`'),
     "a recipient that is missing": ({"recipients": ["nobody.pub"]}, r"recipients\[0\]: .* public key"),
     "a capability of several words": ({"capabilities": ["can sing"]}, r"capabilities\[0\]: .* is not a word of"),

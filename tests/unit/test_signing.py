@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA65PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -175,12 +175,12 @@ def test_a_signature_for_another_context_is_refused():
 def _without_ml_dsa(monkeypatch):
     """As where OpenSSL is too old."""
 
-    class Absent(MLDSA65PrivateKey):
+    class Absent(MLDSA65PublicKey):
         @classmethod
-        def generate(cls):
+        def from_public_bytes(cls, data):
             raise UnsupportedAlgorithm("ML-DSA-65 is not supported by this backend.")
 
-    monkeypatch.setitem(signing._PRIVATE, ML_DSA_65, Absent)
+    monkeypatch.setitem(signing._PUBLIC, ML_DSA_65, Absent)
     signing._available.cache_clear()
     yield
     signing._available.cache_clear()

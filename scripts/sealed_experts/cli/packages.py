@@ -201,18 +201,10 @@ def identity_of(path: Path | None) -> "Identity | None":
     Raises:
         UserError: it cannot be read, or its passphrase is missing.
     """
-    from sealed_experts.sealing import passphrase
     from sealed_experts.sealing.own_identity import own_identity
-    from sealed_experts.sealing.recipient_files import load_identity
+    from sealed_experts.sealing.recipient_files import unlocked_identity
 
-    if path is None:
-        return own_identity()
-    try:
-        return load_identity(path)
-    except UserError:
-        if not path.is_file() or b"BEGIN ENCRYPTED" not in path.read_bytes()[:16_384]:
-            raise
-        return load_identity(path, passphrase=passphrase.read_passphrase(path))
+    return own_identity() if path is None else unlocked_identity(path)
 
 
 def _verify_folder(args: argparse.Namespace) -> int:

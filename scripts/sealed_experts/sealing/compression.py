@@ -64,7 +64,7 @@ def _library() -> Any:
         if sys.version_info >= (3, 14):
             from compression import zstd
         else:
-            from backports import zstd
+            import backports.zstd as zstd
     except ImportError as error:
         raise UserError(
             "the package is compressed with Zstandard, which is not installed: pip install backports.zstd"

@@ -17,6 +17,7 @@ from sealed_experts.sealing.source import Source, blocks
 from sealed_experts.sealing.trust import TrustStore
 
 ANY = Policy()
+_WORTH_A_THREAD = 1 << 20  # bytes: to start one takes longer than to hash less
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +106,10 @@ def check_signed(source: Source, *, trust: TrustStore, policy: Policy, digest: b
     frame = read_frame(source)
     publisher = trust.publisher_of(frame.signers, required=policy.signatures)
     payload = PayloadHash(source, frame)
+    beside = digest and source.size > _WORTH_A_THREAD
     with ThreadPoolExecutor(max_workers=1) as other:
         # A thread of its own: the digest of the file and that of the payload have no part in common.
-        file_digest = other.submit(_digest, source) if digest else None
+        file_digest = other.submit(_digest, source) if beside else None
         check_signatures(frame, payload_digest=payload.run())
     manifest = parse_manifest(frame.manifest)
     policy.check(publisher, frame.signers, manifest)
@@ -117,7 +119,7 @@ def check_signed(source: Source, *, trust: TrustStore, policy: Policy, digest: b
         publisher=publisher,
         manifest=manifest,
         payload=payload,
-        digest=None if file_digest is None else file_digest.result(),
+        digest=file_digest.result() if file_digest else _digest(source) if digest else None,
     )
 
 

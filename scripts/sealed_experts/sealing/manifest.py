@@ -12,10 +12,12 @@ from sealed_experts.sealing.container import MAX_MANIFEST
 from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.linter import WEIGHTS
 from sealed_experts.sealing.manifest_schema import MANIFEST_SCHEMA, MEMBER_NAME, MEMBERS
+from sealed_experts.sealing.schema_parts import LazyValidator
 from sealed_experts.sealing.versions import VersionPattern
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _MEMBER_NAME = re.compile(MEMBER_NAME)
+_SCHEMA = LazyValidator(MANIFEST_SCHEMA)
 
 
 def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
@@ -82,7 +84,7 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
     Raises:
         PackageError: the first mistake, with its field.
     """
-    check_schema(manifest, MANIFEST_SCHEMA, name="manifest")
+    check_schema(manifest, _SCHEMA, name="manifest")
     _refuse_control_characters(manifest)
     _check_training(manifest["training"], manifest["privacy"])
     _check_constraints(manifest["constraints"], own=manifest["name"])
@@ -90,15 +92,13 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
     _check_adapter(manifest)
 
 
-def check_schema(value: Mapping[str, Any], schema: Mapping[str, Any], *, name: str) -> None:
+def check_schema(value: Mapping[str, Any], schema: LazyValidator, *, name: str) -> None:
     """Hold an object against a JSON Schema; `name` is for messages.
 
     Raises:
         PackageError: the first mistake, with its field.
     """
-    import jsonschema  # a fifth of a second, which commands that read no package need not pay
-
-    errors = jsonschema.Draft202012Validator(schema).iter_errors(dict(value))
+    errors = schema.validator.iter_errors(dict(value))
     first = min(errors, key=lambda error: [str(part) for part in error.absolute_path], default=None)
     if first is not None:
         place = ".".join(str(part) for part in first.absolute_path) or "its fields"

@@ -13,11 +13,11 @@ from sealed_experts.sealing.examination import ANY, PackageReport, VerifiedPacka
 from sealed_experts.sealing.manifest import canonical_object
 from sealed_experts.sealing.pem import read_public_keys
 from sealed_experts.sealing.policy import Policy
-from sealed_experts.sealing.publisher import PublicKey, Publisher
+from sealed_experts.sealing.publisher import PublicKey, Publisher, check_usable
 from sealed_experts.sealing.receipt import RECEIPT
 from sealed_experts.sealing.regular_file import open_regular
 from sealed_experts.sealing.source import open_source
-from sealed_experts.sealing.trust import TrustStore
+from sealed_experts.sealing.trust import TrustStore, load_trust
 
 TGSP, EXPERT = "tgsp", "expert"
 NOBODY = "nobody you trust"
@@ -97,8 +97,17 @@ def own_publisher(path: str | os.PathLike[str]) -> TrustStore:
 
 
 def trust_in_file(path: Path) -> TrustStore:
-    """Return a store of the publisher in a public file, and of nobody else. Raises as `read_public_keys`."""
-    return TrustStore([Publisher(name=path.stem, keys=read_public_keys(path))])
+    """Return a store of the publisher in a public file, and of nobody else.
+
+    Raises:
+        UserError: as `read_public_keys` and `load_trust`.
+        SignatureError: one of its keys was revoked here: naming a file does not take that back.
+    """
+    keys = read_public_keys(path)
+    for known in load_trust():
+        if known.revoked is not None and not set(known.keys).isdisjoint(keys):
+            check_usable(known)
+    return TrustStore([Publisher(name=path.stem, keys=keys)])
 
 
 def recompute(path: str | os.PathLike[str], members: Mapping[str, bytes]) -> None:

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sealed_experts.errors import UserError
-from sealed_experts.sealing import passphrase
 from sealed_experts.sealing.encryption import Identity
-from sealed_experts.sealing.recipient_files import load_identity, load_recipient
+from sealed_experts.sealing.recipient_files import load_recipient, unlocked_identity
 
 VARIABLE = "SEALED_EXPERTS_IDENTITY"
 
@@ -19,15 +18,7 @@ def own_identity() -> Identity | None:
         UserError: it cannot be read, or its passphrase is missing or wrong.
     """
     chosen = os.environ.get(VARIABLE)
-    if not chosen:
-        return None
-    path = Path(chosen).expanduser()
-    try:
-        return load_identity(path)
-    except UserError:
-        if not path.is_file() or b"BEGIN ENCRYPTED" not in path.read_bytes()[:16_384]:
-            raise
-        return load_identity(path, passphrase=passphrase.read_passphrase(path))
+    return unlocked_identity(Path(chosen).expanduser()) if chosen else None
 
 
 def check_readable(recipients: Mapping[str, Sequence[str]]) -> None:

@@ -15,6 +15,7 @@ from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.linter import CONFIG, WEIGHTS
 from sealed_experts.sealing.manifest import canonical_object, check_schema
 from sealed_experts.sealing.provenance_schema import PROVENANCE_SCHEMA
+from sealed_experts.sealing.schema_parts import LazyValidator
 
 if TYPE_CHECKING:
     from sealed_experts.sealing.naming import OwnerNames  # it brings the ledger, which readers need not load
@@ -24,6 +25,7 @@ STATEMENT, PREDICATE = "https://in-toto.io/Statement/v1", "https://slsa.dev/prov
 BUILD_TYPE, BUILDER = "urn:sealed-experts:package:v1", "urn:sealed-experts:pipeline:v1"
 HMAC = "hmacSha256"  # in a DigestSet, beside in-toto's own names of algorithms
 _SUBJECT = (CONFIG, WEIGHTS)
+_SCHEMA = LazyValidator(PROVENANCE_SCHEMA)
 _DESCRIBED = ("name", "version", "template", "base", "adapter", "training", "privacy")
 
 
@@ -105,7 +107,7 @@ def check_provenance(manifest: Mapping[str, Any], content: bytes) -> None:
         PackageError: it is something else, or speaks of another package.
     """
     statement = canonical_object(content, PROVENANCE)
-    check_schema(statement, PROVENANCE_SCHEMA, name=PROVENANCE)
+    check_schema(statement, _SCHEMA, name=PROVENANCE)
     stated = {entry["name"]: entry["digest"]["sha256"] for entry in statement["subject"]}
     digests = {entry["path"]: entry["sha256"] for entry in manifest["members"] if entry["path"] in _SUBJECT}
     if stated != digests or len(statement["subject"]) != len(_SUBJECT):

@@ -2,7 +2,7 @@
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from sealed_experts.sealing.errors import SignatureError
@@ -17,7 +17,6 @@ class PublicKey:
 
     raw: bytes
     algorithm: str = ED25519
-    name: str = field(default="", compare=False)  # COMPAT: until no test makes a key with a name of its own
 
     @property
     def fingerprint(self) -> str:

@@ -10,6 +10,7 @@ from sealed_experts.files.atomic import sync_folder
 from sealed_experts.files.digests import sha256_file
 from sealed_experts.sealing import opening
 from sealed_experts.sealing.container import MAX_MANIFEST
+from sealed_experts.sealing.encryption import EncryptedError
 from sealed_experts.sealing.errors import PackageError, SignatureError
 from sealed_experts.sealing.expert_archive import Content
 from sealed_experts.sealing.expert_format import ARCHIVE_NAMES
@@ -36,12 +37,11 @@ def publish_expert(path: Path, *, output: Path, publisher: str | None = None) ->
     """
     key = load_key()
     manifest, members = _from_folder(path) if path.is_dir() else _from_package(path, key)
+    called = publisher or _author(manifest)
     target = output / f"{long_name(manifest)}.expert"
     draft = output / f".{target.name}.{secrets.token_hex(8)}.new"
     try:
-        digest = seal_expert(
-            draft, manifest=manifest, members=members, key=key, publisher=publisher or manifest.get("author") or None
-        )
+        digest = seal_expert(draft, manifest=manifest, members=members, key=key, publisher=called)
         if target.exists() and sha256_file(target) != digest:
             raise UserError(
                 f"{target} exists with other content: a published version never changes, so raise the version, or"
@@ -54,10 +54,37 @@ def publish_expert(path: Path, *, output: Path, publisher: str | None = None) ->
     return target, digest
 
 
+def seal_as_expert(path: Path, *, output: Path) -> str:
+    """Write the content of a package as an `.expert` file of this name; return its SHA-256.
+
+    Its bytes are those that `publish_expert` gives.
+
+    Args:
+        path: a `.tgsp` file that the publisher key at hand signed.
+        output: the file to write.
+
+    Raises:
+        UserError: a file cannot be read or written, or the package is encrypted.
+        PackageError: the package does not verify under this key.
+    """
+    key = load_key()
+    manifest, members = _from_package(path, key)
+    return seal_expert(output, manifest=manifest, members=members, key=key, publisher=_author(manifest))
+
+
+def _author(manifest: Mapping[str, Any]) -> str | None:
+    return manifest.get("author") or None
+
+
 def _from_package(path: Path, key: PublisherKey) -> tuple[dict[str, Any], Mapping[str, Content]]:
     """Verify a package under the key that is to sign again: nobody puts a name under what another one made unseen."""
     try:
         package = opening.open_any(path, trust=TrustStore([key.public]))
+    except EncryptedError as error:
+        raise UserError(
+            f"{path} is encrypted, and an .expert never is, so that everybody could open it; if that is meant, unpack"
+            " it and publish the folder"
+        ) from error
     except SignatureError as error:
         raise SignatureError(
             f"{error} (`publish` signs again only what the key at hand, {key.public.fingerprint}, signed; to publish"

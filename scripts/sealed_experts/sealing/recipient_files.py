@@ -8,11 +8,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
     Encoding,
-    KeySerializationEncryption,
-    NoEncryption,
-    PrivateFormat,
     PublicFormat,
     load_pem_private_key,
     load_pem_public_key,
@@ -22,6 +18,8 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_bytes
 from sealed_experts.sealing.encryption import Identity, Recipient
 from sealed_experts.sealing.home import refuse_foreign
+from sealed_experts.sealing.passphrase import read_passphrase
+from sealed_experts.sealing.pem import is_encrypted, private_pem
 from sealed_experts.sealing.regular_file import open_regular
 
 _LARGEST_FILE = 16_384
@@ -36,30 +34,45 @@ def save_identity(path: Path, identity: Identity, *, passphrase: bytes | None = 
     """
     if path.exists() or path.is_symlink():
         raise UserError(f"{path} exists: choose another name, or move that key away first")
-    protection: KeySerializationEncryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
-    pieces = [key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection) for key in identity.halves()]
-    write_bytes(path, b"".join(pieces), mode=0o600)
+    write_bytes(path, private_pem(identity.halves(), passphrase=passphrase), mode=0o600)
+
+
+def unlocked_identity(path: Path) -> Identity:
+    """Read a private key; its passphrase, if it has one, comes from the environment or is asked for on a terminal.
+
+    Raises:
+        UserError: as `load_identity`.
+    """
+    content = _private_content(path)
+    return _identity(content, path, passphrase=read_passphrase(path) if is_encrypted(content) else None)
 
 
 def load_identity(path: Path, *, passphrase: bytes | None = None) -> Identity:
-    """Read a private key.
+    """Read a private key whose passphrase is at hand, or which has none.
 
     Raises:
         UserError: it is missing, is something else, or others can read or replace it; or the passphrase is missing or
             wrong.
     """
+    return _identity(_private_content(path), path, passphrase=passphrase)
+
+
+def _private_content(path: Path) -> bytes:
     try:
         with open_regular(path) as (stream, status):
             if status.st_mode & 0o077:
                 mode = f"{status.st_mode & 0o777:04o}"
                 raise UserError(f"other users can use the private key {path} (mode {mode}): chmod 600 it")
             refuse_foreign(path, status)
-            blocks = _blocks(stream.read(_LARGEST_FILE + 1))
+            return stream.read(_LARGEST_FILE + 1)
     except OSError as error:
         raise UserError(f"cannot read the private key {path}: {error.strerror}") from error
+
+
+def _identity(content: bytes, path: Path, *, passphrase: bytes | None) -> Identity:
     try:
         keys: list[Any] = [
-            load_pem_private_key(block, passphrase if b"BEGIN ENCRYPTED" in block else None) for block in blocks
+            load_pem_private_key(block, passphrase if is_encrypted(block) else None) for block in _blocks(content)
         ]
     except TypeError as error:
         raise UserError(f"{path} is encrypted: give its passphrase") from error

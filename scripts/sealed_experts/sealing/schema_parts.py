@@ -1,8 +1,27 @@
 """Parts that the JSON Schemas of a package are put together from."""
 
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 from sealed_experts.settings.fields import VERSION_PATTERN
+
+
+class LazyValidator:
+    """What holds objects against one JSON Schema, made when the first is checked and kept.
+
+    To import jsonschema takes a fifth of a second, which commands that read no package need not pay.
+    """
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        self._schema = schema
+
+    @functools.cached_property
+    def validator(self) -> Any:
+        """The validator by draft 2020-12."""
+        import jsonschema
+
+        return jsonschema.Draft202012Validator(self._schema)
 
 
 def mapping(description: str, properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:

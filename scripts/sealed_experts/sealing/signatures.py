@@ -7,7 +7,7 @@ one out would be refused everywhere: this is found before anything is trained.
 from collections.abc import Mapping, Sequence
 
 from sealed_experts.errors import UserError
-from sealed_experts.sealing.keys import create_key, ensure_publisher_key, key_path, public_half
+from sealed_experts.sealing.keys import ensure_publisher_key, key_path, public_half
 
 
 def settle_publisher(wanted: Mapping[str, Sequence[str]], *, create: bool) -> str:
@@ -21,10 +21,9 @@ def settle_publisher(wanted: Mapping[str, Sequence[str]], *, create: bool) -> st
         UserError: as `ensure_publisher_key`; or an expert asks for other algorithms than the key has.
     """
     asked = {frozenset(algorithms) for algorithms in wanted.values()}
+    agreed = sorted(next(iter(asked))) if len(asked) == 1 and all(asked) else None
+    fingerprint = ensure_publisher_key(create=create, algorithms=agreed)
     path = key_path()
-    if create and path == key_path("publisher") and not path.exists() and len(asked) == 1 and all(asked):
-        create_key(algorithms=sorted(next(iter(asked))))
-    fingerprint = ensure_publisher_key(create=create)
     if path.exists():
         check_signatures(wanted, has=public_half(path).algorithms)
     return fingerprint

@@ -22,11 +22,10 @@ class TrustStore:
         UserError: two publishers share a key, so that a signature could not tell them apart.
     """
 
-    def __init__(self, publishers: Iterable[Publisher | PublicKey]) -> None:
+    def __init__(self, publishers: Iterable[Publisher]) -> None:
         self._publishers: dict[str, Publisher] = {}
         self._by_key: dict[tuple[str, bytes], Publisher] = {}
-        for entry in publishers:
-            publisher = entry if isinstance(entry, Publisher) else Publisher(name=entry.name, keys=(entry,))
+        for publisher in publishers:
             for key in publisher.keys:
                 known = self._by_key.setdefault((key.algorithm, key.raw), publisher)
                 if known != publisher:

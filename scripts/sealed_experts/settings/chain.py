@@ -158,7 +158,7 @@ def base_operation(settings: Settings) -> str:
 def package_settings(settings: Settings, expert_name: str) -> str:
     """Return what decides an expert's package besides its weights and receipt, as canonical JSON."""
     expert = _expert(settings, expert_name)
-    own = {key: plain(getattr(expert, key)) for key in _PACKAGED}
+    own = {key: plain(getattr(expert, key)) for key in _PACKAGED} | {"package": expert.package.part(operation=False)}
     public = settings.datasets[expert.dataset].public_evaluation
     data = {_PUBLISHING: public, "dataset": expert.dataset if public else None}
     return canonical_json(own | data | {"recipe": expert.package_revision})

@@ -21,7 +21,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f]")  # but for 
 
 
 def package_mistakes(expert: ExpertSettings, layers: Layers, *, root: Path) -> Iterator[Mistake]:
-    """Yield what is wrong with an expert's keywords, licence, constraints, times and signatures.
+    """Yield what is wrong with an expert's keywords, licence, constraints, times, containers and signatures.
 
     Args:
         root: folder that relative paths start from.
@@ -36,10 +36,23 @@ def package_mistakes(expert: ExpertSettings, layers: Layers, *, root: Path) -> I
         if not os.path.isfile(root / path):
             here = (*layers.locate("package", "recipients"), place)
             yield Mistake(here, f"{shown(path)} is not an existing file; give the file of a recipient's public key")
+    yield from _container_mistakes(expert.package, layers)
     if expert.package.signatures and "ed25519" not in expert.package.signatures:
         yield Mistake(
             layers.locate("package", "signatures"),
             "`ed25519` is missing: a publisher is known by that key; add it, or list nothing for all algorithms",
+        )
+
+
+def _container_mistakes(package: PackageSettings, layers: Layers) -> Iterator[Mistake]:
+    here = layers.locate("package", "containers")
+    if "tgsp" not in package.containers:
+        yield Mistake(here, "`tgsp` is missing: the mixture is assembled from it; add it")
+    if "expert" in package.containers and package.recipients:
+        yield Mistake(
+            here,
+            "an `expert` file is never encrypted, so everybody could open it; remove `expert`, or the recipients",
+            involves=(layers.locate("package", "recipients"),),
         )
 
 

@@ -88,6 +88,14 @@ class PackageSettings(Group):
         uniqueItems=True,
         items={"enum": ["ed25519", "ml-dsa-65"]},
     )
+    containers: tuple[str, ...] = setting(
+        "Files that are made of it: `tgsp`, from which the mixture is assembled, and `expert`, the same content as a"
+        " tar.gz. Another list makes no sealed `.tgsp` stale.",
+        default=("tgsp",),
+        operation=True,
+        uniqueItems=True,
+        items={"enum": ["tgsp", "expert"]},
+    )
     compression: str = setting("Compression of the payload.", default="none", enum=["none", "zstd"])
     recipients: tuple[str, ...] = setting(
         "Files of the public keys of those who alone shall open the package; none listed: everybody can.",
