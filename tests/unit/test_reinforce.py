@@ -19,6 +19,7 @@ from sealed_experts.training.objectives.distributions import (
     kl_and_entropy,
     nucleus_log_probs,
     other_weights,
+    policy_terms,
 )
 from sealed_experts.training.objectives.objective import Materials
 from sealed_experts.training.objectives.reinforce import Reinforce
@@ -135,6 +136,21 @@ def test_gradients_of_divergence_and_entropy_equal_autograds():
     found = torch.autograd.grad(weights[0] @ divergence + weights[1] @ entropy, ours)[0]
     torch.testing.assert_close(found, torch.autograd.grad(plain, ours)[0])
     assert torch.autograd.gradcheck(lambda z: kl_and_entropy(z, theirs), ours)
+
+
+def test_all_terms_in_one_walk_have_the_gradients_of_each():
+    generator = torch.Generator().manual_seed(3)
+    ours, theirs = (torch.randn(5, 9, generator=generator, dtype=torch.float64) for _ in range(2))
+    tokens = torch.tensor([0, 8, 3, 3, 7])
+    ours.requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: policy_terms(z, theirs, tokens), ours)
+    chosen, divergence, entropy = policy_terms(ours, theirs, tokens)
+    whole = nucleus_log_probs(ours, tokens, sizes=torch.full((5,), 9), temperature=1.0)
+    torch.testing.assert_close(chosen, whole)
+    weights = torch.randn(3, 5, generator=generator, dtype=torch.float64)
+    together = (weights * torch.stack([chosen, divergence, entropy])).sum()
+    apart = (weights * torch.stack([whole, *kl_and_entropy(ours, theirs)])).sum()
+    torch.testing.assert_close(*(torch.autograd.grad(loss, ours)[0] for loss in (together, apart)))
 
 
 def test_other_weights_are_used_without_gradient_and_given_back(tokenizer):

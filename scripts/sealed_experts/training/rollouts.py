@@ -2,9 +2,9 @@
 
 A token depends on (key, step, unit, position), its prompt and the weights, and on nothing else: privacy counts on it.
 Where a uniform falls close to the edge between two tokens, the last bit of a logit decides which one is drawn, and the
-shape of a batch moves that bit. So every forward pass has one shape, whatever was drawn: prompts are padded to the
-longest that the settings allow, and rows that nobody asked for fill the last piece. `check_row_independence` makes sure
-that in such passes a row's bits are its own.
+shape of a batch moves that bit. So under privacy every forward pass has one shape, whatever was drawn: prompts are
+padded to the longest that the settings allow, and rows that nobody asked for fill the last piece.
+`check_row_independence` makes sure that in such passes a row's bits are its own.
 """
 
 import contextlib
@@ -172,11 +172,15 @@ def pick_tokens(
     Returns:
         Per row the token, the size of its nucleus, and its log-probability within it (float64).
     """
-    log_probs = (logits / temperature).to(torch.float64).log_softmax(1)
     if top_p >= 1.0:
-        mass = _cumulative(log_probs.exp())
+        # No order is asked for, and a float32 for each token will do; the sums are float64.
+        scaled = logits / temperature
+        scaled -= scaled.amax(1, keepdim=True)
+        mass = _cumulative(scaled.exp())
         token = torch.searchsorted(mass, uniforms[:, None] * mass[:, -1:]).clamp(max=logits.shape[1] - 1)
-        return token[:, 0], torch.full_like(token[:, 0], logits.shape[1]), log_probs.gather(1, token)[:, 0]
+        log_prob = scaled.gather(1, token).to(torch.float64) - mass[:, -1:].log()
+        return token[:, 0], torch.full_like(token[:, 0], logits.shape[1]), log_prob[:, 0]
+    log_probs = (logits / temperature).to(torch.float64).log_softmax(1)
     ranks = ranking(log_probs)
     count = min(_LIKELIEST, logits.shape[1])
     while True:
@@ -195,7 +199,7 @@ def pick_tokens(
 
 def _cumulative(probabilities: torch.Tensor) -> torch.Tensor:
     # On a GPU, cumsum has no deterministic kernel.
-    return probabilities.cpu().cumsum(1).to(probabilities.device)
+    return probabilities.cpu().cumsum(1, dtype=torch.float64).to(probabilities.device)
 
 
 def _left_padded(

@@ -55,6 +55,7 @@ class Scorer:
     ) -> None:
         self._reward, self._tokenizer, self._check = reward, tokenizer, check
         self._longest = settings.max_seq_len
+        self._private = settings.privacy.enabled
         most = max(1, min(_MOST_ROWS, _SAMPLING_TOKENS * settings.token_budget // self._longest))
         self._held_out = Sampling(
             max_new_tokens=settings.max_new_tokens,
@@ -100,21 +101,31 @@ class Scorer:
     ) -> list[Rollout]:
         """Return a scored answer to each example's prompt, decided by (stream, step, unit).
 
-        Held-out prompts come many at once, also where a step draws few.
+        Held-out prompts come many at once, also where a step draws few. Under privacy every pass of a step has one
+        shape, see `rollouts`; held-out prompts are always the same ones, and without privacy the draw is no secret.
 
         Raises:
             UserError: the reward fails, or leaves its range.
         """
+        prompts = [example.ids[: example.prompt_length] for example in examples]
         answers = sample_answers(
             model,
-            [example.ids[: example.prompt_length] for example in examples],
+            prompts,
             units=[example.unit for example in examples],
-            sampling=self._held_out if held_out else self._sampling,
+            sampling=self._fitting(prompts, held_out=held_out),
             stream=stream,
             step=step,
             check=self._check,
         )
         return [self._scored(example, answer) for example, answer in zip(examples, answers, strict=True)]
+
+    def _fitting(self, prompts: Sequence[Sequence[int]], *, held_out: bool) -> Sampling:
+        """Return how these prompts are sampled: no wider than they need, unless a draw's own size must not show."""
+        sampling = self._held_out if held_out else self._sampling
+        if not prompts or (self._private and not held_out):
+            return sampling
+        longest = max(map(len, prompts))
+        return dataclasses.replace(sampling, prompt_tokens=longest, rows=min(sampling.rows, len(prompts)))
 
     def _scored(self, example: Example, answer: Sampled) -> Rollout:
         text = str(self._tokenizer.decode(list(answer.tokens), skip_special_tokens=True)).strip()

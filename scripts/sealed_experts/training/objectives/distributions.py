@@ -59,39 +59,52 @@ def kl_and_entropy(logits: torch.Tensor, reference: torch.Tensor) -> tuple[torch
         logits: [positions, vocabulary] of π.
         reference: the same of the reference, without gradient.
     """
-    divergence, entropy, *_ = _KlAndEntropy.apply(logits, reference)
+    tokens = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+    _, divergence, entropy, *_ = _PolicyTerms.apply(logits, reference, tokens)
     return divergence, entropy
 
 
-class _KlAndEntropy(torch.autograd.Function):
-    """Both at once, with their gradients written out: a vocabulary is wide, and autograd would walk it ten times over.
+def policy_terms(
+    logits: torch.Tensor, reference: torch.Tensor, tokens: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return each token's log-probability under π, and `kl_and_entropy`: all [positions], in one walk.
 
-    With d = log π - log reference: ∂KL/∂z = π (d - KL), ∂H/∂z = -π (log π + H).
+    The first is `nucleus_log_probs` for the whole vocabulary at temperature 1.
+    """
+    chosen, divergence, entropy, *_ = _PolicyTerms.apply(logits, reference, tokens)
+    return chosen, divergence, entropy
+
+
+class _PolicyTerms(torch.autograd.Function):
+    """All at once, with their gradients written out: a vocabulary is wide, and autograd would walk it many times over.
+
+    With d = log π - log reference: ∂KL/∂z = π (d - KL), ∂H/∂z = -π (log π + H), ∂log π(token)/∂z = 1(token) - π.
     """
 
     @staticmethod
-    def forward(logits: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(logits: torch.Tensor, reference: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
         log_probs = logits.log_softmax(1)
         probabilities = log_probs.exp()
         difference = log_probs - reference.log_softmax(1)
+        chosen = log_probs.gather(1, tokens[:, None])[:, 0]
         divergence = torch.linalg.vecdot(probabilities, difference).clamp(min=0.0)
         entropy = -torch.linalg.vecdot(probabilities, log_probs)
-        return divergence, entropy, log_probs, probabilities, difference
+        return chosen, divergence, entropy, log_probs, probabilities, difference
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: tuple[torch.Tensor, ...]) -> None:
-        divergence, entropy, log_probs, probabilities, difference = output
+        _, divergence, entropy, log_probs, probabilities, difference = output
         ctx.mark_non_differentiable(log_probs, probabilities, difference)
-        ctx.save_for_backward(divergence, entropy, log_probs, probabilities, difference)
+        ctx.save_for_backward(inputs[2], divergence, entropy, log_probs, probabilities, difference)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        divergence, entropy, log_probs, probabilities, difference = ctx.saved_tensors
-        of_divergence, of_entropy = (gradient[:, None] for gradient in gradients[:2])
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        tokens, divergence, entropy, log_probs, probabilities, difference = ctx.saved_tensors
+        of_chosen, of_divergence, of_entropy = (gradient[:, None] for gradient in gradients[:3])
         result = difference * of_divergence
         result.addcmul_(log_probs, of_entropy, value=-1)
-        result -= divergence[:, None] * of_divergence + entropy[:, None] * of_entropy
-        return result.mul_(probabilities), None
+        result -= divergence[:, None] * of_divergence + entropy[:, None] * of_entropy + of_chosen
+        return result.mul_(probabilities).scatter_add_(1, tokens[:, None], of_chosen), None, None
 
 
 @contextlib.contextmanager

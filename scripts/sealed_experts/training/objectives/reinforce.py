@@ -20,9 +20,9 @@ from sealed_experts.training.batches import Batch, Example, physical_batches
 from sealed_experts.training.held_out import answer_held_out
 from sealed_experts.training.objectives.baseline import Baseline
 from sealed_experts.training.objectives.distributions import (
-    kl_and_entropy,
     nucleus_log_probs,
     other_weights,
+    policy_terms,
 )
 from sealed_experts.training.objectives.objective import Materials, Objective
 from sealed_experts.training.objectives.response import mean_response_loss, response_logits
@@ -85,10 +85,13 @@ class Reinforce(Objective):
         with other_weights(self._parameters, self._reference):
             before = response_logits(model, batch)
         now = response_logits(model, batch)
+        log_probs, *of_positions = policy_terms(now.logits, before.logits, now.tokens)
         sizes = torch.tensor([size for rollout in rollouts for size in rollout.nucleus], device=now.tokens.device)
-        log_probs = nucleus_log_probs(now.logits, now.tokens, sizes=sizes, temperature=self._settings.temperature)
+        temperature = self._settings.temperature
+        if temperature != 1.0 or bool((sizes < now.logits.shape[1]).any()):
+            log_probs = nucleus_log_probs(now.logits, now.tokens, sizes=sizes, temperature=temperature)
         advantages = torch.tensor([rollout.advantage for rollout in rollouts], device=now.tokens.device)
-        divergences, entropies = map(now.row_means, kl_and_entropy(now.logits, before.logits))
+        divergences, entropies = map(now.row_means, of_positions)
         self._divergences += divergences.tolist()
         self._entropies += entropies.tolist()
         return (
