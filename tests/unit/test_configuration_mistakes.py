@@ -69,7 +69,7 @@ ONE_MISTAKE = [
     ({"experts.banker.rank": 4}, "experts.banker.rank: no such setting; did you mean `adapter.rank`?"),
     (
         {"defaults.zzz": 4},
-        "defaults.zzz: no such setting; known here: `template`, `select`, `select_metric`, `adapter`, `sft`,"
+        "defaults.zzz: no such setting; known here: `template`, `eval_answers`, `select`, `select_metric`, `adapter`, `sft`,"
         " `reinforce`, `privacy`",
     ),
     ({"overrides.adaptor": {}}, "overrides.adaptor: no such setting; did you mean `adapter`?"),
