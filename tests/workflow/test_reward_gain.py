@@ -22,7 +22,7 @@ def demo(tmp_path_factory):
     project = new_project(tmp_path_factory.mktemp("gain") / "demo", tmp_path_factory.mktemp("home"))
     project.configure(configuration)
     metrics = (f"{FOLDER}/sft/training_metrics.json", f"{FOLDER}/rl/rl_metrics.json")
-    project.snakemake(f"{FOLDER}/evaluation.json", *metrics)
+    project.snakemake(f"{FOLDER}/evaluation.json", *metrics, seconds=2400)
     return project
 
 
