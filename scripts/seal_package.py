@@ -13,18 +13,18 @@ from sealed_experts.errors import UserError, reports_user_errors
 from sealed_experts.files.canonical import read_json
 from sealed_experts.files.digests import sha256_file
 from sealed_experts.privacy.ledger.releases import ReleaseLog
-from sealed_experts.sealing.content import SealingInputs, package_content
-from sealed_experts.sealing.home import home_folder
-from sealed_experts.sealing.keys import PublisherKey, load_key
-from sealed_experts.sealing.linter import CONFIG, WEIGHTS
-from sealed_experts.sealing.naming import owner_names
-from sealed_experts.sealing.package import seal_package
-from sealed_experts.sealing.provenance import Origin
-from sealed_experts.sealing.receipt import covering
-from sealed_experts.sealing.recipient_files import load_recipient
-from sealed_experts.sealing.release import released
-from sealed_experts.sealing.revision import code_revision
-from sealed_experts.sealing.signatures import check_signatures
+from sealed_experts.sealing.content.linter import CONFIG, WEIGHTS
+from sealed_experts.sealing.content.naming import owner_names
+from sealed_experts.sealing.content.package_content import SealingInputs, package_content
+from sealed_experts.sealing.content.provenance import Origin
+from sealed_experts.sealing.content.receipt import covering
+from sealed_experts.sealing.content.release import released
+from sealed_experts.sealing.content.revision import code_revision
+from sealed_experts.sealing.keys.home import home_folder
+from sealed_experts.sealing.keys.private_keys import PublisherKey, load_key
+from sealed_experts.sealing.keys.signatures import check_signatures
+from sealed_experts.sealing.recipients.recipient_files import load_recipient
+from sealed_experts.sealing.tgsp.package import seal_package
 from sealed_experts.settings.chain import PackageRun, package_from_json
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,12 +12,12 @@ from tests.attacks import building
 from tests.attacks.expert_building import converted, honest, packed, refuse, signed, unpacked, zipped
 
 from sealed_experts.files.canonical import canonical_json
-from sealed_experts.sealing import plain_gzip, plain_tar
 from sealed_experts.sealing.errors import PackageError, SignatureError
-from sealed_experts.sealing.expert_format import open_expert, open_expert_bytes
-from sealed_experts.sealing.policy import Policy
-from sealed_experts.sealing.publisher import PublicKey, Publisher
-from sealed_experts.sealing.trust import TrustStore
+from sealed_experts.sealing.expert import plain_gzip, plain_tar
+from sealed_experts.sealing.expert.container import open_expert, open_expert_bytes
+from sealed_experts.sealing.keys.policy import Policy
+from sealed_experts.sealing.keys.publisher import PublicKey, Publisher
+from sealed_experts.sealing.keys.trust import TrustStore
 
 
 def changed(field: str, value, **members) -> dict[str, bytes]:

@@ -12,12 +12,12 @@ from tests.attacks import building
 from tests.attacks.building import assembled
 
 from sealed_experts.errors import UserError
-from sealed_experts.sealing import container
-from sealed_experts.sealing.encryption import Identity
 from sealed_experts.sealing.errors import IncompatibleError, PackageError, SignatureError
-from sealed_experts.sealing.package import open_bytes, open_package, verify_package
-from sealed_experts.sealing.signing import fingerprint
-from sealed_experts.sealing.trust import TrustStore
+from sealed_experts.sealing.keys.signing import fingerprint
+from sealed_experts.sealing.keys.trust import TrustStore
+from sealed_experts.sealing.recipients.encryption import Identity
+from sealed_experts.sealing.tgsp import container
+from sealed_experts.sealing.tgsp.package import open_bytes, open_package, verify_package
 
 KINDS = ("one signature", "two signatures", "compressed", "encrypted")
 IDENTITY = Identity(bytes(range(96)))
@@ -340,7 +340,7 @@ def test_the_signed_message_is_what_the_specification_says(kind):
 @pytest.mark.parametrize("when", ["hashed", "checked"])
 def test_a_file_that_changes_while_it_is_verified_is_refused(when, tmp_path, monkeypatch):
     """A writer waits for the signature's check to pass, and then puts other weights into the same file."""
-    from sealed_experts.sealing import examination
+    from sealed_experts.sealing.tgsp import examination
 
     path = tmp_path / "p.tgsp"
     path.write_bytes(honest())
@@ -359,7 +359,7 @@ def test_a_file_that_changes_while_it_is_verified_is_refused(when, tmp_path, mon
 
 
 def test_a_file_that_is_cut_while_it_is_verified_is_refused(tmp_path, monkeypatch):
-    from sealed_experts.sealing import examination
+    from sealed_experts.sealing.tgsp import examination
 
     path = tmp_path / "p.tgsp"
     path.write_bytes(honest())
@@ -376,7 +376,8 @@ def test_a_file_that_is_cut_while_it_is_verified_is_refused(tmp_path, monkeypatc
 
 def test_nothing_is_parsed_before_the_signature_is_checked(monkeypatch):
     """Every parser that comes later is made to fail the test."""
-    from sealed_experts.sealing import encryption, examination, payload
+    from sealed_experts.sealing.recipients import encryption
+    from sealed_experts.sealing.tgsp import examination, payload
 
     whole = {kind: bytearray(honest(kind)) for kind in KINDS}  # sealing verifies, so it needs those parsers
 

@@ -16,19 +16,26 @@ from tests.attacks.building import refuse
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json
-from sealed_experts.sealing import encryption
-from sealed_experts.sealing.compression import compress, decompress
-from sealed_experts.sealing.encryption import CHUNK, TAG, EncryptedError, Identity, decrypt_chunks, encrypt_chunks
 from sealed_experts.sealing.errors import PackageError, SignatureError
-from sealed_experts.sealing.own_identity import own_identity
-from sealed_experts.sealing.package import open_bytes, verify_manifest, verify_package
-from sealed_experts.sealing.recipient_files import (
+from sealed_experts.sealing.recipients import encryption
+from sealed_experts.sealing.recipients.encryption import (
+    CHUNK,
+    TAG,
+    EncryptedError,
+    Identity,
+    decrypt_chunks,
+    encrypt_chunks,
+)
+from sealed_experts.sealing.recipients.own_identity import own_identity
+from sealed_experts.sealing.recipients.recipient_files import (
     load_identity,
     load_recipient,
     save_identity,
     save_recipient,
     unlocked_identity,
 )
+from sealed_experts.sealing.tgsp.compression import compress, decompress
+from sealed_experts.sealing.tgsp.package import open_bytes, verify_manifest, verify_package
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -8,9 +8,9 @@ import pytest
 from tests.attacks import building
 from tests.attacks.building import CONFIG, WEIGHTS, refuse
 
+from sealed_experts.sealing.content.tensors import MAX_HEADER, MAX_TENSORS, TensorCheck, read_tensors
 from sealed_experts.sealing.errors import PackageError
-from sealed_experts.sealing.package import open_bytes
-from sealed_experts.sealing.tensors import MAX_HEADER, MAX_TENSORS, TensorCheck, read_tensors
+from sealed_experts.sealing.tgsp.package import open_bytes
 
 # adapter_config.json
 

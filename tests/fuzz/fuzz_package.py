@@ -10,12 +10,12 @@ with atheris.instrument_imports(include=["sealed_experts"]):
     from tests.attacks import building
 
     from sealed_experts.errors import UserError
-    from sealed_experts.sealing import encryption
-    from sealed_experts.sealing.compression import compress, decompress
-    from sealed_experts.sealing.linter import read_adapter_config
-    from sealed_experts.sealing.manifest import canonical_object, parse_manifest
-    from sealed_experts.sealing.package import open_bytes
-    from sealed_experts.sealing.tensors import read_tensors
+    from sealed_experts.sealing.content.linter import read_adapter_config
+    from sealed_experts.sealing.content.manifest import canonical_object, parse_manifest
+    from sealed_experts.sealing.content.tensors import read_tensors
+    from sealed_experts.sealing.recipients import encryption
+    from sealed_experts.sealing.tgsp.compression import compress, decompress
+    from sealed_experts.sealing.tgsp.package import open_bytes
 
 HONEST = building.package()
 MANIFEST, MEMBERS = building.parts()

@@ -7,12 +7,12 @@ import pytest
 from tests.attacks import building
 
 from sealed_experts.cli.main import main
-from sealed_experts.sealing import keys, pkcs8, signing
-from sealed_experts.sealing.home import home_folder
-from sealed_experts.sealing.passphrase import VARIABLE
-from sealed_experts.sealing.publisher import today
-from sealed_experts.sealing.statements import rotation_statement
-from sealed_experts.sealing.trust import load_trust
+from sealed_experts.sealing.keys import pkcs8, private_keys, signing
+from sealed_experts.sealing.keys.home import home_folder
+from sealed_experts.sealing.keys.passphrase import VARIABLE
+from sealed_experts.sealing.keys.publisher import today
+from sealed_experts.sealing.keys.statements import rotation_statement
+from sealed_experts.sealing.keys.trust import load_trust
 
 
 def run(capsys, *command: str, code: int = 0) -> str:
@@ -31,15 +31,15 @@ def run(capsys, *command: str, code: int = 0) -> str:
 def package(folder: Path, name: str) -> Path:
     """Return a package signed by the key in place with everything that it has."""
     path = folder / name
-    path.write_bytes(building.package(by=keys.load_key()))
+    path.write_bytes(building.package(by=private_keys.load_key()))
     return path
 
 
 def test_create_tests_every_algorithm_and_says_so(capsys):
     shown = run(capsys, "create").splitlines()
-    public = keys.load_key().public
+    public = private_keys.load_key().public
     assert shown == [
-        f"made {keys.key_path()}; its public half is trusted here",
+        f"made {private_keys.key_path()}; its public half is trusted here",
         f"fingerprint {public.fingerprint}",
         f"fingerprint of its ml-dsa-65 key {public.keys[1].fingerprint}",
         "tested: ed25519 and ml-dsa-65 sign and verify here",
@@ -49,7 +49,7 @@ def test_create_tests_every_algorithm_and_says_so(capsys):
 def test_create_says_what_is_not_available(capsys, monkeypatch):
     monkeypatch.setattr(signing, "_available", lambda name: name == "ed25519")
     assert "not available: ml-dsa-65" in run(capsys, "create")
-    assert keys.load_key().public.algorithms == ("ed25519",)
+    assert private_keys.load_key().public.algorithms == ("ed25519",)
     made = json.loads(run(capsys, "create", "--name", "second", "--json"))
     assert made["available_algorithms"] == {"ed25519": True, "ml-dsa-65": False}
     assert "no key of the algorithm" in run(
@@ -59,14 +59,14 @@ def test_create_says_what_is_not_available(capsys, monkeypatch):
 
 def test_create_for_programs(capsys):
     made = json.loads(run(capsys, "create", "--algorithm", "ed25519", "--json"))
-    public = keys.load_key().public
-    assert made["path"] == str(keys.key_path())
+    public = private_keys.load_key().public
+    assert made["path"] == str(private_keys.key_path())
     assert made["keys"] == {"ed25519": public.fingerprint}
     assert (made["fingerprint"], made["status"], made["expires"]) == (public.fingerprint, "trusted", None)
 
 
 def test_create_a_recipients_key(capsys, monkeypatch):
-    from sealed_experts.sealing.recipient_files import load_identity, load_recipient
+    from sealed_experts.sealing.recipients.recipient_files import load_identity, load_recipient
 
     made = json.loads(run(capsys, "create", "--recipient", "--json"))
     path = home_folder() / "recipients" / "recipient.pem"
@@ -74,7 +74,7 @@ def test_create_a_recipients_key(capsys, monkeypatch):
     assert load_identity(path).recipient == load_recipient(Path(made["public"]))
     assert load_recipient(Path(made["public"])).fingerprint == made["fingerprint"]
     assert "exists" in run(capsys, "create", "--recipient", code=1)
-    assert not keys.key_path().exists()
+    assert not private_keys.key_path().exists()
     assert "for keys that sign" in run(capsys, "create", "--recipient", "--algorithm", "ed25519", code=1)
     monkeypatch.setenv(VARIABLE, "word")
     run(capsys, "create", "--recipient", "--name", "other")
@@ -141,16 +141,16 @@ def test_a_statement_brings_its_own_scopes(capsys, tmp_path):
 
 def test_list_for_people_and_programs(capsys, public, tmp_path):
     assert run(capsys, "list").splitlines() == [
-        f"signs:   no key yet (`sealed-experts keys create` makes {keys.key_path()})",
+        f"signs:   no key yet (`sealed-experts keys create` makes {private_keys.key_path()})",
         "trusted: nobody yet",
     ]
     run(capsys, "create")
     run(capsys, "rotate", "--output", tmp_path / "rotation.json")
     run(capsys, "trust", public, "--scope", "bank*")
-    retired = next(keys.keys_folder().glob("*.retired-*.pem")).stem
+    retired = next(private_keys.keys_folder().glob("*.retired-*.pem")).stem
     run(capsys, "revoke", "--name", retired, "--reason", "it leaked", "--output", tmp_path / "revocation.json")
-    new, lines = keys.load_key().public, run(capsys, "list").splitlines()
-    assert lines[0] == f"signs:   {keys.key_path()} {new.fingerprint}"
+    new, lines = private_keys.load_key().public, run(capsys, "list").splitlines()
+    assert lines[0] == f"signs:   {private_keys.key_path()} {new.fingerprint}"
     assert lines[1].startswith(f"kept:    {retired} ")
     bank = building.key().public.fingerprint
     assert lines[2] == f"trusted: bank {bank} (for bank*)"
@@ -158,7 +158,7 @@ def test_list_for_people_and_programs(capsys, public, tmp_path):
     assert lines[3].endswith("(revoked: it leaked)")
     assert lines[4] == f"trusted: publisher-{new.fingerprint[:8]} {new.fingerprint}"
     listed = json.loads(run(capsys, "list", "--json"))
-    assert listed["signing_key"] == {"path": str(keys.key_path()), "fingerprint": new.fingerprint}
+    assert listed["signing_key"] == {"path": str(private_keys.key_path()), "fingerprint": new.fingerprint}
     assert [entry["status"] for entry in listed["trusted"]] == ["trusted", "revoked", "trusted"]
     assert listed["trusted"][2]["certified_by"] == listed["trusted"][1]["fingerprint"]
 
@@ -166,11 +166,11 @@ def test_list_for_people_and_programs(capsys, public, tmp_path):
 def test_a_damaged_key_does_not_hide_the_others_from_the_list(capsys):
     run(capsys, "create")
     run(capsys, "create", "--name", "second")
-    keys.key_path("second").write_text("nonsense")
+    private_keys.key_path("second").write_text("nonsense")
     lines = run(capsys, "list").splitlines()
-    assert lines[0] == f"signs:   {keys.key_path()} {keys.publisher_fingerprint()}"
+    assert lines[0] == f"signs:   {private_keys.key_path()} {private_keys.publisher_fingerprint()}"
     assert lines[1].startswith("kept:    second (unreadable")
-    keys.key_path().write_text("nonsense")
+    private_keys.key_path().write_text("nonsense")
     assert "is not a private key in PEM" in run(capsys, "list", code=1)
 
 
@@ -249,9 +249,9 @@ def test_no_command_shows_a_private_half(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(pkcs8, "_COST", 16)
     monkeypatch.setenv(VARIABLE, "correct horse")
     shown = run(capsys, "create") + run(capsys, "create", "--name", "second", "--json")
-    secrets = [key.private_bytes_raw() for key in keys.load_key()._private.values()]
+    secrets = [key.private_bytes_raw() for key in private_keys.load_key()._private.values()]
     shown += run(capsys, "rotate", "--output", tmp_path / "rotation.json", "--json")
-    secrets += [key.private_bytes_raw() for key in keys.load_key()._private.values()]
+    secrets += [key.private_bytes_raw() for key in private_keys.load_key()._private.values()]
     shown += run(capsys, "list") + run(capsys, "list", "--json") + run(capsys, "export")
     shown += run(capsys, "revoke", "--reason", "lost", "--output", tmp_path / "revocation.json")
     monkeypatch.setenv(VARIABLE, "wrong horse")

@@ -20,7 +20,7 @@ from sealed_experts.cli.run import config_files
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import write_json
 from sealed_experts.moe.engine import Engine
-from sealed_experts.sealing.trust import load_trust
+from sealed_experts.sealing.keys.trust import load_trust
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from sealed_experts.moe.configuration import read_mixture
 from sealed_experts.moe.engine import Engine
 from sealed_experts.moe.generation import Experts
 from sealed_experts.sealing.errors import PackageError
-from sealed_experts.sealing.trust import load_trust
+from sealed_experts.sealing.keys.trust import load_trust
 from sealed_experts.settings.types import RoutingSettings
 
 EXPERTS = list(ROUTING)

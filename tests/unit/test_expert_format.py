@@ -18,13 +18,13 @@ from tests.attacks import building, expert_building
 
 from sealed_experts.cli.main import main
 from sealed_experts.errors import UserError
-from sealed_experts.sealing import plain_tar
 from sealed_experts.sealing.errors import PackageError, SignatureError
-from sealed_experts.sealing.expert_format import open_expert, verify_expert
-from sealed_experts.sealing.expert_writer import seal_expert
-from sealed_experts.sealing.keys import create_key, load_key
+from sealed_experts.sealing.expert import plain_tar
+from sealed_experts.sealing.expert.container import open_expert, verify_expert
+from sealed_experts.sealing.expert.writer import seal_expert
+from sealed_experts.sealing.keys.private_keys import create_key, load_key
+from sealed_experts.sealing.keys.trust import TrustStore
 from sealed_experts.sealing.publishing import publish_expert
-from sealed_experts.sealing.trust import TrustStore
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMBERS = [
@@ -299,7 +299,7 @@ def test_verifying_a_large_file_needs_little_memory(tmp_path):
     path.write_bytes(expert_building.sealed(package))
     code = (
         "import resource, sys; from pathlib import Path; from sealed_experts.sealing.opening import *\n"
-        "import jsonschema, sealed_experts.sealing.expert_writer\n"
+        "import jsonschema, sealed_experts.sealing.expert.writer\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak(); report = verify_any(sys.argv[1], trust=trust_in_file(Path(sys.argv[2])))\n"
         "print(report.size, peak() - before)"

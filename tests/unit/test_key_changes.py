@@ -11,12 +11,12 @@ from tests.attacks import building
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json
-from sealed_experts.sealing import key_changes, keys, trust
 from sealed_experts.sealing.errors import SignatureError
-from sealed_experts.sealing.home import home_folder
-from sealed_experts.sealing.key_changes import follow_revocation, follow_rotation, revoke_key, rotate_key
-from sealed_experts.sealing.publisher import today
-from sealed_experts.sealing.statements import (
+from sealed_experts.sealing.keys import key_changes, private_keys, trust
+from sealed_experts.sealing.keys.home import home_folder
+from sealed_experts.sealing.keys.key_changes import follow_revocation, follow_rotation, revoke_key, rotate_key
+from sealed_experts.sealing.keys.publisher import today
+from sealed_experts.sealing.keys.statements import (
     Revocation,
     Rotation,
     read_statement,
@@ -52,23 +52,28 @@ def accepted(*signers) -> str:
 
 
 def test_rotating_puts_a_new_key_in_place_and_keeps_the_old_one(tmp_path):
-    old = keys.create_key()
-    before = keys.key_path().read_bytes()
+    old = private_keys.create_key()
+    before = private_keys.key_path().read_bytes()
     done = rotate_key(output=tmp_path / "rotation.json")
-    assert keys.publisher_fingerprint() == keys.ensure_publisher_key() == done.new.fingerprint != old.fingerprint
+    assert (
+        private_keys.publisher_fingerprint()
+        == private_keys.ensure_publisher_key()
+        == done.new.fingerprint
+        != old.fingerprint
+    )
     assert done.retired.read_bytes() == before
-    assert done.retired.stat().st_mode & 0o777 == keys.key_path().stat().st_mode & 0o777 == 0o600
+    assert done.retired.stat().st_mode & 0o777 == private_keys.key_path().stat().st_mode & 0o777 == 0o600
     assert done.new.certified_by == old.fingerprint
     assert {entry.fingerprint for entry in trust.load_trust()} == {old.fingerprint, done.new.fingerprint}
     with pytest.raises(UserError, match="was retired: sign with the one that took its place"):
-        keys.load_key(done.retired)
+        private_keys.load_key(done.retired)
     assert json.loads(done.retired.with_suffix(".rotation.json").read_text()) == json.loads(
         (tmp_path / "rotation.json").read_text()
     )
 
 
 def test_rotating_a_key_of_ed25519_alone_adds_the_second_algorithm(tmp_path):
-    keys.create_key(algorithms=["ed25519"])
+    private_keys.create_key(algorithms=["ed25519"])
     done = rotate_key(output=tmp_path / "rotation.json")
     assert (done.old.algorithms, done.new.algorithms) == (("ed25519",), ("ed25519", "ml-dsa-65"))
 
@@ -76,26 +81,26 @@ def test_rotating_a_key_of_ed25519_alone_adds_the_second_algorithm(tmp_path):
 def test_a_key_elsewhere_is_rotated_where_it_is(tmp_path, monkeypatch):
     own = tmp_path / "safe"
     own.mkdir(mode=0o700)
-    keys.create_key()
-    os.rename(keys.key_path(), own / "My Key.pem")
+    private_keys.create_key()
+    os.rename(private_keys.key_path(), own / "My Key.pem")
     monkeypatch.setenv("SEALED_EXPERTS_KEY", str(own / "My Key.pem"))
     done = rotate_key(output=tmp_path / "rotation.json")
     assert done.path == own / "My Key.pem"
     assert done.retired.parent == own
-    assert keys.ensure_publisher_key() == done.new.fingerprint
+    assert private_keys.ensure_publisher_key() == done.new.fingerprint
 
 
 def test_rotating_twice_keeps_both_former_keys(tmp_path):
-    keys.create_key()
+    private_keys.create_key()
     kept = {rotate_key(output=tmp_path / f"{number}.json").retired for number in range(2)}
     assert len(kept) == 2
-    assert set(keys.keys_folder().glob("*.retired-*.pem")) == kept
+    assert set(private_keys.keys_folder().glob("*.retired-*.pem")) == kept
 
 
 @pytest.mark.parametrize("step", range(8))
 def test_a_rotation_cut_short_leaves_a_key_to_sign_with(tmp_path, monkeypatch, step):
     """Every write of it is cut in turn; the key in place is always a whole one that is trusted, the old one is kept."""
-    old = keys.create_key()
+    old = private_keys.create_key()
     replaced, real = [], os.replace
 
     def crash(source, target):
@@ -112,9 +117,9 @@ def test_a_rotation_cut_short_leaves_a_key_to_sign_with(tmp_path, monkeypatch, s
         cut = True
     monkeypatch.setattr("os.replace", real)
     assert cut == (step < 7), replaced
-    signing = keys.ensure_publisher_key()
+    signing = private_keys.ensure_publisher_key()
     assert (signing == old.fingerprint) == ("publisher.pem" not in replaced)
-    found = {keys.unlocked(path)[0].public.fingerprint for path in keys.keys_folder().glob("*.pem")}
+    found = {private_keys.unlocked(path)[0].public.fingerprint for path in private_keys.keys_folder().glob("*.pem")}
     assert old.fingerprint in found
     if cut and signing == old.fingerprint:
         assert rotate_key(output=tmp_path / "rotation.json").old.fingerprint == old.fingerprint
@@ -122,7 +127,7 @@ def test_a_rotation_cut_short_leaves_a_key_to_sign_with(tmp_path, monkeypatch, s
 
 @pytest.mark.parametrize("change", [rotate_key, lambda output: revoke_key(output=output, reason="it was lost")])
 def test_an_existing_output_is_kept_and_nothing_happens(tmp_path, change):
-    keys.create_key()
+    private_keys.create_key()
     before = {path: path.read_bytes() for path in home_folder().rglob("*.*") if path.suffix in (".pem", ".json")}
     (tmp_path / "out.json").write_text("mine")
     with pytest.raises(UserError, match=r"out\.json exists"):
@@ -132,20 +137,20 @@ def test_an_existing_output_is_kept_and_nothing_happens(tmp_path, change):
 
 
 def test_revoking_ones_own_key(tmp_path):
-    key = keys.create_key()
+    key = private_keys.create_key()
     entry = revoke_key(reason="the laptop was stolen", output=tmp_path / "revocation.json")
     assert (entry.fingerprint, entry.status()) == (key.fingerprint, "revoked")
-    assert not keys.key_path().exists()
+    assert not private_keys.key_path().exists()
     with pytest.raises(UserError, match="was retired"):
-        keys.load_key(next(keys.keys_folder().glob("*.retired-*.pem")))
+        private_keys.load_key(next(private_keys.keys_folder().glob("*.retired-*.pem")))
     assert read_statement(tmp_path / "revocation.json") == Revocation(key=key.keys, reason="the laptop was stolen")
-    other = keys.create_key(name="second")
-    assert keys.load_key(keys.key_path("second")).public.fingerprint == other.fingerprint
+    other = private_keys.create_key(name="second")
+    assert private_keys.load_key(private_keys.key_path("second")).public.fingerprint == other.fingerprint
 
 
 @pytest.mark.parametrize("step", range(5))
 def test_a_revocation_cut_short_can_be_repeated(tmp_path, monkeypatch, step):
-    key = keys.create_key()
+    key = private_keys.create_key()
     replaced, real = [], os.replace
 
     def crash(source, target):
@@ -164,51 +169,51 @@ def test_a_revocation_cut_short_can_be_repeated(tmp_path, monkeypatch, step):
     assert cut == (step < 4), replaced
     if step > 1:  # the mark is there
         with pytest.raises(UserError, match=r"was revoked|does not exist"):
-            keys.load_key()
+            private_keys.load_key()
     if cut:
         assert revoke_key(reason="it was lost", output=tmp_path / "second.json").revoked == "it was lost"
-    assert not keys.key_path().exists()
+    assert not private_keys.key_path().exists()
     assert trust.load_trust().find(key.fingerprint).status() == "revoked"
 
 
 def test_a_copy_of_a_revoked_key_signs_nothing(tmp_path, monkeypatch):
-    keys.create_key()
-    copy = keys.keys_folder() / "copy.pem"
-    copy.write_bytes(keys.key_path().read_bytes())
+    private_keys.create_key()
+    copy = private_keys.keys_folder() / "copy.pem"
+    copy.write_bytes(private_keys.key_path().read_bytes())
     copy.chmod(0o600)
     revoke_key(reason="it was lost", output=tmp_path / "revocation.json")
     monkeypatch.setenv("SEALED_EXPERTS_KEY", str(copy))
-    for use in (keys.load_key, keys.ensure_publisher_key):
+    for use in (private_keys.load_key, private_keys.ensure_publisher_key):
         with pytest.raises(UserError, match=r"was revoked \(it was lost\)"):
             use()
 
 
 def test_a_retired_key_can_be_revoked_later(tmp_path):
-    old = keys.create_key()
+    old = private_keys.create_key()
     done = rotate_key(output=tmp_path / "rotation.json")
     revoke_key(name=done.retired.stem, reason="it leaked", output=tmp_path / "revocation.json")
     assert trust.load_trust().find(old.fingerprint).status() == "revoked"
-    assert keys.ensure_publisher_key() == done.new.fingerprint
+    assert private_keys.ensure_publisher_key() == done.new.fingerprint
     assert done.retired.exists()
 
 
 @pytest.mark.parametrize("reason", ["", "  ", "two\nlines", "\x1b[31mred", "\u202etxt", "x" * 201])
 def test_a_reason_is_one_visible_line(tmp_path, reason):
-    keys.create_key()
+    private_keys.create_key()
     with pytest.raises(UserError, match="must be one line of visible text"):
         revoke_key(reason=reason, output=tmp_path / "revocation.json")
     assert not (tmp_path / "revocation.json").exists()
-    assert keys.load_key()
+    assert private_keys.load_key()
 
 
 def test_a_retired_or_revoked_key_is_not_rotated(tmp_path):
     """Its statement would introduce a key that nobody may follow to."""
-    keys.create_key()
+    private_keys.create_key()
     done = rotate_key(output=tmp_path / "first.json")
     with pytest.raises(UserError, match="was retired"):
         rotate_key(name=done.retired.stem, output=tmp_path / "second.json")
-    copy = keys.keys_folder() / "copy.pem"
-    copy.write_bytes(keys.key_path().read_bytes())
+    copy = private_keys.keys_folder() / "copy.pem"
+    copy.write_bytes(private_keys.key_path().read_bytes())
     copy.chmod(0o600)
     revoke_key(reason="it was lost", output=tmp_path / "third.json")
     with pytest.raises(UserError, match=r"was revoked \(it was lost\)"):
@@ -219,11 +224,11 @@ def test_a_retired_or_revoked_key_is_not_rotated(tmp_path):
 @pytest.mark.parametrize("change", [rotate_key, lambda output: revoke_key(output=output, reason="it was lost")])
 def test_nothing_is_written_where_others_can_write(tmp_path, change):
     """Not even the lock: it would follow a symlink that somebody else put there."""
-    keys.create_key()
-    (keys.keys_folder() / ".lock").unlink()
+    private_keys.create_key()
+    (private_keys.keys_folder() / ".lock").unlink()
     (tmp_path / "victim").write_text("mine")
-    (keys.keys_folder() / ".lock").symlink_to(tmp_path / "victim")
-    keys.keys_folder().chmod(0o777)
+    (private_keys.keys_folder() / ".lock").symlink_to(tmp_path / "victim")
+    private_keys.keys_folder().chmod(0o777)
     with pytest.raises(UserError, match="other users can write"):
         change(output=tmp_path / "out.json")
     assert (tmp_path / "victim").read_text() == "mine"
@@ -231,10 +236,10 @@ def test_nothing_is_written_where_others_can_write(tmp_path, change):
 
 
 def test_statements_hold_nothing_private(tmp_path):
-    keys.create_key()
-    private = [key.private_bytes_raw() for key in keys.load_key()._private.values()]
+    private_keys.create_key()
+    private = [key.private_bytes_raw() for key in private_keys.load_key()._private.values()]
     done = rotate_key(output=tmp_path / "rotation.json")
-    private += [key.private_bytes_raw() for key in keys.load_key()._private.values()]
+    private += [key.private_bytes_raw() for key in private_keys.load_key()._private.values()]
     revoke_key(reason="it was lost", output=tmp_path / "revocation.json")
     assert done.new
     public_files = [path for path in [*home_folder().rglob("*"), *tmp_path.rglob("*")] if path.suffix != ".pem"]
@@ -464,7 +469,7 @@ def test_changes_wait_for_one_another(tmp_path, monkeypatch):
     """Two rotations at once would each keep the other's key as the old one."""
     from sealed_experts.files.locks import folder_lock
 
-    keys.create_key()
+    private_keys.create_key()
     monkeypatch.setattr(key_changes, "folder_lock", lambda folder: folder_lock(folder, wait_seconds=0.1))
-    with folder_lock(keys.keys_folder()), pytest.raises(UserError, match="in use by process"):
+    with folder_lock(private_keys.keys_folder()), pytest.raises(UserError, match="in use by process"):
         rotate_key(output=tmp_path / "rotation.json")

@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sealed_experts.errors import UserError
-from sealed_experts.sealing import keys, pem, signing
-from sealed_experts.sealing.home import home_folder
-from sealed_experts.sealing.passphrase import VARIABLE
-from sealed_experts.sealing.pem import parse_private, parse_public, private_pem
+from sealed_experts.sealing.keys import pem, private_keys, signing
+from sealed_experts.sealing.keys.home import home_folder
+from sealed_experts.sealing.keys.passphrase import VARIABLE
+from sealed_experts.sealing.keys.pem import parse_private, parse_public, private_pem
 
 ROOT = Path(__file__).resolve().parents[2]
 CURVE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -68,7 +68,7 @@ def test_a_private_file_has_one_block_an_algorithm_and_comes_back():
 
 
 def test_a_file_of_ed25519_alone_still_loads_and_signs():
-    key = keys.load_key(write(block(CURVE)))
+    key = private_keys.load_key(write(block(CURVE)))
     assert key.public.algorithms == ("ed25519",)
     assert key.sign(b"message", algorithm="ed25519") == CURVE.sign(b"message")
     with pytest.raises(UserError, match=r"has no 'ml-dsa-65' key.*keys rotate"):
@@ -76,7 +76,7 @@ def test_a_file_of_ed25519_alone_still_loads_and_signs():
 
 
 def test_a_key_of_both_signs_with_both():
-    key = keys.load_key(write(private_pem(BOTH.values(), passphrase=None)))
+    key = private_keys.load_key(write(private_pem(BOTH.values(), passphrase=None)))
     for each in key.public.keys:
         value = key.sign(b"message", algorithm=each.algorithm)
         signing.verify_signature(algorithm=each.algorithm, public_key=each.raw, value=value, message=b"message")
@@ -103,7 +103,7 @@ P256 = ec.generate_private_key(ec.SECP256R1())
 def test_other_private_files_are_refused(content, match, monkeypatch):
     monkeypatch.setenv(VARIABLE, "word")
     with pytest.raises(UserError, match=match) as caught:
-        keys.load_key(write(content))
+        private_keys.load_key(write(content))
     assert str(home_folder()) in str(caught.value)
 
 
@@ -188,35 +188,35 @@ def test_a_wrong_passphrase_is_refused_and_not_shown(wrong, monkeypatch):
     path = write(private_pem(BOTH.values(), passphrase=b"word"))
     monkeypatch.setenv(VARIABLE, wrong)
     with pytest.raises(UserError, match="the passphrase does not open") as caught:
-        keys.load_key(path)
+        private_keys.load_key(path)
     assert wrong not in str(caught.value).replace("the passphrase does not open", "")
 
 
 def test_the_environment_gives_the_passphrase_to_new_keys_and_opens_them(monkeypatch):
     monkeypatch.setenv(VARIABLE, "wörd")
-    made = keys.ensure_publisher_key()
-    assert keys.key_path().read_bytes().count(b"BEGIN ENCRYPTED PRIVATE KEY") == 2
-    assert keys.load_key().public.fingerprint == made
+    made = private_keys.ensure_publisher_key()
+    assert private_keys.key_path().read_bytes().count(b"BEGIN ENCRYPTED PRIVATE KEY") == 2
+    assert private_keys.load_key().public.fingerprint == made
     monkeypatch.delenv(VARIABLE)
     with pytest.raises(UserError, match=f"has a passphrase: set {VARIABLE}"):
-        keys.load_key()
+        private_keys.load_key()
 
 
 def test_the_fingerprint_needs_no_passphrase(monkeypatch):
     """Snakemake asks for it whenever it reads the rules: nobody can be asked then."""
-    key = keys.create_key(secret=b"word")
-    assert keys.ensure_publisher_key() == keys.publisher_fingerprint() == key.fingerprint
-    keys.key_path().with_suffix(".pub").unlink()
+    key = private_keys.create_key(secret=b"word")
+    assert private_keys.ensure_publisher_key() == private_keys.publisher_fingerprint() == key.fingerprint
+    private_keys.key_path().with_suffix(".pub").unlink()
     with pytest.raises(UserError, match="has a passphrase"):
-        keys.publisher_fingerprint()
+        private_keys.publisher_fingerprint()
 
 
 @pytest.mark.parametrize("empty", ["", None])
 def test_an_empty_passphrase_in_the_environment_is_none(empty, monkeypatch):
     if empty is not None:
         monkeypatch.setenv(VARIABLE, empty)
-    keys.create_key()
-    assert not pem.is_encrypted(keys.key_path().read_bytes())
+    private_keys.create_key()
+    assert not pem.is_encrypted(private_keys.key_path().read_bytes())
 
 
 def typed(command: list[str], *answers: str) -> tuple[int, str]:
@@ -245,13 +245,13 @@ def test_a_terminal_is_asked_and_shows_no_passphrase():
     assert "correct horse" not in shown
     code, shown = typed(["keys", "rotate", "--output", str(home_folder() / "statement.json")], "correct horse")
     assert code == 0, shown
-    assert keys.key_path().read_bytes().count(b"BEGIN ENCRYPTED PRIVATE KEY") == 2
-    assert raw(parse_private(keys.key_path().read_bytes(), where="file", secret=b"correct horse"))
+    assert private_keys.key_path().read_bytes().count(b"BEGIN ENCRYPTED PRIVATE KEY") == 2
+    assert raw(parse_private(private_keys.key_path().read_bytes(), where="file", secret=b"correct horse"))
 
 
 def test_two_different_answers_make_no_key():
     code, shown = typed(["keys", "create", "--passphrase"], "correct horse", "wrong horse")
-    assert (code, keys.key_path().exists()) == (1, False)
+    assert (code, private_keys.key_path().exists()) == (1, False)
     assert "the two passphrases differ" in shown
 
 
@@ -263,7 +263,7 @@ def test_without_a_terminal_nothing_waits():
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert f"set {VARIABLE}" in done.stderr
-    assert not keys.key_path().exists()
+    assert not private_keys.key_path().exists()
 
 
 # Where a private key may lie
@@ -275,7 +275,7 @@ def test_no_key_is_made_inside_a_workflow(tmp_path, monkeypatch, snakefile, plac
     (tmp_path / snakefile).parent.mkdir(exist_ok=True)
     (tmp_path / snakefile).write_text("")
     monkeypatch.setenv("SEALED_EXPERTS_HOME", str(tmp_path / place))
-    for make in (keys.create_key, keys.ensure_publisher_key):
+    for make in (private_keys.create_key, private_keys.ensure_publisher_key):
         with pytest.raises(UserError, match=r"lies in the project .*SEALED_EXPERTS_HOME"):
             make()
     assert list(tmp_path.rglob("*.pem")) == list(tmp_path.rglob("*.json")) == []
@@ -284,27 +284,27 @@ def test_no_key_is_made_inside_a_workflow(tmp_path, monkeypatch, snakefile, plac
 def test_no_key_is_made_beside_this_program(monkeypatch):
     monkeypatch.setenv("SEALED_EXPERTS_HOME", str(ROOT / "scripts" / "no such folder"))
     with pytest.raises(UserError, match="lies in the project"):
-        keys.refuse_project(keys.key_path())
+        private_keys.refuse_project(private_keys.key_path())
 
 
 def test_a_key_inside_a_workflow_is_not_used_either(tmp_path, monkeypatch):
-    keys.create_key()
+    private_keys.create_key()
     own = tmp_path / "results" / "mine.pem"
     own.parent.mkdir(mode=0o700)
-    own.write_bytes(keys.key_path().read_bytes())
+    own.write_bytes(private_keys.key_path().read_bytes())
     own.chmod(0o600)
     monkeypatch.setenv("SEALED_EXPERTS_KEY", str(own))
-    assert keys.load_key()
+    assert private_keys.load_key()
     (tmp_path / "Snakefile").write_text("")
     with pytest.raises(UserError, match=r"mine\.pem lies in the project"):
-        keys.load_key()
+        private_keys.load_key()
 
 
 def test_a_snakefile_in_the_home_folder_makes_no_project_of_it(tmp_path, monkeypatch):
     (tmp_path / "Snakefile").write_text("")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("SEALED_EXPERTS_HOME", str(tmp_path / ".config" / "sealed-experts"))
-    assert keys.create_key()
+    assert private_keys.create_key()
 
 
 def test_a_symlink_into_a_workflow_is_seen_through(tmp_path, monkeypatch):
@@ -313,15 +313,15 @@ def test_a_symlink_into_a_workflow_is_seen_through(tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(tmp_path / "project")
     monkeypatch.setenv("SEALED_EXPERTS_HOME", str(tmp_path / "link" / "home"))
     with pytest.raises(UserError, match="lies in the project"):
-        keys.create_key()
+        private_keys.create_key()
 
 
 # What is made
 
 
 def test_a_new_key_has_every_algorithm_that_works_here():
-    assert keys.create_key().algorithms == signing.available_algorithms() == ("ed25519", "ml-dsa-65")
-    assert keys.key_path().with_suffix(".pub").read_text() == keys.load_key().public.pem
+    assert private_keys.create_key().algorithms == signing.available_algorithms() == ("ed25519", "ml-dsa-65")
+    assert private_keys.key_path().with_suffix(".pub").read_text() == private_keys.load_key().public.pem
 
 
 @pytest.mark.parametrize(
@@ -330,15 +330,15 @@ def test_a_new_key_has_every_algorithm_that_works_here():
 )
 def test_other_choices_of_algorithms_are_refused(chosen, match):
     with pytest.raises(UserError, match=match):
-        keys.create_key(algorithms=chosen)
-    assert not keys.key_path().exists()
+        private_keys.create_key(algorithms=chosen)
+    assert not private_keys.key_path().exists()
 
 
 def test_a_key_that_fails_its_test_is_not_written(monkeypatch):
     def broken(_):
         raise UserError("this library is broken")
 
-    monkeypatch.setattr(keys, "self_test", broken)
+    monkeypatch.setattr(private_keys, "self_test", broken)
     with pytest.raises(UserError, match="broken"):
-        keys.create_key()
+        private_keys.create_key()
     assert list(home_folder().rglob("*.pem")) == list(home_folder().rglob("*.json")) == []

@@ -6,11 +6,11 @@ from pathlib import Path
 from tests.attacks import building
 
 from sealed_experts.cli.main import parser
-from sealed_experts.sealing import pkcs8
-from sealed_experts.sealing.policy import Policy
-from sealed_experts.sealing.signing import ALGORITHMS
-from sealed_experts.sealing.statements import revocation_statement, rotation_statement
-from sealed_experts.sealing.trust_entry import entry_of
+from sealed_experts.sealing.keys import pkcs8
+from sealed_experts.sealing.keys.policy import Policy
+from sealed_experts.sealing.keys.signing import ALGORITHMS
+from sealed_experts.sealing.keys.statements import revocation_statement, rotation_statement
+from sealed_experts.sealing.keys.trust_entry import entry_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "keys.md").read_text(encoding="utf-8")

@@ -7,8 +7,8 @@ from sealed_experts.errors import UserError
 from sealed_experts.privacy.ledger.receipt import recompute, stage_receipt, unprotected_receipt
 from sealed_experts.privacy.ledger.releases import ReleaseLog
 from sealed_experts.privacy.plan import PrivacyPlan
-from sealed_experts.sealing.receipt import receipt_bytes
-from sealed_experts.sealing.release import released
+from sealed_experts.sealing.content.receipt import receipt_bytes
+from sealed_experts.sealing.content.release import released
 
 DELTA = 1e-5
 UNITS = 2000

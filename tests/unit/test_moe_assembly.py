@@ -15,8 +15,8 @@ from sealed_experts.files.canonical import canonical_json, read_json, write_json
 from sealed_experts.files.digests import sha256_file
 from sealed_experts.moe.configuration import read_mixture
 from sealed_experts.sealing.errors import IncompatibleError, PackageError, SignatureError
-from sealed_experts.sealing.keys import load_key
-from sealed_experts.sealing.trust import untrust_key
+from sealed_experts.sealing.keys.private_keys import load_key
+from sealed_experts.sealing.keys.trust import untrust_key
 from sealed_experts.settings.fields import plain
 
 EXPERTS = list(ROUTING)

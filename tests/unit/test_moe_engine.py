@@ -13,8 +13,8 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
 from sealed_experts.moe.engine import Engine
 from sealed_experts.sealing.errors import IncompatibleError, PackageError, SignatureError
-from sealed_experts.sealing.keys import create_key, key_path, load_key
-from sealed_experts.sealing.trust import TrustStore, load_trust, untrust_key
+from sealed_experts.sealing.keys.private_keys import create_key, key_path, load_key
+from sealed_experts.sealing.keys.trust import TrustStore, load_trust, untrust_key
 
 EXPERTS = list(ROUTING)
 QUESTIONS = {"banking_expert": "What is a loan?", "investment_expert": "Which bonds?", "shared_attention": "Why?"}

@@ -11,8 +11,8 @@ from sealed_experts.errors import UserError
 from sealed_experts.privacy.ledger.accounting import epsilon
 from sealed_experts.privacy.ledger.events import GaussianEvent
 from sealed_experts.privacy.ledger.releases import ReleaseLog
-from sealed_experts.sealing.home import home_folder
-from sealed_experts.sealing.keys import create_key, key_path, load_key
+from sealed_experts.sealing.keys.home import home_folder
+from sealed_experts.sealing.keys.private_keys import create_key, key_path, load_key
 
 EXPERTS = list(ROUTING)
 

@@ -7,9 +7,9 @@ import zlib
 
 import pytest
 
-from sealed_experts.sealing import plain_gzip, plain_tar
 from sealed_experts.sealing.errors import PackageError
-from sealed_experts.sealing.expert_archive import ArchiveReader, write_archive
+from sealed_experts.sealing.expert import plain_gzip, plain_tar
+from sealed_experts.sealing.expert.archive import ArchiveReader, write_archive
 from sealed_experts.sealing.source import Memory
 
 MEMBERS = {"a.txt": b"first" * 40, "b": b"", "c.json": b"{}" * 256, "d": bytes(range(256)) * 700}

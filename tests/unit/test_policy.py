@@ -7,7 +7,7 @@ from tests.attacks import building
 
 from sealed_experts.errors import UserError
 from sealed_experts.sealing.errors import PackageError, SignatureError
-from sealed_experts.sealing.policy import Policy
+from sealed_experts.sealing.keys.policy import Policy
 
 BANK = replace(building.key(second=True).public, name="bank", scopes=("bank*",))
 MANIFEST = {"name": "banking_expert", "privacy": {"epsilon": 4.2, "delta": 1e-5}}

@@ -13,9 +13,9 @@ from sealed_experts.files import digests
 from sealed_experts.files.canonical import write_json
 from sealed_experts.sealing import registry as registries
 from sealed_experts.sealing.errors import IncompatibleError, SignatureError
-from sealed_experts.sealing.publisher import Publisher
+from sealed_experts.sealing.keys.publisher import Publisher
+from sealed_experts.sealing.keys.trust import TrustStore, trust_key
 from sealed_experts.sealing.registry import Registry, long_name
-from sealed_experts.sealing.trust import TrustStore, trust_key
 from sealed_experts.settings.packages import ConstraintSettings, PackageSettings
 
 OTHER_BASE = {"name": "org/Other-1.5B", "revision": None, "digest": "c" * 64}

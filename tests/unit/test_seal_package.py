@@ -17,16 +17,16 @@ from sealed_experts.files.locks import folder_lock
 from sealed_experts.privacy.ledger.accounting import epsilon
 from sealed_experts.privacy.ledger.events import GaussianEvent
 from sealed_experts.privacy.ledger.releases import ReleaseLog
-from sealed_experts.sealing import keys
-from sealed_experts.sealing.encryption import generate_identity
-from sealed_experts.sealing.home import home_folder
+from sealed_experts.sealing.keys import private_keys
+from sealed_experts.sealing.keys.home import home_folder
+from sealed_experts.sealing.keys.signatures import settle_publisher
+from sealed_experts.sealing.keys.trust import load_trust
 from sealed_experts.sealing.opening import open_any
-from sealed_experts.sealing.own_identity import check_readable, own_identity
-from sealed_experts.sealing.package import open_package
 from sealed_experts.sealing.publishing import publish_expert
-from sealed_experts.sealing.recipient_files import save_identity, save_recipient
-from sealed_experts.sealing.signatures import settle_publisher
-from sealed_experts.sealing.trust import load_trust
+from sealed_experts.sealing.recipients.encryption import generate_identity
+from sealed_experts.sealing.recipients.own_identity import check_readable, own_identity
+from sealed_experts.sealing.recipients.recipient_files import save_identity, save_recipient
+from sealed_experts.sealing.tgsp.package import open_package
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,7 +86,7 @@ def sealed(
 
 
 def test_the_script_seals_the_same_bytes_whatever_hash_seed_time_and_folder(tmp_path):
-    publisher = keys.create_key(algorithms=["ed25519"]).fingerprint
+    publisher = private_keys.create_key(algorithms=["ed25519"]).fingerprint
     runs = [
         sealed(tmp_path / "a", publisher=publisher, seed="1"),
         sealed(tmp_path / "b c" / "d", publisher=publisher, seed="2", TZ="Asia/Tokyo"),
@@ -98,13 +98,13 @@ def test_the_script_seals_the_same_bytes_whatever_hash_seed_time_and_folder(tmp_
     assert package.publisher == publisher
     receipt = json.loads(package.members["privacy_receipt.json"])
     assert 3.0 < receipt["over_releases"]["epsilon"] < 6.0
-    for line in keys.key_path().read_text().splitlines()[1:-1]:
+    for line in private_keys.key_path().read_text().splitlines()[1:-1]:
         assert line not in "".join(run.stdout + run.stderr for run in runs)
 
 
 def test_a_package_of_an_earlier_stage_carries_the_privacy_of_the_whole_chain(tmp_path):
     """Its receipt was once the shipped stage's own, though the choice had looked at the later stage's weights."""
-    publisher = keys.ensure_publisher_key()
+    publisher = private_keys.ensure_publisher_key()
     folder = tmp_path / "a"
     project(folder)
     sft = building.privacy()
@@ -135,7 +135,7 @@ def test_a_package_of_an_earlier_stage_carries_the_privacy_of_the_whole_chain(tm
 
 @pytest.mark.parametrize("field", ["receipt", "metrics", "stage", "candidates"])
 def test_the_script_names_what_a_selection_lacks(tmp_path, field):
-    publisher = keys.ensure_publisher_key()
+    publisher = private_keys.ensure_publisher_key()
     project(tmp_path)
     selection = json.loads((tmp_path / "selection.json").read_text())
     del selection[field]
@@ -148,7 +148,7 @@ def test_the_script_names_what_a_selection_lacks(tmp_path, field):
 
 
 def test_the_script_refuses_a_key_that_is_not_the_publishers(tmp_path):
-    keys.ensure_publisher_key()
+    private_keys.ensure_publisher_key()
     run = sealed(tmp_path / "a", publisher="0" * 64)
     assert run.returncode == 1
     assert run.stderr.startswith("error: the key at hand has the fingerprint")
@@ -157,7 +157,7 @@ def test_the_script_refuses_a_key_that_is_not_the_publishers(tmp_path):
 
 def test_two_builds_differ_in_nothing_but_the_ml_dsa_signature(tmp_path):
     """ML-DSA is randomised: whatever stands before its block is the same."""
-    publisher = keys.ensure_publisher_key()
+    publisher = private_keys.ensure_publisher_key()
     runs = [sealed(tmp_path / folder, publisher=publisher, seed=seed) for folder, seed in (("a", "1"), ("b", "2"))]
     assert [run.returncode for run in runs] == [0, 0], runs
     first, second = ((tmp_path / folder / "out.tgsp").read_bytes() for folder in "ab")
@@ -174,7 +174,7 @@ def test_two_builds_differ_in_nothing_but_the_ml_dsa_signature(tmp_path):
     ],
 )
 def test_signatures_that_are_not_the_keys_are_refused(tmp_path, algorithms, wanted, match):
-    publisher = keys.create_key(algorithms=algorithms).fingerprint
+    publisher = private_keys.create_key(algorithms=algorithms).fingerprint
     run = sealed(tmp_path, publisher=publisher, package={"signatures": wanted})
     assert run.returncode == 1
     assert match in run.stderr
@@ -185,13 +185,13 @@ def test_signatures_that_are_not_the_keys_are_refused(tmp_path, algorithms, want
 
 def test_a_key_that_is_made_has_the_algorithms_that_all_experts_ask_for():
     settle_publisher({"one": ("ed25519",), "two": ("ed25519",)}, create=True)
-    assert keys.public_half(keys.key_path()).algorithms == ("ed25519",)
+    assert private_keys.public_half(private_keys.key_path()).algorithms == ("ed25519",)
 
 
 def test_without_agreement_a_key_has_every_algorithm_and_a_dry_run_makes_none():
-    assert settle_publisher({"one": ("ed25519",)}, create=False) == keys.NOT_MADE_YET
+    assert settle_publisher({"one": ("ed25519",)}, create=False) == private_keys.NOT_MADE_YET
     settle_publisher({"one": (), "two": ("ed25519", "ml-dsa-65")}, create=True)
-    assert set(keys.public_half(keys.key_path()).algorithms) == {"ed25519", "ml-dsa-65"}
+    assert set(private_keys.public_half(private_keys.key_path()).algorithms) == {"ed25519", "ml-dsa-65"}
 
 
 def test_two_runs_that_start_at_once_make_one_key(monkeypatch, capsys):
@@ -202,17 +202,17 @@ def test_two_runs_that_start_at_once_make_one_key(monkeypatch, capsys):
         both_have_looked.wait()
         return folder_lock(folder)
 
-    monkeypatch.setattr(keys, "folder_lock", lock)
+    monkeypatch.setattr(private_keys, "folder_lock", lock)
     with ThreadPoolExecutor(max_workers=2) as runs:
         started = [runs.submit(settle_publisher, {"one": ("ed25519",)}, create=True) for _ in range(2)]
         found = {run.result() for run in started}
-    assert found == {keys.public_half(keys.key_path()).fingerprint}
+    assert found == {private_keys.public_half(private_keys.key_path()).fingerprint}
     assert capsys.readouterr().err.count("made a publisher key") == 1
     assert [entry.algorithms for entry in load_trust()] == [("ed25519",)]
 
 
 def test_times_come_from_settings_or_source_date_epoch_and_never_from_the_clock(tmp_path):
-    publisher = keys.ensure_publisher_key()
+    publisher = private_keys.ensure_publisher_key()
     stated = {"started": "2026-01-31T09:00:00Z"}
     for folder, package, environment, expected in (
         ("a", {}, {}, (None, None)),
@@ -233,7 +233,7 @@ def as_expert(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_an_expert_file_has_the_packages_manifest_and_members(tmp_path):
-    publisher = keys.ensure_publisher_key()
+    publisher = private_keys.ensure_publisher_key()
     run = sealed(tmp_path, publisher=publisher, package={"author": "Bank of Nowhere"})
     assert run.returncode == 0, run.stderr
     run = as_expert(tmp_path)
@@ -246,7 +246,7 @@ def test_an_expert_file_has_the_packages_manifest_and_members(tmp_path):
 
 
 def test_an_expert_file_is_made_neither_of_another_publishers_package_nor_of_an_encrypted_one(tmp_path):
-    publisher = keys.ensure_publisher_key()
+    publisher = private_keys.ensure_publisher_key()
     save_recipient(tmp_path / "reader.pub", generate_identity().recipient)
     run = sealed(tmp_path, publisher=publisher, package={"recipients": [str(tmp_path / "reader.pub")]})
     assert run.returncode == 0, run.stderr
@@ -260,13 +260,13 @@ def test_an_expert_file_is_made_neither_of_another_publishers_package_nor_of_an_
 
 @pytest.mark.parametrize("epoch", ["-1", "1.5", "yesterday", "1" * 13, "١"])
 def test_a_source_date_epoch_that_is_no_time_is_refused(tmp_path, epoch):
-    run = sealed(tmp_path, publisher=keys.ensure_publisher_key(), SOURCE_DATE_EPOCH=epoch)
+    run = sealed(tmp_path, publisher=private_keys.ensure_publisher_key(), SOURCE_DATE_EPOCH=epoch)
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1].startswith("error: SOURCE_DATE_EPOCH is")
 
 
 def test_the_licence_file_becomes_the_member_and_its_path_stays_out(tmp_path):
-    publisher = keys.ensure_publisher_key()
+    publisher = private_keys.ensure_publisher_key()
     text = tmp_path / "wolpertinger-licence.txt"
     text.write_text("Do as you like.\n")
     package = {"licence": "LicenseRef-Likeable", "licence_file": str(text), "author": "Bank of Nowhere"}
@@ -299,7 +299,7 @@ def test_a_run_that_could_not_read_its_own_packages_is_refused_before_it_starts(
 def test_a_package_is_encrypted_and_compressed_where_the_settings_say_so(tmp_path, compression):
     if compression == "zstd":
         pytest.importorskip("backports.zstd")
-    publisher = keys.ensure_publisher_key()
+    publisher = private_keys.ensure_publisher_key()
     identity = generate_identity()
     save_recipient(tmp_path / "reader.pub", identity.recipient)
     package = {"recipients": [str(tmp_path / "reader.pub")], "compression": compression}

@@ -10,10 +10,10 @@ import pytest
 from tests.attacks import building, expert_building
 
 from sealed_experts.cli.main import main
-from sealed_experts.sealing import keys
-from sealed_experts.sealing.encryption import generate_identity
-from sealed_experts.sealing.recipient_files import save_identity
-from sealed_experts.sealing.trust import load_trust, mark_revoked, trust_key
+from sealed_experts.sealing.keys import private_keys
+from sealed_experts.sealing.keys.trust import load_trust, mark_revoked, trust_key
+from sealed_experts.sealing.recipients.encryption import generate_identity
+from sealed_experts.sealing.recipients.recipient_files import save_identity
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTAINERS = ("tgsp", "expert")
@@ -283,11 +283,11 @@ def test_recompute_privacy_refuses_a_receipt_that_claims_less(tmp_path, capsys):
 
 def test_from_creation_to_another_persons_trust(tmp_path, monkeypatch):
     assert main(["keys", "create"]) == 0
-    fingerprint = keys.publisher_fingerprint()
+    fingerprint = private_keys.publisher_fingerprint()
     public = tmp_path / "bank.pub"
     assert main(["keys", "export", "--output", str(public)]) == 0
     package = tmp_path / "p.tgsp"
-    package.write_bytes(building.package(by=keys.load_key()))
+    package.write_bytes(building.package(by=private_keys.load_key()))
     assert main(["publish", str(package), "--output", str(tmp_path)]) == 0
     packages = [package, tmp_path / "tiny_expert-tiny.v1.0.0.expert"]
     for each in packages:
@@ -310,7 +310,7 @@ def test_no_command_shows_the_private_half(path, capsys):
     for command in (["keys", "list"], ["keys", "list", "--json"], ["keys", "export"], ["verify", str(path)]):
         main(command)
     shown = capsys.readouterr()
-    secret = keys.key_path().read_text().splitlines()[1]
+    secret = private_keys.key_path().read_text().splitlines()[1]
     assert secret not in shown.out + shown.err
 
 

@@ -9,12 +9,12 @@ import pytest
 from tests.attacks import building
 
 from sealed_experts.errors import UserError
-from sealed_experts.sealing.content import package_content
+from sealed_experts.sealing.content.linter import _ALLOWED, read_adapter_config
+from sealed_experts.sealing.content.package_content import package_content
+from sealed_experts.sealing.content.receipt import receipt_bytes
+from sealed_experts.sealing.content.tensors import read_tensors
 from sealed_experts.sealing.errors import PackageError
-from sealed_experts.sealing.linter import _ALLOWED, read_adapter_config
-from sealed_experts.sealing.package import VerifiedPackage, open_bytes, unpack
-from sealed_experts.sealing.receipt import receipt_bytes
-from sealed_experts.sealing.tensors import read_tensors
+from sealed_experts.sealing.tgsp.package import VerifiedPackage, open_bytes, unpack
 from sealed_experts.settings.types import RoutingSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -206,7 +206,7 @@ def test_unpack_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sealed_experts.sealing.package.write_bytes", full)
+    monkeypatch.setattr("sealed_experts.sealing.tgsp.package.write_bytes", full)
     with pytest.raises(UserError, match="No space left"):
         unpack(opened(), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

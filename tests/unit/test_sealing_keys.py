@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sealed_experts.errors import UserError
-from sealed_experts.sealing import keys, trust
-from sealed_experts.sealing.home import home_folder
-from sealed_experts.sealing.pem import read_public_keys
+from sealed_experts.sealing.keys import private_keys, trust
+from sealed_experts.sealing.keys.home import home_folder
+from sealed_experts.sealing.keys.pem import read_public_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,14 +41,14 @@ def umask(request):
 
 @pytest.mark.usefixtures("umask")
 def test_a_key_and_its_folders_are_private_whatever_the_umask():
-    key = keys.create_key()
-    path = keys.key_path()
+    key = private_keys.create_key()
+    path = private_keys.key_path()
     assert path == home_folder() / "keys" / "publisher.pem"
     assert mode(path) == 0o600
     assert mode(path.parent) == 0o700
     assert mode(trust.trust_folder()) == 0o700
     assert path.read_bytes().startswith(b"-----BEGIN PRIVATE KEY-----")
-    assert keys.publisher_fingerprint() == key.fingerprint
+    assert private_keys.publisher_fingerprint() == key.fingerprint
     assert trust.load_trust().find(key.fingerprint) == key
 
 
@@ -60,19 +60,19 @@ def test_a_fingerprint_is_the_sha256_of_the_raw_key():
 
 @pytest.mark.parametrize("wide", [0o640, 0o604, 0o660, 0o644, 0o610])
 def test_a_key_that_others_can_use_is_refused(wide):
-    keys.create_key()
-    keys.key_path().chmod(wide)
+    private_keys.create_key()
+    private_keys.key_path().chmod(wide)
     with pytest.raises(UserError, match=f"mode {wide:04o}.*chmod 600"):
-        keys.load_key()
+        private_keys.load_key()
 
 
 @pytest.mark.parametrize("wide", [0o770, 0o702, 0o777])
 def test_a_folder_that_others_can_write_is_refused(wide):
-    keys.create_key()
-    folder = keys.keys_folder()
+    private_keys.create_key()
+    folder = private_keys.keys_folder()
     folder.chmod(wide)
     with pytest.raises(UserError, match="other users can write"):
-        keys.load_key()
+        private_keys.load_key()
     folder.chmod(0o700)
     trust.trust_folder().chmod(wide)
     with pytest.raises(UserError, match="other users can write"):
@@ -80,31 +80,31 @@ def test_a_folder_that_others_can_write_is_refused(wide):
 
 
 def test_a_symlink_into_a_folder_that_others_can_write_is_refused(tmp_path, monkeypatch):
-    keys.create_key()
+    private_keys.create_key()
     shared, own = tmp_path / "shared", tmp_path / "own"
     shared.mkdir()
     own.mkdir(mode=0o700)
-    (shared / "key.pem").write_bytes(keys.key_path().read_bytes())
+    (shared / "key.pem").write_bytes(private_keys.key_path().read_bytes())
     (shared / "key.pem").chmod(0o600)
     shared.chmod(0o777)
     (own / "key.pem").symlink_to(shared / "key.pem")
     monkeypatch.setenv("SEALED_EXPERTS_KEY", str(own / "key.pem"))
     with pytest.raises(UserError, match="other users can write"):
-        keys.load_key()
+        private_keys.load_key()
 
 
 def test_an_existing_key_is_never_replaced():
-    keys.create_key()
-    before = keys.key_path().read_bytes()
+    private_keys.create_key()
+    before = private_keys.key_path().read_bytes()
     with pytest.raises(UserError, match="exists"):
-        keys.create_key()
-    assert keys.key_path().read_bytes() == before
+        private_keys.create_key()
+    assert private_keys.key_path().read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["../evil", "", "A", ".hidden", "a/b", "x" * 65, "a\n"])
 def test_a_name_cannot_lead_elsewhere(name):
     with pytest.raises(UserError, match="cannot name a key"):
-        keys.create_key(name=name)
+        private_keys.create_key(name=name)
     with pytest.raises(UserError, match="cannot name a key"):
         trust.trust_key(b"\1" * 32, name=name)
 
@@ -127,72 +127,72 @@ def private_pem(private, encryption=None) -> bytes:
     ids=["empty", "noise", "rsa", "passphrase"],
 )
 def test_a_file_that_holds_no_usable_key_is_refused(content, match):
-    keys.create_key()
-    keys.key_path().write_bytes(content)
+    private_keys.create_key()
+    private_keys.key_path().write_bytes(content)
     with pytest.raises(UserError, match=match):
-        keys.load_key()
+        private_keys.load_key()
 
 
 def test_a_missing_key_named_by_the_environment_is_not_made(tmp_path, monkeypatch):
     tmp_path.chmod(0o700)
     monkeypatch.setenv("SEALED_EXPERTS_KEY", str(tmp_path / "mine.pem"))
     with pytest.raises(UserError, match="does not exist"):
-        keys.ensure_publisher_key()
+        private_keys.ensure_publisher_key()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_environment_chooses_the_key(tmp_path, monkeypatch):
-    other = keys.create_key(name="other")
+    other = private_keys.create_key(name="other")
     tmp_path.chmod(0o700)
     path = tmp_path / "mine.pem"
-    path.write_bytes(keys.key_path("other").read_bytes())
+    path.write_bytes(private_keys.key_path("other").read_bytes())
     path.chmod(0o600)
-    keys.create_key()
+    private_keys.create_key()
     monkeypatch.setenv("SEALED_EXPERTS_KEY", str(path))
-    assert keys.publisher_fingerprint() == other.fingerprint
-    assert keys.ensure_publisher_key() == other.fingerprint
+    assert private_keys.publisher_fingerprint() == other.fingerprint
+    assert private_keys.ensure_publisher_key() == other.fingerprint
 
 
 def test_the_first_use_makes_a_key_and_says_so(capsys):
-    assert keys.ensure_publisher_key(create=False) == keys.NOT_MADE_YET
+    assert private_keys.ensure_publisher_key(create=False) == private_keys.NOT_MADE_YET
     assert not home_folder().exists() or list(home_folder().iterdir()) == []
-    made = keys.ensure_publisher_key()
+    made = private_keys.ensure_publisher_key()
     assert f"fingerprint {made}" in capsys.readouterr().err
-    assert keys.ensure_publisher_key() == keys.ensure_publisher_key(create=False) == made
+    assert private_keys.ensure_publisher_key() == private_keys.ensure_publisher_key(create=False) == made
     assert capsys.readouterr().err == ""
 
 
 def test_the_first_key_has_the_algorithms_asked_for():
-    keys.ensure_publisher_key(algorithms=["ed25519"])
-    assert keys.load_key().public.algorithms == ("ed25519",)
-    keys.ensure_publisher_key(algorithms=["ed25519", "ml-dsa-65"])  # it is there: nothing is made
-    assert keys.load_key().public.algorithms == ("ed25519",)
+    private_keys.ensure_publisher_key(algorithms=["ed25519"])
+    assert private_keys.load_key().public.algorithms == ("ed25519",)
+    private_keys.ensure_publisher_key(algorithms=["ed25519", "ml-dsa-65"])  # it is there: nothing is made
+    assert private_keys.load_key().public.algorithms == ("ed25519",)
 
 
 def test_an_expired_publisher_key_is_refused_before_anything_is_sealed_with_it():
-    key = keys.create_key()
+    key = private_keys.create_key()
     trust.trust_publisher(replace(key, expires=datetime.date(2020, 1, 1)))
     with pytest.raises(UserError, match=r"expired here on 2020-01-01.*keys rotate"):
-        keys.ensure_publisher_key()
+        private_keys.ensure_publisher_key()
 
 
 def test_an_untrusted_publisher_key_is_refused_before_anything_is_sealed_with_it():
-    key = keys.create_key()
+    key = private_keys.create_key()
     trust.untrust_key(key.fingerprint)
     with pytest.raises(UserError, match="keys trust"):
-        keys.ensure_publisher_key()
+        private_keys.ensure_publisher_key()
 
 
 def test_first_use_keeps_another_key_that_is_trusted_as_publisher():
     """The name may stand for a colleague's key: making one's own must not push that out of the store."""
     trust.trust_key(b"\1" * 32, name="publisher")
-    made = keys.ensure_publisher_key()
+    made = private_keys.ensure_publisher_key()
     assert trust.load_trust().find(made) is not None
     assert trust.load_trust().find(trust.fingerprint(b"\1" * 32)) is not None
 
 
 def test_processes_that_start_at_once_agree_on_one_first_key():
-    code = "from sealed_experts.sealing.keys import ensure_publisher_key as e; print(e())"
+    code = "from sealed_experts.sealing.keys.private_keys import ensure_publisher_key as e; print(e())"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
 
     def one(_: int) -> subprocess.CompletedProcess[str]:
@@ -202,18 +202,18 @@ def test_processes_that_start_at_once_agree_on_one_first_key():
 
     with ThreadPoolExecutor(6) as pool:
         done = list(pool.map(one, range(6)))
-    assert {run.stdout for run in done} == {f"{keys.publisher_fingerprint()}\n"}
+    assert {run.stdout for run in done} == {f"{private_keys.publisher_fingerprint()}\n"}
     assert sum("made a publisher key" in run.stderr for run in done) == 1
     assert len(trust.load_trust()) == 1
-    assert [path.name for path in keys.keys_folder().glob("*.pem")] == ["publisher.pem"]
+    assert [path.name for path in private_keys.keys_folder().glob("*.pem")] == ["publisher.pem"]
 
 
 def test_the_fingerprint_costs_little_and_neither_torch_nor_numpy():
     """It is a parameter of a rule, so every command of Snakemake's asks for it."""
-    keys.create_key()
+    private_keys.create_key()
     code = (
         "import sys, json, dataclasses, typing, time; start = time.process_time();"
-        "from sealed_experts.sealing.keys import publisher_fingerprint as f; f();"
+        "from sealed_experts.sealing.keys.private_keys import publisher_fingerprint as f; f();"
         "seconds = time.process_time() - start;"
         "print(seconds, sorted({'torch', 'transformers', 'numpy', 'jsonschema'} & set(sys.modules)))"
     )
@@ -228,12 +228,12 @@ def test_the_fingerprint_costs_little_and_neither_torch_nor_numpy():
 
 
 def test_the_private_half_does_not_show():
-    key = keys.create_key()
-    loaded = keys.load_key()
+    key = private_keys.create_key()
+    loaded = private_keys.load_key()
     assert loaded.public.raw == key.raw
     shown = repr(loaded) + str(loaded) + repr(vars(loaded)["public"])
     assert "PrivateKey" not in shown
-    for line in keys.key_path().read_text().splitlines():
+    for line in private_keys.key_path().read_text().splitlines():
         assert line.startswith("-----") or line not in shown
     for private in loaded._private.values():
         assert repr(private.private_bytes_raw()) not in shown
@@ -300,12 +300,12 @@ def test_a_damaged_entry_is_refused_with_its_file(change):
 
 
 def test_a_public_key_file_is_read_and_nothing_else(tmp_path):
-    key = keys.create_key()
+    key = private_keys.create_key()
     public = tmp_path / "key.pub"
     public.write_text(key.pem)
     assert read_public_keys(public) == key.keys
     with pytest.raises(UserError, match="private key"):
-        read_public_keys(keys.key_path())
+        read_public_keys(private_keys.key_path())
     other = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
     public.write_bytes(other.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     with pytest.raises(UserError, match="Ed25519"):
@@ -321,14 +321,14 @@ def test_one_damaged_home_is_reported(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SEALED_EXPERTS_HOME", str(tmp_path / "file" / "below"))
     with pytest.raises(UserError, match="SEALED_EXPERTS_HOME"):
-        keys.create_key()
+        private_keys.create_key()
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder"])
 def test_a_key_that_is_no_regular_file_is_refused_and_nothing_waits(kind):
     """A folder once left through Python's own IsADirectoryError."""
-    keys.create_key()
-    keys.key_path().unlink()
-    os.mkfifo(keys.key_path()) if kind == "fifo" else keys.key_path().mkdir()
+    private_keys.create_key()
+    private_keys.key_path().unlink()
+    os.mkfifo(private_keys.key_path()) if kind == "fifo" else private_keys.key_path().mkdir()
     with pytest.raises(UserError, match="not a regular file"):
-        keys.load_key()
+        private_keys.load_key()

@@ -10,11 +10,11 @@ from jsonschema import Draft202012Validator
 from tests.attacks import building
 
 from sealed_experts.errors import UserError
-from sealed_experts.sealing.content import stated_times
+from sealed_experts.sealing.content.manifest import check_manifest, manifest_bytes, parse_manifest, payload_order
+from sealed_experts.sealing.content.manifest_schema import MANIFEST_SCHEMA, MEMBERS
+from sealed_experts.sealing.content.package_content import stated_times
 from sealed_experts.sealing.errors import PackageError
-from sealed_experts.sealing.manifest import check_manifest, manifest_bytes, parse_manifest, payload_order
-from sealed_experts.sealing.manifest_schema import MANIFEST_SCHEMA, MEMBERS
-from sealed_experts.sealing.package import open_bytes
+from sealed_experts.sealing.tgsp.package import open_bytes
 from sealed_experts.settings.types import ConstraintSettings, PackageSettings, RoutingSettings
 
 ROOT = Path(__file__).resolve().parents[2]

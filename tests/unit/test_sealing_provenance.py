@@ -11,11 +11,11 @@ from tests.attacks import building
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json
-from sealed_experts.sealing.home import home_folder
-from sealed_experts.sealing.naming import OwnerNames, owner_names
-from sealed_experts.sealing.package import open_bytes
-from sealed_experts.sealing.provenance import Origin
-from sealed_experts.sealing.revision import code_revision
+from sealed_experts.sealing.content.naming import OwnerNames, owner_names
+from sealed_experts.sealing.content.provenance import Origin
+from sealed_experts.sealing.content.revision import code_revision
+from sealed_experts.sealing.keys.home import home_folder
+from sealed_experts.sealing.tgsp.package import open_bytes
 
 ENVIRONMENT = {
     "code": "5" * 64,

@@ -11,9 +11,9 @@ from tests.attacks import building
 
 from sealed_experts.privacy.ledger.receipt import stage_receipt, unprotected_receipt
 from sealed_experts.privacy.plan import plan_stage
+from sealed_experts.sealing.content.recomputation import recompute_privacy
+from sealed_experts.sealing.content.second_accountant import epsilon_bounds, transform_error
 from sealed_experts.sealing.errors import PackageError
-from sealed_experts.sealing.recomputation import recompute_privacy
-from sealed_experts.sealing.second_accountant import epsilon_bounds, transform_error
 from sealed_experts.settings.types import PrivacySettings
 
 DELTA = 1e-5

@@ -4,7 +4,7 @@ import json
 
 from tests.attacks import building
 
-from sealed_experts.sealing.package import VerifiedPackage, open_bytes
+from sealed_experts.sealing.tgsp.package import VerifiedPackage, open_bytes
 
 
 def opened(**changes) -> VerifiedPackage:

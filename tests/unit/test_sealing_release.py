@@ -9,8 +9,8 @@ from sealed_experts.errors import UserError
 from sealed_experts.privacy.ledger.accounting import epsilon
 from sealed_experts.privacy.ledger.events import GaussianEvent
 from sealed_experts.privacy.ledger.releases import ReleaseLog
-from sealed_experts.sealing.receipt import covering, receipt_bytes
-from sealed_experts.sealing.release import released
+from sealed_experts.sealing.content.receipt import covering, receipt_bytes
+from sealed_experts.sealing.content.release import released
 
 DELTA = 1e-5
 

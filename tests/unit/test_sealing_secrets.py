@@ -15,10 +15,10 @@ from tests.tiny import build_tiny_dataset
 from sealed_experts.data.records import read_records
 from sealed_experts.files.canonical import canonical_json, read_json, write_json
 from sealed_experts.files.digests import sha256_bytes, sha256_file
-from sealed_experts.sealing import keys
-from sealed_experts.sealing.home import home_folder
-from sealed_experts.sealing.package import open_package
-from sealed_experts.sealing.trust import load_trust
+from sealed_experts.sealing.keys import private_keys
+from sealed_experts.sealing.keys.home import home_folder
+from sealed_experts.sealing.keys.trust import load_trust
+from sealed_experts.sealing.tgsp.package import open_package
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINE = "node-of-nowhere"
@@ -69,7 +69,7 @@ def seal(folder: Path) -> Path:
     arguments = {
         **{"--peft": folder / "peft", "--selection": folder / "selection.json", "--base": folder / "base.json"},
         **{"--train": folder / "data" / "train.jsonl", "--settings": json.dumps(settings), "--output": output},
-        "--publisher": keys.ensure_publisher_key(),
+        "--publisher": private_keys.ensure_publisher_key(),
     }
     done = subprocess.run(
         [
@@ -144,7 +144,7 @@ def test_nothing_private_is_in_a_package_of_private_records(run):
     for content in members.values():
         assert leaked(content, secrets) == set()
     # Also not the private key, in any of its parts.
-    lines = [line for line in keys.key_path().read_text().splitlines() if not line.startswith("-----")]
+    lines = [line for line in private_keys.key_path().read_text().splitlines() if not line.startswith("-----")]
     assert not any(line.encode() in package.read_bytes() for line in lines if len(line) > 20)
 
 

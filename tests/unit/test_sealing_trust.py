@@ -12,12 +12,12 @@ from tests.attacks import building
 
 from sealed_experts.cli.main import main
 from sealed_experts.errors import UserError
-from sealed_experts.sealing import keys, trust
 from sealed_experts.sealing.errors import SignatureError
-from sealed_experts.sealing.home import home_folder
-from sealed_experts.sealing.pem import read_public_keys
-from sealed_experts.sealing.publisher import PublicKey, check_scope, today
-from sealed_experts.sealing.signing import fingerprint, is_weak
+from sealed_experts.sealing.keys import private_keys, trust
+from sealed_experts.sealing.keys.home import home_folder
+from sealed_experts.sealing.keys.pem import read_public_keys
+from sealed_experts.sealing.keys.publisher import PublicKey, check_scope, today
+from sealed_experts.sealing.keys.signing import fingerprint, is_weak
 
 # Removing trust
 
@@ -120,10 +120,10 @@ def test_trust_that_belongs_to_root_is_accepted(monkeypatch):
 
 
 def test_a_private_key_in_another_users_folder_is_refused(monkeypatch):
-    keys.create_key()
-    give_away(keys.keys_folder(), monkeypatch)
+    private_keys.create_key()
+    give_away(private_keys.keys_folder(), monkeypatch)
     with pytest.raises(UserError, match="belongs to another user"):
-        keys.load_key()
+        private_keys.load_key()
 
 
 def test_an_entry_that_is_no_file_is_refused_and_nothing_waits():

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 
+from sealed_experts.sealing.content.versions import Version, VersionPattern
 from sealed_experts.sealing.errors import PackageError
-from sealed_experts.sealing.versions import Version, VersionPattern
 from sealed_experts.settings.fields import VERSION
 from sealed_experts.settings.fields import VERSION_PATTERN as PATTERN
 

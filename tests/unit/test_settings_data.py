@@ -11,9 +11,9 @@ from tests.unit.test_configuration_mistakes import changed, mistakes
 
 from sealed_experts.errors import UserError
 from sealed_experts.moe.router import normalised
-from sealed_experts.sealing.linter import read_adapter_config
-from sealed_experts.sealing.manifest_schema import MANIFEST_SCHEMA, MEMBERS
-from sealed_experts.sealing.model_card import model_card
+from sealed_experts.sealing.content.linter import read_adapter_config
+from sealed_experts.sealing.content.manifest_schema import MANIFEST_SCHEMA, MEMBERS
+from sealed_experts.sealing.content.model_card import model_card
 from sealed_experts.settings.datachecks import unit_scheme
 from sealed_experts.settings.resolution import resolve
 from sealed_experts.settings.schema import document_schema

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from sealed_experts.errors import UserError
-from sealed_experts.sealing.base_facts import quantization_of, rope_scaling_of
-from sealed_experts.sealing.licence import licence_bytes
-from sealed_experts.sealing.manifest_schema import MANIFEST_SCHEMA
+from sealed_experts.sealing.content.base_facts import quantization_of, rope_scaling_of
+from sealed_experts.sealing.content.licence import licence_bytes
+from sealed_experts.sealing.content.manifest_schema import MANIFEST_SCHEMA
 from sealed_experts.settings import chain
 from sealed_experts.settings.resolution import resolve
 from sealed_experts.settings.schema import document_schema

@@ -282,7 +282,7 @@ def test_what_is_no_bundle_is_refused(folder, keys, content):
 
 
 def test_keys_of_other_kinds_and_modes_are_refused(folder, keys, tmp_path):
-    from sealed_experts.sealing.keys import create_key, key_path
+    from sealed_experts.sealing.keys.private_keys import create_key, key_path
 
     other = key_files(tmp_path, name="p384", curve=ec.SECP384R1())
     with pytest.raises(UserError, match="not an ECDSA P-256 key"):

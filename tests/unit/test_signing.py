@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, M
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from sealed_experts.sealing import signing
 from sealed_experts.sealing.errors import SignatureError
-from sealed_experts.sealing.signing import ALGORITHMS, ED25519, ML_DSA_65, verify_signature
+from sealed_experts.sealing.keys import signing
+from sealed_experts.sealing.keys.signing import ALGORITHMS, ED25519, ML_DSA_65, verify_signature
 
 # RFC 8032, section 7.1, tests 1 to 3: private key, public key, message, signature.
 RFC_8032 = [
@@ -240,7 +240,7 @@ def test_other_keys_have_no_algorithm_here():
 
 def test_a_seed_in_pkcs8_is_that_of_rfc_9881():
     """Appendix C.1.2.1: the form that holds the seed alone."""
-    from sealed_experts.sealing.pem import private_pem
+    from sealed_experts.sealing.keys.pem import private_pem
 
     stated = base64.b64decode("MDQCAQAwCwYJYIZIAWUDBAMSBCKAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f")
     written = private_pem([MLDSA65PrivateKey.from_seed_bytes(bytes(range(32)))], passphrase=None)

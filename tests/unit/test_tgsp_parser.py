@@ -13,14 +13,14 @@ from tests.attacks import building
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json
-from sealed_experts.sealing import container
-from sealed_experts.sealing.compression import compress, decompress
-from sealed_experts.sealing.encryption import EncryptedError, Identity, encrypt_chunks, wrap_key
+from sealed_experts.sealing.content.linter import read_adapter_config
+from sealed_experts.sealing.content.manifest import parse_manifest
+from sealed_experts.sealing.content.tensors import read_tensors
 from sealed_experts.sealing.errors import PackageError
-from sealed_experts.sealing.linter import read_adapter_config
-from sealed_experts.sealing.manifest import parse_manifest
-from sealed_experts.sealing.package import open_bytes, open_package, verify_package
-from sealed_experts.sealing.tensors import read_tensors
+from sealed_experts.sealing.recipients.encryption import EncryptedError, Identity, encrypt_chunks, wrap_key
+from sealed_experts.sealing.tgsp import container
+from sealed_experts.sealing.tgsp.compression import compress, decompress
+from sealed_experts.sealing.tgsp.package import open_bytes, open_package, verify_package
 
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 HONEST = building.package()

@@ -10,16 +10,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA65PublicKey
 from tests.attacks.building import sealed_parts
 
-from sealed_experts.sealing import container, encryption
-from sealed_experts.sealing.compression import WINDOW_LOG
-from sealed_experts.sealing.encryption import Identity, decrypt_chunks, encrypt_chunks, unwrap_key
+from sealed_experts.sealing.content.manifest_schema import MANIFEST_SCHEMA, MAX_MANIFEST, MEMBER_NAME, MEMBERS
 from sealed_experts.sealing.errors import PackageError
-from sealed_experts.sealing.keys import PublisherKey
-from sealed_experts.sealing.manifest_schema import MANIFEST_SCHEMA, MEMBER_NAME, MEMBERS
-from sealed_experts.sealing.package import open_bytes
-from sealed_experts.sealing.signing import ALGORITHMS
+from sealed_experts.sealing.keys.private_keys import PublisherKey
+from sealed_experts.sealing.keys.signing import ALGORITHMS
+from sealed_experts.sealing.keys.trust import TrustStore
+from sealed_experts.sealing.recipients import encryption
+from sealed_experts.sealing.recipients.encryption import Identity, decrypt_chunks, encrypt_chunks, unwrap_key
 from sealed_experts.sealing.source import Memory
-from sealed_experts.sealing.trust import TrustStore
+from sealed_experts.sealing.tgsp import container
+from sealed_experts.sealing.tgsp.compression import WINDOW_LOG
+from sealed_experts.sealing.tgsp.package import open_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "tgsp.md").read_text(encoding="utf-8")
@@ -144,7 +145,7 @@ def test_the_limits_of_the_document_are_those_of_the_code():
     rows = re.findall(r"^\| \d+ \| \d+ \| ([MRPS]), .*? \| (\d+) to ([\d,]+)", TEXT, flags=re.MULTILINE)
     stated = {letter: (int(least), int(most.replace(",", ""))) for letter, least, most in rows}
     assert stated == {
-        "M": (2, container.MAX_MANIFEST),
+        "M": (2, MAX_MANIFEST),
         "R": (0, container.MAX_RECIPIENTS),
         "P": (0, container.MAX_PAYLOAD),
         "S": (1, container.MAX_SIGNATURES),

@@ -12,11 +12,11 @@ import pytest
 from tests.attacks import building
 
 from sealed_experts.errors import UserError
-from sealed_experts.sealing import package, payload
-from sealed_experts.sealing.encryption import Identity
 from sealed_experts.sealing.errors import PackageError
-from sealed_experts.sealing.package import open_package, seal, seal_package, verify_package
+from sealed_experts.sealing.recipients.encryption import Identity
 from sealed_experts.sealing.source import BLOCK, Memory
+from sealed_experts.sealing.tgsp import package, payload
+from sealed_experts.sealing.tgsp.package import open_package, seal, seal_package, verify_package
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = os.pathsep.join([str(ROOT / "scripts"), str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -32,10 +32,10 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sealed_experts.sealing.encryption import Identity
-from sealed_experts.sealing.keys import PublisherKey
-from sealed_experts.sealing.package import seal_package, verify_package
-from sealed_experts.sealing.trust import TrustStore
+from sealed_experts.sealing.recipients.encryption import Identity
+from sealed_experts.sealing.keys.private_keys import PublisherKey
+from sealed_experts.sealing.tgsp.package import seal_package, verify_package
+from sealed_experts.sealing.keys.trust import TrustStore
 from tests.unit.peak_memory import peak_memory
 
 folder, storage = Path(sys.argv[1]), json.loads(sys.argv[2])
@@ -216,7 +216,7 @@ def test_two_builds_differ_in_the_second_signature_alone():
 
 def test_verifying_needs_neither_torch_nor_a_second():
     code = (
-        "import sys, time; begun = time.perf_counter(); import sealed_experts.sealing.package; "
+        "import sys, time; begun = time.perf_counter(); import sealed_experts.sealing.tgsp.package; "
         "print(time.perf_counter() - begun, 'torch' in sys.modules, 'transformers' in sys.modules)"
     )
     done = subprocess.run(

@@ -74,7 +74,7 @@ def _engine(args: argparse.Namespace) -> "Engine":
         os.environ.setdefault(name, value)
     warnings.simplefilter("ignore", FutureWarning)  # one library to another, about their next versions
     from sealed_experts.moe.engine import Engine
-    from sealed_experts.sealing.trust import load_trust
+    from sealed_experts.sealing.keys.trust import load_trust
 
     return Engine.load(args.config, trust=load_trust(), device=args.device)
 

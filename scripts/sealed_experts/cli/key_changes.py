@@ -9,7 +9,7 @@ from sealed_experts.cli.publishers import described, print_fingerprints
 from sealed_experts.errors import UserError
 
 if TYPE_CHECKING:
-    from sealed_experts.sealing.publisher import Publisher
+    from sealed_experts.sealing.keys.publisher import Publisher
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -48,7 +48,7 @@ def add_revoke(commands: _Commands) -> None:
 
 def rotate(args: argparse.Namespace) -> int:
     """Put a new key in the place of one's own; return 0."""
-    from sealed_experts.sealing.key_changes import rotate_key
+    from sealed_experts.sealing.keys.key_changes import rotate_key
 
     done = rotate_key(output=args.output, name=args.name)
     if args.json:
@@ -67,7 +67,7 @@ def rotate(args: argparse.Namespace) -> int:
 
 def revoke(args: argparse.Namespace) -> int:
     """Refuse a key for good; return 0."""
-    from sealed_experts.sealing.key_changes import follow_revocation, revoke_key
+    from sealed_experts.sealing.keys.key_changes import follow_revocation, revoke_key
 
     followers: tuple[Publisher, ...] = ()
     if args.statement is None:

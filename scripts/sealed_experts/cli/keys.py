@@ -12,7 +12,7 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_text
 
 if TYPE_CHECKING:
-    from sealed_experts.sealing.publisher import Publisher
+    from sealed_experts.sealing.keys.publisher import Publisher
 
 # `sealing` is imported by the functions that need it: other commands start without cryptography.
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -92,9 +92,9 @@ def _untrust(commands: _Commands) -> None:
 
 def create(args: argparse.Namespace) -> int:
     """Make a key; return 0."""
-    from sealed_experts.sealing import passphrase
-    from sealed_experts.sealing.keys import DEFAULT_NAME, create_key, key_path
-    from sealed_experts.sealing.signing import ALGORITHMS
+    from sealed_experts.sealing.keys import passphrase
+    from sealed_experts.sealing.keys.private_keys import DEFAULT_NAME, create_key, key_path
+    from sealed_experts.sealing.keys.signing import ALGORITHMS
 
     if args.recipient:
         return _create_recipient(args)
@@ -115,8 +115,8 @@ def create(args: argparse.Namespace) -> int:
 
 def list_keys(args: argparse.Namespace) -> int:
     """Show what signs and what is trusted; return 0."""
-    from sealed_experts.sealing.keys import key_path, keys_folder, public_half
-    from sealed_experts.sealing.trust import load_trust
+    from sealed_experts.sealing.keys.private_keys import key_path, keys_folder, public_half
+    from sealed_experts.sealing.keys.trust import load_trust
 
     path, store = key_path(), load_trust()
     signing = public_half(path).fingerprint if path.exists() else None
@@ -142,7 +142,7 @@ def list_keys(args: argparse.Namespace) -> int:
 
 def export(args: argparse.Namespace) -> int:
     """Write the public half of a private key as PEM; return 0."""
-    from sealed_experts.sealing.keys import key_path, public_half
+    from sealed_experts.sealing.keys.private_keys import key_path, public_half
 
     key = public_half(key_path(args.name))
     if args.output is None:
@@ -158,7 +158,7 @@ def export(args: argparse.Namespace) -> int:
 
 def trust(args: argparse.Namespace) -> int:
     """Accept a publisher's packages; return 0."""
-    from sealed_experts.sealing.key_changes import follow_rotation
+    from sealed_experts.sealing.keys.key_changes import follow_rotation
 
     if args.file.suffix == ".json":
         if args.scope or args.expires:
@@ -185,7 +185,7 @@ def trust(args: argparse.Namespace) -> int:
 
 def untrust(args: argparse.Namespace) -> int:
     """Remove a publisher from the trust store; return 0."""
-    from sealed_experts.sealing.trust import untrust_key
+    from sealed_experts.sealing.keys.trust import untrust_key
 
     removed = untrust_key(args.key)
     print(f"no longer trusted: {', '.join(publisher.name for publisher in removed)}")
@@ -195,7 +195,7 @@ def untrust(args: argparse.Namespace) -> int:
 
 def _fingerprint_of(path: Path) -> str | None:
     """Return a key's fingerprint, or None: one damaged file must not hide the others."""
-    from sealed_experts.sealing.keys import public_half
+    from sealed_experts.sealing.keys.private_keys import public_half
 
     try:
         return public_half(path).fingerprint
@@ -204,8 +204,8 @@ def _fingerprint_of(path: Path) -> str | None:
 
 
 def _create_recipient(args: argparse.Namespace) -> int:
-    from sealed_experts.sealing import passphrase
-    from sealed_experts.sealing.recipient_keys import create_recipient
+    from sealed_experts.sealing.keys import passphrase
+    from sealed_experts.sealing.recipients.recipient_keys import create_recipient
 
     if args.algorithm:
         raise UserError("--algorithm is for keys that sign; a recipient's key has one kind only")
@@ -221,9 +221,9 @@ def _create_recipient(args: argparse.Namespace) -> int:
 
 def _trusted(args: argparse.Namespace) -> "tuple[Publisher | None, Publisher]":
     """Return the trust store's entry of a public file before and after: options that are not given change nothing."""
-    from sealed_experts.sealing.pem import read_public_keys
-    from sealed_experts.sealing.publisher import ANYTHING, Publisher
-    from sealed_experts.sealing.trust import load_trust, trust_publisher
+    from sealed_experts.sealing.keys.pem import read_public_keys
+    from sealed_experts.sealing.keys.publisher import ANYTHING, Publisher
+    from sealed_experts.sealing.keys.trust import load_trust, trust_publisher
 
     keys = read_public_keys(args.file)
     former = load_trust().find(keys[0].fingerprint)
@@ -238,7 +238,7 @@ def _trusted(args: argparse.Namespace) -> "tuple[Publisher | None, Publisher]":
 
 
 def _day(text: str) -> datetime.date | None:
-    from sealed_experts.sealing.publisher import today
+    from sealed_experts.sealing.keys.publisher import today
 
     if text == _NEVER:
         return None

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sealed_experts.errors import UserError
 
 if TYPE_CHECKING:
-    from sealed_experts.sealing.encryption import Identity
-    from sealed_experts.sealing.examination import PackageReport
-    from sealed_experts.sealing.policy import Policy
-    from sealed_experts.sealing.trust import TrustStore
+    from sealed_experts.sealing.keys.policy import Policy
+    from sealed_experts.sealing.keys.trust import TrustStore
+    from sealed_experts.sealing.recipients.encryption import Identity
+    from sealed_experts.sealing.tgsp.examination import PackageReport
 
 # `sealing` is imported by the functions that need it: other commands start without cryptography and numpy.
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -136,7 +136,7 @@ def unpack(args: argparse.Namespace) -> int:
         PackageError: it does not verify; nothing is written then.
     """
     from sealed_experts.sealing import opening
-    from sealed_experts.sealing import package as packages
+    from sealed_experts.sealing.tgsp import package as packages
 
     trusted, policy = _trust(args)
     package = opening.open_any(args.path, trust=trusted, policy=policy, identity=identity_of(args.identity))
@@ -152,9 +152,9 @@ def trust_of(args: argparse.Namespace) -> "tuple[TrustStore, Policy]":
     Raises:
         UserError: a file that they name cannot be read.
     """
+    from sealed_experts.sealing.keys.policy import Policy
+    from sealed_experts.sealing.keys.trust import load_trust
     from sealed_experts.sealing.opening import trust_in_file
-    from sealed_experts.sealing.policy import Policy
-    from sealed_experts.sealing.trust import load_trust
 
     policy = Policy() if args.policy is None else Policy.read(args.policy)
     return load_trust() if args.trust is None else trust_in_file(args.trust), policy
@@ -188,8 +188,8 @@ def _trust(args: argparse.Namespace) -> "tuple[TrustStore, Policy]":
         return trust_of(args)
     if args.trust is not None:
         raise UserError("--trust and --allow-untrusted contradict each other: give one of them")
+    from sealed_experts.sealing.keys.policy import Policy
     from sealed_experts.sealing.opening import own_publisher
-    from sealed_experts.sealing.policy import Policy
 
     print(_UNTRUSTED.format(path=args.path), end="", file=sys.stderr)
     return own_publisher(args.path), Policy() if args.policy is None else Policy.read(args.policy)
@@ -201,8 +201,8 @@ def identity_of(path: Path | None) -> "Identity | None":
     Raises:
         UserError: it cannot be read, or its passphrase is missing.
     """
-    from sealed_experts.sealing.own_identity import own_identity
-    from sealed_experts.sealing.recipient_files import unlocked_identity
+    from sealed_experts.sealing.recipients.own_identity import own_identity
+    from sealed_experts.sealing.recipients.recipient_files import unlocked_identity
 
     return own_identity() if path is None else unlocked_identity(path)
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sealed_experts.sealing.publisher import Publisher
+    from sealed_experts.sealing.keys.publisher import Publisher
 
 
 def described(publisher: "Publisher") -> dict[str, Any]:

@@ -12,9 +12,9 @@ from sealed_experts.moe.compatibility import check_package
 from sealed_experts.moe.configuration import FORMAT, BaseReference, parse_mixture
 from sealed_experts.moe.joint_privacy import MemberReceipt, check_limit, joint_privacy, receipt_of
 from sealed_experts.privacy.ledger.releases import ReleaseLog
-from sealed_experts.sealing.own_identity import own_identity
-from sealed_experts.sealing.package import VerifiedPackage, open_package
-from sealed_experts.sealing.trust import TrustStore
+from sealed_experts.sealing.keys.trust import TrustStore
+from sealed_experts.sealing.recipients.own_identity import own_identity
+from sealed_experts.sealing.tgsp.package import VerifiedPackage, open_package
 from sealed_experts.settings.chain import MoeMember, MoeRun
 from sealed_experts.settings.fields import plain
 from sealed_experts.settings.types import RoutingSettings

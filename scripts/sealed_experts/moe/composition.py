@@ -20,7 +20,7 @@ from sealed_experts.moe.configuration import Member, Mixture, read_mixture
 from sealed_experts.moe.engine import Engine, verified_package
 from sealed_experts.moe.generation import Experts, load_mixture_base
 from sealed_experts.moe.router import Router
-from sealed_experts.sealing.trust import TrustStore
+from sealed_experts.sealing.keys.trust import TrustStore
 
 QUESTIONS_EACH = 3  # made from an expert's keywords
 ANSWER_TOKENS = 24

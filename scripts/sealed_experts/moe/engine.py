@@ -11,9 +11,9 @@ from sealed_experts.moe.compatibility import check_package
 from sealed_experts.moe.configuration import BaseReference, Member, Mixture, read_mixture
 from sealed_experts.moe.router import Decision, Router
 from sealed_experts.sealing.errors import PackageError
-from sealed_experts.sealing.own_identity import own_identity
-from sealed_experts.sealing.package import VerifiedPackage, open_package
-from sealed_experts.sealing.trust import TrustStore
+from sealed_experts.sealing.keys.trust import TrustStore
+from sealed_experts.sealing.recipients.own_identity import own_identity
+from sealed_experts.sealing.tgsp.package import VerifiedPackage, open_package
 
 if TYPE_CHECKING:
     from sealed_experts.moe.generation import Experts

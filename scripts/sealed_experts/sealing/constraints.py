@@ -6,8 +6,8 @@ Packages of different bases are never loaded together, so only those of the same
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sealed_experts.sealing.content.versions import VersionPattern
 from sealed_experts.sealing.errors import IncompatibleError
-from sealed_experts.sealing.versions import VersionPattern
 
 _Manifest = Mapping[str, Any]
 

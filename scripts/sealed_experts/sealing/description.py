@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sealed_experts.sealing import opening
-from sealed_experts.sealing.encryption import EncryptedError, Identity
 from sealed_experts.sealing.errors import PackageError, SignatureError
-from sealed_experts.sealing.examination import ANY, PackageReport
-from sealed_experts.sealing.expert_format import ExpertReport
-from sealed_experts.sealing.package import verify_manifest
-from sealed_experts.sealing.policy import Policy
+from sealed_experts.sealing.expert.container import ExpertReport
+from sealed_experts.sealing.keys.policy import Policy
+from sealed_experts.sealing.keys.trust import TrustStore
 from sealed_experts.sealing.printable import printable
-from sealed_experts.sealing.trust import TrustStore
+from sealed_experts.sealing.recipients.encryption import EncryptedError, Identity
+from sealed_experts.sealing.tgsp.examination import ANY, PackageReport
+from sealed_experts.sealing.tgsp.package import verify_manifest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json, strict_json
 from sealed_experts.sealing.errors import IncompatibleError, PackageError, SignatureError
-from sealed_experts.sealing.home import refuse_foreign
+from sealed_experts.sealing.keys.home import refuse_foreign
 from sealed_experts.sealing.regular_file import open_regular
 
 _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"

@@ -5,29 +5,27 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sealed_experts.errors import UserError
-from sealed_experts.sealing import container, expert_format
-from sealed_experts.sealing import package as tgsp
-from sealed_experts.sealing.encryption import Identity
+from sealed_experts.sealing.content.manifest import canonical_object
+from sealed_experts.sealing.content.manifest_schema import MAX_MANIFEST
+from sealed_experts.sealing.content.receipt import RECEIPT
 from sealed_experts.sealing.errors import PackageError
-from sealed_experts.sealing.examination import ANY, PackageReport, VerifiedPackage
-from sealed_experts.sealing.manifest import canonical_object
-from sealed_experts.sealing.pem import read_public_keys
-from sealed_experts.sealing.policy import Policy
-from sealed_experts.sealing.publisher import PublicKey, Publisher, check_usable
-from sealed_experts.sealing.receipt import RECEIPT
+from sealed_experts.sealing.expert import container as expert_container
+from sealed_experts.sealing.keys.pem import read_public_keys
+from sealed_experts.sealing.keys.policy import Policy
+from sealed_experts.sealing.keys.publisher import PublicKey, Publisher, check_usable
+from sealed_experts.sealing.keys.trust import TrustStore, load_trust
+from sealed_experts.sealing.recipients.encryption import Identity
 from sealed_experts.sealing.regular_file import open_regular
 from sealed_experts.sealing.source import open_source
-from sealed_experts.sealing.trust import TrustStore, load_trust
+from sealed_experts.sealing.tgsp import container
+from sealed_experts.sealing.tgsp import package as tgsp
+from sealed_experts.sealing.tgsp.examination import ANY, PackageReport, VerifiedPackage
 
 TGSP, EXPERT = "tgsp", "expert"
 NOBODY = "nobody you trust"
 LARGEST = max(
-    expert_format.LARGEST,
-    container.HEADER.size
-    + container.MAX_MANIFEST
-    + container.MAX_RECIPIENTS
-    + container.MAX_PAYLOAD
-    + container.MAX_SIGNATURES,
+    expert_container.LARGEST,
+    container.HEADER.size + MAX_MANIFEST + container.MAX_RECIPIENTS + container.MAX_PAYLOAD + container.MAX_SIGNATURES,
 )
 
 
@@ -45,11 +43,11 @@ def container_of(path: str | os.PathLike[str]) -> str:
         raise UserError(f"cannot read the package {os.fspath(path)}: {error.strerror}") from error
     if start == container.MAGIC:
         return TGSP
-    if start.startswith(expert_format.MAGIC):
+    if start.startswith(expert_container.MAGIC):
         return EXPERT
     raise PackageError(
         f"{os.fspath(path)}: this is no package: its first bytes are {start.hex(' ') or 'none'}, where a .tgsp has "
-        f"{container.MAGIC.hex(' ')} and an .expert {expert_format.MAGIC.hex(' ')}"
+        f"{container.MAGIC.hex(' ')} and an .expert {expert_container.MAGIC.hex(' ')}"
     )
 
 
@@ -63,7 +61,7 @@ def open_any(
         PackageError: a check failed. Its message names the file, what is wrong and what was expected.
     """
     if container_of(path) == EXPERT:
-        return expert_format.open_expert(path, trust=trust, policy=policy)
+        return expert_container.open_expert(path, trust=trust, policy=policy)
     return tgsp.open_package(path, trust=trust, policy=policy, identity=identity)
 
 
@@ -72,7 +70,7 @@ def verify_any(
 ) -> PackageReport:
     """Verify a package of either container in a memory that does not grow with the file. Raises as `open_any`."""
     if container_of(path) == EXPERT:
-        return expert_format.verify_expert(path, trust=trust, policy=policy)
+        return expert_container.verify_expert(path, trust=trust, policy=policy)
     return tgsp.verify_package(path, trust=trust, policy=policy, identity=identity, digest=True)
 
 
@@ -87,7 +85,7 @@ def own_publisher(path: str | os.PathLike[str]) -> TrustStore:
     try:
         with open_source(path) as source:
             if kind == EXPERT:
-                keys = expert_format.claimed_keys(source)
+                keys = expert_container.claimed_keys(source)
             else:
                 signers = container.read_frame(source).signers
                 keys = tuple(PublicKey(algorithm=algorithm, raw=raw) for algorithm, raw in signers)
@@ -116,7 +114,7 @@ def recompute(path: str | os.PathLike[str], members: Mapping[str, bytes]) -> Non
     Raises:
         PackageError: the receipt claims less than its events cost. The message names `path`.
     """
-    from sealed_experts.sealing.recomputation import recompute_privacy  # dp_accounting takes a second to import
+    from sealed_experts.sealing.content.recomputation import recompute_privacy  # dp_accounting takes a second to import
 
     try:
         recompute_privacy(canonical_object(members[RECEIPT], RECEIPT))

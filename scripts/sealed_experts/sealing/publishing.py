@@ -9,18 +9,18 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import sync_folder
 from sealed_experts.files.digests import sha256_file
 from sealed_experts.sealing import opening
-from sealed_experts.sealing.container import MAX_MANIFEST
-from sealed_experts.sealing.encryption import EncryptedError
+from sealed_experts.sealing.content.manifest import canonical_object, check_manifest
+from sealed_experts.sealing.content.manifest_schema import MAX_MANIFEST
 from sealed_experts.sealing.errors import PackageError, SignatureError
-from sealed_experts.sealing.expert_archive import Content
-from sealed_experts.sealing.expert_format import ARCHIVE_NAMES
-from sealed_experts.sealing.expert_integrity import MANIFEST, SIGNATURE
-from sealed_experts.sealing.expert_writer import seal_expert
-from sealed_experts.sealing.keys import PublisherKey, load_key
-from sealed_experts.sealing.manifest import canonical_object, check_manifest
+from sealed_experts.sealing.expert.archive import Content
+from sealed_experts.sealing.expert.container import ARCHIVE_NAMES
+from sealed_experts.sealing.expert.integrity import MANIFEST, SIGNATURE
+from sealed_experts.sealing.expert.writer import seal_expert
+from sealed_experts.sealing.keys.private_keys import PublisherKey, load_key
+from sealed_experts.sealing.keys.trust import TrustStore
+from sealed_experts.sealing.recipients.encryption import EncryptedError
 from sealed_experts.sealing.registry import long_name
 from sealed_experts.sealing.regular_file import open_regular
-from sealed_experts.sealing.trust import TrustStore
 
 
 def publish_expert(path: Path, *, output: Path, publisher: str | None = None) -> tuple[Path, str]:

@@ -17,13 +17,13 @@ from sealed_experts.files.digests import sha256_file
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.sealing import opening
 from sealed_experts.sealing.constraints import check_install, check_uninstall
-from sealed_experts.sealing.encryption import EncryptedError, Identity
 from sealed_experts.sealing.errors import IncompatibleError, PackageError
-from sealed_experts.sealing.examination import ANY, PackageReport
-from sealed_experts.sealing.home import home_folder
-from sealed_experts.sealing.policy import Policy
+from sealed_experts.sealing.keys.home import home_folder
+from sealed_experts.sealing.keys.policy import Policy
+from sealed_experts.sealing.keys.trust import TrustStore
+from sealed_experts.sealing.recipients.encryption import EncryptedError, Identity
 from sealed_experts.sealing.regular_file import open_regular
-from sealed_experts.sealing.trust import TrustStore
+from sealed_experts.sealing.tgsp.examination import ANY, PackageReport
 
 SUFFIXES = (".expert", ".tgsp")
 _UNUSUAL = re.compile(r"[^A-Za-z0-9._]+")

@@ -8,9 +8,9 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_bytes
 from sealed_experts.files.digests import sha256_bytes
 from sealed_experts.sealing import model_signature
+from sealed_experts.sealing.content.linter import CONFIG, WEIGHTS, AdapterFacts, lint_adapter
+from sealed_experts.sealing.content.manifest_schema import MEMBERS
 from sealed_experts.sealing.errors import PackageError
-from sealed_experts.sealing.linter import CONFIG, WEIGHTS, AdapterFacts, lint_adapter
-from sealed_experts.sealing.manifest_schema import MEMBERS
 from sealed_experts.sealing.regular_file import open_regular
 
 _MANIFEST = "manifest.json"

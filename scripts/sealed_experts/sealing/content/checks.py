@@ -1,0 +1,149 @@
+"""Everything that is checked about a package's content, whatever the container: the door behind the signature."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sealed_experts.sealing.content.linter import CONFIG, WEIGHTS, AdapterFacts, adapter_facts
+from sealed_experts.sealing.content.manifest import canonical_object
+from sealed_experts.sealing.content.provenance import PROVENANCE, check_provenance
+from sealed_experts.sealing.content.receipt import RECEIPT, privacy_summary
+from sealed_experts.sealing.content.tensors import Tensor, TensorCheck
+from sealed_experts.sealing.errors import PackageError
+from sealed_experts.sealing.source import Buffer
+
+TEXTS = ("README.md", "LICENSE")  # members that must be UTF-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """Members that passed every check, by name (weights only where asked for), and the adapter's facts."""
+
+    members: dict[str, bytes]
+    facts: AdapterFacts
+
+
+def check_content(
+    manifest: Mapping[str, Any],
+    read: Callable[[str], Iterable[Buffer]],
+    *,
+    known: Mapping[str, str] | None = None,
+    keep_weights: bool = False,
+) -> Content:
+    """Check the members of a package whose signature and manifest are verified.
+
+    Order: sizes and digests of all members, then texts, receipt, linter, and the manifest against these.
+
+    Args:
+        manifest: it passed `check_manifest`, so that the set of members and their largest sizes are right.
+        read: returns a member's content in blocks; called once for each, in the manifest's order.
+        known: digests of members that a signature already fixed; they are not computed again.
+        keep_weights: whether the weights are held in memory and returned.
+
+    Raises:
+        PackageError: a check failed; the message names the member and what was expected.
+    """
+    members: dict[str, bytes] = {}
+    weights = _Weights(keep=keep_weights)
+    for entry in manifest["members"]:
+        path, stated = entry["path"], (known or {}).get(entry["path"])
+        digest, kept = hashlib.sha256(), list[Buffer]()
+        take = weights.taker(entry["size"]) if path == WEIGHTS else kept.append
+        for block in _exactly(read(path), entry):
+            take(block)
+            if stated is None:
+                digest.update(block)
+        if (stated or digest.hexdigest()) != entry["sha256"]:
+            raise PackageError(f"member {path}: its SHA-256 is not {entry['sha256']}, which the manifest states")
+        members[path] = b"".join(kept)
+    _check_texts(members)
+    _check_receipt(manifest, members[RECEIPT])
+    facts = adapter_facts(members[CONFIG], weights.finish())
+    _check_adapter(manifest, facts)
+    check_provenance(manifest, members[PROVENANCE])
+    del members[WEIGHTS]
+    return Content(members={**members, **weights.content()}, facts=facts)
+
+
+class _Weights:
+    """The weights as they stream by. What the linter finds is raised when all digests are known to be right."""
+
+    def __init__(self, *, keep: bool) -> None:
+        self._kept: list[Buffer] | None = [] if keep else None
+        self._check: TensorCheck | None = None
+        self._refusal: PackageError | None = None
+
+    def taker(self, size: int) -> Callable[[Buffer], None]:
+        self._check = TensorCheck(size=size, member=WEIGHTS)
+        return self._take
+
+    def _take(self, block: Buffer) -> None:
+        assert self._check is not None, "the manifest lists the weights"
+        if self._kept is not None:
+            self._kept.append(block)
+        if self._refusal is None:
+            try:
+                self._check.feed(block)
+            except PackageError as error:
+                self._refusal = error
+
+    def finish(self) -> Mapping[str, Tensor]:
+        assert self._check is not None, "the manifest lists the weights"
+        if self._refusal is not None:
+            raise self._refusal
+        return self._check.finish()
+
+    def content(self) -> dict[str, bytes]:
+        return {} if self._kept is None else {WEIGHTS: b"".join(self._kept)}
+
+
+def _exactly(blocks: Iterable[Buffer], entry: Mapping[str, Any]) -> Iterator[Buffer]:
+    """Pass a member's blocks on, and refuse before a byte more than the manifest states."""
+    size = 0
+    for block in blocks:
+        size += len(block)
+        if size > entry["size"]:
+            break
+        yield block
+    if size != entry["size"]:
+        problem = "more" if size > entry["size"] else f"{size}"
+        raise PackageError(f"member {entry['path']}: it has {problem} bytes where the manifest states {entry['size']}")
+
+
+def _check_texts(members: Mapping[str, bytes]) -> None:
+    for name in TEXTS:
+        try:
+            members.get(name, b"").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise PackageError(f"{name}: it is not UTF-8 text (byte {error.start})") from error
+
+
+def _check_receipt(manifest: Mapping[str, Any], content: bytes) -> None:
+    stated = privacy_summary(canonical_object(content, RECEIPT))
+    for field in sorted(stated.keys() | manifest["privacy"].keys()):
+        if stated.get(field) != manifest["privacy"].get(field):
+            raise PackageError(
+                f"{RECEIPT}: its {field} is {ascii(stated.get(field))[:100]}, but the manifest states"
+                f" {ascii(manifest['privacy'].get(field))[:100]}"
+            )
+
+
+def _check_adapter(manifest: Mapping[str, Any], facts: AdapterFacts) -> None:
+    """Hold what the manifest says about the adapter against what the adapter's own files say."""
+    adapter, base = manifest["adapter"], manifest["base"]
+    pairs = {
+        "adapter.r": (adapter["r"], facts.rank),
+        "adapter.alpha": (adapter["alpha"], facts.alpha),
+        "adapter.target_modules": (sorted(adapter["target_modules"]), list(facts.target_modules)),
+        "adapter.dropout": (adapter["dropout"], facts.dropout),
+        "perf.parameters": (manifest["perf"]["parameters"], facts.parameters),
+        "perf.size": (manifest["perf"]["size"], facts.tensor_bytes),
+        "base.name": (base["name"], facts.base_name),
+        "base.revision": (base["revision"], facts.base_revision),
+    }
+    for field, (stated, found) in pairs.items():
+        if stated != found:
+            raise PackageError(
+                f"manifest: {field} is {ascii(stated)[:100]}, but the adapter's files say {ascii(found)[:100]}"
+            )

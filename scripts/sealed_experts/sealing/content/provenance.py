@@ -1,0 +1,150 @@
+"""provenance.json: from a package back to what made it, as an in-toto statement with SLSA's provenance predicate.
+
+Public inputs are named by their digests, private ones by HMAC under the owner's key (`naming`), so that only the owner
+can tell which they are. Nothing here depends on the machine, or on what private records hold.
+
+Specifications: https://in-toto.io/Statement/v1 and https://slsa.dev/provenance/v1.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sealed_experts.files.canonical import canonical_json
+from sealed_experts.sealing.content.linter import CONFIG, WEIGHTS
+from sealed_experts.sealing.content.manifest import canonical_object, check_schema
+from sealed_experts.sealing.content.provenance_schema import PROVENANCE_SCHEMA
+from sealed_experts.sealing.content.schema_parts import LazyValidator
+from sealed_experts.sealing.errors import PackageError
+
+if TYPE_CHECKING:
+    from sealed_experts.sealing.content.naming import OwnerNames  # it brings the ledger, which readers need not load
+
+PROVENANCE = "provenance.json"
+STATEMENT, PREDICATE = "https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1"
+BUILD_TYPE, BUILDER = "urn:sealed-experts:package:v1", "urn:sealed-experts:pipeline:v1"
+HMAC = "hmacSha256"  # in a DigestSet, beside in-toto's own names of algorithms
+_SUBJECT = (CONFIG, WEIGHTS)
+_SCHEMA = LazyValidator(PROVENANCE_SCHEMA)
+_DESCRIBED = ("name", "version", "template", "base", "adapter", "training", "privacy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What is known of the program that sealed the package.
+
+    Attributes:
+        version: the program's version.
+        revision: commit of its repository, if the code is that of a commit.
+        lock: SHA-256 of requirements.txt, which pins the environment.
+    """
+
+    version: str
+    revision: str | None = None
+    lock: str | None = None
+
+
+def provenance_bytes(
+    manifest: Mapping[str, Any],
+    *,
+    subject: Mapping[str, str],
+    metrics: Mapping[str, Any],
+    names: "OwnerNames",
+    origin: Origin,
+    public: bool,
+) -> bytes:
+    """Return provenance.json.
+
+    Args:
+        manifest: the package's, but for `payload` and `members`.
+        subject: SHA-256 of each of the adapter's files.
+        metrics: the selected stage's.
+        public: whether the dataset is declared public.
+    """
+    environment = metrics.get("environment") or {}
+    training = manifest["training"]
+    times = {
+        name: training[field]
+        for name, field in (("startedOn", "started"), ("finishedOn", "finished"))
+        if field in training
+    }
+    statement = {
+        "_type": STATEMENT,
+        "subject": [{"name": name, "digest": {"sha256": subject[name]}} for name in _SUBJECT],
+        "predicateType": PREDICATE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": external_parameters(manifest),
+                "internalParameters": {
+                    "configuration": {HMAC: names.of_configuration(metrics["settings"])},
+                    "libraries": dict(environment.get("libraries") or {}),
+                },
+                "resolvedDependencies": [
+                    _base(manifest["base"]),
+                    *_data(metrics, names=names, public=public),
+                    *_code(environment, origin=origin),
+                ],
+            },
+            "runDetails": {
+                "builder": {"id": BUILDER, "version": {"sealed-experts": origin.version}},
+                **({"metadata": times} if times else {}),
+            },
+        },
+    }
+    return canonical_json(statement).encode()
+
+
+def external_parameters(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a provenance that the manifest states too."""
+    return {field: manifest[field] for field in _DESCRIBED}
+
+
+def check_provenance(manifest: Mapping[str, Any], content: bytes) -> None:
+    """Hold provenance.json against its schema, and what it says against the complete manifest.
+
+    Raises:
+        PackageError: it is something else, or speaks of another package.
+    """
+    statement = canonical_object(content, PROVENANCE)
+    check_schema(statement, _SCHEMA, name=PROVENANCE)
+    stated = {entry["name"]: entry["digest"]["sha256"] for entry in statement["subject"]}
+    digests = {entry["path"]: entry["sha256"] for entry in manifest["members"] if entry["path"] in _SUBJECT}
+    if stated != digests or len(statement["subject"]) != len(_SUBJECT):
+        raise PackageError(f"{PROVENANCE}: its subject is not this package's {' and '.join(_SUBJECT)}")
+    described = statement["predicate"]["buildDefinition"]["externalParameters"]
+    expected = external_parameters(manifest)
+    for field in sorted(described.keys() | expected.keys()):
+        if described.get(field) != expected.get(field):
+            raise PackageError(f"{PROVENANCE}: what it says of {field[:50]!a} is not what the manifest says")
+
+
+def _base(base: Mapping[str, Any]) -> dict[str, Any]:
+    found = {
+        "name": "base",
+        "digest": {"sha256": base["digest"]},
+        "annotations": {"digestOf": "canonical JSON of {path: SHA-256}"},
+    }
+    # Only a hub's models have a commit; package URLs know them by name and commit.
+    return {**found, "uri": f"pkg:huggingface/{base['name']}@{base['revision']}"} if base["revision"] else found
+
+
+def _data(metrics: Mapping[str, Any], *, names: "OwnerNames", public: bool) -> list[dict[str, Any]]:
+    found = []
+    for name, field in (("training-data", "train_digest"), ("held-out-data", "val_digest")):
+        if field in metrics:
+            digest = metrics[field]
+            found.append({"name": name, "digest": {"sha256": digest} if public else {HMAC: names.of_data(digest)}})
+    return found
+
+
+def _code(environment: Mapping[str, Any], *, origin: Origin) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    if "code" in environment:
+        annotations = {"digestOf": "canonical JSON of {path: SHA-256}"}
+        found.append({"name": "training-code", "digest": {"sha256": environment["code"]}, "annotations": annotations})
+    if origin.revision is not None:
+        found.append({"name": "source", "digest": {"gitCommit": origin.revision}})
+    if origin.lock is not None:
+        found.append({"name": "requirements.txt", "digest": {"sha256": origin.lock}})
+    return found

@@ -1,0 +1,1 @@
+"""The container `.expert`, which `docs/expert.md` specifies."""

@@ -1,0 +1,122 @@
+"""Policies: what a package must be, beyond a trusted publisher's, to be accepted. `docs/keys.md` describes the file."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from sealed_experts.errors import UserError
+from sealed_experts.sealing.errors import PackageError, SignatureError
+from sealed_experts.sealing.keys.home import NAME
+from sealed_experts.sealing.keys.publisher import ANYTHING, Publisher, check_required, check_scope
+from sealed_experts.sealing.keys.signing import ALGORITHMS
+
+_PATTERN = re.compile(r"[a-z0-9_*?.-]{1,64}")
+_KEYS = ("signatures", "publishers", "experts", "max_epsilon")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What is required of a package. The default: every algorithm that its publisher is known to have has signed.
+
+    Attributes:
+        signatures: the algorithms that must have signed, or None for all of the publisher's.
+        publishers: names or fingerprints of the only publishers accepted, or None for all that are trusted.
+        experts: patterns of the experts' names accepted.
+        max_epsilon: the largest joint ε accepted, or None for any, and for packages without privacy.
+    """
+
+    signatures: tuple[str, ...] | None = None
+    publishers: tuple[str, ...] | None = None
+    experts: tuple[str, ...] = ANYTHING
+    max_epsilon: float | None = None
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> "Policy":
+        """Read a policy file: YAML, strictly.
+
+        Raises:
+            UserError: the file cannot be read, or says something that is no policy; the message names the place.
+        """
+        from sealed_experts.settings.reading import read_file
+
+        document = read_file(path)
+        where = os.fspath(path)
+        for key in document:
+            if key not in _KEYS:
+                raise UserError(f"{where}: `{key!s}` is not part of a policy: it can hold {', '.join(_KEYS)}")
+        signatures = _list(document, "signatures", where, valid=lambda text: text in ALGORITHMS, of=_or(ALGORITHMS))
+        experts = _list(
+            document, "experts", where, valid=lambda text: _PATTERN.fullmatch(text) is not None, of="patterns of names"
+        )
+        publishers = _list(
+            document, "publishers", where, valid=lambda text: NAME.fullmatch(text) is not None, of="names, fingerprints"
+        )
+        return cls(
+            signatures=signatures,
+            publishers=publishers,
+            experts=ANYTHING if experts is None else experts,
+            max_epsilon=_positive(document, "max_epsilon", where),
+        )
+
+    def check(self, publisher: Publisher, signers: Sequence[tuple[str, bytes]], manifest: Mapping[str, Any]) -> None:
+        """Hold a package whose signatures are verified against this policy and against its publisher's scopes.
+
+        Args:
+            publisher: whose signatures they are.
+            signers: algorithm and raw public key of each signature.
+            manifest: the package's, checked.
+
+        Raises:
+            SignatureError: a required signature is missing, or the publisher is not accepted for this expert.
+            PackageError: the expert itself is not accepted.
+        """
+        check_required(publisher, signed=[algorithm for algorithm, _ in signers], required=self.signatures)
+        names = {publisher.name, *(key.fingerprint for key in publisher.keys)}
+        if self.publishers is not None and not names & set(self.publishers):
+            raise SignatureError(
+                f"the policy accepts packages of {', '.join(self.publishers)} only; this one is by {publisher.name} "
+                f"({publisher.fingerprint})"
+            )
+        expert = str(manifest["name"])
+        check_scope(publisher, expert)
+        if not any(fnmatchcase(expert, pattern) for pattern in self.experts):
+            raise PackageError(f"the policy accepts experts called {', '.join(self.experts)}; this is {expert[:80]!a}")
+        if self.max_epsilon is not None:
+            _check_epsilon(manifest["privacy"]["epsilon"], most=self.max_epsilon)
+
+
+def _check_epsilon(epsilon: float | None, *, most: float) -> None:
+    if epsilon is None:
+        raise PackageError(f"the policy accepts ε up to {most:g}; this package claims no privacy")
+    if not epsilon <= most:
+        raise PackageError(f"the policy accepts ε up to {most:g}; this package's is {epsilon:g}")
+
+
+def _list(document: Mapping[str, Any], key: str, where: str, *, valid: Any, of: str) -> tuple[str, ...] | None:
+    if key not in document:
+        return None
+    values = document[key]
+    if not isinstance(values, list) or not values:
+        raise UserError(f"{where}: {key}: must be a list of {of}, with at least one; leave it out to require none")
+    for index, value in enumerate(values):
+        if not isinstance(value, str) or not valid(value):
+            raise UserError(f"{where}: {key}[{index}]: {str(value)[:80]!r} is none of {of}")
+        if value in values[:index]:
+            raise UserError(f"{where}: {key}[{index}]: {value} stands there twice")
+    return tuple(values)
+
+
+def _positive(document: Mapping[str, Any], key: str, where: str) -> float | None:
+    value = document.get(key)
+    if key not in document:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise UserError(f"{where}: {key}: {str(value)[:80]!r} must be a number above 0")
+    return float(value)
+
+
+def _or(names: Mapping[str, Any]) -> str:
+    return " and ".join(names)

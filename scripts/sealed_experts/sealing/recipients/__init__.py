@@ -1,0 +1,1 @@
+"""Encryption of a payload to named recipients, and their keys."""

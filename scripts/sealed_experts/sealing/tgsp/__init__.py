@@ -1,0 +1,1 @@
+"""The container `.tgsp`, which `docs/tgsp.md` specifies."""

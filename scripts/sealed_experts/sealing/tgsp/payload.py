@@ -1,0 +1,134 @@
+"""A package's payload: its members one after another, stored as they are, or compressed, or encrypted, or both."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from sealed_experts.sealing.content.linter import WEIGHTS
+from sealed_experts.sealing.content.manifest_schema import MEMBERS
+from sealed_experts.sealing.errors import PackageError
+from sealed_experts.sealing.recipients.encryption import (
+    CHUNK,
+    TAG,
+    decrypt_chunks,
+    encrypt_chunks,
+)
+from sealed_experts.sealing.source import Buffer, Source, blocks
+from sealed_experts.sealing.tgsp.compression import compress, decompress
+from sealed_experts.sealing.tgsp.container import Frame
+
+# The weights come first, so that what follows them is small.
+_LARGEST_REST = sum(limit for name, limit in MEMBERS.items() if name != WEIGHTS)
+
+
+class PayloadHash:
+    """SHA-256 over a payload as stored, in one pass, from which the first member's digest follows without another.
+
+    Where the first member ends stands in the manifest, which nobody may read before the signature is checked. All that
+    comes after it is small, so the hash's states are kept from before its earliest possible end on.
+    """
+
+    def __init__(self, source: Source, frame: Frame) -> None:
+        """Prepare for the payload of a frame."""
+        self._source, self._offset, self._size = source, frame.payload_offset, frame.payload_size
+        self._states = [(0, hashlib.sha256())]
+
+    def run(self) -> bytes:
+        """Read the payload once and return its digest."""
+        state, position = hashlib.sha256(), 0
+        for block in blocks(self._source, offset=self._offset, length=self._size):
+            if position + len(block) > self._size - _LARGEST_REST:
+                self._states.append((position, state.copy()))
+            state.update(block)
+            position += len(block)
+        return state.digest()
+
+    def first(self, size: int) -> str:
+        """Return the digest of the first `size` bytes, after `run`: that of few bytes if only small members follow."""
+        position, kept = max((entry for entry in self._states if entry[0] <= size), key=lambda entry: entry[0])
+        state = kept.copy()
+        for block in blocks(self._source, offset=self._offset + position, length=size - position):
+            state.update(block)
+        return state.hexdigest()
+
+
+def check_storage(manifest: Mapping[str, Any], frame: Frame) -> None:
+    """Compare what the manifest says about the payload with the frame.
+
+    Raises:
+        PackageError: they contradict each other.
+    """
+    encrypted = manifest["payload"]["encryption"] != "none"
+    if encrypted != bool(frame.recipients):
+        stated = manifest["payload"]["encryption"]
+        found = "has recipients" if frame.recipients else "has none"
+        raise PackageError(f"manifest: payload.encryption is {stated}, but the package {found}")
+    total = plain_size(manifest)
+    if not encrypted and manifest["payload"]["compression"] == "none" and total != frame.payload_size:
+        raise PackageError(f"the members' sizes sum to {total} bytes, but the payload has {frame.payload_size}")
+
+
+def plain_size(manifest: Mapping[str, Any]) -> int:
+    """Return the sum of the members' sizes."""
+    return sum(entry["size"] for entry in manifest["members"])
+
+
+def plain_blocks(
+    source: Source, frame: Frame, manifest: Mapping[str, Any], content_key: bytes | None
+) -> Iterator[Buffer]:
+    """Yield the members' bytes: read, decrypted with the content key where there is one, and decompressed.
+
+    Raises:
+        PackageError: the payload is not what the manifest says.
+    """
+    offset, length = frame.payload_offset, frame.payload_size
+    stored: Iterator[Buffer] = blocks(source, offset=offset, length=length)
+    if content_key is not None:
+        chunks = blocks(source, offset=offset, length=length, size=CHUNK + TAG)
+        stored = decrypt_chunks(chunks, size=length, content_key=content_key, manifest=frame.manifest)
+    if manifest["payload"]["compression"] == "zstd":
+        stored = decompress(stored, size=plain_size(manifest))
+    return stored
+
+
+def stored_blocks(
+    plain: Iterable[Buffer], manifest: Mapping[str, Any], manifest_content: bytes, content_key: bytes | None
+) -> Iterable[Buffer]:
+    """Return the payload as it is stored: the inverse of `plain_blocks`."""
+    if manifest["payload"]["compression"] == "zstd":
+        plain = compress(plain, size=plain_size(manifest))
+    if content_key is not None:
+        plain = encrypt_chunks(plain, content_key=content_key, manifest=manifest_content)
+    return plain
+
+
+class MemberStream:
+    """Cuts the members out of a stream of blocks, in the manifest's order."""
+
+    def __init__(self, stream: Iterator[Buffer], entries: Sequence[Mapping[str, Any]]) -> None:
+        """Take the members' bytes and the manifest's list."""
+        self._stream = stream
+        self._sizes = {entry["path"]: entry["size"] for entry in entries}
+        self._rest: Buffer = b""
+
+    def read(self, path: str) -> Iterator[Buffer]:
+        """Yield the next member, which `path` must be.
+
+        Raises:
+            PackageError: the stream ends too early.
+        """
+        missing = self._sizes[path]
+        while missing:
+            if not len(self._rest):
+                self._rest = next(self._stream, b"")
+                if not len(self._rest):
+                    raise PackageError(f"member {path}: the payload ends {missing} bytes too early")
+            part = memoryview(self._rest)[:missing]
+            self._rest = memoryview(self._rest)[missing:]
+            missing -= len(part)
+            yield part
+
+    def finish(self) -> None:
+        """Raise PackageError unless all of the stream was read."""
+        if len(self._rest) or any(len(block) for block in self._stream):
+            raise PackageError("the payload has bytes after its last member")
