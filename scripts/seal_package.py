@@ -20,6 +20,7 @@ from sealed_experts.sealing.content.provenance import Origin
 from sealed_experts.sealing.content.receipt import covering
 from sealed_experts.sealing.content.release import released
 from sealed_experts.sealing.content.revision import code_revision
+from sealed_experts.sealing.content.tokenizer import tokenizer_members
 from sealed_experts.sealing.keys.home import home_folder
 from sealed_experts.sealing.keys.private_keys import PublisherKey, load_key
 from sealed_experts.sealing.keys.signatures import check_signatures
@@ -77,17 +78,19 @@ def _inputs(args: argparse.Namespace, settings: PackageRun, *, epoch: int | None
     receipt = covering(_privacy(selection["receipt"]), shipped=_privacy(selection["metrics"]), selection=selection)
     licence = settings.package.licence_file
     lock = ROOT / "requirements.txt"
+    base = read_json(args.base)
     return SealingInputs(
         settings=settings,
         selection=selection,
         metrics=read_json(selection["metrics"]),
         privacy=released(receipt, expert=settings.name, units=units, log=ReleaseLog(home_folder())),
-        base=read_json(args.base),
+        base=base,
         base_config=read_json(args.base.parent / "config.json"),
         evaluation=None if args.evaluation is None else read_json(args.evaluation),
         licence=None if licence is None else _content(Path(licence), "package.licence_file must be a readable file"),
         adapter_config=_content(args.peft / CONFIG, "--peft must be a folder of export_peft's"),
         adapter_weights=args.peft / WEIGHTS,
+        tokenizer=tokenizer_members(args.base.parent, base=base) if settings.package.tokenizer else {},
         names=owner_names(),
         origin=Origin(
             version=__version__,

@@ -256,6 +256,11 @@ def parts() -> tuple[dict[str, Any], dict[str, bytes]]:
     return manifest, members
 
 
+def entry(path: str, content: bytes) -> dict[str, Any]:
+    """Return a member's line in the manifest."""
+    return {"path": path, "size": len(content), "sha256": sha256_bytes(content)}
+
+
 def signed(manifest: dict[str, Any] | bytes, members: dict[str, bytes], number: int = 1) -> bytes:
     """Sign any manifest over any members, joined in the order given. Nothing is checked."""
     content = manifest if isinstance(manifest, bytes) else canonical_json(manifest).encode()

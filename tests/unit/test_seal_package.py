@@ -13,6 +13,7 @@ from tests.attacks import building
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import write_json
+from sealed_experts.files.digests import sha256_bytes
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.privacy.ledger.accounting import epsilon
 from sealed_experts.privacy.ledger.events import GaussianEvent
@@ -73,6 +74,12 @@ def sealed(
     arguments = project(folder, **(package or {}))
     if selection is not None:
         write_json(folder / "selection.json", selection)
+    return seal(arguments, folder=folder, publisher=publisher, seed=seed, **environment)
+
+
+def seal(
+    arguments: list[str], *, folder: Path, publisher: str, seed: str = "0", **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [
             *(sys.executable, str(ROOT / "scripts" / "seal_package.py"), *arguments),
@@ -276,6 +283,24 @@ def test_the_licence_file_becomes_the_member_and_its_path_stays_out(tmp_path):
     assert opened.members["LICENSE"] == text.read_bytes()
     assert (opened.manifest["licence"], opened.manifest["author"]) == ("LicenseRef-Likeable", "Bank of Nowhere")
     assert b"wolpertinger" not in (tmp_path / "a" / "out.tgsp").read_bytes()
+
+
+def test_the_tokenizer_of_the_base_is_sealed_where_the_settings_say_so(tmp_path):
+    publisher = private_keys.ensure_publisher_key()
+    arguments = project(tmp_path, tokenizer=True)
+    files = {"tokenizer.json": b'{"model": {}}', "tokenizer_config.json": b"{}", "chat_template.jinja": b"{{ x }}"}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    listed = {name: sha256_bytes(content) for name, content in files.items()}
+    write_json(tmp_path / "base.json", {"name": "tiny", "revision": None, "digest": "b" * 64, "files": listed})
+    run = seal(arguments, folder=tmp_path, publisher=publisher)
+    assert run.returncode == 0, run.stderr
+    members = open_package(tmp_path / "out.tgsp", trust=load_trust()).members
+    assert {name: members[name] for name in files} == files
+    (tmp_path / "tokenizer.json").write_bytes(b"{}")
+    run = seal(arguments, folder=tmp_path, publisher=publisher)
+    assert run.returncode == 1
+    assert "tokenizer.json is not the file that base.json describes" in run.stderr.splitlines()[-1]
 
 
 def test_a_run_that_could_not_read_its_own_packages_is_refused_before_it_starts(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from tests.attacks import building
 
 from sealed_experts.errors import UserError
 from sealed_experts.sealing.content.manifest import check_manifest, manifest_bytes, parse_manifest, payload_order
-from sealed_experts.sealing.content.manifest_schema import MANIFEST_SCHEMA, MEMBERS
+from sealed_experts.sealing.content.manifest_schema import MANIFEST_SCHEMA, MEMBERS, REQUIRED_MEMBERS
 from sealed_experts.sealing.content.package_content import stated_times
 from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.tgsp.package import open_bytes
@@ -148,7 +148,7 @@ def test_an_end_before_the_start_is_refused():
 def test_the_weights_stand_first_and_the_others_by_name():
     manifest, _ = building.parts()
     paths = [entry["path"] for entry in manifest["members"]]
-    assert paths == payload_order(reversed(paths)) == list(MEMBERS)
+    assert paths == payload_order(reversed(paths)) == list(REQUIRED_MEMBERS)
     assert paths[0] == "adapter_model.safetensors"
     assert paths[1:] == sorted(paths[1:])
     manifest["members"] = sorted(manifest["members"], key=lambda entry: entry["path"])

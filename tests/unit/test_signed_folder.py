@@ -3,8 +3,8 @@
 import base64
 import json
 import os
-import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,10 +18,7 @@ from sealed_experts.sealing import signed_folder
 from sealed_experts.sealing.errors import IncompatibleError, PackageError, SignatureError
 from sealed_experts.sealing.signed_folder import sign_folder, verify_folder
 
-MODEL_SIGNING = shutil.which("model_signing")
-with_model_signing = pytest.mark.skipif(
-    MODEL_SIGNING is None, reason="the command model_signing is not installed (pip install model-signing pyopenssl)"
-)
+MODEL_SIGNING = Path(sys.executable).with_name("model_signing")  # of the extra model-signing
 
 
 def key_files(folder: Path, *, name: str = "key", curve: ec.EllipticCurve | None = None) -> tuple[Path, Path]:
@@ -54,7 +51,6 @@ def model_signing(*arguments) -> subprocess.CompletedProcess:
     return subprocess.run([MODEL_SIGNING, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
-@with_model_signing
 def test_the_real_command_line_accepts_our_signature_and_refuses_an_altered_folder(folder, keys):
     signature = sign_folder(folder, key=keys[0])
     command = ("verify", "key", folder, "--signature", signature, "--public_key", keys[1])
@@ -64,7 +60,6 @@ def test_the_real_command_line_accepts_our_signature_and_refuses_an_altered_fold
     assert model_signing(*command).returncode != 0
 
 
-@with_model_signing
 def test_a_signature_by_the_real_command_line_is_accepted_here(folder, keys, tmp_path):
     signature = tmp_path / "theirs.sig"
     done = model_signing("sign", "key", folder, "--private_key", keys[0], "--signature", signature)

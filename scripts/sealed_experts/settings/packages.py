@@ -72,6 +72,10 @@ class PackageSettings(Group):
         uniqueItems=True,
         items={"pattern": CAPABILITY, "maxLength": 64},
     )
+    tokenizer: bool = setting(
+        "Whether the package holds the base's tokenizer too, for programs that load it from the adapter's folder.",
+        default=False,
+    )
     constraints: ConstraintSettings = setting("What it needs of others.", default_factory=ConstraintSettings)
     started: str | None = setting(
         "When training started, if that is to be stated: `2026-01-31T09:00:00Z`; absent, SOURCE_DATE_EPOCH or nothing.",

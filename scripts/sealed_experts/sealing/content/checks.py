@@ -10,6 +10,7 @@ from sealed_experts.sealing.content.manifest import canonical_object
 from sealed_experts.sealing.content.provenance import PROVENANCE, check_provenance
 from sealed_experts.sealing.content.receipt import RECEIPT, privacy_summary
 from sealed_experts.sealing.content.tensors import Tensor, TensorCheck
+from sealed_experts.sealing.content.tokenizer import check_tokenizer
 from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.source import Buffer
 
@@ -62,6 +63,7 @@ def check_content(
     facts = adapter_facts(members[CONFIG], weights.finish())
     _check_adapter(manifest, facts)
     check_provenance(manifest, members[PROVENANCE])
+    check_tokenizer(members)
     del members[WEIGHTS]
     return Content(members={**members, **weights.content()}, facts=facts)
 

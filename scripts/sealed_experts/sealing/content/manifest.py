@@ -9,7 +9,14 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json, strict_json
 from sealed_experts.files.digests import sha256_bytes
 from sealed_experts.sealing.content.linter import WEIGHTS
-from sealed_experts.sealing.content.manifest_schema import MANIFEST_SCHEMA, MAX_MANIFEST, MEMBER_NAME, MEMBERS
+from sealed_experts.sealing.content.manifest_schema import (
+    MANIFEST_SCHEMA,
+    MAX_MANIFEST,
+    MEMBER_NAME,
+    MEMBERS,
+    REQUIRED_MEMBERS,
+    TOKENIZER_MEMBERS,
+)
 from sealed_experts.sealing.content.schema_parts import LazyValidator
 from sealed_experts.sealing.content.versions import VersionPattern
 from sealed_experts.sealing.errors import PackageError
@@ -157,10 +164,16 @@ def _check_adapter(manifest: Mapping[str, Any]) -> None:
 def _check_members(entries: list[dict[str, Any]]) -> None:
     paths = [entry["path"] for entry in entries]
     check_member_names(paths)
-    missing, foreign = sorted(MEMBERS.keys() - set(paths)), sorted(set(paths) - MEMBERS.keys())
+    required = set(REQUIRED_MEMBERS)
+    if TOKENIZER_MEMBERS.keys() & set(paths):
+        required |= {"tokenizer.json", "tokenizer_config.json"}
+    missing, foreign = sorted(required - set(paths)), sorted(set(paths) - MEMBERS.keys())
     if missing or foreign:
         problem = f"lacks {missing[0]}" if missing else f"has the foreign member {foreign[0]}"
-        raise PackageError(f"manifest: members: the package {problem}; it must have exactly {', '.join(MEMBERS)}")
+        raise PackageError(
+            f"manifest: members: the package {problem}; it must have exactly {', '.join(REQUIRED_MEMBERS)}, and of a"
+            f" tokenizer {', '.join(TOKENIZER_MEMBERS)} (the first two, or none)"
+        )
     if paths != payload_order(paths):
         raise PackageError(f"manifest: members: {WEIGHTS} must stand first, and the others sorted by path")
     for entry in entries:

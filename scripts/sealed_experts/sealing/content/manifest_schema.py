@@ -11,8 +11,8 @@ from sealed_experts.settings.packages import LARGEST_LICENCE
 
 MANIFEST_FORMAT = 1
 MAX_MANIFEST = 1 << 20  # bytes
-# The members of a package, in the order in which the payload holds them, each with its largest size in bytes.
-MEMBERS = {
+# The members of every package, in the order in which the payload holds them, each with its largest size in bytes.
+REQUIRED_MEMBERS = {
     "adapter_model.safetensors": (1 << 32) - (1 << 20),
     "LICENSE": LARGEST_LICENCE,
     "README.md": 1 << 18,
@@ -20,6 +20,14 @@ MEMBERS = {
     "privacy_receipt.json": 1 << 20,
     "provenance.json": 1 << 20,
 }
+# Those of a package with the base's tokenizer: the first two always, the others where the base has them.
+TOKENIZER_MEMBERS = {
+    "tokenizer.json": 1 << 26,
+    "tokenizer_config.json": 1 << 20,
+    "special_tokens_map.json": 1 << 18,
+    "chat_template.jinja": 1 << 20,
+}
+MEMBERS = {**REQUIRED_MEMBERS, **TOKENIZER_MEMBERS}
 MEMBER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 EXPERT_NAME = r"^[a-z0-9][a-z0-9_-]{0,99}$"
 _DIGEST = r"^[0-9a-f]{64}$"

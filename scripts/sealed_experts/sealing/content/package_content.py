@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class SealingInputs:
         licence: the licence's own text, if there is one.
         adapter_config: content of adapter_config.json.
         adapter_weights: content of adapter_model.safetensors, or its path.
+        tokenizer: the base's tokenizer, by its files' names, if the package is to hold it.
         names: how private data are named.
         origin: what is known of the program.
         epoch: SOURCE_DATE_EPOCH, seconds since 1970, if it is set: stands for times that the settings do not state.
@@ -64,6 +65,7 @@ class SealingInputs:
     licence: bytes | None = None
     adapter_config: bytes
     adapter_weights: bytes | Path
+    tokenizer: Mapping[str, bytes] = field(default_factory=dict)
     names: OwnerNames
     origin: Origin
     epoch: int | None = None
@@ -85,7 +87,11 @@ def package_content(inputs: SealingInputs) -> tuple[dict[str, Any], dict[str, by
         PackageError: the adapter is not one that a package may hold.
         UserError: an input lacks a field, or two inputs contradict each other.
     """
-    members: dict[str, bytes | Path] = {CONFIG: inputs.adapter_config, WEIGHTS: inputs.adapter_weights}
+    members: dict[str, bytes | Path] = {
+        CONFIG: inputs.adapter_config,
+        WEIGHTS: inputs.adapter_weights,
+        **inputs.tokenizer,
+    }
     weights = _examined(inputs)
     try:
         manifest = _manifest(inputs, weights)
