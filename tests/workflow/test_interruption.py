@@ -117,7 +117,7 @@ def rollouts_configured(project):
     return project
 
 
-@pytest.mark.parametrize(("lines", "number"), [(4, signal.SIGKILL), (9, signal.SIGKILL), (13, signal.SIGINT)])
+@pytest.mark.parametrize(("lines", "number"), [(2, signal.SIGKILL), (9, signal.SIGKILL), (13, signal.SIGINT)])
 def test_rollouts_baseline_and_noise_go_on_exactly_after_a_kill(refining, rl_expected, lines, number):
     process = start_and_reach(refining, lines, targets=RL_TARGETS, folder="rl")
     if number == signal.SIGINT:
@@ -125,8 +125,13 @@ def test_rollouts_baseline_and_noise_go_on_exactly_after_a_kill(refining, rl_exp
     else:
         os.kill(trainer_pid(refining, "rl"), number)
         assert process.wait(timeout=60) != 0
+    # The first line may be logged and its checkpoint not yet be there: then it starts anew, and ends the same.
+    kept = list(
+        (refining.folder / "results" / "experts" / EXPERT / "rl" / "checkpoints").glob("*/checkpoint_step_*.pt")
+    )
+    assert kept or lines == 2
     refining.snakemake(*RL_TARGETS)
-    assert "resumed after step" in log_of(refining, "reinforce")
+    assert ("resumed after step" in log_of(refining, "reinforce")) == bool(kept)
     assert rl_outcome(refining) == rl_expected
 
 

@@ -76,8 +76,9 @@ def budget_problems(expert: ExpertSettings, *, units: int) -> Iterator[tuple[str
         steps = (*before, (rate, _together([*gradient, *queries])))
         least = least_epsilon(steps, delta=privacy.delta)
         if least > target:
-            alone = (*before, (rate, _together(queries))) if queries else ()
-            by_queries = bool(alone) and least_epsilon(alone, delta=privacy.delta) > target
+            by_queries = (
+                bool(queries) and least_epsilon((*before, (rate, _together(queries))), delta=privacy.delta) > target
+            )
             spent = f" (with a step of {' and '.join(counted)} before it)" if before else ""
             yield (
                 name,

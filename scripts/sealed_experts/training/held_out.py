@@ -10,7 +10,7 @@ import torch
 from sealed_experts.models.adapters import trainable_parameters
 from sealed_experts.privacy.streams import Stream, derive_key
 from sealed_experts.training.batches import Example, physical_batches
-from sealed_experts.training.objectives.distributions import kl_and_entropy, other_weights
+from sealed_experts.training.objectives.distributions import other_weights, policy_terms
 from sealed_experts.training.objectives.response import response_logits
 from sealed_experts.training.scoring import Rollout, Scorer
 
@@ -66,9 +66,9 @@ def answer_held_out(
         with other_weights(parameters, reference):
             before = response_logits(model, batch)
         now = response_logits(model, batch)
-        of_positions = kl_and_entropy(now.logits, before.logits)
-        divergences += now.row_means(of_positions[0]).tolist()
-        entropies += now.row_means(of_positions[1]).tolist()
+        _, divergence, entropy = policy_terms(now.logits, before.logits, now.tokens)
+        divergences += now.row_means(divergence).tolist()
+        entropies += now.row_means(entropy).tolist()
     return HeldOutAnswers(
         rollouts=rollouts,
         kl=statistics.fmean(divergences) if divergences else None,

@@ -95,28 +95,36 @@ def sample_answers(
 
 
 def check_row_independence(model: Any, prompts: Sequence[Sequence[int]], *, sampling: Sampling) -> bool:
-    """Tell whether a prompt's logits are the same to the last bit wherever it stands and whatever stands beside it.
+    """Tell whether a prompt's draws are the same to the last bit wherever it stands and whatever stands beside it.
 
     The given prompts are tried in one order, in the reverse, and each among fillers alone, over a few tokens.
     """
     chosen = [list(prompt) for prompt in prompts[: sampling.rows]]
     with _evaluating(model):
-        logits = _few_logits(model, chosen, sampling)
-        backwards = _few_logits(model, chosen[::-1], sampling).flip(0)
-        alone = [_few_logits(model, [prompt], sampling)[0] for prompt in (chosen[0], chosen[-1])]
-    return torch.equal(logits, backwards) and torch.equal(torch.stack(alone), logits[[0, -1]])
+        together = _few_draws(model, chosen, sampling)
+        backwards = _few_draws(model, chosen[::-1], sampling)
+        alone = [_few_draws(model, [prompt], sampling) for prompt in (chosen[0], chosen[-1])]
+    return all(
+        torch.equal(rows, reverse.flip(0)) and torch.equal(rows[:1], first) and torch.equal(rows[-1:], last)
+        for rows, reverse, first, last in zip(together, backwards, *alone, strict=True)
+    )
 
 
 @torch.no_grad()
-def _few_logits(model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling) -> torch.Tensor:
+def _few_draws(model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits of a few tokens, [prompts, tokens, vocabulary], and the log-probabilities of those drawn."""
     device = next(model.parameters()).device
     inputs = _left_padded(model, prompts, sampling=sampling, device=device)
-    seen = []
+    half = torch.full((sampling.rows,), 0.5, dtype=torch.float64, device=device)
+    logits, log_probs = [], []
     for _ in range(min(3, sampling.max_new_tokens)):
         output = model(**inputs, use_cache=True, logits_to_keep=1)
-        seen.append(output.logits[: len(prompts), -1])
-        inputs = _next_inputs(inputs, output, output.logits[:, -1].argmax(1))
-    return torch.stack(seen, dim=1)
+        last = output.logits[:, -1]
+        picked, _, log_prob = pick_tokens(last.float(), half, temperature=sampling.temperature, top_p=sampling.top_p)
+        logits.append(last[: len(prompts)])
+        log_probs.append(log_prob[: len(prompts)])
+        inputs = _next_inputs(inputs, output, picked)
+    return torch.stack(logits, dim=1), torch.stack(log_probs, dim=1)
 
 
 def _sample(

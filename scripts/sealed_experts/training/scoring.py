@@ -91,7 +91,7 @@ class Scorer:
         Args:
             examples: some to try it with.
         """
-        prompts = [example.ids[: example.prompt_length] for example in examples]
+        prompts = [example.ids[: example.prompt_length] for example in examples[: self._sampling.rows]]
         if prompts and not check_row_independence(model, prompts, sampling=self._sampling):
             print("rows of a batch depend on each other here: answers are sampled one at a time", flush=True)
             self._sampling = dataclasses.replace(self._sampling, rows=1)

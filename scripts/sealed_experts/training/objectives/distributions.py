@@ -47,8 +47,12 @@ def ranking(scores: torch.Tensor) -> torch.Tensor:
     return scores.to(torch.float64) - 1e-12 * places
 
 
-def kl_and_entropy(logits: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return KL(π ‖ reference) and the entropy of π in nats at each position, both [positions].
+def policy_terms(
+    logits: torch.Tensor, reference: torch.Tensor, tokens: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return log π of each token, KL(π ‖ reference) and the entropy of π in nats at each position, all [positions].
+
+    The first is `nucleus_log_probs` for the whole vocabulary at temperature 1.
 
     Along sampled answers this KL is the Rao-Blackwellised estimator of the answers' divergence (Amini, Vieira and
     Cotterell, "Better Estimation of the KL Divergence Between Language Models", 2025): summed over the whole vocabulary
@@ -58,18 +62,7 @@ def kl_and_entropy(logits: torch.Tensor, reference: torch.Tensor) -> tuple[torch
     Args:
         logits: [positions, vocabulary] of π.
         reference: the same of the reference, without gradient.
-    """
-    tokens = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-    _, divergence, entropy, *_ = _PolicyTerms.apply(logits, reference, tokens)
-    return divergence, entropy
-
-
-def policy_terms(
-    logits: torch.Tensor, reference: torch.Tensor, tokens: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return each token's log-probability under π, and `kl_and_entropy`: all [positions], in one walk.
-
-    The first is `nucleus_log_probs` for the whole vocabulary at temperature 1.
+        tokens: [positions].
     """
     chosen, divergence, entropy, *_ = _PolicyTerms.apply(logits, reference, tokens)
     return chosen, divergence, entropy

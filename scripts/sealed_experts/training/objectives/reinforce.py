@@ -37,7 +37,7 @@ class Reinforce(Objective):
     A row's loss is -(advantage) · Σ log π + kl_coef · KL - entropy_coef · H over its response tokens. The score term
     uses the tempered, truncated policy that sampled. KL and entropy H use the untruncated one and are means over
     tokens (as sums they would reward long answers for themselves); KL is measured from the adapter that the stage
-    started from, over the whole vocabulary (the Rao-Blackwellised estimator, see `distributions.kl_and_entropy`).
+    started from, over the whole vocabulary (the Rao-Blackwellised estimator, see `distributions.policy_terms`).
 
     The advantage is reward_scale · (reward - baseline). The baseline is a function of other records' rewards: under
     privacy it learns of them through a noised mean alone, and only after the step's advantages were taken.
