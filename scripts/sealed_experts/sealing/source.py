@@ -1,7 +1,9 @@
 """Where the bytes of a package come from: a file opened once, or memory."""
 
 import contextlib
+import fcntl
 import os
+import signal
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -18,6 +20,10 @@ class Source(Protocol):
 
     size: int
 
+    @property
+    def constant(self) -> bool:
+        """Whether what is read twice is the same, unless `check_unchanged` raises."""
+
     def read(self, offset: int, length: int) -> Buffer:
         """Return exactly `length` bytes.
 
@@ -33,7 +39,7 @@ class Memory:
     """Bytes that nobody else can change."""
 
     def __init__(self, data: bytes) -> None:
-        self.size = len(data)
+        self.size, self.constant = len(data), True
         self._view = memoryview(data)
 
     def read(self, offset: int, length: int) -> memoryview:
@@ -47,10 +53,14 @@ class Memory:
 
 
 class OpenFile:
-    """An open file, by its descriptor: its path is never looked at again."""
+    """An open file, by its descriptor: its path is never looked at again.
+
+    While it is read, nobody can begin to write to it where the system grants a lease (`constant`). A file's times alone
+    prove nothing: a page that somebody has mapped, and written to before, changes without them.
+    """
 
     def __init__(self, descriptor: int, status: os.stat_result) -> None:
-        self.size = status.st_size
+        self.size, self.constant = status.st_size, _take_lease(descriptor)
         self._descriptor, self._status = descriptor, status
 
     def read(self, offset: int, length: int) -> bytes:
@@ -64,7 +74,9 @@ class OpenFile:
         return content
 
     def check_unchanged(self) -> None:
-        """Compare the file's status with that of the time when it was opened."""
+        """Compare the file's status with that of the time when it was opened; a lease must still be held."""
+        if self.constant and fcntl.fcntl(self._descriptor, fcntl.F_GETLEASE) != fcntl.F_RDLCK:
+            raise PackageError("somebody began to write to the file while it was read: verify it again later")
         if _identity(os.fstat(self._descriptor)) != _identity(self._status):
             raise PackageError("the file was changed while it was read: verify it again when nobody writes to it")
 
@@ -87,6 +99,22 @@ def blocks(source: Source, *, offset: int, length: int, size: int = BLOCK) -> It
     """Yield `length` bytes from `offset` on, `size` at a time."""
     for start in range(0, length, size):
         yield source.read(offset + start, min(size, length - start))
+
+
+def _take_lease(descriptor: int) -> bool:
+    """Ask the system to keep writers away until the descriptor is closed; tell whether it does.
+
+    It does for the file's owner, where nobody has it open for writing. Whoever then opens it to write waits.
+    """
+    if not hasattr(fcntl, "F_SETLEASE"):  # of Linux alone
+        return False
+    try:
+        # The signal for a waiting writer is one that is ignored by default; that of old would end the process.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError:
+        return False
+    return True
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

@@ -69,6 +69,11 @@ class MemberSource:
     start: int
     size: int
 
+    @property
+    def constant(self) -> bool:
+        """Whether what is read twice is the same, unless `check_unchanged` raises."""
+        return self.content.constant
+
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes.
 

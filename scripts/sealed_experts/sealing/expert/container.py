@@ -116,8 +116,8 @@ def examine_expert(source: Source, *, trust: TrustStore, policy: Policy = ANY, w
     content = check_content(
         signed.manifest,
         lambda name: blocks(signed.members[name], offset=0, length=signed.members[name].size),
-        # Memory cannot change between the two readings; a file's content is hashed again.
-        known={name: entry.sha256 for name, entry in signed.entries.items()} if isinstance(source, Memory) else None,
+        # What may have changed between the two readings is hashed again.
+        known={name: entry.sha256 for name, entry in signed.entries.items()} if source.constant else None,
         keep_weights=weights,
     )
     source.check_unchanged()

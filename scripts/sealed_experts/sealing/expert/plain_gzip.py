@@ -150,7 +150,7 @@ class PlainGzipContent:
     """The content of a file that a `PlainGzipReader` has read to its end, at any place."""
 
     def __init__(self, source: Source, *, size: int) -> None:
-        self.size = size
+        self.size, self.constant = size, source.constant
         self._source = source
 
     def read(self, offset: int, length: int) -> bytes:

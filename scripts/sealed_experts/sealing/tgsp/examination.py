@@ -75,7 +75,8 @@ def examine(
     frame, manifest, known = signed.frame, signed.manifest, dict[str, str]()
     if frame.recipients and content_key is None:
         content_key = unwrap_key(frame.recipients, identity=identity, manifest=frame.manifest)
-    if not frame.recipients and manifest["payload"]["compression"] == "none":
+    # The hash of the first reading serves for the second only where both read the same bytes.
+    if source.constant and not frame.recipients and manifest["payload"]["compression"] == "none":
         first = manifest["members"][0]
         known = {first["path"]: signed.payload.first(first["size"])}
     stream = MemberStream(plain_blocks(source, frame, manifest, content_key), manifest["members"])
