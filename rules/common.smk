@@ -217,6 +217,30 @@ def gpus(wildcards):
     return GPUS
 
 
+def processes_of(stage, wildcards):
+    """How many processes share a job of this stage; each has a GPU of its own where there are GPUs."""
+    return EXPERT[wildcards.expert].stage(stage).processes(on_gpus=GPUS > 0)
+
+
+def stage_gpus(stage):
+    return lambda wildcards: GPUS * processes_of(stage, wildcards)
+
+
+def stage_threads(stage):
+    return lambda wildcards: EXPERT[wildcards.expert].stage(stage).threads * processes_of(stage, wildcards)
+
+
+def launcher(stage):
+    """What starts the script as several processes; nothing where there is one."""
+
+    def words(wildcards, output):
+        # Takes `output`, so that it is not tracked, as `processes_per_job` itself is not.
+        count = processes_of(stage, wildcards)
+        return f"python scripts/sealed_experts/training/launcher.py --processes {count} --" if count > 1 else ""
+
+    return words
+
+
 def memory_mb(first):
     """Megabytes of a job: `first`, and as much again for every attempt after a failure."""
     return lambda wildcards, attempt: first * attempt

@@ -15,9 +15,9 @@ rule train_reinforce:
         "results/experts/{expert}/benchmarks/train_reinforce.tsv"
     conda:
         "../envs/train.yaml"
-    threads: lambda wildcards: EXPERT[wildcards.expert].reinforce.threads
+    threads: stage_threads("reinforce")
     resources:
-        gpu=gpus,
+        gpu=stage_gpus("reinforce"),
         mem_mb=memory_mb(16000),
         runtime=720,
     params:
@@ -26,8 +26,9 @@ rule train_reinforce:
         # Not an output: Snakemake deletes outputs when a job starts and when it fails.
         checkpoints="results/experts/{expert}/rl/checkpoints",
         start=start_flag,
+        launcher=launcher("reinforce"),
     shell:
-        "exec python scripts/train_reinforce.py --base {input.base:q} --train {input.train:q}"
+        "exec {params.launcher} python scripts/train_reinforce.py --base {input.base:q} --train {input.train:q}"
         " --val {input.val:q} --stats {input.stats:q} {params.start} --settings {params.settings:q}"
         " --operation {params.operation:q} --checkpoints {params.checkpoints:q} --output {output.adapter:q}"
         " > {log:q} 2>&1"

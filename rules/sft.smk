@@ -13,9 +13,9 @@ rule train_sft:
         "results/experts/{expert}/benchmarks/train_sft.tsv"
     conda:
         "../envs/train.yaml"
-    threads: lambda wildcards: EXPERT[wildcards.expert].sft.threads
+    threads: stage_threads("sft")
     resources:
-        gpu=gpus,
+        gpu=stage_gpus("sft"),
         mem_mb=memory_mb(16000),
         runtime=720,
     params:
@@ -24,8 +24,9 @@ rule train_sft:
         # Not an output: Snakemake deletes outputs when a job starts and when it fails.
         checkpoints="results/experts/{expert}/sft/checkpoints",
         start=start_flag,
+        launcher=launcher("sft"),
     shell:
-        "exec python scripts/train_sft.py --base {input.base:q} --train {input.train:q}"
+        "exec {params.launcher} python scripts/train_sft.py --base {input.base:q} --train {input.train:q}"
         " --val {input.val:q} --stats {input.stats:q} {params.start} --settings {params.settings:q}"
         " --operation {params.operation:q} --checkpoints {params.checkpoints:q} --output {output.adapter:q} > {log:q} 2>&1"
 

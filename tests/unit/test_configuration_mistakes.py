@@ -276,6 +276,12 @@ ONE_MISTAKE = [
         " training",
     ),
     (
+        {"experts.banker.sft.processes_per_job": 3, "defaults.sft.gpus": 2},
+        "experts.banker.sft.processes_per_job: 3 processes do not fit gpus, which is 2: each process has one GPU of its"
+        " own; give one of the two",
+    ),
+    ({"defaults.sft.gpus": 0}, "defaults.sft.gpus: 0 is not a whole number from 1 to 1024"),
+    (
         {"experts.banker.stages": ["sft", "reinforce"], "overrides.reinforce.warmup_steps": 501},
         "overrides.reinforce.warmup_steps: 501 is above total_steps, which is 500; the warmup must end within the"
         " training",

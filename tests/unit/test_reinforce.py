@@ -214,7 +214,7 @@ def test_the_loss_and_its_gradient_are_the_formulas(tokenizer):
         truth = torch.autograd.grad(expected, trainable_parameters(model))
         for gradient, one in zip(gradients, truth, strict=True):
             torch.testing.assert_close(gradient[row], one, rtol=2e-3, atol=1e-5)
-    assert objective.figures()["kl"] > 0.01
+    assert objective.figures([objective.observed()])["kl"] > 0.01
 
 
 def test_advantages_come_from_the_baseline_before_it_moves(tokenizer):
@@ -264,7 +264,7 @@ def test_an_empty_draw_prepares_nothing_and_says_so(tokenizer):
     model = adapted()
     objective = objective_of(model, tokenizer)
     assert objective.prepare(model, [], step=1, stream=STREAM) == []
-    assert objective.figures()["reward_mean"] is None
+    assert objective.figures([objective.observed()])["reward_mean"] is None
 
 
 def test_prompts_that_leave_no_room_are_refused_before_training(tokenizer, tmp_path):

@@ -4,7 +4,7 @@ Abadi et al., "Deep Learning with Differential Privacy" (2016), algorithm 1, wit
 the noise are float64, so that their rounding (about 1e-16 relative) is far below the noise.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,6 +69,15 @@ class GradientMechanism:
         for name, given in values.items():
             clipped = torch.nan_to_num(given.to(torch.float64), nan=0.0, posinf=0.0, neginf=0.0).clamp(0.0, 1.0)
             self._answers[name] += float(clipped.sum())
+
+    def pool(self, total: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]) -> None:
+        """Replace the sums by `total` of them: those of every process that shares this batch.
+
+        The noise is added to them afterwards, once: it is the same in every process.
+        """
+        answers = torch.tensor(list(self._answers.values()), dtype=torch.float64, device=self._device)
+        *self._sums, answers = total([*self._sums, answers])
+        self._answers = dict(zip(self._answers, answers.tolist(), strict=True))
 
     def release(self, *, step: int) -> Release:
         """Return the noised means of this step's units, gradients in float32, and start the next sums.

@@ -18,6 +18,7 @@ def chain_mistakes(
         stage = expert.stage(name)
         yield from _batch_mistakes(name, stage, layers)
         yield from _warmup_mistakes(name, stage, layers)
+        yield from _process_mistakes(name, stage, layers)
         if isinstance(stage, ReinforceSettings):
             yield from _rollout_mistakes(name, stage, layers)
             yield from reward_mistakes(stage, layers, name)
@@ -52,6 +53,16 @@ def _warmup_mistakes(name: str, stage: StageSettings, layers: Layers) -> Iterato
             layers.locate(name, "warmup_steps"),
             f"{stage.warmup_steps} is above {steps}, which is {stage.steps}; the warmup must end within the training",
             involves=(layers.locate(name, steps),),
+        )
+
+
+def _process_mistakes(name: str, stage: StageSettings, layers: Layers) -> Iterator[Mistake]:
+    if stage.gpus and stage.processes_per_job and stage.gpus != stage.processes_per_job:
+        yield Mistake(
+            layers.locate(name, "processes_per_job"),
+            f"{stage.processes_per_job} processes do not fit gpus, which is {stage.gpus}: each process has one GPU of"
+            " its own; give one of the two",
+            involves=(layers.locate(name, "gpus"),),
         )
 
 

@@ -67,6 +67,33 @@ class StageSettings(Group):
         operation=True,
     )
     threads: int = setting("Processor threads of the trainer.", default=2, minimum=1, operation=True)
+    processes_per_job: int | None = setting(
+        "Processes that share each batch of a job; by default one, on GPUs one for each of `gpus`.",
+        default=None,
+        minimum=1,
+        maximum=1024,
+        operation=True,
+    )
+    gpus: int | None = setting(
+        "GPUs of a job where it runs on GPUs; each process has one of its own.",
+        default=None,
+        minimum=1,
+        maximum=1024,
+        operation=True,
+    )
+    sync_steps: int = setting(
+        "With several processes: compare their weights this often, and before each checkpoint.",
+        default=25,
+        minimum=1,
+        operation=True,
+    )
+    process_timeout_minutes: float = setting(
+        "How long processes wait for one another, also while one validates, before the job stops.",
+        default=60.0,
+        exclusiveMinimum=0,
+        maximum=10_000,
+        operation=True,
+    )
     privacy: PrivacySettings = setting(
         "Privacy of this stage; beats a `privacy` beside the stage.", default_factory=PrivacySettings
     )
@@ -83,6 +110,10 @@ class StageSettings(Group):
     def steps(self) -> int:
         """Optimizer steps that are asked for."""
         raise NotImplementedError
+
+    def processes(self, *, on_gpus: bool) -> int:
+        """Return how many processes share a job of this stage."""
+        return self.processes_per_job or (self.gpus or 1 if on_gpus else 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -68,13 +68,9 @@ def physical_batches(
     Examples are sorted by length, longest first, so that little is padded and the largest allocation comes first. A
     unit's rows stay together. A single unit longer than the budget gets a batch of its own.
     """
-    units: dict[int, list[Example]] = {}
-    for example in examples:
-        units.setdefault(example.unit, []).append(example)
-    longest_first = sorted(units.values(), key=lambda rows: (-max(len(row.ids) for row in rows), rows[0].unit))
     groups: list[list[list[Example]]] = []
     rows_held, width = 0, 0
-    for rows in longest_first:
+    for rows in longest_first(examples):
         needed = max(len(row.ids) for row in rows)
         if not groups or (rows_held + len(rows)) * max(width, needed) > token_budget:
             groups.append([])
@@ -82,6 +78,14 @@ def physical_batches(
         groups[-1].append(rows)
         rows_held += len(rows)
     return [_collate(group, pad_id=pad_id, device=device) for group in groups]
+
+
+def longest_first(examples: Sequence[Example]) -> list[list[Example]]:
+    """Return the rows of each unit, the unit with the longest row first."""
+    units: dict[int, list[Example]] = {}
+    for example in examples:
+        units.setdefault(example.unit, []).append(example)
+    return sorted(units.values(), key=lambda rows: (-max(len(row.ids) for row in rows), rows[0].unit))
 
 
 def _collate(units: Sequence[Sequence[Example]], *, pad_id: int, device: torch.device) -> Batch:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from sealed_experts.errors import UserError
-from sealed_experts.files.atomic import write_bytes
+from sealed_experts.files.atomic import make_folder, write_bytes
 from sealed_experts.files.canonical import canonical_json, read_json, write_json
 from sealed_experts.files.digests import sha256_bytes
 
@@ -27,7 +27,7 @@ class CheckpointFolder:
         self.path = root / fingerprint
         self._fingerprint = fingerprint
         self._keep = keep
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         for unfinished in self.path.glob(".checkpoint_step_*.tmp"):  # of a save that was killed
             unfinished.unlink(missing_ok=True)
 
@@ -56,9 +56,7 @@ class CheckpointFolder:
         refused: list[Path] = []
         for step, path in found:
             try:
-                state = load_state(path)
-                if state["fingerprint"] != self._fingerprint:
-                    raise UserError(f"{path} belongs to another run")
+                state = self.load(step)
             except UserError as error:
                 print(f"WARNING: checkpoint of step {step} is not usable: {error}", file=sys.stderr, flush=True)
                 refused.append(path)
@@ -72,6 +70,18 @@ class CheckpointFolder:
                 "restore one of them, or delete that folder to start this stage again"
             )
         return None
+
+    def load(self, step: int) -> dict[str, Any]:
+        """Return the state after `step`.
+
+        Raises:
+            UserError: its checkpoint does not load, or is another run's.
+        """
+        path = self.path / f"checkpoint_step_{step}.pt"
+        state = load_state(path)
+        if state["fingerprint"] != self._fingerprint:
+            raise UserError(f"{path} belongs to another run")
+        return state
 
     def secret_key(self) -> bytes:
         """Return this run's 32-byte key, drawn from the operating system on first use and kept with mode 0600.
@@ -94,16 +104,31 @@ class CheckpointFolder:
             raise UserError(f"{path} holds {len(key)} bytes instead of 32: restore it, or delete {self.path}")
         return key
 
-    def describe(self, *, subject: dict[str, Any], environment: dict[str, Any]) -> None:
+    @property
+    def newest_step(self) -> int:
+        """The step of the newest checkpoint, by its name; -1 where there is none."""
+        return max((step for step, _ in self._found()), default=-1)
+
+    @property
+    def described(self) -> bool:
+        """Whether it is known what run this is: what a run needs to start with is there before that."""
+        return (self.path / "run.json").exists()
+
+    def describe(
+        self, *, subject: dict[str, Any], environment: dict[str, Any], continues: dict[str, Any] | None = None
+    ) -> None:
         """Keep what this run is beside its checkpoints, and say when only the environment differs from an older run's.
 
         Such a run cannot be resumed, since the same noise on other floats would be a second release: it starts again
-        with a key of its own.
+        with a key of its own, unless it `continues` that run.
         """
         path = self.path / "run.json"
-        if path.exists():
+        if self.described:
             return
-        write_json(path, {"subject": subject, "environment": environment})
+        run = {"subject": subject, "environment": environment}
+        write_json(path, run if continues is None else {**run, "continues": continues})
+        if continues is not None:
+            return
         for other in sorted(self.path.parent.glob("*/run.json")):
             theirs = read_json(other)
             if other != path and theirs["subject"] == subject and any(other.parent.glob("checkpoint_step_*.pt")):

@@ -1,12 +1,13 @@
 """What a run's numbers depend on besides its settings, and the fingerprint that names a run.
 
 The same noise applied to other floats would be a second release, so whatever can move a float in its last bit is part
-of the fingerprint: device, library versions, dtype, how batches are cut, threads.
+of the fingerprint: device, library versions, dtype, how batches are cut, threads, processes.
 """
 
 import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,13 @@ NUMERIC_CODE = (
 
 
 def numeric_environment(
-    *, device: torch.device, dtype: torch.dtype, token_budget: int, threads: int, gradient_checkpointing: bool
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    token_budget: int,
+    threads: int,
+    gradient_checkpointing: bool,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Return everything outside the settings that can change a result's last bit."""
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
@@ -49,9 +56,14 @@ def numeric_environment(
         "dtype": str(dtype).removeprefix("torch."),
         "token_budget": token_budget,
         "threads": threads,
-        "processes": 1,
+        "processes": processes,
         "gradient_checkpointing": gradient_checkpointing,
     }
+
+
+def without_processes(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a numeric environment but for the number of processes."""
+    return {name: value for name, value in environment.items() if name != "processes"}
 
 
 def _processor() -> str:
@@ -81,6 +93,11 @@ def make_deterministic(*, threads: int) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def fingerprint(*, subject: dict[str, Any], environment: dict[str, Any]) -> str:
-    """Return the name of a run: a digest of what it computes (`subject`) and of its numeric environment."""
-    return digest_of({"subject": subject, "environment": environment})
+def fingerprint(
+    *, subject: dict[str, Any], environment: dict[str, Any], continues: dict[str, Any] | None = None
+) -> str:
+    """Return the name of a run: a digest of what it computes (`subject`), of its numeric environment, and of the run
+    that it goes on from, if any.
+    """
+    run = {"subject": subject, "environment": environment}
+    return digest_of(run if continues is None else {**run, "continues": continues})

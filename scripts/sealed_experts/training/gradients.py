@@ -13,10 +13,11 @@ from sealed_experts.privacy.plan import PrivacyPlan
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.training.batches import Batch
 from sealed_experts.training.objectives.objective import Objective
+from sealed_experts.training.processes import Processes
 
 
 class GradientSource(Protocol):
-    """Adds up one logical batch, then gives its gradient."""
+    """Adds up one logical batch, or this process's share of it, then gives the whole batch's gradient."""
 
     def add(self, batch: Batch) -> torch.Tensor:
         """Take one physical batch in; return its rows' losses, [rows]."""
@@ -35,9 +36,15 @@ class PlainGradients:
     """The mean gradient of the logical batch's examples."""
 
     def __init__(
-        self, *, model: torch.nn.Module, objective: Objective, parameters: Sequence[torch.nn.Parameter]
+        self,
+        *,
+        model: torch.nn.Module,
+        objective: Objective,
+        parameters: Sequence[torch.nn.Parameter],
+        processes: Processes | None = None,
     ) -> None:
         self._model, self._objective, self._parameters = model, objective, parameters
+        self._processes = processes or Processes()
         self._examples = 0
         self._answers: dict[str, float] = {}
 
@@ -52,14 +59,21 @@ class PlainGradients:
 
     def release(self, *, step: int) -> Release:
         """Return the means over the examples that were added."""
-        gradients = []
-        for parameter in self._parameters:
-            gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-            gradients.append(gradient / max(1, self._examples))
-            parameter.grad = None
-        answers = {name: total / max(1, self._examples) for name, total in self._answers.items()}
+        shares = self._processes.exchange((self._examples, self._answers))
+        examples = max(1, sum(count for count, _ in shares))
+        sums = self._processes.sum([self._taken(parameter) for parameter in self._parameters])
+        names = dict.fromkeys(name for _, answers in shares for name in answers)
+        totals = {name: sum(answers.get(name, 0.0) for _, answers in shares) for name in names}
         self._examples, self._answers = 0, {}
-        return Release(gradients, answers)
+        return Release(
+            [(total / examples).to(torch.float32) for total in sums],
+            {name: total / examples for name, total in totals.items()},
+        )
+
+    @staticmethod
+    def _taken(parameter: torch.nn.Parameter) -> torch.Tensor:
+        gradient, parameter.grad = parameter.grad, None
+        return torch.zeros_like(parameter, dtype=torch.float64) if gradient is None else gradient.to(torch.float64)
 
     def resume(self, *, step: int) -> None:
         """Nothing to check."""
@@ -80,9 +94,12 @@ class PrivateGradients:
         parameters: Sequence[torch.nn.Parameter],
         plan: PrivacyPlan,
         stream: Stream,
-        journal: Journal,
+        journal: Journal | None,
+        processes: Processes | None = None,
     ) -> None:
+        """Of several processes, the first holds the journal; the others have None."""
         self._model, self._objective, self._plan, self._journal = model, objective, plan, journal
+        self._processes = processes or Processes()
         self._engine = HookGradients(model)
         self._mechanism = GradientMechanism(plan=plan, parameters=parameters, stream=stream)
         self._norms: list[torch.Tensor] = []
@@ -103,10 +120,16 @@ class PrivateGradients:
         return kept[0].detach()
 
     def release(self, *, step: int) -> Release:
-        """Return the noised means. The journal holds the step before anything can come of it."""
-        self._journal.record(step)
-        norms = torch.cat(self._norms) if self._norms else torch.zeros(0)
+        """Return the noised means. The journal holds the step before anything can come of it.
+
+        Other processes get the first one's part of the sum only after that, and need it for any result.
+        """
+        if self._journal is not None:
+            self._journal.record(step)
+        own = torch.cat(self._norms).tolist() if self._norms else []
+        norms = torch.tensor([norm for share in self._processes.exchange(own) for norm in share], dtype=torch.float64)
         self._norms = []
+        self._mechanism.pool(self._processes.sum)
         clipped = norms > self._plan.max_grad_norm
         self._figures = {
             "norm_median": float(norms.median()) if norms.numel() else 0.0,
@@ -121,7 +144,7 @@ class PrivateGradients:
         Raises:
             UserError: the journal holds fewer; without them the stated ε would be too small.
         """
-        if self._journal.next_step <= step:
+        if self._journal is not None and self._journal.next_step <= step:
             raise UserError(
                 f"the privacy journal of this run goes up to step {self._journal.next_step - 1}, but its checkpoint is "
                 f"of step {step}: restore the file `journal` beside it, or delete their folder to start again"

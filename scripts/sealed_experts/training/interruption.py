@@ -27,6 +27,8 @@ class Interruption:
     def __enter__(self) -> "Interruption":
         for number in self._SIGNALS:
             self._previous[number] = signal.signal(number, self._note)
+        # Of a job of several processes: one that was sent while this program was still loading is let through now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._SIGNALS)
         return self
 
     def __exit__(self, *_: object) -> None:

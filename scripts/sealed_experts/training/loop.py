@@ -18,12 +18,13 @@ from sealed_experts.models.loading import clear_device_memory
 from sealed_experts.privacy.ledger.accounting import BudgetCurve
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.settings.types import StageSettings
-from sealed_experts.training.batches import Batch, physical_batches
-from sealed_experts.training.checkpoints import CheckpointFolder
+from sealed_experts.training.batches import Batch, Example, longest_first, physical_batches
+from sealed_experts.training.checkpoints import CheckpointFolder, state_digest
 from sealed_experts.training.dataset import UnitDataset
 from sealed_experts.training.gradients import GradientSource
 from sealed_experts.training.interruption import Interrupted, Interruption
 from sealed_experts.training.objectives.objective import Objective
+from sealed_experts.training.processes import OutOfMemoryTogether, Processes
 from sealed_experts.training.progress import ProgressFiles
 from sealed_experts.training.samplers import Sampler
 from sealed_experts.training.schedules import learning_rate
@@ -73,12 +74,14 @@ class TrainingLoop:
         interruption: Interruption,
         pad_id: int,
         device: torch.device,
+        processes: Processes | None = None,
     ) -> None:
         self._model, self._objective, self._dataset, self._validation = model, objective, dataset, validation
         self._sampler, self._gradients, self._stream = sampler, gradients, stream
         self._stage, self._settings, self._total_steps, self._curve = stage, settings, total_steps, curve
         self._checkpoints, self._progress, self._interruption = checkpoints, progress, interruption
         self._pad_id, self._device = pad_id, device
+        self._processes = processes or Processes()
         self._parameters = trainable_parameters(model)
         self._optimizer = torch.optim.AdamW(
             self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -101,15 +104,15 @@ class TrainingLoop:
             self._validate_if_due()  # before the first step, or after a run that ended between a step and this
             self._clock = self._saved_at = time.monotonic()
             while self.state.step < self._total_steps:
-                self._stop_if_asked()
                 figures = self._train_step(self.state.step + 1)
                 self._advance(figures)
                 self._save_if_due()
         except Interrupted:
             self._save()
             raise
-        except torch.OutOfMemoryError:
-            self._save_in_an_emergency()
+        except torch.OutOfMemoryError as error:
+            if self._processes.count == 1 or isinstance(error, OutOfMemoryTogether):
+                self._save_in_an_emergency()
             raise
         return self.state
 
@@ -129,16 +132,12 @@ class TrainingLoop:
 
     def _train_step(self, step: int) -> StepFigures:
         """Draw, differentiate, step. Until the optimizer moves, nothing of this has happened: it can be abandoned."""
-        drawn = self._sampler.draw(step)
-        examples = self._dataset.examples(drawn, step=step, stream=self._stream)
-        batches = physical_batches(
-            examples, token_budget=self._settings.token_budget, pad_id=self._pad_id, device=self._device
-        )
-        batches = self._objective.prepare(self._model, batches, step=step, stream=self._stream)
-        losses = []
-        for batch in batches:
-            losses.append(self._gradients.add(batch))
+        with self._processes.together():
             self._stop_if_asked()
+            drawn = self._sampler.draw(step)
+            examples = self._dataset.examples(drawn, step=step, stream=self._stream)
+            own = self._differentiate(self._share(examples), step=step)
+        total, rows, tokens = (sum(column) for column in zip(*self._processes.exchange(own), strict=True))
         release = self._gradients.release(step=step)
         rate = learning_rate(
             step=step,
@@ -149,9 +148,25 @@ class TrainingLoop:
         )
         norm = self._apply(release.gradients, step=step, rate=rate)
         self._objective.observe(release.queries)
-        loss = float(torch.cat(losses).double().mean()) if losses else None
-        tokens = sum(batch.real_tokens for batch in batches)
+        loss = total / rows if rows else None
         return StepFigures(loss=loss, examples=len(examples), tokens=tokens, learning_rate=rate, grad_norm=norm)
+
+    def _share(self, examples: Sequence[Example]) -> list[Example]:
+        """Return this process's part of a logical batch: whole units, long and short ones alike for all."""
+        return [row for rows in self._processes.share(longest_first(examples)) for row in rows]
+
+    def _differentiate(self, examples: Sequence[Example], *, step: int) -> tuple[float, int, int]:
+        """Add up the gradients of these examples; return the sum of their rows' losses, the rows and the tokens."""
+        batches = physical_batches(
+            examples, token_budget=self._settings.token_budget, pad_id=self._pad_id, device=self._device
+        )
+        batches = self._objective.prepare(self._model, batches, step=step, stream=self._stream)
+        losses = []
+        for batch in batches:
+            losses.append(self._gradients.add(batch))
+            self._stop_if_asked()
+        values = torch.cat(losses) if losses else torch.zeros(0)
+        return float(values.double().sum()), values.numel(), sum(batch.real_tokens for batch in batches)
 
     def _apply(self, gradients: Sequence[torch.Tensor], *, step: int, rate: float) -> float:
         """Add the regulariser, clip for the optimizer, step; return the gradient's norm before that clip."""
@@ -185,6 +200,7 @@ class TrainingLoop:
         self._validate_if_due()
 
     def _log_step(self, figures: StepFigures, elapsed: float) -> None:
+        observed = self._processes.exchange(self._objective.observed())
         self._log(
             {
                 "step": self.state.step,
@@ -198,7 +214,7 @@ class TrainingLoop:
                 "tokens_per_second": figures.tokens / elapsed,
                 "seconds": self.state.seconds,
                 **self._gradients.describe(),
-                **self._objective.figures(),
+                **self._objective.figures(observed),
             }
         )
 
@@ -207,7 +223,10 @@ class TrainingLoop:
         due = step == self._total_steps or step % self._settings.eval_steps == 0
         if not due or any(line["step"] == step and "val_loss" in line for line in self.state.history):
             return
-        self._log({"step": self.state.step, **self._objective.validate(self._model, self._validation)})
+        # By the first process while the others wait: the same figures as of one process.
+        with self._processes.together():
+            if self._processes.is_first:
+                self._log({"step": step, **self._objective.validate(self._model, self._validation)})
 
     def _log(self, line: dict[str, Any]) -> None:
         # JSON has no NaN: a figure that is not a number is null.
@@ -219,9 +238,14 @@ class TrainingLoop:
         self._progress.log(line)
 
     def _resume(self) -> None:
-        saved = self._checkpoints.load_newest()
-        if saved is None:
+        saved: dict[str, Any] | None = None
+        with self._processes.together():
+            if self._processes.is_first:
+                saved = self._checkpoints.load_newest()
+        step = self._processes.exchange(saved and saved["step"])[0]
+        if step is None:
             return
+        saved = saved or self._checkpoints.load(step)
         load_adapter_state(self._model, saved["model_state_dict"])
         self._optimizer.load_state_dict(saved["optimizer"])
         self._objective.load_state_dict(saved["objective"])
@@ -238,13 +262,29 @@ class TrainingLoop:
     def _save_if_due(self) -> None:
         overdue = time.monotonic() - self._saved_at >= 60 * self._settings.checkpoint_minutes
         last = self.state.step == self._total_steps
-        if last or overdue or self.state.step % self._settings.checkpoint_steps == 0:
+        due = last or overdue or self.state.step % self._settings.checkpoint_steps == 0
+        if self._processes.exchange(due)[0]:  # clocks differ: the first one's counts
             self._save()
+        elif self.state.step % self._settings.sync_steps == 0:
+            self._compare()
 
     def _save(self) -> None:
-        self._checkpoints.save(self.snapshot(), step=self.state.step)
+        self._compare()
+        with self._processes.together():
+            if self._processes.is_first:
+                self._checkpoints.save(self.snapshot(), step=self.state.step)
         self._saved_at = time.monotonic()
         clear_device_memory(self._device)
+
+    def _compare(self) -> None:
+        """Stop the run where processes have drifted apart: their next sums would be of different functions."""
+        if self._processes.count > 1:
+            state = {
+                "weights": {str(index): weight.detach() for index, weight in enumerate(self._parameters)},
+                "optimizer": self._optimizer.state_dict(),
+                "objective": self._objective.state_dict(),
+            }
+            self._processes.agree(f"weights and optimizer after step {self.state.step}", state_digest(state))
 
     def _stop_if_asked(self) -> None:
         if reason := self._interruption.reason:

@@ -46,3 +46,16 @@ class ProgressFiles:
         """Write state.json with `state` and the given values."""
         self._state.update(values, state=state, updated=time.time())
         write_json(self._path, self._state)
+
+
+class NoProgressFiles(ProgressFiles):
+    """Of a process that writes nothing, because the first one of its job does."""
+
+    def begin(self, history: Sequence[dict[str, Any]], *, step: int) -> None:
+        """Write nothing."""
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Write nothing."""
+
+    def update(self, state: str, **values: Any) -> None:
+        """Write nothing."""

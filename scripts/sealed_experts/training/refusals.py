@@ -21,6 +21,21 @@ def check_context(job: StageJob, *, context: int | None) -> None:
         )
 
 
+def check_processes(job: StageJob, *, count: int) -> None:
+    """Check that the job was started as the processes that its settings name, if they do.
+
+    Raises:
+        UserError: it was not.
+    """
+    wanted = job.settings.processes_per_job
+    if wanted is not None and wanted != count:
+        raise UserError(
+            f"{job.stage}.processes_per_job is {wanted}, but this job was started as {count}: start it with "
+            f"`python scripts/sealed_experts/training/launcher.py --processes {wanted} -- python scripts/train_"
+            f"{job.stage}.py …`, as the workflow does"
+        )
+
+
 def check_start(job: StageJob, start: Mapping[str, Any], *, base_digest: str) -> None:
     """Check that an adapter file is one that this stage can go on from.
 

@@ -52,7 +52,9 @@ class Scorer:
         reward: Reward,
         tokenizer: PreTrainedTokenizerBase,
         check: Callable[[], None] = lambda: None,
+        processes: int = 1,
     ) -> None:
+        """`processes` share the prompts of a step."""
         self._reward, self._tokenizer, self._check = reward, tokenizer, check
         self._longest = settings.max_seq_len
         self._private = settings.privacy.enabled
@@ -66,7 +68,9 @@ class Scorer:
             prompt_tokens=self._longest - settings.max_new_tokens,
             rows=most,
         )
-        self._sampling = dataclasses.replace(self._held_out, rows=min(most, settings.rollout_batch_size))
+        self._sampling = dataclasses.replace(
+            self._held_out, rows=min(most, -(-settings.rollout_batch_size // processes))
+        )
 
     def check_room(self, examples: Sequence[Example], *, path: Path) -> None:
         """Check that every prompt, read from `path`, leaves room for an answer.
@@ -147,15 +151,30 @@ def reward_figures(rollouts: Sequence[Rollout]) -> dict[str, Any]:
 
     They are functions of private records. Without any rollout (an empty draw) they are None.
     """
-    rewards = [rollout.score.value for rollout in rollouts]
+    return figures_of_observed([observed(rollout) for rollout in rollouts])
+
+
+def observed(rollout: Rollout) -> dict[str, Any]:
+    """Return what `figures_of_observed` needs of a rollout, as plain data."""
+    return {
+        "reward": rollout.score.value,
+        "axes": dict(rollout.score.axes),
+        "tokens": rollout.response_tokens,
+        "truncated": rollout.truncated,
+    }
+
+
+def figures_of_observed(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return `reward_figures` from what was `observed` of each rollout, in whichever process."""
+    rewards = [row["reward"] for row in rows]
     return {
         "reward_mean": _mean(rewards),
         "reward_std": statistics.pstdev(rewards) if rewards else None,
         "reward_min": min(rewards, default=None),
         "reward_max": max(rewards, default=None),
-        "axes": axis_means([rollout.score.axes for rollout in rollouts]),
-        "response_tokens": _mean([rollout.response_tokens for rollout in rollouts]),
-        "truncated_share": _mean([rollout.truncated for rollout in rollouts]),
+        "axes": axis_means([row["axes"] for row in rows]),
+        "response_tokens": _mean([row["tokens"] for row in rows]),
+        "truncated_share": _mean([row["truncated"] for row in rows]),
     }
 
 

@@ -1,5 +1,6 @@
 """Set up one stage of one expert and train it: from its files to its adapter file."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -15,24 +16,24 @@ from sealed_experts.files.locks import folder_lock
 from sealed_experts.models.adapters import adapter_state, attach_adapter, load_adapter_state, trainable_parameters
 from sealed_experts.models.loading import clear_device_memory, context_length, load_base, resolve_device
 from sealed_experts.models.memory import recompute_activations
-from sealed_experts.privacy.ledger.accounting import BudgetCurve
 from sealed_experts.privacy.ledger.events import GaussianEvent, events_from_json
-from sealed_experts.privacy.ledger.journal import Journal
-from sealed_experts.privacy.ledger.receipt import stage_receipt, unprotected_receipt
+from sealed_experts.privacy.ledger.receipt import unprotected_receipt
 from sealed_experts.privacy.plan import PrivacyPlan, plan_stage
-from sealed_experts.privacy.streams import Stream, derive_key
+from sealed_experts.privacy.streams import Stream
 from sealed_experts.settings.fields import plain
 from sealed_experts.training.batches import Batch, Example, physical_batches
-from sealed_experts.training.checkpoints import CheckpointFolder, key_id, load_state, save_state, tensors_digest
+from sealed_experts.training.checkpoints import key_id, load_state, save_state, tensors_digest
 from sealed_experts.training.dataset import UnitDataset
-from sealed_experts.training.environment import fingerprint, make_deterministic, numeric_environment
+from sealed_experts.training.environment import make_deterministic, numeric_environment
 from sealed_experts.training.gradients import GradientSource, PlainGradients, PrivateGradients
 from sealed_experts.training.interruption import Interrupted, Interruption
 from sealed_experts.training.job import StageJob
 from sealed_experts.training.loop import TrainingLoop, TrainingState
 from sealed_experts.training.objectives.objective import Materials, Objective
-from sealed_experts.training.progress import ProgressFiles
-from sealed_experts.training.refusals import check_context, check_start, out_of_memory
+from sealed_experts.training.processes import Processes, choose_device, joined
+from sealed_experts.training.progress import NoProgressFiles, ProgressFiles
+from sealed_experts.training.refusals import check_context, check_processes, check_start, out_of_memory
+from sealed_experts.training.run import Run, settle_run
 from sealed_experts.training.samplers import PoissonSampler, Sampler, ShuffledSampler
 from sealed_experts.training.self_check import check_gradients
 
@@ -46,14 +47,25 @@ def train_stage(job: StageJob, make_objective: MakeObjective) -> None:
         Interrupted: asked to stop; the same command goes on from here.
         UserError: a mistake in data or settings, a changed base, an unsound gradient, or a folder in use.
     """
-    progress = ProgressFiles(
-        job.output.parent,
-        max_steps=job.settings.steps,
-        target_epsilon=job.settings.privacy.target_epsilon if job.settings.privacy.enabled else None,
-    )
-    with Interruption() as interruption, folder_lock(job.checkpoints, while_waiting=interruption.check):
+    with (
+        Interruption() as interruption,
+        joined(timeout_minutes=job.settings.process_timeout_minutes) as processes,
+        contextlib.ExitStack() as held,
+    ):
+        with processes.together():
+            check_processes(job, count=processes.count)
+            if processes.is_first:
+                held.enter_context(folder_lock(job.checkpoints, while_waiting=interruption.check))
+        progress = (ProgressFiles if processes.is_first else NoProgressFiles)(
+            job.output.parent,
+            max_steps=job.settings.steps,
+            target_epsilon=job.settings.privacy.target_epsilon if job.settings.privacy.enabled else None,
+        )
         try:
-            _Stage(job, make_objective, progress, interruption).train()
+            with processes.together():
+                stage = _Stage(job, make_objective, progress, interruption, processes)
+            stage.open()
+            stage.train()
         except Interrupted as error:
             progress.update("interrupted", error=str(error))
             raise
@@ -71,10 +83,15 @@ class _Stage:
     """The parts of one training run, put together in the order in which they depend on each other."""
 
     def __init__(
-        self, job: StageJob, make_objective: MakeObjective, progress: ProgressFiles, interruption: Interruption
+        self,
+        job: StageJob,
+        make_objective: MakeObjective,
+        progress: ProgressFiles,
+        interruption: Interruption,
+        processes: Processes,
     ) -> None:
-        self.job, self.progress, self.interruption = job, progress, interruption
-        self.device = resolve_device(job.device)
+        self.job, self.progress, self.interruption, self.processes = job, progress, interruption, processes
+        self.device = choose_device(resolve_device(job.device), processes)
         make_deterministic(threads=job.settings.threads)
         self.prior = load_state(job.start) if job.start else None
         self.base = load_base(job.base.parent, device=self.device)
@@ -93,31 +110,39 @@ class _Stage:
         self.initial = adapter_state(self.model)
         self.subject = self._subject(held_out)
         self.environment = self._environment()
-        self.fingerprint = fingerprint(subject=self.subject, environment=self.environment)
-        self.checkpoints = CheckpointFolder(
-            job.checkpoints, fingerprint=self.fingerprint, keep=job.settings.keep_checkpoints
-        )
-        self.checkpoints.describe(subject=self.subject, environment=self.environment)
-        self.key = self._key()
-        self.stream = Stream(self.key)
+
+    def open(self) -> None:
+        """Settle which run this is, with its folder and its key; the first process makes what is missing."""
+        self.processes.agree("settings, data, libraries or hardware", digest_of([self.subject, self.environment]))
+        with self.processes.together():
+            if self.processes.is_first:
+                self.run = self._settled()
+        if not self.processes.is_first:
+            self.run = self._settled()  # finds what the first has made
+        self.stream = Stream(self.run.key)
+        self.processes.agree("key or first weights", [key_id(self.run.key), tensors_digest(self.initial)])
 
     def train(self) -> None:
-        if self.plan is None:
+        accounts = self.run.accounts
+        if self.plan is None or accounts is None:
             gradients: GradientSource = PlainGradients(
-                model=self.model, objective=self.objective, parameters=trainable_parameters(self.model)
+                model=self.model,
+                objective=self.objective,
+                parameters=trainable_parameters(self.model),
+                processes=self.processes,
             )
             self._finish(self._loop(gradients), privacy=self._unprotected())
             return
-        check_gradients(
-            model=self.model,
-            objective=self.objective,
-            dataset=self.dataset,
-            stream=self.stream,
-            dtype=self.base.dtype,
-            pad_id=self.base.tokenizer.pad_token_id,
-        )
-        path = self.checkpoints.path / "journal"
-        with Journal.open(path, fingerprint=self.fingerprint, key_id=key_id(self.key)) as journal:
+        with self.processes.together():
+            check_gradients(
+                model=self.model,
+                objective=self.objective,
+                dataset=self.dataset,
+                stream=self.stream,
+                dtype=self.base.dtype,
+                pad_id=self.base.tokenizer.pad_token_id,
+            )
+        with self.run.journal(writes=self.processes.is_first) as journal:
             gradients = PrivateGradients(
                 model=self.model,
                 objective=self.objective,
@@ -125,10 +150,10 @@ class _Stage:
                 plan=self.plan,
                 stream=self.stream,
                 journal=journal,
+                processes=self.processes,
             )
             loop = self._loop(gradients)
-            steps = max(journal.steps, loop.state.step)
-            receipt = stage_receipt(self.plan, steps=steps, key_id=key_id(self.key), prior=self._prior_receipt)
+            receipt = accounts.receipt(journal=journal, step=loop.state.step, prior=self._prior_receipt)
             self._finish(loop, privacy=receipt)
 
     def _loop(self, gradients: GradientSource) -> TrainingLoop:
@@ -143,16 +168,26 @@ class _Stage:
             stream=self.stream,
             stage=self.job.stage,
             settings=settings,
-            total_steps=self.plan.steps_within_budget if self.plan else settings.steps,
-            curve=self._curve(),
-            checkpoints=self.checkpoints,
+            total_steps=self.run.total_steps,
+            curve=self.run.curve,
+            checkpoints=self.run.checkpoints,
             progress=self.progress,
             interruption=self.interruption,
             pad_id=self.base.tokenizer.pad_token_id,
             device=self.device,
+            processes=self.processes,
         )
         loop.run()
         return loop
+
+    def _settled(self) -> Run:
+        return settle_run(
+            self.job,
+            subject=self.subject,
+            environment=self.environment,
+            plan=self.plan,
+            prior_events=self.prior_events,
+        )
 
     def _records(self) -> tuple[UnitDataset, UnitDataset]:
         train, val = (
@@ -207,6 +242,7 @@ class _Stage:
             pad_id=self.base.tokenizer.pad_token_id,
             seed=self.job.seed,
             check=self.interruption.check,
+            processes=self.processes.count,
         )
 
     def _subject(self, held_out: UnitDataset) -> dict[str, Any]:
@@ -247,17 +283,7 @@ class _Stage:
             token_budget=settings.token_budget,
             threads=settings.threads,
             gradient_checkpointing=recompute,
-        )
-
-    def _key(self) -> bytes:
-        """Return the key of draws and noise: secret in release mode, otherwise derived from the seed.
-
-        The derived one depends on the fingerprint and the expert, so that no two runs share noise.
-        """
-        if self.plan is not None and self.plan.mode == "release":
-            return self.checkpoints.secret_key()
-        return derive_key(
-            self.job.seed.to_bytes(8, "big", signed=True), self.job.expert, self.job.stage, self.fingerprint
+            processes=self.processes.count,
         )
 
     def _sampler(self) -> Sampler:
@@ -266,12 +292,6 @@ class _Stage:
                 units=len(self.dataset), batch_size=self.job.settings.logical_batch, stream=self.stream
             )
         return PoissonSampler(units=self.plan.units, rate=self.plan.sample_rate, stream=self.stream)
-
-    def _curve(self) -> BudgetCurve | None:
-        """Return the curve of claimed ε; there is no claim in reproducible mode, whose noise the seed reveals."""
-        if self.plan is None or self.plan.mode != "release":
-            return None
-        return BudgetCurve(self.prior_events, self.plan)
 
     @property
     def _prior_receipt(self) -> dict[str, Any] | None:
@@ -292,18 +312,17 @@ class _Stage:
                 f"the adapter's weights did not change in {state.step} steps: check {self.job.stage}.learning_rate "
                 f"({self.job.settings.learning_rate:g}) and that there is something to learn"
             )
-        snapshot = loop.snapshot()
-        save_state(
-            {
-                **snapshot,
-                "subject": self.subject,
-                "adapter": plain(self.job.adapter),
-                "settings": self.job.computed,
-                "environment": self.environment,
-                "stopped_reason": self.plan.stopped_reason if self.plan else "max_steps",
-                "weight_change": change,
-                "privacy": privacy,
-            },
-            self.job.output,
-        )
+        adapter = {
+            **loop.snapshot(),
+            "subject": self.subject,
+            "adapter": plain(self.job.adapter),
+            "settings": self.job.computed,
+            "environment": self.environment,
+            "stopped_reason": self.run.stopped_reason,
+            "weight_change": change,
+            "privacy": privacy,
+        }
+        with self.processes.together():
+            if self.processes.is_first:
+                save_state(adapter, self.job.output)
         clear_device_memory(self.device)

@@ -107,6 +107,21 @@ class Journal:
         self.close()
 
 
+def recorded(path: str | os.PathLike[str]) -> tuple[str, int]:
+    """Return the key id that a journal names, and how many steps it holds, a torn one included; nothing is changed.
+
+    Raises:
+        UserError: it is not what this program wrote.
+    """
+    target = Path(path)
+    lines = target.read_bytes().split(b"\n")
+    header = _parsed(lines[0])
+    named = header if isinstance(header, dict) else {}
+    fingerprint, key_id = (str(named.get(name)) for name in ("fingerprint", "key_id"))
+    first_step = _read_header(target, lines[0], whole=len(lines) > 1, fingerprint=fingerprint, key_id=key_id)
+    return key_id, _count_steps(target, lines[1:], first_step)
+
+
 def _line(step: int) -> bytes:
     return b'{"step":%d}' % step
 

@@ -4,12 +4,12 @@ A plain mapping, ready for JSON. It goes with the adapter through every stage, i
 anybody can recompute its ε from the events it lists.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.ledger.accounting import account, describe_accountant, joint_stage_epsilons
-from sealed_experts.privacy.ledger.events import distinct_events, events_from_json
+from sealed_experts.privacy.ledger.events import GaussianEvent, distinct_events, events_from_json
 from sealed_experts.privacy.plan import PrivacyPlan
 
 MECHANISM = "gaussian_on_clipped_sums"
@@ -36,7 +36,12 @@ _DOES_NOT_PROTECT = [
 
 
 def stage_receipt(
-    plan: PrivacyPlan, *, steps: int, key_id: str, prior: Mapping[str, Any] | None = None
+    plan: PrivacyPlan,
+    *,
+    steps: int,
+    key_id: str,
+    prior: Mapping[str, Any] | None = None,
+    spent: Sequence[GaussianEvent] = (),
 ) -> dict[str, Any]:
     """Return the receipt of an adapter at the end of a private stage.
 
@@ -44,6 +49,7 @@ def stage_receipt(
         steps: noisy steps on record in the stage's journal.
         key_id: non-secret id of the noise key.
         prior: the receipt of the adapter that the stage started from.
+        spent: what the stage has noised before under other keys.
 
     Raises:
         UserError: `prior` counts another kind of unit, or is not a receipt.
@@ -54,7 +60,9 @@ def stage_receipt(
             "their ε cannot be composed; train both on data with the same `unit`"
         )
     inherited = events_from_json(prior["events"]) if prior is not None else ()
-    events = distinct_events([*inherited, plan.event(steps, key_id=key_id)])
+    if spent and not steps:  # all was done under another key
+        steps, key_id = spent[-1].steps, spent[-1].key_id or key_id
+    events = distinct_events([*inherited, *spent, plan.event(steps, key_id=key_id)])
     result = account(events, delta=plan.delta)
     reason = _reason(plan.mode, prior)
     stages = _stages(prior, [event.stage for event in events])

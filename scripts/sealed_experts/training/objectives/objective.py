@@ -22,6 +22,7 @@ class Materials:
         pad_id: its padding token.
         seed: the run's public seed.
         check: raises `Interrupted` when the run was asked to stop; to be called now and then by what takes long.
+        processes: how many share each logical batch.
     """
 
     model: Any
@@ -29,6 +30,7 @@ class Materials:
     pad_id: int
     seed: int
     check: Callable[[], None] = lambda: None
+    processes: int = 1
 
 
 class Objective:
@@ -81,8 +83,12 @@ class Objective:
     def observe(self, answers: Mapping[str, float]) -> None:
         """Take the queries' released means (noised, under privacy); called once a step, after the optimizer's."""
 
-    def figures(self) -> dict[str, Any]:
-        """Return figures about the step just made, for the private log."""
+    def observed(self) -> Any:
+        """Return what this process saw in the step just made, as plain data."""
+        return None
+
+    def figures(self, shares: Sequence[Any]) -> dict[str, Any]:
+        """Return figures about the step just made, from what each process `observed`, for the private log."""
         return {}
 
     def regulariser(self, parameters: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:

@@ -26,7 +26,7 @@ from sealed_experts.training.objectives.distributions import (
 )
 from sealed_experts.training.objectives.objective import Materials, Objective
 from sealed_experts.training.objectives.response import mean_response_loss, response_logits
-from sealed_experts.training.scoring import Rollout, Scorer, reward_figures
+from sealed_experts.training.scoring import Rollout, Scorer, figures_of_observed, observed, reward_figures
 
 MEAN_REWARD = "mean_reward"
 
@@ -47,7 +47,13 @@ class Reinforce(Objective):
 
     def __init__(self, *, settings: ReinforceSettings, reward: Reward, materials: Materials) -> None:
         self._settings, self._materials = settings, materials
-        self._scorer = Scorer(settings=settings, reward=reward, tokenizer=materials.tokenizer, check=materials.check)
+        self._scorer = Scorer(
+            settings=settings,
+            reward=reward,
+            tokenizer=materials.tokenizer,
+            check=materials.check,
+            processes=materials.processes,
+        )
         self._parameters = trainable_parameters(materials.model)
         # Taken before a resumed run loads its own weights.
         self._reference = [parameter.detach().clone() for parameter in self._parameters]
@@ -138,13 +144,23 @@ class Reinforce(Objective):
         if MEAN_REWARD in answers:
             self._baseline.update(answers[MEAN_REWARD])
 
-    def figures(self) -> dict[str, Any]:
-        """Return the step's rewards, KL, entropy, and the baseline that comes of it."""
-        rows = max(1, len(self._divergences))
+    def observed(self) -> dict[str, Any]:
+        """Return this process's answers, with their rewards, divergences and entropies."""
         return {
-            **reward_figures(self._rollouts),
-            "kl": sum(self._divergences) / rows if self._divergences else None,
-            "entropy": sum(self._entropies) / rows if self._entropies else None,
+            "answers": [observed(rollout) for rollout in self._rollouts],
+            "kl": self._divergences,
+            "entropy": self._entropies,
+        }
+
+    def figures(self, shares: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the step's rewards, KL, entropy, and the baseline that comes of it."""
+        answers, divergences, entropies = (
+            [value for share in shares for value in share[name]] for name in ("answers", "kl", "entropy")
+        )
+        return {
+            **figures_of_observed(answers),
+            "kl": sum(divergences) / len(divergences) if divergences else None,
+            "entropy": sum(entropies) / len(entropies) if entropies else None,
             "baseline": self._baseline.value,
         }
 

@@ -1,0 +1,191 @@
+"""Go on from a run that was begun with another number of processes, and count both.
+
+Another number of processes adds up floats in another order, so the same noise would be a second release: the run goes
+on from the checkpoint under a fingerprint of its own. In release mode it also draws a key of its own, and ε composes
+what was noised under either. Without privacy, and in reproducible mode, the key stays: there is nothing to keep apart.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sealed_experts.files.canonical import read_json
+from sealed_experts.privacy.ledger.accounting import BudgetCurve
+from sealed_experts.privacy.ledger.events import GaussianEvent, events_from_json
+from sealed_experts.privacy.ledger.journal import Journal, recorded
+from sealed_experts.privacy.ledger.receipt import stage_receipt
+from sealed_experts.privacy.plan import PrivacyPlan
+from sealed_experts.training.checkpoints import CheckpointFolder
+from sealed_experts.training.environment import without_processes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """Where a run goes on.
+
+    Attributes:
+        fingerprint: of the run before it.
+        step: the last step that is taken over; 0 for none.
+        processes: how many that run had.
+        spent: what the runs before it have noised, each under its own key, oldest first.
+    """
+
+    fingerprint: str
+    step: int
+    processes: int
+    spent: tuple[GaussianEvent, ...] = ()
+
+    def announcement(self, *, processes: int, key_id: str) -> str:
+        """Return what to tell whoever looks at the log of a run that goes on with `processes` and the key `key_id`."""
+        text = (
+            f"going on after step {self.step} of the run with processes: {self.processes}; now processes: {processes}"
+        )
+        if any(event.key_id != key_id for event in self.spent):
+            text += "; the noise has a new key, and ε counts what was noised under each"
+        return text
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {**dataclasses.asdict(self), "spent": [event.to_json() for event in self.spent]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | None) -> "Continuation | None":
+        """Rebuild what `to_json` returned."""
+        return None if data is None else cls(**{**data, "spent": events_from_json(data["spent"])})
+
+
+def find_continuation(
+    root: Path, *, subject: Mapping[str, Any], environment: Mapping[str, Any], plan: PrivacyPlan | None
+) -> Continuation | None:
+    """Return what the run of this subject and environment goes on from; None for a run of its own beginning.
+
+    Of a chain of runs, only the last goes on. If that is one of this environment, it is resumed as it is.
+
+    Raises:
+        UserError: the checkpoints or the journal of the run before cannot be read.
+    """
+    runs = {path.parent.name: read_json(path) for path in sorted(root.glob("*/run.json"))}
+    runs = {name: run for name, run in runs.items() if run["subject"] == subject}
+    continued = {run["continues"]["fingerprint"] for run in runs.values() if run.get("continues")}
+    last = [name for name in runs if name not in continued]
+    own = [name for name in last if runs[name]["environment"] == environment]
+    if own:
+        return Continuation.from_json(runs[_furthest(root, own)].get("continues"))
+    near = [name for name in last if without_processes(runs[name]["environment"]) == without_processes(environment)]
+    if not near:
+        return None
+    name = _furthest(root, near)
+    before = Continuation.from_json(runs[name].get("continues"))
+    state = CheckpointFolder(root, fingerprint=name, keep=1).load_newest()
+    spent = before.spent if before else ()
+    if plan is not None and (root / name / "journal").exists():
+        key, steps = recorded(root / name / "journal")
+        # Also those whose results reached no checkpoint: they may have been seen.
+        spent = (*spent, plan.event(steps, key_id=key)) if steps else spent
+    if state is None and not spent:
+        return None
+    processes = int(runs[name]["environment"]["processes"])
+    return Continuation(fingerprint=name, step=state["step"] if state else 0, processes=processes, spent=spent)
+
+
+def take_over(continuation: Continuation, *, root: Path, folder: CheckpointFolder) -> None:
+    """Copy the state to go on from into the run's own folder."""
+    if continuation.step:
+        before = CheckpointFolder(root, fingerprint=continuation.fingerprint, keep=1)
+        folder.save(before.load(continuation.step), step=continuation.step)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Accounts:
+    """How the steps of a private run are counted, whether it goes on from another one or not.
+
+    Attributes:
+        plan: the stage's, as if it were one run.
+        key_id: of this run's key.
+        prior: what earlier stages have spent.
+        before: the run that this one goes on from.
+    """
+
+    plan: PrivacyPlan
+    key_id: str
+    prior: tuple[GaussianEvent, ...]
+    before: Continuation | None
+
+    @property
+    def first_step(self) -> int:
+        """The first step of this run's journal."""
+        return self.before.step + 1 if self.before else 1
+
+    @property
+    def total_steps(self) -> int:
+        """The last step: of the plan, or, after steps that were noised twice, of what is left of the budget."""
+        if self.plan.mode != "release" or not self._spent:
+            return self.plan.steps_within_budget
+        left = BudgetCurve((*self.prior, *self._spent), self._plan_of_the_rest()).steps_within()
+        return min(self.plan.steps_within_budget, self._begun + left)
+
+    @property
+    def stopped_reason(self) -> str:
+        """Why the stage ends where it does: `max_steps` or `privacy_budget`."""
+        return "max_steps" if self.total_steps == self.plan.max_steps else "privacy_budget"
+
+    def curve(self) -> BudgetCurve | None:
+        """Return the curve of claimed ε by step; none in reproducible mode, whose noise the seed reveals."""
+        if self.plan.mode != "release":
+            return None
+        return _CurveFrom((*self.prior, *self._spent), self.plan, begun=self._begun)
+
+    def receipt(self, *, journal: Journal | None, step: int, prior: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the stage's receipt after `step`.
+
+        Args:
+            journal: this run's; None in a process that does not hold it.
+            prior: the receipt of the adapter that the stage started from.
+        """
+        known = step if journal is None else max(journal.next_step - 1, step)
+        return stage_receipt(
+            self.plan,
+            steps=max(known - self._begun, self._repeated),
+            key_id=self.key_id,
+            prior=prior,
+            spent=self._spent,
+        )
+
+    @property
+    def _spent(self) -> tuple[GaussianEvent, ...]:
+        """What was noised under other keys."""
+        return tuple(event for event in self._all_spent if event.key_id != self.key_id)
+
+    @property
+    def _repeated(self) -> int:
+        """Steps before under this very key (in reproducible mode)."""
+        return max((event.steps for event in self._all_spent if event.key_id == self.key_id), default=0)
+
+    @property
+    def _all_spent(self) -> tuple[GaussianEvent, ...]:
+        return self.before.spent if self.before else ()
+
+    @property
+    def _begun(self) -> int:
+        """Steps of the state that were noised under other keys."""
+        return self.before.step if self.before and not self._repeated else 0
+
+    def _plan_of_the_rest(self) -> PrivacyPlan:
+        return dataclasses.replace(self.plan, max_steps=self.plan.max_steps - self._begun, steps_within_budget=0)
+
+
+class _CurveFrom(BudgetCurve):
+    """ε by the stage's step, where this plan's own steps began after `begun` of them."""
+
+    def __init__(self, prior_events: Sequence[GaussianEvent], plan: PrivacyPlan, *, begun: int) -> None:
+        super().__init__(prior_events, plan)
+        self._begun = begun
+
+    def epsilon_at(self, steps: int) -> float:
+        """Return the joint ε after step `steps` of the stage."""
+        return super().epsilon_at(steps - self._begun)
+
+
+def _furthest(root: Path, names: Sequence[str]) -> str:
+    return max(names, key=lambda name: CheckpointFolder(root, fingerprint=name, keep=1).newest_step)

@@ -1,0 +1,131 @@
+"""Run one command as several processes of one job, and end as that job does.
+
+    python scripts/sealed_experts/training/launcher.py --processes 2 -- python scripts/train_sft.py …
+
+What torchrun does not do (PyTorch 2.13): pass on exit code 75, end without a traceback when it is asked to stop, and
+end when the process that started it is gone. This imports nothing but Python's own modules, and starts at once.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+EXIT_STOPPED = 75  # all was saved: run the same command again
+EXIT_PEER = 76  # of a process that is sound, but lost another one, whose own end says more
+STORE = "SEALED_EXPERTS_STORE"  # a file in a folder that only its owner reads, where the processes find each other
+
+_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_POLL_SECONDS = 0.5
+# What a process gets to end by itself once another one has failed: it may be in the middle of a write.
+GRACE_SECONDS = 10.0
+
+
+def run(command: Sequence[str], *, processes: int, grace_seconds: float = GRACE_SECONDS) -> int:
+    """Run `command` as `processes` processes and return the exit code of the whole.
+
+    0 if all end with 0; 75 if all were asked to stop and saved; else the code of the first that failed by itself, with
+    128 and the signal's number where a signal ended it, as a shell has it. SIGTERM, SIGINT and SIGUSR1 are passed on.
+    When one process fails, the others are asked to stop, and are killed after `grace_seconds`.
+    """
+    parent = os.getppid()
+    # Blocked, signals wait to be asked for. The processes inherit that, and let them through once they can save.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOPPING, signal.SIGCHLD})
+    folder = tempfile.mkdtemp(prefix="sealed-experts-")
+    try:
+        return _Job(command, processes=processes, store=f"{folder}/store", grace_seconds=grace_seconds).wait(parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Job:
+    """The processes of one command."""
+
+    def __init__(self, command: Sequence[str], *, processes: int, store: str, grace_seconds: float) -> None:
+        self._grace_seconds = grace_seconds
+        self._codes: dict[int, int] = {}  # by rank, in the order in which they ended
+        self._asked = False
+        self._deadline: float | None = None
+        self._running: dict[int, subprocess.Popen[bytes]] = {}
+        for rank in range(processes):
+            self._running[rank] = subprocess.Popen(
+                command,
+                env={**os.environ, **_environment(rank, processes, store)},
+                # What goes well is said once, what goes wrong by whoever it happens to.
+                stdout=None if rank == 0 else subprocess.DEVNULL,
+            )
+
+    def wait(self, parent: int) -> int:
+        """Return the exit code of the whole once all have ended. `parent` is the process to which it matters."""
+        while self._running:
+            waited = signal.sigtimedwait({*_STOPPING, signal.SIGCHLD}, _POLL_SECONDS)
+            if waited is not None and waited.si_signo in _STOPPING:
+                self._ask_to_stop(signal.Signals(waited.si_signo))
+            if os.getppid() != parent and not self._asked:
+                self._ask_to_stop(signal.SIGTERM)
+            self._reap()
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                self._signal(signal.SIGKILL)
+        return self._code()
+
+    def _ask_to_stop(self, number: signal.Signals) -> None:
+        self._asked = True
+        self._signal(number)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._running.values():
+            process.send_signal(number)
+
+    def _reap(self) -> None:
+        for rank, process in list(self._running.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            del self._running[rank]
+            self._codes[rank] = code
+            if code < 0:
+                name = signal.Signals(-code).name
+                print(f"process {rank} of this job was ended by {name}", file=sys.stderr, flush=True)
+            if code not in (0, EXIT_STOPPED) and self._deadline is None:
+                self._deadline = time.monotonic() + self._grace_seconds
+                self._signal(signal.SIGTERM)
+
+    def _code(self) -> int:
+        failed = [code for code in self._codes.values() if code not in (0, EXIT_STOPPED, EXIT_PEER)]
+        if failed:
+            return failed[0] if failed[0] > 0 else 128 - failed[0]
+        if EXIT_PEER in self._codes.values():
+            return 1
+        return max(self._codes.values())
+
+
+def _environment(rank: int, processes: int, store: str) -> dict[str, str]:
+    """Return what tells a process its place; the names are torchrun's."""
+    environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), STORE: store}
+    # All are on this machine: whatever its name resolves to, gloo need not leave it.
+    loopback = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
+    if loopback and "GLOO_SOCKET_IFNAME" not in os.environ:
+        environment["GLOO_SOCKET_IFNAME"] = loopback[0]
+    return environment
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=Path(__file__).stem)
+    parser.add_argument("--processes", required=True, type=int, help="how many processes share the job")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command")
+    args = parser.parse_args()
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if args.processes < 1 or not command or shutil.which(command[0]) is None:
+        parser.error("give --processes of at least 1, and after -- a command that exists")
+    return run(command, processes=args.processes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
