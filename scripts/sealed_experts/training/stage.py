@@ -11,6 +11,7 @@ from sealed_experts.data.records import read_records
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
 from sealed_experts.files.digests import digest_of, sha256_file
+from sealed_experts.files.leases import device_lease
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.models.adapters import adapter_state, attach_adapter, load_adapter_state, trainable_parameters
 from sealed_experts.models.loading import clear_device_memory, context_length, load_base, resolve_device
@@ -51,7 +52,11 @@ def train_stage(job: StageJob, make_objective: MakeObjective) -> None:
         max_steps=job.settings.steps,
         target_epsilon=job.settings.privacy.target_epsilon if job.settings.privacy.enabled else None,
     )
-    with Interruption() as interruption, folder_lock(job.checkpoints, while_waiting=interruption.check):
+    with (
+        Interruption() as interruption,
+        folder_lock(job.checkpoints, while_waiting=interruption.check),
+        device_lease(job.device, while_waiting=interruption.check),
+    ):
         try:
             _Stage(job, make_objective, progress, interruption).train()
         except Interrupted as error:
@@ -78,6 +83,7 @@ class _Stage:
         make_deterministic(threads=job.settings.threads)
         self.prior = load_state(job.start) if job.start else None
         self.base = load_base(job.base.parent, device=self.device)
+        interruption.check()
         check_context(job, context=context_length(job.base.parent))
         if self.prior is not None:
             check_start(job, self.prior, base_digest=self.base.manifest["digest"])
