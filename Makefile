@@ -5,7 +5,7 @@ SNAKEMAKE_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # Tests and linters never write results/: `make -j` cannot mix them up.
-.PHONY: run test test-unit test-workflow lint format report bench clean help
+.PHONY: run test test-unit test-workflow test-slurm lint format report bench clean help
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -21,6 +21,9 @@ test-unit: $(VENV)/.test ## Run the unit tests only
 
 test-workflow: $(VENV)/.test ## Run the workflow tests only
 	@$(BIN)/python -m pytest tests/workflow -n 2 --dist loadgroup
+
+test-slurm: $(VENV)/.test ## Run the workflow on a SLURM cluster that the test starts (Debian; see docs/slurm.md)
+	@$(BIN)/python -m pytest tests/slurm
 
 lint: $(VENV)/.test ## Check style, types, spelling and the workflow
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

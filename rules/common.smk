@@ -3,6 +3,7 @@ import functools
 import glob
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -26,6 +27,11 @@ from sealed_experts.settings.reading import load as load_settings
 # Jobs call plain `python`: with the running interpreter's folder first, that is the one that has the packages, also
 # when no environment is activated. A conda environment of a rule still comes before it.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
+
+# SLURM warns every process of a job ahead of its limit. A trainer saves then; Snakemake would die of it, and SLURM end
+# the trainer with it.
+if "SLURM_JOB_ID" in os.environ:
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 try:
@@ -236,7 +242,7 @@ def launcher(stage):
     def words(wildcards, output):
         # Takes `output`, so that it is not tracked, as `processes_per_job` itself is not.
         count = processes_of(stage, wildcards)
-        return f"python scripts/sealed_experts/training/launcher.py --processes {count} --" if count > 1 else ""
+        return f"python scripts/sealed_experts/training/launcher.py --processes {count} --device {SETTINGS.device} --" if count > 1 else ""
 
     return words
 

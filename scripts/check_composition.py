@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sealed_experts.errors import reports_user_errors
 from sealed_experts.files.canonical import write_json
+from sealed_experts.files.leases import device_lease
 from sealed_experts.moe.composition import check_composition
 from sealed_experts.sealing.keys.trust import load_trust
 from sealed_experts.training.environment import make_deterministic
@@ -20,7 +21,8 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path, help="composition.json")
     args = parser.parse_args()
     make_deterministic(threads=args.threads)
-    content = check_composition(args.config, trust=load_trust(), device=args.device)
+    with device_lease(args.device):
+        content = check_composition(args.config, trust=load_trust(), device=args.device)
     for name, expert in content["experts"].items():
         if not expert["reached"]:
             print(

@@ -8,6 +8,7 @@ from sealed_experts.errors import UserError, reports_user_errors
 from sealed_experts.evaluation.experts import evaluate_expert
 from sealed_experts.evaluation.gains import verdict
 from sealed_experts.files.canonical import write_json
+from sealed_experts.files.leases import device_lease
 from sealed_experts.rewards.registry import make_reward
 from sealed_experts.settings.evaluation import evaluation_from_json
 
@@ -28,7 +29,8 @@ def main() -> None:
     if len(args.adapters) != len(run.stages):
         raise UserError(f"--adapters must give one file for each of {', '.join(run.stages)}, in this order")
     reward = make_reward(run.sampling.reward, run.sampling.reward_options) if run.sampling else None
-    content = evaluate_expert(run, base=args.base, val=args.val, adapters=args.adapters, reward=reward)
+    with device_lease(run.device):
+        content = evaluate_expert(run, base=args.base, val=args.val, adapters=args.adapters, reward=reward)
     write_json(args.output, content)
     judged = verdict(content)
     print(f"evaluated {run.expert}: {args.output}" + (f"; the gain in reward {judged}" if judged else ""))

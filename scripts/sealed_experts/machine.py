@@ -1,8 +1,32 @@
 """What can be said about this machine without importing torch."""
 
 import glob
+import os
+import re
+
+# The name of a GPU or of a part of one. CUDA ignores what follows a word that is neither this nor an index.
+_CUDA_NAME = re.compile(r"(GPU|MIG)-[\w/-]+")
 
 
 def has_nvidia_device() -> bool:
     """Say whether this machine has an NVIDIA GPU that its driver shows."""
-    return bool(glob.glob("/dev/nvidia[0-9]*"))
+    return bool(_device_files())
+
+
+def visible_devices() -> list[str]:
+    """Return the GPUs that CUDA programs may use, as CUDA_VISIBLE_DEVICES names them; all of them if it is not set."""
+    # CUDA counts what it finds: a container's only GPU is 0, whatever the number of its file.
+    indices = [str(index) for index in range(len(_device_files()))]
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None or not indices:
+        return indices
+    visible: list[str] = []
+    for name in map(str.strip, given.split(",")):
+        if name not in indices and not _CUDA_NAME.fullmatch(name):
+            break
+        visible.append(name)
+    return list(dict.fromkeys(visible))
+
+
+def _device_files() -> list[str]:
+    return glob.glob("/dev/nvidia[0-9]*")

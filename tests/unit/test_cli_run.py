@@ -13,7 +13,9 @@ import pytest
 from tests.conftest import ROOT
 from tests.unit.test_moe_configuration import CONTENT
 
+from sealed_experts import machine
 from sealed_experts.cli.main import main
+from sealed_experts.cli.run import _default_gpus
 from sealed_experts.files.canonical import write_json
 
 # Writes down how it was called; locks as Snakemake does; with "wait" it has a job that notes signals and ends.
@@ -151,6 +153,28 @@ def test_summary_follows_success_only(folder):
     assert "Try next:" not in folder.run("--quiet-summary")[1]
     assert "Try next:" not in folder.run("-n")[1]
     assert "Try next:" not in folder.run("fail")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "limit"),
+    [
+        ([], ["--resources=gpu=2"]),
+        (["--cores", "2", "moe"], ["--resources=gpu=2"]),
+        (["--resources", "gpu=1"], []),
+        (["--resources=gpu=1"], []),
+        (["--workflow-profile", "profiles/slurm"], []),
+        (["--executor=slurm"], []),
+    ],
+)
+def test_as_many_jobs_use_a_gpu_as_there_are(monkeypatch, arguments, limit):
+    monkeypatch.setattr(machine, "_device_files", lambda: ["/dev/nvidia0", "/dev/nvidia1", "/dev/nvidia2"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
+    assert _default_gpus(arguments) == limit
+
+
+def test_without_a_gpu_snakemake_is_told_of_none(monkeypatch):
+    monkeypatch.setattr(machine, "_device_files", lambda: [])
+    assert _default_gpus([]) == []
 
 
 def test_stale_lock_is_removed(folder):

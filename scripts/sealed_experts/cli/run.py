@@ -16,6 +16,7 @@ from types import FrameType
 from sealed_experts.cli.summary import print_summary
 from sealed_experts.errors import UserError
 from sealed_experts.files.locks import folder_lock
+from sealed_experts.machine import visible_devices
 from sealed_experts.settings.reading import check_files
 
 CONFIG = Path("results/moe/moe_config.json")
@@ -23,7 +24,9 @@ DEFAULT_CONFIG = Path("config/config.yaml")
 WAIT_SECONDS = 10.0
 QUIET_SUMMARY = "--quiet-summary"
 
-_CORES = ("--cores", "-c", "--jobs", "-j", "--executor", "-e", "--profile", "--workflow-profile")
+_ELSEWHERE = ("--executor", "-e", "--profile", "--workflow-profile")
+_CORES = ("--cores", "-c", "--jobs", "-j", *_ELSEWHERE)
+_RESOURCES = ("--resources", "--res")
 _CONFIG_FILES = ("--configfile", "--configfiles")
 _CHANGES_NOTHING = re.compile(r"-[pqF]*n[pqF]*|--dry-?run|--version|-v")
 _FORWARDED = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
@@ -117,7 +120,7 @@ def _snakemake(arguments: Sequence[str]) -> int:
     # A trainer that got only Snakemake's polite end would train on to its last step.
     with (
         subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *_default_cores(arguments), *arguments],
+            [sys.executable, "-m", "snakemake", *_default_cores(arguments), *_default_gpus(arguments), *arguments],
             stdin=subprocess.DEVNULL,
             process_group=0,
             preexec_fn=_die_with_parent,
@@ -135,6 +138,14 @@ def _default_cores(arguments: Sequence[str]) -> list[str]:
         if name in _CORES or (argument[:2] in ("-c", "-j") and argument[2:].isdigit()):
             return []
     return ["--cores", "all"]
+
+
+def _default_gpus(arguments: Sequence[str]) -> list[str]:
+    """Return the limit by which as many jobs use a GPU at once as there are GPUs: more would wait inside their jobs."""
+    gpus = len(visible_devices())
+    names = {argument.split("=")[0] for argument in arguments}
+    # A cluster has GPUs of its own. The `=` keeps Snakemake from reading a target as another resource.
+    return [] if not gpus or names & {*_RESOURCES, *_ELSEWHERE} else [f"--resources=gpu={gpus}"]
 
 
 def _die_with_parent() -> None:

@@ -1,8 +1,10 @@
-"""Notice in time that the run has to end: a signal, or the death of the process that started it."""
+"""Notice in time that the run has to end: a signal, the death of the process that started it, SLURM's time limit."""
 
 import os
 import signal
 import types
+
+from sealed_experts.training.deadline import Deadline, job_deadline
 
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: run the same command again
 
@@ -23,12 +25,14 @@ class Interruption:
     def __init__(self) -> None:
         self._reason: str | None = None
         self._previous: dict[int, object] = {}
+        self._deadline: Deadline | None = None
 
     def __enter__(self) -> "Interruption":
         for number in self._SIGNALS:
             self._previous[number] = signal.signal(number, self._note)
         # Of a job of several processes: one that was sent while this program was still loading is let through now.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self._SIGNALS)
+        self._deadline = job_deadline()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -41,6 +45,8 @@ class Interruption:
         if self._reason is None and os.getppid() != STARTED_BY:
             # Snakemake was killed: nobody waits for this run, and the next one will want its folder.
             self._reason = "the process that started this run is gone"
+        if self._reason is None and self._deadline is not None and self._deadline.passed():
+            self._reason = "the time of the SLURM job is nearly over"
         return self._reason
 
     def check(self) -> None:

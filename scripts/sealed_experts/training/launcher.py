@@ -3,7 +3,7 @@
     python scripts/sealed_experts/training/launcher.py --processes 2 -- python scripts/train_sft.py …
 
 What torchrun does not do (PyTorch 2.13): pass on exit code 75, end without a traceback when it is asked to stop, and
-end when the process that started it is gone. This imports nothing but Python's own modules, and starts at once.
+end when the process that started it is gone. This imports no torch, and starts at once.
 """
 
 import argparse
@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 EXIT_STOPPED = 75  # all was saved: run the same command again
@@ -28,21 +29,42 @@ _POLL_SECONDS = 0.5
 GRACE_SECONDS = 10.0
 
 
-def run(command: Sequence[str], *, processes: int, grace_seconds: float = GRACE_SECONDS) -> int:
+def run(
+    command: Sequence[str],
+    *,
+    processes: int,
+    grace_seconds: float = GRACE_SECONDS,
+    hold: Callable[[Callable[[], None]], AbstractContextManager[object]] = lambda check: nullcontext(),
+) -> int:
     """Run `command` as `processes` processes and return the exit code of the whole.
 
     0 if all end with 0; 75 if all were asked to stop and saved; else the code of the first that failed by itself, with
     128 and the signal's number where a signal ended it, as a shell has it. SIGTERM, SIGINT and SIGUSR1 are passed on.
     When one process fails, the others are asked to stop, and are killed after `grace_seconds`.
+
+    Args:
+        hold: gives what is held while they run, such as a lease on GPUs; it calls its argument while it waits.
     """
     parent = os.getppid()
     # Blocked, signals wait to be asked for. The processes inherit that, and let them through once they can save.
     signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOPPING, signal.SIGCHLD})
     folder = tempfile.mkdtemp(prefix="sealed-experts-")
     try:
-        return _Job(command, processes=processes, store=f"{folder}/store", grace_seconds=grace_seconds).wait(parent)
+        with hold(lambda: _check(parent)):
+            return _Job(command, processes=processes, store=f"{folder}/store", grace_seconds=grace_seconds).wait(parent)
+    except _Stopped:
+        return EXIT_STOPPED
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Stopped(Exception):
+    """Asked to stop before anything was started."""
+
+
+def _check(parent: int) -> None:
+    if signal.sigpending() & set(_STOPPING) or os.getppid() != parent:
+        raise _Stopped
 
 
 class _Job:
@@ -119,12 +141,21 @@ def _environment(rank: int, processes: int, store: str) -> dict[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=Path(__file__).stem)
     parser.add_argument("--processes", required=True, type=int, help="how many processes share the job")
+    parser.add_argument("--device", default="cpu", help="lease GPUs for them: auto, cpu or cuda (default: cpu)")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command")
     args = parser.parse_args()
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if args.processes < 1 or not command or shutil.which(command[0]) is None:
         parser.error("give --processes of at least 1, and after -- a command that exists")
-    return run(command, processes=args.processes)
+    # Started as a file, this program knows its own folder only.
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    from sealed_experts.errors import reports_user_errors
+    from sealed_experts.files.leases import device_lease
+
+    def lease(check: Callable[[], None]) -> AbstractContextManager[object]:
+        return device_lease(args.device, count=args.processes, while_waiting=check)
+
+    return reports_user_errors(run)(command, processes=args.processes, hold=lease)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,7 @@ class TrainingLoop:
         self._resume()
         self._progress.begin(self.state.history, step=self.state.step)
         try:
+            self._stop_if_asked()  # while the base was loaded, say
             self._validate_if_due()  # before the first step, or after a run that ended between a step and this
             self._clock = self._saved_at = time.monotonic()
             while self.state.step < self._total_steps:

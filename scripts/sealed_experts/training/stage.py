@@ -12,6 +12,7 @@ from sealed_experts.data.records import read_records
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
 from sealed_experts.files.digests import digest_of, sha256_file
+from sealed_experts.files.leases import device_lease
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.models.adapters import adapter_state, attach_adapter, load_adapter_state, trainable_parameters
 from sealed_experts.models.loading import clear_device_memory, context_length, load_base, resolve_device
@@ -56,6 +57,8 @@ def train_stage(job: StageJob, make_objective: MakeObjective) -> None:
             check_processes(job, count=processes.count)
             if processes.is_first:
                 held.enter_context(folder_lock(job.checkpoints, while_waiting=interruption.check))
+        if processes.count == 1:  # the launcher leases for several
+            held.enter_context(device_lease(job.device, while_waiting=interruption.check))
         progress = (ProgressFiles if processes.is_first else NoProgressFiles)(
             job.output.parent,
             max_steps=job.settings.steps,
@@ -95,6 +98,7 @@ class _Stage:
         make_deterministic(threads=job.settings.threads)
         self.prior = load_state(job.start) if job.start else None
         self.base = load_base(job.base.parent, device=self.device)
+        interruption.check()
         check_context(job, context=context_length(job.base.parent))
         if self.prior is not None:
             check_start(job, self.prior, base_digest=self.base.manifest["digest"])
