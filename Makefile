@@ -2,10 +2,11 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 SNAKEMAKE_ARGS ?=
+FAULTS_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # Tests and linters never write results/: `make -j` cannot mix them up.
-.PHONY: run test test-unit test-workflow test-slurm lint format report bench clean help
+.PHONY: run test test-unit test-workflow test-slurm lint format report faults bench clean help
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -39,6 +40,9 @@ report: $(VENV)/.run ## Make results/report.html
 	@$(BIN)/sealed-experts run --quiet-summary report_inputs --cores all $(SNAKEMAKE_ARGS)
 	@$(BIN)/snakemake report_inputs --report results/report.html $(SNAKEMAKE_ARGS)
 	@echo "The report is results/report.html. It is as private as the data: it shows what was measured on them."
+
+faults: $(VENV)/.test ## Kill training and whole workflows at hundreds of places, and see that nothing is lost (about an hour)
+	@$(BIN)/python -m tests.faults.sweep $(FAULTS_ARGS)
 
 bench: $(VENV)/.bench ## Run the benchmarks against named peers
 	@$(BIN)/python tests/benchmarks/run.py

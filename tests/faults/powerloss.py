@@ -13,7 +13,8 @@ from pathlib import Path
 from tests.faults.points import AFTER, Operation
 
 # What is safe alone; or all names too, with the content that is safe: some file systems write names first.
-STRICT, NAMES_FIRST = "strict", "names first"
+# SHOWN is what the system shows until then: what somebody may have seen.
+STRICT, NAMES_FIRST, SHOWN = "strict", "names first", "shown"
 
 
 class Recorder:
@@ -101,7 +102,7 @@ class Disk:
                 (folder / name).mkdir(parents=True, exist_ok=True)
         for name, file in files.items():
             if os.path.dirname(name) in ("", *folders) and (folder / name).parent.is_dir():
-                (folder / name).write_bytes(file.safe)
+                (folder / name).write_bytes(file.content if model == SHOWN else file.safe)
                 (folder / name).chmod(0o600 if name.endswith(("/key", "/journal")) else 0o644)
 
 

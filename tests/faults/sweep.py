@@ -87,8 +87,10 @@ def power_trials(trials: TrainerTrials, *, count: int, seed: int) -> Iterator[Tr
     if not count:
         return
     name, random_ = trials.stage.name, random.Random(f"{seed} power {trials.stage.name}")
-    start, operations = trials.recording()
+    # Once with the key of the run to compare with, and once drawing its key: then that, too, can be lost.
+    recordings = [trials.recording(whole=whole) for whole in ((False, True) if trials.key else (False,))]
     for number in range(count):
+        start, operations = recordings[number // 2 % len(recordings)]
         cut, model = random_.randrange(len(operations) + 1), (STRICT, NAMES_FIRST)[number % 2]
         last = operations[cut - 1].name if cut else "the start"
         yield Trial(

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.faults.forks import End, Fault, run_forked
 from tests.faults.points import Operation
-from tests.faults.powerloss import Recorder, after_loss, recorded
+from tests.faults.powerloss import SHOWN, Recorder, after_loss, recorded
 from tests.faults.trainer import Stage
 
 EXIT_INTERRUPTED = 75
@@ -77,14 +77,16 @@ class TrainerTrials:
 
     def after_power_loss(self, *, count: int, model: str, start: Path, operations: list[Operation]) -> None:
         """Go on from what a loss of power leaves after the first `count` operations."""
+        after_loss(start, operations, count=count, model=SHOWN, folder=self.stage.folder)
+        seen = self.stage.visible_steps()
         after_loss(start, operations, count=count, model=model, folder=self.stage.folder)
-        self._finish(lost_power=True)
+        self._finish(seen=seen)
 
-    def recording(self) -> tuple[Path, list[Operation]]:
-        """Return a copy of the stage's folder before it runs, and what it then does in it."""
-        self.stage.clear(key=self.key)
+    def recording(self, *, whole: bool) -> tuple[Path, list[Operation]]:
+        """Return a copy of the stage's folder before it runs, and what it then does. `whole`: as in `at_point`."""
+        self.stage.clear(key=None if whole else self.key)
         self.stage.folder.mkdir(parents=True, exist_ok=True)
-        start = self._scratch / "start"
+        start = self._scratch / f"start {self.stage.name} {whole}"
         shutil.rmtree(start, ignore_errors=True)
         shutil.copytree(self.stage.folder, start)
         record = self._scratch / "record"
@@ -94,11 +96,10 @@ class TrainerTrials:
         expect(done.code == 0, f"the recorded run ended with {done}")
         return start, recorded(record)
 
-    def _finish(self, *, lost_power: bool = False) -> None:
-        """Run the same command again, and compare."""
-        # A checkpoint is seen before its name is safe; after a loss of power nobody can have it any more.
-        if self.key is not None and not lost_power:
-            seen, counted = self.stage.visible_steps(), self.stage.recorded_steps()
+    def _finish(self, *, seen: int | None = None) -> None:
+        """Run the same command again, and compare. `seen`: the last step whose result somebody could have seen."""
+        if self.key is not None:
+            seen, counted = self.stage.visible_steps() if seen is None else seen, self.stage.recorded_steps()
             expect(counted >= seen, f"the results of {seen} steps could be seen, but {counted} are recorded")
         end = self._run()
         expect(end.code == 0, f"the same command ended with {end}")

@@ -12,7 +12,8 @@ from tests.conftest import ROOT
 
 from sealed_experts.data.records import read_records
 from sealed_experts.errors import UserError
-from sealed_experts.files.atomic import append_text, atomic_writer, write_bytes, write_text
+from sealed_experts.files import atomic
+from sealed_experts.files.atomic import append_text, atomic_writer, make_folder, write_bytes, write_text
 from sealed_experts.files.canonical import read_json, strict_json
 from sealed_experts.files.locks import folder_lock, is_locked
 
@@ -60,6 +61,16 @@ def test_a_parent_that_is_a_file_is_named(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=r"cannot write .*folder"):
         write_text(tmp_path / "folder", "x")
+
+
+def test_the_name_of_every_new_folder_is_synced(tmp_path, monkeypatch):
+    """It was not: a loss of power could take a run's folder, key and journal away, though its steps had been seen."""
+    synced = []
+    monkeypatch.setattr(atomic, "sync_folder", synced.append)
+    make_folder(tmp_path / "a" / "b" / "c")
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    make_folder(tmp_path / "a" / "b")
+    assert len(synced) == 3
 
 
 @as_user

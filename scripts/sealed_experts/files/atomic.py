@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import secrets
 from collections.abc import Iterator
@@ -77,14 +78,17 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
         os.close(descriptor)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder and its parents where they are missing.
+def make_folder(folder: Path, *, mode: int = 0o777) -> None:
+    """Make a folder and its parents where they are missing, durably: a file in it is only as safe as its folder's name.
 
     Raises:
         OSError: one cannot be made.
     """
-    if not folder.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
+    missing = list(itertools.takewhile(lambda place: not place.is_dir(), (folder, *folder.parents)))
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True, mode=mode)
+    for made in reversed(missing):
+        sync_folder(made.parent)
 
 
 def write_error(path: Path, error: OSError) -> UserError | OSError:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
-from sealed_experts.files.atomic import write_bytes
+from sealed_experts.files.atomic import make_folder, write_bytes
 from sealed_experts.files.canonical import canonical_json, read_json
 from sealed_experts.files.digests import sha256_bytes
 from sealed_experts.files.locks import folder_lock
@@ -191,7 +191,7 @@ def _read(path: Path) -> Member:
 
 def _private_folder(folder: Path) -> Path:
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(folder, mode=0o700)
     except OSError as error:
         raise UserError(
             f"cannot make the folder {folder} ({error.strerror}): set SEALED_EXPERTS_HOME to a folder of yours"
