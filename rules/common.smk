@@ -17,12 +17,14 @@ from sealed_experts.machine import has_nvidia_device
 from sealed_experts.progress import stage_folder
 from sealed_experts.rewards.registry import reward_source
 from sealed_experts.sealing.recipients.own_identity import check_readable
+from sealed_experts.sealing.keys.private_keys import key_path
 from sealed_experts.sealing.keys.signatures import settle_publisher
 
 # Plain names such as `chain` are those of Snakemake itself, whose module these files share.
 from sealed_experts.settings import chain as settings_chain
 from sealed_experts.settings.crosschecks import check_dataset_sizes
 from sealed_experts.settings.reading import load as load_settings
+from sealed_experts.settings.times import check_times
 
 # Jobs call plain `python`: with the running interpreter's folder first, that is the one that has the packages, also
 # when no environment is activated. A conda environment of a rule still comes before it.
@@ -41,6 +43,9 @@ try:
         extra=workflow.config_settings.config,
     )
     check_dataset_sizes(SETTINGS, dataset_bounds(SETTINGS.datasets), exact=False)
+    check_times({expert.name: expert.package for expert in SETTINGS.experts}, os.environ)
+    # Jobs inherit it: all of them sign with the key that is settled here, which is made on first use.
+    os.environ.update(SEALED_EXPERTS_KEY=str(key_path().absolute()))
 except UserError as error:
     sys.exit(f"error: {error}")
 
@@ -201,12 +206,14 @@ def package_settings(wildcards):
 
 @functools.cache
 def publisher():
-    """The fingerprint of the key that seals; made on first use, but not by a dry-run."""
+    """The fingerprint of the key that seals; made on first use and opened, but only where jobs follow."""
     wanted = {expert.name: expert.package.signatures for expert in SETTINGS.experts}
+    jobs_follow = workflow.executor_plugin is not None and not workflow.dryrun
     try:
-        return settle_publisher(wanted, create=not workflow.dryrun)
+        return settle_publisher(wanted, create=jobs_follow)
     except UserError as error:
-        raise WorkflowError(str(error))
+        # Snakemake would wrap any other exception of a parameter's in lines about the rule.
+        sys.exit(f"error: {error}")
 
 
 def moe_settings(wildcards):

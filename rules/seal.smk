@@ -25,7 +25,7 @@ rule seal_package:
         peft=lambda wildcards, input: os.path.dirname(input.config),
     shell:
         "exec python scripts/seal_package.py --peft {params.peft:q} --selection {input.selection:q}"
-        " --base {input.base:q} --train {input.train:q} --evaluation {input.evaluation:q}"
+        " --metrics {input.metrics:q} --base {input.base:q} --train {input.train:q} --evaluation {input.evaluation:q}"
         " --settings {params.settings:q} --publisher {params.publisher:q} --output {output.package:q} > {log:q} 2>&1"
 
 

@@ -27,18 +27,18 @@ from sealed_experts.sealing.keys.signatures import check_signatures
 from sealed_experts.sealing.recipients.recipient_files import load_recipient
 from sealed_experts.sealing.tgsp.package import seal_package
 from sealed_experts.settings.chain import PackageRun, package_from_json
+from sealed_experts.settings.times import read_epoch
 
 ROOT = Path(__file__).resolve().parents[1]
 # `receipt` names the metrics of the chain's last stage, whose privacy covers every stage that the choice looked at.
 _SELECTION = {"stage", "reason", "candidates", "metrics", "receipt"}
-_LATEST = 253_402_300_799  # the last second of the year 9999
 
 
 @reports_user_errors
 def main() -> None:
     args = _arguments()
     # First of all: a library that the ledger imports reads this variable too, and fails on nonsense with a traceback.
-    epoch = _epoch(os.environ.get("SOURCE_DATE_EPOCH"))
+    epoch = read_epoch(os.environ)
     key = _key_of(args.publisher)
     settings = package_from_json(args.settings)
     package = settings.package
@@ -62,6 +62,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peft", required=True, type=Path, help="folder of adapter_config.json and the weights")
     parser.add_argument("--selection", required=True, type=Path, help="selection.json")
+    parser.add_argument("--metrics", required=True, nargs="+", type=Path, help="the stages' metrics, in their order")
     parser.add_argument("--base", required=True, type=Path, help="the base's base.json, beside its config.json")
     parser.add_argument("--train", type=Path, help="its training records; without them, their units count as unknown")
     parser.add_argument("--evaluation", nargs="?", type=Path, help="evaluation.json, of a dataset declared public")
@@ -74,15 +75,18 @@ def _arguments() -> argparse.Namespace:
 def _inputs(args: argparse.Namespace, settings: PackageRun, *, epoch: int | None) -> SealingInputs:
     """Read every input, and put the version into the release log."""
     selection = _selection(args.selection)
+    chain = _chain(selection, args.metrics)
     units = None if args.train is None else {record.unit for record in read_records(args.train)}
-    receipt = covering(_privacy(selection["receipt"]), shipped=_privacy(selection["metrics"]), selection=selection)
+    last, shipped = chain[selection["candidates"][-1]], chain[selection["stage"]]
+    receipt = covering(last["privacy"], shipped=shipped["privacy"], selection=selection)
     licence = settings.package.licence_file
     lock = ROOT / "requirements.txt"
     base = read_json(args.base)
     return SealingInputs(
         settings=settings,
         selection=selection,
-        metrics=read_json(selection["metrics"]),
+        metrics=chain[selection["stage"]],
+        chain=chain,
         privacy=released(receipt, expert=settings.name, units=units, log=ReleaseLog(home_folder())),
         base=base,
         base_config=read_json(args.base.parent / "config.json"),
@@ -101,15 +105,6 @@ def _inputs(args: argparse.Namespace, settings: PackageRun, *, epoch: int | None
     )
 
 
-def _epoch(text: str | None) -> int | None:
-    """Return SOURCE_DATE_EPOCH (reproducible-builds.org) as a number of seconds; None where it is unset or empty."""
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 12 and int(text) <= _LATEST):
-        raise UserError(f"SOURCE_DATE_EPOCH is {text[:40]!r}: it must be a whole number of seconds since 1970")
-    return int(text)
-
-
 def _selection(path: Path) -> Mapping[str, Any]:
     selection = read_json(path)
     lacking = sorted(_SELECTION - selection.keys()) if isinstance(selection, Mapping) else sorted(_SELECTION)
@@ -118,11 +113,24 @@ def _selection(path: Path) -> Mapping[str, Any]:
     return selection
 
 
-def _privacy(path: str) -> Mapping[str, Any]:
+def _chain(selection: Mapping[str, Any], paths: list[Path]) -> dict[str, Mapping[str, Any]]:
+    """Read the metrics of every stage; those of the chosen and of the last one must be the selection's own."""
+    stages = selection["candidates"]
+    of = dict(zip(stages, paths, strict=False))
+    expected = {selection["stage"]: selection["metrics"], stages[-1]: selection["receipt"]}
+    if len(of) != len(paths) or any(str(of.get(stage)) != path for stage, path in expected.items()):
+        raise UserError(
+            f"--metrics must give one file for each of {', '.join(stages)}, in this order, and those that"
+            " selection.json names: delete it and run again"
+        )
+    return {stage: _metrics(path) for stage, path in of.items()}
+
+
+def _metrics(path: Path) -> Mapping[str, Any]:
     metrics = read_json(path)
     if not isinstance(metrics, Mapping) or not isinstance(metrics.get("privacy"), Mapping):
         raise UserError(f"{path} holds no privacy record: delete it and run again")
-    return metrics["privacy"]
+    return metrics
 
 
 def _content(path: Path, expected: str) -> bytes:

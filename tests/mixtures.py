@@ -9,7 +9,6 @@ from sealed_experts.files.atomic import write_bytes
 from sealed_experts.files.canonical import read_json, write_json
 from sealed_experts.files.digests import sha256_bytes
 from sealed_experts.moe.assembly import Sources, assemble
-from sealed_experts.privacy.ledger.events import GaussianEvent
 from sealed_experts.privacy.ledger.releases import ReleaseLog
 from sealed_experts.sealing.content.linter import CONFIG, WEIGHTS, lint_adapter
 from sealed_experts.sealing.content.manifest_schema import MANIFEST_FORMAT
@@ -30,6 +29,7 @@ ROUTING = {
 }
 DATASETS = {"banking_expert": "banking", "investment_expert": "investment", "shared_attention": "combined"}
 DELTA = 1e-5
+NAMES = OwnerNames(b"\x07" * 32)
 
 
 class Workshop:
@@ -142,7 +142,7 @@ class Workshop:
             },
             "constraints": {"requires": [], "incompatible_with": [], "load_order": 0, "max_chain": None},
             "training": {
-                "datasets": [{"hmac_sha256": "0" * 64}],
+                "datasets": [{"hmac_sha256": NAMES.of_data("e" * 64)}],
                 "stages": ["sft"],
                 "selected_stage": "sft",
                 "selection_reason": "the only stage",
@@ -158,10 +158,9 @@ class Workshop:
         members["provenance.json"] = provenance_bytes(
             manifest,
             subject={path: sha256_bytes(members[path]) for path in (CONFIG, WEIGHTS)},
-            metrics={"settings": {}},
-            names=OwnerNames(b"\x07" * 32),
+            chain={"sft": {"settings": {}, "train_digest": "e" * 64}},
+            names=NAMES,
             origin=Origin(version="0.1.0"),
-            public=False,
         )
         data = seal(manifest=manifest, members=members, key=key or load_key())
         write_bytes(self.sources.package(name), data)
@@ -169,18 +168,23 @@ class Workshop:
 
 def private_receipt(name: str, *, steps: int = 10) -> dict:
     """Return the receipt of a stage that took `steps` noisy steps."""
-    from sealed_experts.privacy.ledger.accounting import epsilon
+    from sealed_experts.privacy.ledger.receipt import stage_receipt
+    from sealed_experts.privacy.plan import PrivacyPlan
 
-    event = GaussianEvent(stage="sft", noise_multiplier=1.0, sample_rate=0.1, steps=steps, key_id=f"key of {name}")
-    return {
-        "enabled": True,
-        "mode": "release",
-        "unit": "record",
-        "events": [event.to_json()],
-        "delta": DELTA,
-        "epsilon": epsilon([event], delta=DELTA),
-        "reason": None,
-    }
+    plan = PrivacyPlan(
+        stage="sft",
+        unit="record",
+        units=100,
+        expected_batch_size=10,
+        noise_multiplier=1.0,
+        max_grad_norm=0.3,
+        delta=DELTA,
+        target_epsilon=100.0,
+        mode="release",
+        max_steps=steps,
+        steps_within_budget=steps,
+    )
+    return stage_receipt(plan, steps=steps, key_id=f"key of {name}")
 
 
 @functools.cache

@@ -88,8 +88,11 @@ def adapter_config(**changes: Any) -> bytes:
     return json.dumps({name: value for name, value in config.items() if value is not ...}).encode()
 
 
-def privacy(**changes: Any) -> dict[str, Any]:
-    """Return the privacy record of a stage's metrics."""
+def privacy(*stages: str, **changes: Any) -> dict[str, Any]:
+    """Return the privacy record of the last stage's metrics, by default of sft's alone."""
+    stages = stages or ("sft",)
+    epsilon = changes.get("epsilon", 4.2 * len(stages))
+    step = {"noise_multiplier": 1.0, "sample_rate": 0.064, "steps": 60}
     return {
         "enabled": True,
         "mode": "release",
@@ -97,19 +100,19 @@ def privacy(**changes: Any) -> dict[str, Any]:
         "units": 2000,
         "neighbouring": "add_or_remove_one",
         "sampling": "poisson",
-        "sample_rate": 0.064,
-        "noise_multiplier": 1.0,
+        "mechanism": "gaussian_on_clipped_sums",
+        "expected_batch_size": 128,
+        **step,
+        "queries": {},
+        "effective_noise_multiplier": 1.0,
         "max_grad_norm": 0.3,
-        "steps": 60,
-        "events": [
-            {"stage": "sft", "noise_multiplier": 1.0, "sample_rate": 0.064, "steps": 60, "key_id": "0" * 32},
-        ],
+        "events": [{"stage": stage, **step, "key_id": str(number) * 32} for number, stage in enumerate(stages)],
         "key_id": "0" * 32,
         "accountant": "PLD (dp-accounting 0.6.0)",
         "delta": 1e-5,
         "target_epsilon": 8.0,
-        "epsilon": 4.2,
-        "stage_epsilon": {"sft": 4.2},
+        "epsilon": epsilon,
+        "stage_epsilon": dict.fromkeys(stages, epsilon),
         "reason": None,
         **changes,
     }
@@ -209,11 +212,13 @@ def run(**changes: Any) -> PackageRun:
 
 def inputs(**changes: Any) -> SealingInputs:
     """Return everything that a package is made from."""
+    only = {"stage": "sft", "reason": "the only stage", "candidates": ["sft"]}
+    stages = changes.get("selection", only).get("candidates", ("sft",))
     values: dict[str, Any] = {
         "settings": run(),
-        "selection": {"stage": "sft", "reason": "the only stage", "candidates": ["sft"]},
+        "selection": only,
         "metrics": metrics(),
-        "privacy": privacy(),
+        "privacy": privacy(*stages),
         "base": {"name": "tiny", "revision": None, "digest": "b" * 64},
         "base_config": {"model_type": "qwen2"},
         "adapter_config": adapter_config(),
@@ -221,7 +226,8 @@ def inputs(**changes: Any) -> SealingInputs:
         "names": OwnerNames(b"\x07" * 32),
         "origin": Origin(version="0.1.0", lock="7" * 64),
     }
-    return SealingInputs(**{**values, **changes})
+    values |= changes
+    return SealingInputs(**{"chain": dict.fromkeys(stages, values["metrics"]), **values})
 
 
 def package(*, by: PublisherKey | None = None, storage: dict[str, Any] | None = None, **changes: Any) -> bytes:
@@ -246,12 +252,12 @@ def payload(data: bytes | None = None) -> bytes:
     return data[found.payload_offset : found.payload_offset + found.payload_size]
 
 
-def parts() -> tuple[dict[str, Any], dict[str, bytes]]:
+def parts(data: bytes | None = None) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return the complete manifest and the members of an honest package, to be changed and signed again."""
-    manifest = json.loads(frame().manifest)
+    manifest = json.loads(frame(data).manifest)
     members, offset = {}, 0
     for entry in manifest["members"]:
-        members[entry["path"]] = payload()[offset : offset + entry["size"]]
+        members[entry["path"]] = payload(data)[offset : offset + entry["size"]]
         offset += entry["size"]
     return manifest, members
 
@@ -286,9 +292,9 @@ def sealed_parts(
     return assembled(manifest=manifest, payload=payload, signatures=signatures, recipients=recipients)
 
 
-def with_member(path: str, content: bytes) -> bytes:
+def with_member(path: str, content: bytes, *, of: bytes | None = None) -> bytes:
     """Return a signed package in which one member has other content; what states its size and digest is put right."""
-    manifest, members = parts()
+    manifest, members = parts(of)
     members[path] = content
     if path == WEIGHTS:
         manifest["adapter"] |= {"size": len(content), "digest": sha256_bytes(content)}

@@ -387,7 +387,10 @@ def test_a_publisher_outside_its_scope_is_refused():
         open_expert_bytes(honest(), trust=TrustStore([elsewhere]))
 
 
-def test_a_publisher_that_also_has_an_ml_dsa_key_is_accepted():
-    """The format has one signature, Ed25519's; a policy may refuse that, the default does not."""
+def test_a_publisher_that_also_has_an_ml_dsa_key_is_accepted_only_by_a_policy_that_says_so():
+    """The format has one signature, Ed25519's: whoever has broken that would only have to choose the container."""
     both = Publisher(name="both", keys=(*building.key().public.keys, PublicKey(algorithm="ml-dsa-65", raw=bytes(1952))))
-    assert open_expert_bytes(honest(), trust=TrustStore([both])).publisher_name == "both"
+    with pytest.raises(SignatureError, match="ml-dsa-65 is required of both"):
+        open_expert_bytes(honest(), trust=TrustStore([both]))
+    policy = Policy(signatures=("ed25519",))
+    assert open_expert_bytes(honest(), trust=TrustStore([both]), policy=policy).publisher_name == "both"

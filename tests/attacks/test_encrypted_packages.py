@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.attacks import building
 from tests.attacks.building import refuse
 
@@ -285,11 +286,22 @@ def test_raw_keys_are_the_two_halves():
             Identity(wrong)
 
 
-def test_a_recipient_whose_curve_key_is_of_small_order():
-    """Whoever gave it to us could read nothing more than we mean it to, but such a key is none."""
-    weak = encryption.Recipient(ANNA.recipient.raw[:1184] + bytes(32))
-    with pytest.raises((UserError, ValueError)):
-        encryption.wrap_key(KEY, recipients=[weak], manifest=MANIFEST)
+def test_a_recipient_whose_curve_key_is_of_small_order(tmp_path):
+    """Whoever gave it to us could read nothing more than we mean it to, but such a key is none.
+
+    It was read without a word, and sealing to it ended in a ValueError's traceback.
+    """
+    public = tmp_path / "weak.pub"
+    save_recipient(public, ANNA.recipient)
+    _, own = ANNA.recipient.halves()
+    before = own.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    for point in (bytes(32), bytes([1]) + bytes(31), bytes([0xEC]) + b"\xff" * 30 + b"\x7f"):
+        with pytest.raises(UserError, match="not a recipient's public key"):
+            encryption.Recipient(ANNA.recipient.raw[:1184] + point)
+        weak = X25519PublicKey.from_public_bytes(point).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        (tmp_path / "bent.pub").write_bytes(public.read_bytes().replace(before, weak))
+        with pytest.raises(UserError, match=r"bent\.pub: this is not a recipient's public key"):
+            load_recipient(tmp_path / "bent.pub")
 
 
 @pytest.mark.parametrize("passphrase", [None, b"correct horse"])

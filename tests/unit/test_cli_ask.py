@@ -26,7 +26,7 @@ class Echo:
 @pytest.fixture
 def engine(monkeypatch):
     made = Echo()
-    monkeypatch.setattr(Engine, "load", lambda config, *, trust, device: made)
+    monkeypatch.setattr(Engine, "load", lambda config, *, trust, policy, device: made)
     return made
 
 
@@ -47,6 +47,11 @@ def test_control_characters_do_not_reach_the_terminal(engine, capsys):
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert "loan\nnext" in out
+
+
+def test_nothing_in_an_answer_turns_the_reading_direction_and_joined_letters_stay_joined(engine, capsys):
+    assert cli.main(["ask", "moe_config.json", "a\u202eb\u2028c\u200dd"]) == 0
+    assert "a\ufffdb\ufffdc\u200dd" in capsys.readouterr().out
 
 
 def test_chat_goes_on_after_a_refused_question(engine, capsys, monkeypatch):

@@ -15,13 +15,13 @@ from sealed_experts.sealing.keys.statements import rotation_statement
 from sealed_experts.sealing.keys.trust import load_trust
 
 
-def run(capsys, *command: str, code: int = 0) -> str:
-    """Run a command and return what it printed; a refusal is one line on standard error."""
+def run(capsys, *command: str, code: int = 0, shows: str = "") -> str:
+    """Run a command and return what it printed; a refusal is one line on standard error, after what it `shows`."""
     found = main([str(part) for part in ("keys", *command)])
     shown = capsys.readouterr()
     assert found == code, shown.err
     if code:
-        assert shown.out == ""
+        assert shown.out == shows
         assert shown.err.startswith("error: ")
         assert shown.err.count("\n") == 1
         return shown.err
@@ -170,8 +170,22 @@ def test_a_damaged_key_does_not_hide_the_others_from_the_list(capsys):
     lines = run(capsys, "list").splitlines()
     assert lines[0] == f"signs:   {private_keys.key_path()} {private_keys.publisher_fingerprint()}"
     assert lines[1].startswith("kept:    second (unreadable")
-    private_keys.key_path().write_text("nonsense")
-    assert "is not a private key in PEM" in run(capsys, "list", code=1)
+
+
+def test_a_signing_key_that_cannot_be_used_does_not_hide_who_is_trusted(capsys, public):
+    """A wide mode once hid everything else."""
+    run(capsys, "create")
+    run(capsys, "trust", public)
+    (entry, bank), path = sorted(load_trust(), key=lambda each: each.name != "publisher"), private_keys.key_path()
+    path.chmod(0o644)
+    shows = (
+        f"signs:   {path} cannot be used\ntrusted: bank {bank.fingerprint}\ntrusted: publisher {entry.fingerprint}\n"
+    )
+    assert "(mode 0644): chmod 600 it" in run(capsys, "list", code=1, shows=shows)
+    assert main(["keys", "list", "--json"]) == 1
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["signing_key"] == {"path": str(path), "fingerprint": None}
+    assert [each["name"] for each in listed["trusted"]] == ["bank", "publisher"]
 
 
 def test_trust_for_programs(capsys, public, tmp_path):
@@ -219,8 +233,36 @@ def test_rotation_and_revocation_between_two_people(capsys, tmp_path, monkeypatc
     shown = run(capsys, "revoke", "--statement", tmp_path / "revocation.json")
     assert "revoked: bank (a stick was lost)" in shown
     assert "still trusted: bank-" in shown
+    assert "or run this again with --with-introduced" in shown
     assert (verify(first), verify(second)) == (5, 0)
     assert "was revoked here" in run(capsys, "trust", tmp_path / "bank.pub", code=1)
+    shown = run(capsys, "revoke", "--statement", tmp_path / "revocation.json", "--with-introduced")
+    assert "revoked too: bank-" in shown
+    assert (verify(first), verify(second)) == (5, 5)
+
+
+def test_a_revocation_in_advance(capsys, tmp_path):
+    run(capsys, "create")
+    shown = run(capsys, "revoke", "--in-advance", "--reason", "it may be lost", "--output", tmp_path / "some-day.json")
+    assert shown.startswith(f"nothing is revoked; whoever gets {tmp_path / 'some-day.json'} can revoke publisher")
+    assert private_keys.load_key()
+    assert "revoked: publisher (it may be lost)" in run(capsys, "revoke", "--statement", tmp_path / "some-day.json")
+    assert "are for one's own key" in run(
+        capsys, "revoke", "--in-advance", "--statement", tmp_path / "some-day.json", code=1
+    )
+    assert "goes with --statement" in run(
+        capsys, "revoke", "--with-introduced", "--reason", "x", "--output", tmp_path / "r.json", code=1
+    )
+
+
+def test_following_onto_a_publisher_that_is_trusted_says_so(capsys, tmp_path):
+    """It once said that the key None had certified it."""
+    for number in (1, 2):
+        (tmp_path / f"bank{number}.pub").write_text(building.key(number).public.pem)
+        run(capsys, "trust", tmp_path / f"bank{number}.pub")
+    statement = rotation_statement(old=building.key(1), new=building.key(2))
+    (tmp_path / "rotation.json").write_text(json.dumps(statement))
+    assert "already trusted: bank2, on its own account" in run(capsys, "trust", tmp_path / "rotation.json")
 
 
 def test_revoke_needs_its_own_options(capsys, tmp_path):

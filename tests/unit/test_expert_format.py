@@ -18,14 +18,17 @@ from tests.attacks import building, expert_building
 
 from sealed_experts.cli.main import main
 from sealed_experts.errors import UserError
+from sealed_experts.sealing import publishing
 from sealed_experts.sealing.content.manifest_schema import TOKENIZER_MEMBERS
 from sealed_experts.sealing.errors import PackageError, SignatureError
 from sealed_experts.sealing.expert import plain_tar
-from sealed_experts.sealing.expert.container import open_expert, verify_expert
+from sealed_experts.sealing.expert.container import open_expert, open_expert_bytes, verify_expert
 from sealed_experts.sealing.expert.writer import seal_expert
+from sealed_experts.sealing.keys.policy import Policy
 from sealed_experts.sealing.keys.private_keys import create_key, load_key
 from sealed_experts.sealing.keys.trust import TrustStore
 from sealed_experts.sealing.publishing import publish_expert
+from sealed_experts.sealing.tgsp.package import open_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMBERS = [
@@ -235,7 +238,9 @@ def test_another_encoding_is_refused_with_a_way_out_that_works(sealed, tmp_path,
     (tmp_path / "folder").mkdir()
     subprocess.run(["tar", "-xzf", foreign, "-C", tmp_path / "folder"], check=True)
     assert main(["publish", str(tmp_path / "folder"), "--output", str(tmp_path / "again")]) == 0
-    assert main(["verify", str(tmp_path / "again" / published.name)]) == 0
+    (tmp_path / "policy.yaml").write_text("signatures: [ed25519]")
+    again = tmp_path / "again" / published.name
+    assert main(["verify", str(again), "--policy", str(tmp_path / "policy.yaml")]) == 0
 
 
 def test_what_another_publisher_signed_is_not_signed_again_unseen(tmp_path):
@@ -245,6 +250,68 @@ def test_what_another_publisher_signed_is_not_signed_again_unseen(tmp_path):
     with pytest.raises(SignatureError, match="unpack it, look at it, and publish the folder"):
         publish_expert(theirs, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_one_signature_of_a_publisher_known_with_two_keys_needs_a_policy(tmp_path):
+    """An .expert once passed by Ed25519 alone, so that whoever broke that had only to choose the container."""
+    key = building.key(7, second=True)
+    path = tmp_path / "two.expert"
+    path.write_bytes(expert_building.sealed(building.package(by=building.key(7)), number=7))
+    with pytest.raises(SignatureError, match=r"ml-dsa-65 is required of key7 too, .* `signatures: \[ed25519\]`"):
+        verify_expert(path, trust=TrustStore([key.public]))
+    assert verify_expert(path, trust=TrustStore([key.public]), policy=Policy(signatures=("ed25519",)))
+    assert verify_expert(path, trust=building.trust(7))
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "link"])
+def test_what_stands_at_a_published_name_is_left_alone(sealed, tmp_path, kind):
+    """A FIFO once hung the command, and a folder ended it with a traceback."""
+    published, _ = publish_expert(sealed, output=tmp_path / "first")
+    target = tmp_path / "out" / published.name
+    target.parent.mkdir()
+    {"folder": target.mkdir, "fifo": lambda: os.mkfifo(target), "link": lambda: target.symlink_to(published)}[kind]()
+    with pytest.raises(UserError, match="stands in the way"):
+        publish_expert(sealed, output=target.parent)
+    assert os.listdir(target.parent) == [published.name]
+
+
+def test_a_file_that_appears_while_one_is_published_is_not_written_over(sealed, tmp_path, monkeypatch):
+    seal = publishing.seal_expert
+
+    def then_another(path, **content):
+        digest = seal(path, **content)
+        (tmp_path / "out" / "tiny_expert-tiny.v1.0.0.expert").write_bytes(b"another's")
+        return digest
+
+    monkeypatch.setattr(publishing, "seal_expert", then_another)
+    with pytest.raises(UserError, match="exists with other content"):
+        publish_expert(sealed, output=tmp_path / "out")
+    assert (tmp_path / "out" / "tiny_expert-tiny.v1.0.0.expert").read_bytes() == b"another's"
+    assert len(os.listdir(tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize("output", ["file", "x" * 300, "x/" * 4000])
+def test_publishing_into_what_is_no_folder_is_one_line(sealed, tmp_path, capsys, output):
+    (tmp_path / "file").write_text("")
+    assert main(["publish", str(sealed), "--output", str(tmp_path / output)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_version_that_makes_no_file_name_is_refused_when_sealing_and_when_opening(monkeypatch):
+    """Packages were sealed that could be neither installed nor published."""
+    long = {"settings": building.run(name="n" * 90, version="1.0.0-" + "a" * 190)}
+    refusal = pytest.raises(PackageError, match="at most 200 are allowed: take a shorter version")
+    with refusal:
+        building.package(**long)
+    with monkeypatch.context() as patch:
+        for module in ("tgsp.writer", "tgsp.examination", "expert.container"):
+            patch.setattr(f"sealed_experts.sealing.{module}.check_long_name", lambda manifest: None)
+        package = building.package(**long)
+        archive = expert_building.sealed(package)
+    with refusal:
+        open_bytes(package, trust=building.trust())
+    with refusal:
+        open_expert_bytes(archive, trust=building.trust())
 
 
 def test_a_published_version_never_changes(sealed, tmp_path):

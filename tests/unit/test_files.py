@@ -1,7 +1,9 @@
 """Writing and reading files: modes, unreadable places, and JSON that only some parsers would read."""
 
+import contextlib
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -99,6 +101,32 @@ def test_a_lock_is_seen_while_it_is_held(tmp_path):
     with folder_lock(tmp_path):
         assert is_locked(tmp_path)
     assert not is_locked(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["symlink", "dangling symlink", "fifo", "folder", "socket"])
+def test_a_lock_is_a_regular_file_and_nothing_else_is_opened(tmp_path, kind):
+    """It once followed a symlink, and truncated what that led to."""
+    (tmp_path / "victim").write_text("mine")
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    path = folder / ".lock"
+    with contextlib.ExitStack() as opened:
+        if "symlink" in kind:
+            path.symlink_to(tmp_path / ("none" if "dangling" in kind else "victim"))
+        elif kind == "fifo":
+            os.mkfifo(path)
+        elif kind == "folder":
+            path.mkdir()
+        else:
+            opened.enter_context(socket.socket(socket.AF_UNIX)).bind(os.fspath(path))
+        with pytest.raises(UserError, match=r"\.lock .*remove") as caught, folder_lock(folder):
+            pass
+        assert "\n" not in str(caught.value)
+        if kind != "folder":
+            with pytest.raises(UserError, match=r"\.lock .*remove"):
+                is_locked(folder)
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(

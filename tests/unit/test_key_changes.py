@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,18 @@ from tests.attacks import building
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json
 from sealed_experts.sealing.errors import SignatureError
-from sealed_experts.sealing.keys import key_changes, private_keys, trust
+from sealed_experts.sealing.keys import key_changes, pkcs8, private_keys, trust
 from sealed_experts.sealing.keys.home import home_folder
-from sealed_experts.sealing.keys.key_changes import follow_revocation, follow_rotation, revoke_key, rotate_key
+from sealed_experts.sealing.keys.key_changes import (
+    follow_revocation,
+    follow_rotation,
+    revoke_in_advance,
+    revoke_key,
+    rotate_key,
+)
+from sealed_experts.sealing.keys.passphrase import VARIABLE
 from sealed_experts.sealing.keys.publisher import today
+from sealed_experts.sealing.keys.signatures import settle_publisher
 from sealed_experts.sealing.keys.statements import (
     Revocation,
     Rotation,
@@ -97,10 +106,17 @@ def test_rotating_twice_keeps_both_former_keys(tmp_path):
     assert set(private_keys.keys_folder().glob("*.retired-*.pem")) == kept
 
 
-@pytest.mark.parametrize("step", range(8))
-def test_a_rotation_cut_short_leaves_a_key_to_sign_with(tmp_path, monkeypatch, step):
-    """Every write of it is cut in turn; the key in place is always a whole one that is trusted, the old one is kept."""
-    old = private_keys.create_key()
+@pytest.mark.parametrize("secret", [None, b"word"])
+@pytest.mark.parametrize("step", range(9))
+def test_a_rotation_cut_short_leaves_a_key_to_sign_with(tmp_path, monkeypatch, step, secret):
+    """Every write of it is cut in turn; the key in place is always a whole one that is trusted, the old one is kept.
+
+    Under a passphrase, the fingerprint once came from a .pub file that was the next key's already.
+    """
+    monkeypatch.setattr(pkcs8, "_COST", 16)
+    old = private_keys.create_key(secret=secret)
+    if secret:
+        monkeypatch.setenv(VARIABLE, secret.decode())
     replaced, real = [], os.replace
 
     def crash(source, target):
@@ -116,13 +132,81 @@ def test_a_rotation_cut_short_leaves_a_key_to_sign_with(tmp_path, monkeypatch, s
     except KeyboardInterrupt:
         cut = True
     monkeypatch.setattr("os.replace", real)
-    assert cut == (step < 7), replaced
+    assert cut == (step < 8), replaced
     signing = private_keys.ensure_publisher_key()
+    assert private_keys.load_key().public.fingerprint == signing
+    assert settle_publisher({}, create=True) == signing
+    assert private_keys.key_path().with_suffix(".pub").read_text() == private_keys.load_key().public.pem
     assert (signing == old.fingerprint) == ("publisher.pem" not in replaced)
     found = {private_keys.unlocked(path)[0].public.fingerprint for path in private_keys.keys_folder().glob("*.pem")}
     assert old.fingerprint in found
-    if cut and signing == old.fingerprint:
-        assert rotate_key(output=tmp_path / "rotation.json").old.fingerprint == old.fingerprint
+    introduced = [read_statement(path).new for path in private_keys.keys_folder().glob("*.rotation.json")]
+    assert all(keys[0].fingerprint == signing for keys in introduced)
+    if cut:
+        assert not (tmp_path / "rotation.json").exists()
+        assert rotate_key(output=tmp_path / "rotation.json").old.fingerprint == signing
+    assert [path for path in private_keys.keys_folder().iterdir() if path.name.endswith((".tmp", ".staged"))] == []
+    if signing != old.fingerprint:  # the statement of the rotation that was cut short is there all the same
+        (first,) = private_keys.keys_folder().glob(f"*{old.fingerprint[:8]}.rotation.json")
+        assert read_statement(first).old == old.keys
+
+
+def test_what_a_killed_command_left_is_cleared_up(tmp_path):
+    """A half-written private key lay about for ever, and a statement by which one could trust a key that was lost."""
+    old = private_keys.create_key()
+    folder = private_keys.keys_folder()
+    killed = folder / ".publisher.pem.0123456789abcdef.tmp"
+    killed.write_bytes(private_keys.key_path().read_bytes())
+    staged = folder / f".publisher.retired-{old.fingerprint[:8]}.rotation.json.staged"
+    written(staged, rotation_statement(old=OLD, new=NEW))
+    foreign = folder / ".notes.0123456789abcdef.tmp"
+    foreign.write_text("mine")
+    private_keys.create_key(name="second")
+    assert not killed.exists()
+    assert not staged.exists()
+    assert foreign.exists()
+    assert list(folder.glob("*.rotation.json")) == []
+
+
+@pytest.mark.parametrize("output", ["file/below/out.json", "/proc/no such folder/out.json"])
+@pytest.mark.parametrize("change", [rotate_key, lambda output: revoke_key(output=output, reason="it was lost")])
+def test_a_statement_that_cannot_be_written_changes_nothing(tmp_path, change, output):
+    """`rotate` once put the new key in place first, and `revoke` ended in a traceback."""
+    key = private_keys.create_key()
+    (tmp_path / "file").write_text("")
+    before = sorted(home_folder().rglob("*.*"))
+    with pytest.raises(UserError, match="cannot write"):
+        change(output=tmp_path / output)
+    assert sorted(home_folder().rglob("*.*")) == before
+    assert private_keys.ensure_publisher_key() == key.fingerprint
+
+
+def test_rotating_ones_own_key_keeps_its_scopes_and_its_expiry(tmp_path):
+    expires = today().replace(year=today().year + 1, day=1)
+    key = trust.trust_publisher(replace(private_keys.create_key(), scopes=("bank*",), expires=expires))
+    done = [rotate_key(output=tmp_path / f"{number}.json") for number in range(2)]
+    assert [(each.new.scopes, each.new.expires) for each in done] == [(("bank*",), expires)] * 2
+    assert done[1].new.ancestors == (done[0].new.fingerprint, key.fingerprint)
+    assert trust.load_trust().find(done[1].new.fingerprint) == done[1].new
+
+
+def test_an_expired_key_is_not_rotated(tmp_path):
+    """The new one would expire with it, or the expiry would be worth nothing."""
+    key = private_keys.create_key()
+    trust.trust_publisher(replace(key, expires=today().replace(year=today().year - 1, day=1)))
+    with pytest.raises(UserError, match=r"expired here on .*keys trust.*--expires"):
+        rotate_key(output=tmp_path / "rotation.json")
+    assert not (tmp_path / "rotation.json").exists()
+
+
+def test_a_revocation_written_in_advance_revokes_nothing_until_it_is_followed(tmp_path):
+    key = private_keys.create_key()
+    assert revoke_in_advance(reason="it may be lost", output=tmp_path / "some-day.json").fingerprint == key.fingerprint
+    assert (tmp_path / "some-day.json").stat().st_mode & 0o777 == 0o600  # whoever has it can revoke the key
+    assert private_keys.ensure_publisher_key() == key.fingerprint
+    assert follow_revocation(tmp_path / "some-day.json")[0].revoked == "it may be lost"
+    with pytest.raises(UserError, match="was revoked"):
+        private_keys.load_key()
 
 
 @pytest.mark.parametrize("change", [rotate_key, lambda output: revoke_key(output=output, reason="it was lost")])
@@ -306,9 +390,87 @@ def test_a_revocation_is_followed_and_names_whom_the_key_introduced(rotation, re
     assert accepted(NEW) == introduced.name
 
 
-def test_a_revocation_of_a_key_that_nobody_trusts_says_so(revocation):
-    with pytest.raises(UserError, match="not trusted here"):
-        follow_revocation(revocation)
+@pytest.mark.parametrize("ever_trusted", [True, False])
+def test_a_revocation_of_a_key_that_nobody_trusts_is_kept(revocation, ever_trusted):
+    """It was thrown away after `untrust`, so that a stale public file was trusted again afterwards."""
+    if ever_trusted:
+        trust.trust_publisher(replace(OLD.public, name="bank"))
+        trust.untrust_key("bank")
+    entry, introduced = follow_revocation(revocation)
+    assert (entry.name, entry.keys, entry.revoked) == (
+        f"revoked-{OLD.public.fingerprint[:8]}",
+        OLD.public.keys,
+        "it was lost",
+    )
+    assert introduced == ()
+    with pytest.raises(UserError, match=r"was revoked here \(it was lost\)"):
+        trust.trust_publisher(replace(OLD.public, name="bank"))
+    assert follow_revocation(revocation) == (entry, ())
+
+
+def test_a_revocation_after_untrust_names_whom_the_key_introduced(rotation, revocation):
+    trust.trust_publisher(replace(OLD.public, name="bank"))
+    introduced = follow_rotation(rotation)
+    trust.untrust_key("bank")
+    assert follow_revocation(revocation)[1] == (introduced,)
+
+
+def followed_chain(folder: Path, *numbers: int) -> list:
+    """Trust the first key and follow to each of the others in turn; return their entries."""
+    keys = [building.key(number) for number in numbers]
+    entries = [trust.trust_publisher(replace(keys[0].public, name="bank", scopes=("bank*",)))]
+    for old, new in pairwise(keys):
+        entries.append(follow_rotation(written(folder / "next.json", rotation_statement(old=old, new=new))))
+    return entries
+
+
+@pytest.mark.parametrize("forgotten", [(), (0,), (1,), (0, 1)])
+def test_a_revocation_names_all_that_rest_on_the_key(tmp_path, forgotten):
+    """It once named the first generation alone; and forgetting one in between must not cut the others off."""
+    entries = followed_chain(tmp_path, 1, 2, 3, 4)
+    for index in forgotten:
+        trust.untrust_key(entries[index].fingerprint)
+    path = written(tmp_path / "revocation.json", revocation_statement(key=building.key(1), reason="it was lost"))
+    _, introduced = follow_revocation(path)
+    assert set(introduced) == {entry for index, entry in enumerate(entries) if index and index not in forgotten}
+    assert all(entry.status() == "trusted" for entry in introduced)
+    _, introduced = follow_revocation(path, with_introduced=True)
+    assert {entry.status() for entry in trust.load_trust()} == {"revoked"}
+    assert all("introduced by the revoked key" in entry.revoked for entry in introduced)
+    assert follow_revocation(path)[1] == ()
+
+
+def test_a_revocation_in_the_middle_leaves_the_earlier_keys(tmp_path):
+    entries = followed_chain(tmp_path, 1, 2, 3)
+    path = written(tmp_path / "revocation.json", revocation_statement(key=building.key(2), reason="it was lost"))
+    assert follow_revocation(path, with_introduced=True)[1][0].fingerprint == entries[2].fingerprint
+    assert [entry.status() for entry in map(trust.load_trust().find, (each.fingerprint for each in entries))] == [
+        *("trusted", "revoked", "revoked")
+    ]
+
+
+def test_a_revocation_that_shares_a_key_with_a_trusted_publisher_does_not_break_the_store(tmp_path):
+    """Who has broken one algorithm alone could state a key of their own beside the publisher's other one."""
+    trust.trust_publisher(replace(OLD.public, name="bank"))
+    mixed = {"ed25519": MALLORY._private["ed25519"], "ml-dsa-65": OLD._private["ml-dsa-65"]}
+    bent = revocation_statement(key=private_keys.PublisherKey.of(mixed, name="mixed"), reason="it was lost")
+    with pytest.raises(UserError, match="have the same ml-dsa-65 key"):
+        follow_revocation(written(tmp_path / "bent.json", bent))
+    assert [entry.status() for entry in trust.load_trust()] == ["trusted"]
+
+
+def test_following_onto_a_publisher_that_is_trusted_compares_all_of_its_keys(tmp_path, rotation):
+    trust.trust_publisher(replace(OLD.public, name="bank", scopes=("bank*",)))
+    trust.trust_publisher(replace(building.key(2).public, name="new", scopes=("loan*",)))
+    entry = follow_rotation(rotation)
+    assert (entry.name, entry.keys, entry.scopes, entry.ancestors) == ("new", NEW.public.keys, ("loan*",), ())
+    mixed = {"ed25519": NEW._private["ed25519"], "ml-dsa-65": MALLORY._private["ml-dsa-65"]}
+    other = private_keys.PublisherKey.of(mixed, name="mixed")
+    bent = written(tmp_path / "bent.json", rotation_statement(old=OLD, new=other))
+    with pytest.raises(UserError, match=r"new is trusted with the ml-dsa-65 key .*, which this file lacks"):
+        follow_rotation(bent)
+    with pytest.raises(UserError, match="already trusted as new"):
+        follow_rotation(rotation, name="other")
 
 
 def test_a_statement_of_the_other_kind_is_refused(rotation, revocation):

@@ -21,10 +21,15 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sealed_experts.errors import UserError
+from sealed_experts.sealing import model_signature
 from sealed_experts.sealing.keys import pem, private_keys, signing
 from sealed_experts.sealing.keys.home import home_folder
 from sealed_experts.sealing.keys.passphrase import VARIABLE
 from sealed_experts.sealing.keys.pem import parse_private, parse_public, private_pem
+from sealed_experts.sealing.keys.signatures import settle_publisher
+from sealed_experts.sealing.recipients import recipient_files
+from sealed_experts.sealing.recipients.encryption import generate_identity
+from sealed_experts.sealing.recipients.own_identity import own_identity
 
 ROOT = Path(__file__).resolve().parents[2]
 CURVE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -207,8 +212,46 @@ def test_the_fingerprint_needs_no_passphrase(monkeypatch):
     key = private_keys.create_key(secret=b"word")
     assert private_keys.ensure_publisher_key() == private_keys.publisher_fingerprint() == key.fingerprint
     private_keys.key_path().with_suffix(".pub").unlink()
+    assert private_keys.publisher_fingerprint() == key.fingerprint
+    # A file of the same key from elsewhere does not tell; the .pub file beside it does.
+    path = write(private_pem(BOTH.values(), passphrase=b"word"), "other")
     with pytest.raises(UserError, match="has a passphrase"):
-        private_keys.publisher_fingerprint()
+        private_keys.public_half(path)
+    path.with_suffix(".pub").write_bytes(public(*BOTH.values()))
+    assert private_keys.public_half(path).raw == CURVE.public_key().public_bytes_raw()
+
+
+def test_public_halves_that_are_not_the_private_ones_are_refused():
+    """They are read before the passphrase opens the file, which then has to agree."""
+    content = private_pem(BOTH.values(), passphrase=b"word")
+    assert raw(parse_private(content + public(*BOTH.values()), where="file", secret=b"word")) == raw(BOTH)
+    other = Ed25519PrivateKey.from_private_bytes(bytes(32))
+    for stated in (public(CURVE), public(other, LATTICE)):
+        with pytest.raises(UserError, match="states other public keys than its private ones have"):
+            parse_private(content + stated, where="file", secret=b"word")
+    with pytest.raises(UserError, match="must hold PKCS8 private keys alone"):
+        parse_private(private_pem(BOTH.values(), passphrase=None) + public(CURVE, LATTICE), where="file", secret=None)
+
+
+def test_a_missing_or_stale_public_file_is_mended_when_the_key_is_opened(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "word")
+    key = private_keys.create_key()
+    beside = private_keys.key_path().with_suffix(".pub")
+    for stale in (None, private_keys.create_key(name="other").pem):
+        beside.unlink() if stale is None else beside.write_text(stale)
+        assert settle_publisher({"bank": ()}, create=True) == key.fingerprint
+        assert beside.read_text() == key.pem
+
+
+@pytest.mark.parametrize(("given", "match"), [("", f"set {VARIABLE}"), ("wrong", "the passphrase does not open")])
+def test_a_key_that_jobs_could_not_open_is_refused_before_the_first_job(monkeypatch, given, match):
+    """Hours of training went by until the sealing job said so. A dry-run needs no passphrase."""
+    key = private_keys.create_key(secret=b"word")
+    monkeypatch.setenv(VARIABLE, given)
+    assert settle_publisher({"bank": ()}, create=False) == key.fingerprint
+    with pytest.raises(UserError, match=match) as caught:
+        settle_publisher({"bank": ()}, create=True)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("empty", ["", None])
@@ -235,7 +278,8 @@ def typed(command: list[str], *answers: str) -> tuple[int, str]:
             break
         shown += piece
         if waiting and shown.rstrip(" ").endswith(":"):
-            os.write(terminal, waiting.pop(0).encode() + b"\n")
+            answer = waiting.pop(0)
+            os.write(terminal, answer.encode() + (b"" if answer == "\x04" else b"\n"))
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown
 
 
@@ -255,6 +299,15 @@ def test_two_different_answers_make_no_key():
     assert "the two passphrases differ" in shown
 
 
+def test_ctrl_d_at_the_prompt_is_one_line():
+    """It once ended in an EOFError's traceback."""
+    private_keys.create_key(secret=b"word")
+    code, shown = typed(["keys", "rotate", "--output", str(home_folder() / "statement.json")], "\x04")
+    assert code == 1
+    assert "error: no passphrase was given" in shown
+    assert "Traceback" not in shown
+
+
 def test_without_a_terminal_nothing_waits():
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
     command = [sys.executable, "-m", "sealed_experts.cli.main", "keys", "create", "--passphrase"]
@@ -270,7 +323,7 @@ def test_without_a_terminal_nothing_waits():
 
 
 @pytest.mark.parametrize("snakefile", ["Snakefile", "workflow/Snakefile"])
-@pytest.mark.parametrize("place", ["results/keys", ".", "a/b/c"])
+@pytest.mark.parametrize("place", ["output/keys", ".", "a/b/c"])
 def test_no_key_is_made_inside_a_workflow(tmp_path, monkeypatch, snakefile, place):
     (tmp_path / snakefile).parent.mkdir(exist_ok=True)
     (tmp_path / snakefile).write_text("")
@@ -289,7 +342,7 @@ def test_no_key_is_made_beside_this_program(monkeypatch):
 
 def test_a_key_inside_a_workflow_is_not_used_either(tmp_path, monkeypatch):
     private_keys.create_key()
-    own = tmp_path / "results" / "mine.pem"
+    own = tmp_path / "output" / "mine.pem"
     own.parent.mkdir(mode=0o700)
     own.write_bytes(private_keys.key_path().read_bytes())
     own.chmod(0o600)
@@ -305,6 +358,93 @@ def test_a_snakefile_in_the_home_folder_makes_no_project_of_it(tmp_path, monkeyp
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("SEALED_EXPERTS_HOME", str(tmp_path / ".config" / "sealed-experts"))
     assert private_keys.create_key()
+
+
+def test_a_project_is_one_in_the_home_folder_too(tmp_path, monkeypatch):
+    """Where ${HOME} is the project itself, a key lay in it unnoticed."""
+    (tmp_path / "Snakefile").write_text("")
+    (tmp_path / "home").mkdir()
+    for home in (tmp_path, tmp_path / "home"):
+        monkeypatch.setenv("HOME", str(home))
+        for place in (home / "keys", home / ".config" / "other", home):
+            with pytest.raises(UserError, match=f"lies in the project {tmp_path},"):
+                private_keys.refuse_project(place / "key.pem")
+    monkeypatch.setenv("HOME", str(ROOT))  # not even the default place, where that is this program's own folder
+    with pytest.raises(UserError, match="lies in the project"):
+        private_keys.refuse_project(ROOT / ".config" / "sealed-experts" / "keys" / "key.pem")
+
+
+def test_no_key_lies_among_results(tmp_path, monkeypatch):
+    """With --directory, the folder of results has no Snakefile above it."""
+    monkeypatch.setenv("SEALED_EXPERTS_HOME", str(tmp_path / "results" / "home"))
+    with pytest.raises(UserError, match=r"lies in .*results, where a private key would be published"):
+        private_keys.create_key()
+    assert list(tmp_path.rglob("*.pem")) == []
+
+
+def p256(path: Path) -> None:
+    path.write_bytes(block(P256))
+    path.chmod(0o600)
+
+
+READERS = {
+    "publisher": (lambda path: shutil.copy2(write(block(CURVE), "copied"), path), private_keys.load_key),
+    "recipient": (lambda path: recipient_files.save_identity(path, generate_identity()), recipient_files.load_identity),
+    "model signing": (p256, model_signature.read_private_key),
+}
+
+
+@pytest.mark.parametrize(("make", "read"), READERS.values(), ids=READERS)
+def test_private_files_of_every_kind_are_held_to_the_same(tmp_path, make, read):
+    """Recipients' and model-signing keys were once read from a project, and from folders that others can write."""
+    path = tmp_path / "own" / "key.pem"
+    path.parent.mkdir(mode=0o700)
+    make(path)
+    assert read(path)
+    link = tmp_path / "open" / "link.pem"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    (path.parent / "way.pem").symlink_to(link)
+    assert read(link)
+    link.parent.chmod(0o777)
+    for way in (link, path.parent / "way.pem"):  # whoever can write there can put another key in its place
+        with pytest.raises(UserError, match=f"other users can write to {link.parent}"):
+            read(way)
+    path.chmod(0o640)
+    with pytest.raises(UserError, match=r"other users can use .*chmod 600"):
+        read(path)
+    path.chmod(0o600)
+    path.parent.chmod(0o770)
+    with pytest.raises(UserError, match="other users can write"):
+        read(path)
+    path.parent.chmod(0o700)
+    for place in ("results", "project"):
+        (tmp_path / place).mkdir()
+        (tmp_path / "project" / "Snakefile").write_text("") if place == "project" else None
+        shutil.copy2(path, tmp_path / place / "key.pem")
+        with pytest.raises(UserError, match=rf"key\.pem lies in .*{place}"):
+            read(tmp_path / place / "key.pem")
+    for other in (tmp_path / "none.pem", path.parent):
+        with pytest.raises(UserError, match=r"does not exist|not a regular file"):
+            read(other)
+    path.write_bytes(path.read_bytes() + b"\n" * 20_000)
+    with pytest.raises(UserError, match="larger than 16384 bytes"):
+        read(path)
+
+
+def test_a_loop_of_symlinks_ends(tmp_path):
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    with pytest.raises(UserError, match="cannot read the private key"):
+        private_keys.load_key(tmp_path / "one")
+
+
+@pytest.mark.parametrize("variable", ["SEALED_EXPERTS_KEY", "SEALED_EXPERTS_IDENTITY"])
+def test_the_home_of_an_unknown_user_is_one_line(monkeypatch, variable):
+    """It once ended in a RuntimeError's traceback."""
+    monkeypatch.setenv(variable, "~no-such-user/key.pem")
+    with pytest.raises(UserError, match=f"{variable}=~no-such-user"):
+        private_keys.key_path() if variable == "SEALED_EXPERTS_KEY" else own_identity()
 
 
 def test_a_symlink_into_a_workflow_is_seen_through(tmp_path, monkeypatch):
@@ -332,6 +472,13 @@ def test_other_choices_of_algorithms_are_refused(chosen, match):
     with pytest.raises(UserError, match=match):
         private_keys.create_key(algorithms=chosen)
     assert not private_keys.key_path().exists()
+
+
+def test_no_key_is_made_under_the_name_of_a_retired_one():
+    """It could sign nothing, and `rotate` would refuse it too."""
+    with pytest.raises(UserError, match="is a name of retired keys"):
+        private_keys.create_key(name="my.retired-key")
+    assert not home_folder().joinpath("keys", "my.retired-key.pem").exists()
 
 
 def test_a_key_that_fails_its_test_is_not_written(monkeypatch):

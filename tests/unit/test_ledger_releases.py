@@ -69,7 +69,7 @@ def test_a_later_stage_counts_the_first_one_once(log):
     assert over_time(log).epsilon == epsilon([event("k1"), event("k2", stage="rl")], delta=DELTA)
 
 
-def test_a_package_states_its_own_expert_alone_and_the_mixture_all(log, tmp_path):
+def test_the_joint_epsilon_depends_on_no_order_of_releases(log, tmp_path):
     other = ReleaseLog(tmp_path / "other")
     versions = [("banking", "k1", "ab"), ("shared", "k2", "abc"), ("investment", "k3", "c")]
     for expert, key, units in versions:
@@ -79,6 +79,40 @@ def test_a_package_states_its_own_expert_alone_and_the_mixture_all(log, tmp_path
     assert over_time(log, expert="banking") == over_time(other, expert="banking")
     assert over_time(log, expert="banking").epsilon == epsilon([event("k1")], delta=DELTA)
     assert over_time(log).epsilon == over_time(other).epsilon == epsilon([event("k1"), event("k2")], delta=DELTA)
+
+
+def test_releases_have_numbers_and_the_same_version_keeps_its_own(log):
+    first = log.record(expert="banking", receipt=receipt(event("k1")), units="ab")
+    second = log.record(expert="renamed", receipt=receipt(event("k2")), units="ab")
+    assert log.record(expert="banking", receipt=receipt(event("k1")), units="ab") == first < second
+    assert over_time(log, until=first).epsilon == epsilon([event("k1")], delta=DELTA)
+    assert over_time(log, until=second).epsilon == epsilon([event("k1"), event("k2")], delta=DELTA)
+    chain = receipt(event("k1"), event("k3", stage="rl"))
+    assert log.record(expert="banking", receipt=chain, units="ab") > second
+
+
+def test_a_longer_run_of_one_key_is_a_release_of_its_own(log):
+    """It came after what was sealed between the two, and what was sealed between them came before it."""
+    short = log.record(expert="banking", receipt=receipt(event("k1", steps=30)), units="ab")
+    between = log.record(expert="other", receipt=receipt(event("k2")), units="ab")
+    longer = log.record(expert="banking", receipt=receipt(event("k1", steps=60)), units="ab")
+    assert log.record(expert="banking", receipt=receipt(event("k1", steps=30)), units="ab") == short
+    assert short < between < longer
+    assert over_time(log, until=short).epsilon == epsilon([event("k1", steps=30)], delta=DELTA)
+    assert over_time(log, until=between).epsilon == epsilon([event("k1", steps=30), event("k2")], delta=DELTA)
+    assert over_time(log, until=longer).epsilon == epsilon([event("k1", steps=60), event("k2")], delta=DELTA)
+
+
+def test_entries_without_a_number_came_first(log, home):
+    """Logs of earlier versions hold none."""
+    log.record(expert="banking", receipt=receipt(event("k1")), units="ab")
+    (path,) = (home / "releases").rglob("*.json")
+    old = json.loads(path.read_text())
+    del old["entered"]
+    path.write_text(json.dumps(old))
+    number = log.record(expert="other", receipt=receipt(event("k2")), units="ab")
+    assert over_time(log, until=number).epsilon == epsilon([event("k1"), event("k2")], delta=DELTA)
+    assert log.record(expert="banking", receipt=receipt(event("k1")), units="ab") == 0
 
 
 def test_unknown_units_are_common_with_everyone(log):

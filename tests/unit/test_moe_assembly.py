@@ -7,6 +7,7 @@ import sys
 
 import jsonschema
 import pytest
+from tests.attacks import building
 from tests.conftest import ROOT
 from tests.mixtures import ROUTING, Workshop
 
@@ -15,8 +16,10 @@ from sealed_experts.files.canonical import canonical_json, read_json, write_json
 from sealed_experts.files.digests import sha256_file
 from sealed_experts.moe.configuration import read_mixture
 from sealed_experts.sealing.errors import IncompatibleError, PackageError, SignatureError
+from sealed_experts.sealing.expert.writer import seal_expert
 from sealed_experts.sealing.keys.private_keys import load_key
-from sealed_experts.sealing.keys.trust import untrust_key
+from sealed_experts.sealing.keys.trust import load_trust, trust_publisher, untrust_key
+from sealed_experts.sealing.tgsp.package import open_package
 from sealed_experts.settings.fields import plain
 
 EXPERTS = list(ROUTING)
@@ -175,3 +178,40 @@ def test_excluded_words_and_priorities_are_written_where_they_say_something_and_
     assert router.decide("a bank").expert == "banking_expert"
     assert router.decide("the bank of a river").expert == "shared_attention"
     assert router.decide("a loan for a stock").expert == "banking_expert"
+
+
+@pytest.mark.parametrize(
+    ("constraints", "message"),
+    [
+        ({"requires": ["tokens@*"]}, r"banking_expert 1\.0\.0 requires tokens@\*, which is not in this mixture"),
+        ({"requires": ["investment_expert@>=2.0.0"]}, r"requires investment_expert@>=2\.0\.0, which is not in this"),
+        (
+            {"incompatible_with": ["investment_expert@*"]},
+            r"banking_expert 1\.0\.0 cannot be loaded together with investment_expert 1\.0\.0",
+        ),
+        ({"max_chain": 1}, r"banking_expert 1\.0\.0 bears at most 1 active adapters .* but 2 of these"),
+    ],
+)
+def test_experts_whose_constraints_do_not_hold_together_are_not_assembled(workshop, constraints, message):
+    """What packages say of one another was held against the registry alone."""
+    workshop.make_expert("banking_expert", constraints=constraints)
+    with pytest.raises(IncompatibleError, match=message):
+        workshop.assemble()
+    assert not workshop.config.exists()
+
+
+def test_experts_whose_constraints_hold_together_are_assembled(workshop):
+    constraints = {"requires": ["investment_expert@^1.0"], "incompatible_with": ["tokens@*"], "max_chain": 2}
+    workshop.make_expert("banking_expert", constraints=constraints)
+    assert workshop.assemble()["routing_order"] == EXPERTS
+
+
+def test_an_expert_archive_stands_in_for_a_package(workshop):
+    path = workshop.sources.package("banking_expert")
+    opened = open_package(path, trust=load_trust())
+    key = building.key(3)  # Ed25519 alone
+    digest = seal_expert(path.with_suffix(".expert"), manifest=opened.manifest, members=opened.members, key=key)
+    path.unlink()
+    trust_publisher(key.public)
+    entry = workshop.assemble()["experts"]["banking_expert"]
+    assert (entry["tgsp_path"], entry["package_digest"]) == ("../packages/banking_expert.expert", digest)

@@ -11,10 +11,15 @@ from tests.mixtures import ROUTING, Workshop, adapter_files, edit
 from sealed_experts.data.templates import prompt_text
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
-from sealed_experts.moe.engine import Engine
+from sealed_experts.files.digests import sha256_file
+from sealed_experts.moe.configuration import read_mixture
+from sealed_experts.moe.engine import Engine, verified_packages
 from sealed_experts.sealing.errors import IncompatibleError, PackageError, SignatureError
+from sealed_experts.sealing.expert.writer import seal_expert
+from sealed_experts.sealing.keys.policy import Policy
 from sealed_experts.sealing.keys.private_keys import create_key, key_path, load_key
 from sealed_experts.sealing.keys.trust import TrustStore, load_trust, untrust_key
+from sealed_experts.sealing.tgsp.package import open_package
 
 EXPERTS = list(ROUTING)
 QUESTIONS = {"banking_expert": "What is a loan?", "investment_expert": "Which bonds?", "shared_attention": "Why?"}
@@ -291,3 +296,42 @@ def test_checkpoint_is_never_read(copy, made):
     """The `.pt` named by the configuration is for people: an engine reads no pickle."""
     shutil.rmtree(copy[0] / "experts")
     Engine.load(copy[1], trust=made[1], device="cpu").answer("loan", max_new_tokens=2)
+
+
+def test_an_expert_archive_answers_as_its_package_does(copy, made, engine):
+    """An installed .expert could not be asked: the engine read .tgsp alone."""
+    folder, config = copy
+    _, trust = made
+    path = folder / "packages" / "banking_expert.tgsp"
+    opened = open_package(path, trust=trust)
+    create_key()
+    key, archive = load_key(), path.with_suffix(".expert")
+    digest = seal_expert(archive, manifest=opened.manifest, members=opened.members, key=key)
+    fields = {
+        "tgsp_path": "../packages/banking_expert.expert",
+        "package_digest": digest,
+        "publisher": key.public.fingerprint,
+    }
+    edit(config, lambda content: content["experts"]["banking_expert"].update(fields))
+    both = TrustStore([*trust, key.public])
+    one_signature = Policy(signatures=("ed25519",))
+    loaded = Engine.load(config, trust=both, policy=one_signature, device="cpu")
+    question = QUESTIONS["banking_expert"]
+    assert loaded.answer(question, max_new_tokens=8) == engine.answer(question, max_new_tokens=8)
+    with pytest.raises(SignatureError, match=r"an \.expert carries ed25519 alone"):
+        Engine.load(config, trust=both, device="cpu")
+
+
+def test_packages_are_loaded_by_load_order_and_refused_where_constraints_do_not_hold(tmp_path, tiny_base):
+    workshop = Workshop(tmp_path, tiny_base)
+    workshop.make_data()
+    for order, name in enumerate(reversed(EXPERTS)):
+        workshop.make_expert(name, constraints={"load_order": order})
+    workshop.assemble()
+    mixture = read_mixture(workshop.config)
+    assert list(verified_packages(mixture, trust=load_trust())) == EXPERTS[::-1]
+    workshop.make_expert("banking_expert", constraints={"incompatible_with": ["investment_expert@*"]})
+    digest = sha256_file(workshop.sources.package("banking_expert"))
+    edit(workshop.config, lambda content: content["experts"]["banking_expert"].update(package_digest=digest))
+    with pytest.raises(IncompatibleError, match="is incompatible with investment_expert"):
+        verified_packages(read_mixture(workshop.config), trust=load_trust())

@@ -119,6 +119,7 @@ def test_one_member_without_a_claim_leaves_the_mixture_without_one(workshop):
         **private_receipt("banking_expert"),
         "mode": "reproducible",
         "epsilon": None,
+        "stage_epsilon": {"sft": None},
         "reason": "the seed reveals",
     }
     workshop.make_expert("banking_expert", receipt=receipt)
@@ -194,7 +195,7 @@ def test_epsilon_over_releases_above_the_limit_is_refused(workshop):
 
 
 def test_a_limit_needs_an_epsilon(workshop):
-    reason = {"mode": "reproducible", "epsilon": None, "reason": "the seed reveals the noise"}
+    reason = {"mode": "reproducible", "epsilon": None, "stage_epsilon": {}, "reason": "the seed reveals the noise"}
     workshop.make_expert("banking_expert", receipt={**private_receipt("banking_expert"), **reason})
     with pytest.raises(
         UserError,

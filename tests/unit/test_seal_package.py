@@ -59,6 +59,7 @@ def project(folder: Path, **package: object) -> list[str]:
     return [
         *("--peft", str(folder / "peft"), "--selection", str(folder / "selection.json")),
         *("--base", str(folder / "base.json"), "--settings", json.dumps(settings)),
+        *("--metrics", str(metrics)),
     ]
 
 
@@ -74,6 +75,8 @@ def sealed(
     arguments = project(folder, **(package or {}))
     if selection is not None:
         write_json(folder / "selection.json", selection)
+        if selection.get("receipt", "") not in ("", arguments[-1]):
+            arguments.append(selection["receipt"])
     return seal(arguments, folder=folder, publisher=publisher, seed=seed, **environment)
 
 
@@ -116,7 +119,14 @@ def test_a_package_of_an_earlier_stage_carries_the_privacy_of_the_whole_chain(tm
     project(folder)
     sft = building.privacy()
     later = {"stage": "reinforce", "noise_multiplier": 0.9, "sample_rate": 0.05, "steps": 25, "key_id": "1" * 32}
-    chain = {**sft, "events": [*sft["events"], later], "epsilon": 6.5, "noise_multiplier": 0.9, "steps": 25}
+    chain = {
+        **sft,
+        "events": [*sft["events"], later],
+        "epsilon": 6.5,
+        "stage_epsilon": {"sft": 4.2, "reinforce": 6.5},
+        **{"noise_multiplier": 0.9, "effective_noise_multiplier": 0.9, "steps": 25},
+        **{"sample_rate": 0.05, "expected_batch_size": 100},
+    }
     write_json(folder / "rl_metrics.json", building.metrics(**{**building.reinforce_metrics(), "privacy": chain}))
     selection = {
         "stage": "sft",
@@ -135,9 +145,18 @@ def test_a_package_of_an_earlier_stage_carries_the_privacy_of_the_whole_chain(tm
     assert package.manifest["training"]["selected_stage"] == "sft"
     assert package.manifest["training"]["steps"] == 60
     both = [GaussianEvent.from_json(event) for event in chain["events"]]
-    assert receipt["over_releases"]["epsilon"] == epsilon(both, delta=1e-5)
+    assert receipt["over_releases"]["epsilon"] == 6.5 > epsilon(both, delta=1e-5)
     assert ReleaseLog(home_folder()).lineages([{"events": [later]}], expert="tiny_expert") == [None]
     assert len(ReleaseLog(home_folder()).releases(expert="tiny_expert")) == 2
+
+
+def test_the_script_refuses_metrics_that_are_not_the_selections(tmp_path):
+    publisher = private_keys.ensure_publisher_key()
+    arguments = project(tmp_path)
+    write_json(tmp_path / "other.json", building.metrics())
+    for metrics in ([str(tmp_path / "other.json")], [arguments[-1], arguments[-1]]):
+        run = seal([*arguments[:-1], *metrics], folder=tmp_path, publisher=publisher)
+        assert (run.returncode, "--metrics must give one file for each of sft" in run.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("field", ["receipt", "metrics", "stage", "candidates"])
@@ -240,7 +259,7 @@ def as_expert(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_an_expert_file_has_the_packages_manifest_and_members(tmp_path):
-    publisher = private_keys.ensure_publisher_key()
+    publisher = private_keys.create_key(algorithms=["ed25519"]).fingerprint  # an .expert carries no other signature
     run = sealed(tmp_path, publisher=publisher, package={"author": "Bank of Nowhere"})
     assert run.returncode == 0, run.stderr
     run = as_expert(tmp_path)

@@ -10,6 +10,7 @@ import pytest
 from tests.attacks import building, expert_building
 
 from sealed_experts.cli.main import main
+from sealed_experts.errors import UserError, shown
 from sealed_experts.sealing.keys import private_keys
 from sealed_experts.sealing.keys.trust import load_trust, mark_revoked, trust_key
 from sealed_experts.sealing.recipients.encryption import generate_identity
@@ -66,8 +67,12 @@ def test_verify_fails_with_one_line_and_a_code(path, capsys, options):
     path.write_bytes(data.replace(b"An expert for tests.", b"An expert for bests."))
     assert main(["verify", str(path), *options]) == 5
     shown = capsys.readouterr()
-    assert shown.out == ""
     line = shown.err.splitlines()[-1]
+    if "--json" in options:
+        failure = json.loads(shown.out)
+        assert (failure["ok"], failure["exit_code"], failure["error"]) == (False, 5, line.removeprefix("error: "))
+    else:
+        assert shown.out == ""
     assert line.startswith(f"error: {path}: the ed25519 signature does not match")
     assert len([each for each in shown.err.splitlines() if not each.startswith("WARNING")]) == 1
 
@@ -105,7 +110,7 @@ def test_a_key_given_by_file_is_the_only_one_trusted(path, tmp_path, capsys):
     own.write_text(building.key().public.pem)
     other.write_text(building.key(2).public.pem)
     assert main(["verify", str(path), "--trust", str(own)]) == 0
-    assert "signed by own" in capsys.readouterr().out
+    assert "signed by bank" in capsys.readouterr().out
     assert main(["verify", str(path), "--trust", str(other)]) == 5
 
 
@@ -156,7 +161,7 @@ def test_allow_untrusted_is_loud(path, capsys):
     assert shown.err.count("WARNING: ") == 2
     assert "do not load it" in shown.err
     assert main(["verify", str(path), "--allow-untrusted"]) == 0
-    assert "signed by nobody you trust" in capsys.readouterr().out
+    assert f"{path}: NOT verified: nobody you trust signed it" in capsys.readouterr().out
 
 
 def test_allow_untrusted_writes_to_a_new_folder_and_says_what_that_is_worth(path, tmp_path, capsys):
@@ -168,7 +173,7 @@ def test_allow_untrusted_writes_to_a_new_folder_and_says_what_that_is_worth(path
 
 
 def test_allow_untrusted_is_not_mixed_with_a_key_and_not_offered_to_install(path, tmp_path, capsys):
-    assert main(["verify", str(path), "--allow-untrusted", "--trust", str(tmp_path / "x.pub")]) == 1
+    assert main(["verify", str(path), "--allow-untrusted", "--trust", str(tmp_path / "x.pub")]) == 2
     assert "contradict" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["install", str(path), "--allow-untrusted"])
@@ -220,10 +225,27 @@ def test_inspect_of_an_altered_package_shows_nothing_of_it(path, capsys, positio
 
 @pytest.mark.usefixtures("_trusted")
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_inspect_lets_nothing_turn_the_reading_direction(tmp_path, capsys, container):
-    path = write(tmp_path, container, settings=building.run(description="safe\u202etxt.exe"))
+def test_inspect_shows_what_nobody_sees(tmp_path, capsys, container):
+    path = write(tmp_path, container, settings=building.run(description="safe\u200btxt"))
     assert main(["inspect", str(path)]) == 0
-    assert "description: safe\\u202etxt.exe" in capsys.readouterr().out
+    assert "description: safe\\u200btxt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_inspect_of_a_strangers_package_reads_nothing_but_its_manifest(tmp_path, capsys, container, monkeypatch):
+    """Decompressing and linting a stranger's payload took seconds and hundreds of megabytes."""
+    package = building.with_member("adapter_config.json", building.adapter_config(auto_mapping={}))
+    path = tmp_path / f"p.{container}"
+    path.write_bytes(package if container == "tgsp" else expert_building.converted(package))
+
+    def reading(*_arguments, **_named):
+        raise AssertionError("the content of a package was read that nobody trusts")
+
+    monkeypatch.setattr("sealed_experts.sealing.tgsp.examination.check_content", reading)
+    monkeypatch.setattr("sealed_experts.sealing.expert.container.check_content", reading)
+    monkeypatch.setattr("sealed_experts.sealing.tgsp.payload.decompress", reading)
+    assert main(["inspect", str(path)]) == 5
+    assert "name: tiny_expert" in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.usefixtures("_trusted")
@@ -245,7 +267,7 @@ def test_an_encrypted_package_needs_its_recipients_key(tmp_path, capsys):
     path = write(tmp_path, "tgsp", storage={"recipients": [identity.recipient]})
     assert main(["verify", str(path)]) == 1
     assert f"{path}: " in capsys.readouterr().err
-    assert main(["inspect", str(path)]) == 0
+    assert main(["inspect", str(path)]) == 1, "not all of it is verified"
     assert "VERIFIED IN ITS MANIFEST ONLY" in capsys.readouterr().out
     assert main(["verify", str(path), "--identity", str(tmp_path / "mine.pem"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["recipients"] == [identity.recipient.fingerprint]
@@ -278,6 +300,69 @@ def test_recompute_privacy_refuses_a_receipt_that_claims_less(tmp_path, capsys):
                 assert "the second accountant agrees" in shown.out
 
 
+# Files that are in the way, and names that are none
+
+
+LONG = "/tmp/" + "x/" * 4000
+
+
+@pytest.mark.usefixtures("_trusted")
+@pytest.mark.parametrize("place", ["x" * 300, LONG, "\x1b[31m/\n", "file/x", "locked/x"])
+def test_a_place_that_cannot_be_is_one_line(path, tmp_path, capsys, monkeypatch, place):
+    """A path too long, under a file, or in a folder that nobody may read once gave a traceback."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "locked").mkdir(mode=0o000)
+    target = str(tmp_path / place)
+    for arguments in (
+        ["verify", target],
+        ["verify", str(path), "--base", target],
+        ["inspect", target],
+        *([["unpack", str(path), target]] if place[0] == "x" or place == LONG or place == "file/x" else []),
+        ["unpack", target, str(tmp_path / "new")],
+        ["install", target],
+        ["install", str(path), "--base", target],
+    ):
+        code = main(arguments)
+        shown = capsys.readouterr()
+        assert code in (1, 11), arguments
+        assert len((shown.out + shown.err).splitlines()) == 1, arguments
+        assert (shown.out + shown.err).rstrip("\n").isprintable(), arguments
+
+
+@pytest.mark.usefixtures("_trusted")
+def test_what_is_printed_about_a_file_cannot_steer_the_terminal(path, tmp_path, capsys):
+    odd = tmp_path / "a\x1b[31m\nverified: all is well\u202e.tgsp"
+    odd.write_bytes(path.read_bytes())
+    out = tmp_path / "o\x1b[2J\nut"
+    for arguments in (
+        ["verify", str(odd)],
+        ["verify", str(odd), "--allow-untrusted"],
+        ["unpack", str(odd), str(out)],
+        ["install", str(odd), "--registry", str(tmp_path / "r\n\x1beg")],
+        ["verify", str(odd) + "x"],
+    ):
+        main(arguments)
+        shown = capsys.readouterr()
+        lines = (shown.out + shown.err).splitlines()
+        assert all(line.isprintable() for line in lines)
+        assert len([line for line in lines if not line.startswith("WARNING")]) == 1
+
+
+def test_a_message_of_several_lines_goes_on_indented():
+    assert shown(UserError("two mistakes:\n  a: one\n  b: \x1btwo\nerror: forged")) == (
+        "two mistakes:\n  a: one\n  b: \\u001btwo\\u000aerror: forged"
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--signature", "x"], ["--allow-untrusted", "--trust", "x"]],
+)
+def test_options_that_contradict_each_other_are_wrong_usage(path, capsys, options):
+    assert main(["verify", str(path), *options, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["exit_code"] == 2
+
+
 # From one machine to another
 
 
@@ -290,16 +375,19 @@ def test_from_creation_to_another_persons_trust(tmp_path, monkeypatch):
     package.write_bytes(building.package(by=private_keys.load_key()))
     assert main(["publish", str(package), "--output", str(tmp_path)]) == 0
     packages = [package, tmp_path / "tiny_expert-tiny.v1.0.0.expert"]
-    for each in packages:
-        assert main(["verify", str(each)]) == 0
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("signatures: [ed25519]")
+    assert main(["verify", str(package)]) == 0
+    assert main(["verify", str(packages[1]), "--policy", str(policy)]) == 0
 
     monkeypatch.setenv("SEALED_EXPERTS_HOME", str(tmp_path / "somebody else"))
     for each in packages:
         assert main(["verify", str(each)]) == 5
     assert main(["keys", "trust", str(public)]) == 0
     assert [key.name for key in load_trust()] == ["bank"]
-    for each in packages:
-        assert main(["verify", str(each)]) == 0
+    assert main(["verify", str(package)]) == 0
+    assert main(["verify", str(packages[1])]) == 5, "it carries one of the publisher's two signatures"
+    assert main(["verify", str(packages[1]), "--policy", str(policy)]) == 0
     assert main(["keys", "untrust", fingerprint]) == 0
     for each in packages:
         assert main(["verify", str(each)]) == 5

@@ -24,6 +24,7 @@ from sealed_experts.errors import UserError
 from sealed_experts.sealing.keys import private_keys, trust
 from sealed_experts.sealing.keys.home import home_folder
 from sealed_experts.sealing.keys.pem import read_public_keys
+from sealed_experts.sealing.keys.signatures import settle_publisher
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -172,7 +173,24 @@ def test_the_first_key_has_the_algorithms_asked_for():
 def test_an_expired_publisher_key_is_refused_before_anything_is_sealed_with_it():
     key = private_keys.create_key()
     trust.trust_publisher(replace(key, expires=datetime.date(2020, 1, 1)))
-    with pytest.raises(UserError, match=r"expired here on 2020-01-01.*keys rotate"):
+    with pytest.raises(UserError, match=r"expired here on 2020-01-01.*keys trust.* later --expires"):
+        private_keys.ensure_publisher_key()
+
+
+def test_a_publisher_key_that_may_not_sign_an_expert_is_refused_before_anything_is_sealed_with_it():
+    key = private_keys.create_key()
+    trust.trust_publisher(replace(key, scopes=("bank*",)))
+    assert settle_publisher({"banking_expert": ()}, create=True) == key.fingerprint
+    with pytest.raises(UserError, match=r"cannot seal the expert loans: .*trusted for bank\* only"):
+        settle_publisher({"banking_expert": (), "loans": ()}, create=True)
+
+
+def test_a_publisher_key_that_is_trusted_with_other_keys_is_refused_before_anything_is_sealed_with_it():
+    """The store knew its first key alone, so that every package of both was refused when it was sealed."""
+    key = private_keys.create_key()
+    trust.untrust_key(key.fingerprint)
+    trust.trust_key(key.raw, name="publisher")
+    with pytest.raises(UserError, match=r"is trusted here with other ones.*keys untrust publisher"):
         private_keys.ensure_publisher_key()
 
 
@@ -287,8 +305,11 @@ def test_untrust_by_name_or_fingerprint():
         {"revoked": ""},
         {"revoked": True},
         {"revoked": "two\nlines"},
-        {"certified_by": "somebody"},
-        {"certified_by": 7},
+        {"ancestors": "0" * 64},
+        {"ancestors": ["somebody"]},
+        {"ancestors": [7]},
+        {"ancestors": None},
+        {"certified_by": None},
     ],
 )
 def test_a_damaged_entry_is_refused_with_its_file(change):

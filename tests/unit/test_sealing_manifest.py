@@ -1,6 +1,8 @@
 """The manifest's own rules: what its fields must say of each other, and that its allow-list is one."""
 
+import functools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,17 @@ from jsonschema import Draft202012Validator
 from tests.attacks import building
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import canonical_json
 from sealed_experts.sealing.content.manifest import check_manifest, manifest_bytes, parse_manifest, payload_order
-from sealed_experts.sealing.content.manifest_schema import MANIFEST_SCHEMA, MEMBERS, REQUIRED_MEMBERS
-from sealed_experts.sealing.content.package_content import stated_times
+from sealed_experts.sealing.content.manifest_schema import (
+    MANIFEST_SCHEMA,
+    MAX_MANIFEST,
+    MEMBERS,
+    REQUIRED_MEMBERS,
+)
 from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.tgsp.package import open_bytes
+from sealed_experts.settings.times import stated_times
 from sealed_experts.settings.types import ConstraintSettings, PackageSettings, RoutingSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,6 +110,8 @@ def test_the_manifest_says_what_the_specification_lists():
         ("licence", "<b>", "licence: "),
         ("licence", "", "licence: "),
         ("author", "x\x1b[2J", "author: it holds a control character"),
+        ("author", "Bank\u202eknaB", "author: it holds a control character"),
+        ("routing.keywords", ["\u2066loan"], r"routing\.keywords\[0\]: it holds a control character"),
         ("capabilities", ["Sing"], "capabilities.0: "),
         ("capabilities", ["a", "a"], "capabilities: "),
         ("constraints.requires", ["other@1.0"], r"constraints\.requires\.0: "),
@@ -134,6 +144,37 @@ def test_the_manifest_says_what_the_specification_lists():
 def test_a_field_that_contradicts_the_rules_is_refused(path, value, match):
     with pytest.raises(PackageError, match=match):
         check_manifest(changed(path, value))
+
+
+HUGE = {
+    "mixed items": ("routing.keywords", [None, *range(150_000)]),
+    "mappings": ("routing.keywords", [{"a": number} for number in range(80_000)]),
+    "too many texts": ("routing.keywords", [f"{number:x}" for number in range(120_000)]),
+    "too many metrics": ("quality", {"published": True, "metrics": [0] * 400_000}),
+    "too many data sets": ("training.datasets", [{}] * 300_000),
+    "a deep list": ("author", functools.reduce(lambda inner, _: [inner], range(900), 0)),
+}
+
+
+@pytest.mark.parametrize(("path", "value"), HUGE.values(), ids=HUGE)
+def test_a_manifest_of_a_megabyte_is_judged_at_once(path, value):
+    """`inspect` of 72 kB of anybody's once took minutes: each item of a list was compared with each other."""
+    content = canonical_json(changed(path, value)).encode()
+    assert len(content) < MAX_MANIFEST
+    started = time.process_time()
+    with pytest.raises(PackageError, match=r"^manifest: ") as caught:
+        parse_manifest(content)
+    assert time.process_time() - started < 2
+    assert len(str(caught.value)) < 1000
+
+
+def test_duplicate_names_are_found_at_once():
+    """The search for them once took minutes on a megabyte, before any signature."""
+    text = "{" + ",".join(f'"{number:x}":0' for number in range(100_000)) + ',"1869f":0}'
+    started = time.process_time()
+    with pytest.raises(PackageError, match="duplicate key '1869f'"):
+        parse_manifest(text.encode())
+    assert time.process_time() - started < 2
 
 
 def test_an_end_before_the_start_is_refused():

@@ -63,7 +63,8 @@ def test_it_names_what_the_package_was_made_from():
     assert named["training-code"]["digest"] == {"sha256": "5" * 64}
     assert named["source"]["digest"] == {"gitCommit": "c" * 40}
     assert named["requirements.txt"]["digest"] == {"sha256": "7" * 64}
-    assert found["predicate"]["buildDefinition"]["internalParameters"]["libraries"] == ENVIRONMENT["libraries"]
+    (stage,) = found["predicate"]["buildDefinition"]["internalParameters"]["stages"]
+    assert (stage["stage"], stage["libraries"]) == ("sft", ENVIRONMENT["libraries"])
     assert "uri" not in named["base"]
 
 
@@ -87,15 +88,41 @@ def test_private_data_and_settings_are_named_by_hmac_and_public_data_by_digest()
     private = dependencies(statement())
     assert private["training-data"]["digest"] == {"hmacSha256": own_name(key, "data", "e" * 64)}
     assert private["held-out-data"]["digest"] == {"hmacSha256": own_name(key, "data", "9" * 64)}
-    configuration = statement()["predicate"]["buildDefinition"]["internalParameters"]["configuration"]
+    (stage,) = statement()["predicate"]["buildDefinition"]["internalParameters"]["stages"]
     settings = canonical_json(building.metrics()["settings"])
-    assert configuration == {"hmacSha256": own_name(key, "configuration", settings)}
+    assert stage["configuration"] == {"hmacSha256": own_name(key, "configuration", settings)}
     public = statement(settings=building.run(public_evaluation=True, dataset="questions"))
     assert dependencies(public)["training-data"]["digest"] == {"sha256": "e" * 64}
     manifest = open_bytes(
         building.package(settings=building.run(public_evaluation=True, dataset="questions")), trust=building.trust()
     ).manifest
     assert manifest["training"]["datasets"] == [{"name": "questions", "sha256": "e" * 64}]
+
+
+def test_every_stage_of_a_chain_is_named():
+    """Only the shipped stage's settings, code and libraries once were, though it began from the one before."""
+    sft = building.metrics(environment={**ENVIRONMENT, "code": "6" * 64, "libraries": {"torch": "2.12.0"}})
+    reinforce = building.metrics(**building.reinforce_metrics(), environment=ENVIRONMENT)
+    found = statement(
+        settings=building.run(stages=("sft", "reinforce")),
+        selection={"stage": "reinforce", "reason": "the last", "candidates": ["sft", "reinforce"]},
+        metrics=reinforce,
+        chain={"sft": sft, "reinforce": reinforce},
+    )["predicate"]["buildDefinition"]
+    names = building.inputs().names
+    assert found["internalParameters"]["stages"] == [
+        {
+            "stage": stage,
+            "configuration": {"hmacSha256": names.of_configuration(metrics["settings"])},
+            "libraries": metrics["environment"]["libraries"],
+        }
+        for stage, metrics in (("sft", sft), ("reinforce", reinforce))
+    ]
+    code = [each for each in found["resolvedDependencies"] if each["name"] == "training-code"]
+    assert [(each["annotations"]["stage"], each["digest"]["sha256"]) for each in code] == [
+        ("sft", "6" * 64),
+        ("reinforce", "5" * 64),
+    ]
 
 
 def test_nothing_of_the_machine_enters():
@@ -216,8 +243,27 @@ REFUSED = {
         "resolvedDependencies.0.digest.sha256",
     ),
     "a dependency of an unknown kind": (lambda c: build(c)["resolvedDependencies"][0].update(name="diary"), "name"),
+    "no dependency": (lambda c: build(c)["resolvedDependencies"].clear(), "resolvedDependencies"),
+    "no base": (lambda c: build(c)["resolvedDependencies"].pop(0), "resolvedDependencies: base is missing"),
+    "another base": (
+        lambda c: build(c)["resolvedDependencies"][0]["digest"].update(sha256="0" * 64),
+        "resolvedDependencies: base .* is not the manifest's",
+    ),
+    "other data": (
+        lambda c: build(c)["resolvedDependencies"][1]["digest"].update(hmacSha256="0" * 64),
+        "resolvedDependencies: training-data .* is not the manifest's",
+    ),
+    "another stage": (
+        lambda c: build(c)["internalParameters"]["stages"][0].update(stage="dpo"),
+        "its stages are dpo",
+    ),
+    "no stage": (lambda c: build(c)["internalParameters"]["stages"].clear(), "internalParameters.stages"),
+    "false for 0": (
+        lambda c: build(c)["externalParameters"]["training"].update(warmup_steps=False),
+        "what it says of 'training'",
+    ),
     "an escape sequence": (
-        lambda c: build(c)["internalParameters"]["libraries"].update(torch="\x1b[2J"),
+        lambda c: build(c)["internalParameters"]["stages"][0]["libraries"].update(torch="\x1b[2J"),
         "libraries.torch",
     ),
 }

@@ -49,6 +49,21 @@ def test_an_unprotected_version_from_a_common_unit_leaves_no_epsilon_over_releas
     assert "privacy is off" in sealed["over_releases"]["reason"]
 
 
+def test_another_name_takes_nothing_back(log):
+    """Versions of another name from the same units once did not count: a new name began at zero."""
+    released(receipt(event("k1")), expert="banking", units="ab", log=log)
+    sealed = released(receipt(event("k2")), expert="banking_b", units="ab", log=log)
+    assert sealed["over_releases"]["epsilon"] == epsilon([event("k1"), event("k2")], delta=DELTA)
+    assert "whatever the experts' names" in sealed["over_releases"]["meaning"]
+
+
+def test_a_version_that_is_sealed_again_has_the_same_receipt(log):
+    """Else its bytes would depend on what was sealed since."""
+    first = released(receipt(event("k1")), expert="banking", units="ab", log=log)
+    released(receipt(event("k2")), expert="shared", units="bc", log=log)
+    assert released(receipt(event("k1")), expert="banking", units="ab", log=log) == first
+
+
 def test_unknown_units_count_with_every_version(log):
     released(receipt(event("k1")), expert="banking", units="ab", log=log)
     sealed = released(receipt(event("k2")), expert="banking", units=None, log=log)

@@ -37,7 +37,7 @@ def run(tmp_path_factory):
         **{
             **building.reinforce_metrics(),
             "settings": {"seed": 424242, "training": settings},
-            "privacy": building.privacy(journal=[31337], key_seed="5eed" * 16),
+            "privacy": building.privacy("sft", "reinforce", journal=[31337], key_seed="5eed" * 16),
             "train_digest": sha256_file(data / "train.jsonl"),
             "val_digest": sha256_file(data / "val.jsonl"),
             "data_digest": sha256_bytes(b"both splits"),
@@ -76,6 +76,7 @@ def seal(folder: Path) -> Path:
             sys.executable,
             str(ROOT / "scripts" / "seal_package.py"),
             *(str(x) for pair in arguments.items() for x in pair),
+            *("--metrics", str(folder / "rl_metrics.json"), str(folder / "rl_metrics.json")),
         ],
         capture_output=True,
         text=True,

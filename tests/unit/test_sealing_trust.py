@@ -18,6 +18,7 @@ from sealed_experts.sealing.keys.home import home_folder
 from sealed_experts.sealing.keys.pem import read_public_keys
 from sealed_experts.sealing.keys.publisher import PublicKey, check_scope, today
 from sealed_experts.sealing.keys.signing import fingerprint, is_weak
+from sealed_experts.sealing.opening import trust_in_file
 
 # Removing trust
 
@@ -346,12 +347,51 @@ def test_scopes(scopes, name, allowed):
 
 def test_an_entry_holds_everything():
     entry = publisher(
-        name="bank", scopes=("bank*", "loan_?"), expires=datetime.date(2031, 12, 31), certified_by="a" * 64
+        name="bank", scopes=("bank*", "loan_?"), expires=datetime.date(2031, 12, 31), ancestors=("a" * 64, "b" * 64)
     )
     assert trust.trust_publisher(entry) == entry
     assert trust.load_trust().find(entry.fingerprint) == entry
     trust.mark_revoked(entry, reason="it was lost")
     assert trust.load_trust().find(entry.fingerprint) == replace(entry, revoked="it was lost")
+
+
+@pytest.mark.parametrize(("certified_by", "ancestors"), [(None, ()), ("a" * 64, ("a" * 64,))])
+def test_an_entry_that_knows_one_ancestor_alone_is_read(certified_by, ancestors):
+    """What this program wrote before it kept all of them."""
+    entry = trust.trust_publisher(publisher(name="bank"))
+    path = trust.trust_folder() / "bank.json"
+    kept = {name: value for name, value in json.loads(path.read_text()).items() if name != "ancestors"}
+    path.write_text(json.dumps({**kept, "certified_by": certified_by}))
+    assert trust.load_trust().find(entry.fingerprint) == replace(entry, ancestors=ancestors)
+
+
+def test_nobody_is_told_to_delete_a_damaged_revocation():
+    """Whoever does so trusts the revoked key again with the next stale file."""
+    path = trust.trust_folder() / "bank.json"
+    trust.trust_publisher(publisher(name="bank"))
+    path.write_text(path.read_text().replace("bank", "tank"))
+    with pytest.raises(UserError, match="delete it, and trust its publisher again"):
+        trust.load_trust()
+    path.write_text(path.read_text().replace("tank", "bank"))
+    trust.mark_revoked(publisher(), reason="it was lost")
+    whole = path.read_text()
+    for damaged in (whole.replace("bank", "tank"), whole[:-20], whole[:100], "", "[1]"):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match="restore it from a copy") as caught:
+            trust.load_trust()
+        assert "delete" not in str(caught.value)
+
+
+def test_a_key_to_be_revoked_takes_nobodys_name():
+    """Eight digits of a fingerprint can be hit on purpose: the other's entry would be gone."""
+    other = publisher(1)
+    taken = f"revoked-{other.fingerprint[:8]}"
+    victims = [trust.trust_key(bytes([number]) * 32, name=name) for number, name in enumerate((taken, f"{taken}x"), 7)]
+    trust.trust_key(b"\5" * 32, name=f"{taken}-{other.fingerprint[:8]}")
+    entry = trust.mark_revoked(replace(other, name=taken), reason="it was lost")
+    assert entry.name == f"{taken}-{other.fingerprint[:16]}"
+    assert all(trust.load_trust().find(victim.fingerprint) == victim for victim in victims)
+    assert len(trust.load_trust()) == 4
 
 
 def test_a_second_algorithm_can_be_added_but_none_taken_away():
@@ -413,3 +453,40 @@ def test_nothing_half_written_is_ever_read(monkeypatch):
         trust.mark_revoked(publisher(), reason="it was lost")
     assert trust.load_trust().find(publisher().fingerprint) == publisher(name="bank")
     assert [path.name for path in trust.trust_folder().iterdir() if path.suffix == ".tmp"] == []
+
+
+# A key that a file or a package names itself
+
+
+def test_naming_a_file_takes_back_neither_scope_nor_expiry_nor_a_second_key(tmp_path):
+    """`--trust` of a key that the store knows once knew nothing of what limits it there."""
+    file, day = tmp_path / "bank.pub", datetime.timedelta(days=1)
+    file.write_text(building.key().public.pem)
+    (unknown,) = trust_in_file(file)
+    assert (unknown.name, unknown.keys, unknown.scopes) == ("bank", building.key().public.keys, ("*",))
+    entry = trust.trust_publisher(publisher(name="known", scopes=("bank*",), expires=today() + day))
+    (named,) = trust_in_file(file)
+    assert named == entry
+    refused(
+        trust_in_file(file), signers(publisher(), algorithms=("ed25519",)), "ml-dsa-65 signature of known is missing"
+    )
+    file.write_text(replace(publisher(), keys=(publisher().keys[0], publisher(2).keys[1])).pem)
+    with pytest.raises(UserError, match=r"holds keys of known, whose ml-dsa-65 key is another one here"):
+        trust_in_file(file)
+    file.write_text(publisher().pem)
+    trust.trust_publisher(replace(entry, expires=today() - day))
+    with pytest.raises(SignatureError, match="expired here on"):
+        trust_in_file(file)
+
+
+def test_what_a_revoked_key_signed_is_refused_even_where_nobody_is_trusted(tmp_path, capsys):
+    """`--allow-untrusted` accepts whoever made it, but not whom this user has refused for good."""
+    package = tmp_path / "tiny.tgsp"
+    package.write_bytes(building.package())
+    assert main(["verify", str(package), "--allow-untrusted"]) == 0
+    trust.mark_revoked(building.key().public, reason="it was lost")
+    capsys.readouterr()
+    for command in (["verify", str(package)], ["unpack", str(package), str(tmp_path / "new")]):
+        assert main([*command, "--allow-untrusted"]) == 5
+        assert "was revoked (it was lost)" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

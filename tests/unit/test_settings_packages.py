@@ -11,9 +11,12 @@ from sealed_experts.errors import UserError
 from sealed_experts.sealing.content.base_facts import quantization_of, rope_scaling_of
 from sealed_experts.sealing.content.licence import licence_bytes
 from sealed_experts.sealing.content.manifest_schema import MANIFEST_SCHEMA
+from sealed_experts.sealing.recipients.encryption import MAX_RECIPIENTS
 from sealed_experts.settings import chain
+from sealed_experts.settings.packages import MOST_RECIPIENTS
 from sealed_experts.settings.resolution import resolve
 from sealed_experts.settings.schema import document_schema
+from sealed_experts.settings.times import check_times
 from sealed_experts.settings.types import ConstraintSettings, PackageSettings, RoutingSettings
 
 DOCUMENT: dict[str, Any] = {
@@ -119,6 +122,15 @@ WRONG = {
     "a binary file": ({"licence_file": "binary"}, "licence_file: .* is not an existing file of UTF-8 text"),
     "a file with an escape sequence": ({"licence_file": "escape"}, "licence_file: .* no control characters"),
     "an empty file": ({"licence_file": "empty"}, "licence_file: .* must hold text"),
+    "a private key": (
+        {"licence": "LicenseRef-Mine", "licence_file": "key"},
+        "licence_file: .* holds a private key, which everybody would get",
+    ),
+    "an author who turns the text's direction": ({"author": "Bank\u202eknaB"}, "author: "),
+    "more recipients than a package can have": (
+        {"recipients": [f"reader{number}.pub" for number in range(51)]},
+        "recipients: ",
+    ),
     "a file that is too long": ({"licence_file": "long"}, "licence_file: .* at most 262144 bytes"),
     "a pattern that is none": (
         {"constraints": {"requires": ["two@>=1.0"]}},
@@ -160,6 +172,7 @@ def root(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "escape").write_text("\x1b[2J")
     (tmp_path / "empty").write_text(" \n")
+    (tmp_path / "key").write_text("Mine.\n-----BEGIN ENCRYPTED PRIVATE KEY-----\nMII=\n")
     (tmp_path / "long").write_text("x" * 262_145)
     return tmp_path
 
@@ -185,6 +198,30 @@ def test_a_mistake_is_told_where_it_stands(root):
     document["defaults"]["package"]["licence"] = "Whatever"
     (told,) = mistakes(document, root)
     assert told.startswith("defaults.package.licence: ")
+
+
+@pytest.mark.parametrize(
+    ("epoch", "package", "match"),
+    [
+        ("yesterday", {}, "^SOURCE_DATE_EPOCH is 'yesterday': it must be a whole number"),
+        ("1770000000", {"started": "2026-02-02T02:40:01Z"}, r"^experts\.one\.package: .* before it started"),
+        ("1770000000", {"finished": "2026-02-02T02:39:59Z"}, r"^experts\.one\.package: .* before it started"),
+    ],
+)
+def test_a_source_date_epoch_that_no_package_could_state_is_refused_before_the_first_job(epoch, package, match):
+    with pytest.raises(UserError, match=match):
+        check_times({"one": PackageSettings(**package)}, {"SOURCE_DATE_EPOCH": epoch})
+    check_times({"one": PackageSettings(**package)}, {"SOURCE_DATE_EPOCH": ""})
+
+
+def test_a_package_is_encrypted_for_as_many_as_settings_may_name():
+    """The settings once allowed 64, of which the sealing job refused the last 14 after all the training."""
+    assert MAX_RECIPIENTS == MOST_RECIPIENTS
+
+
+def test_a_licence_that_became_a_private_key_is_not_sealed():
+    with pytest.raises(UserError, match="holds a private key"):
+        licence_bytes("LicenseRef-Mine", author="", text=b"-----BEGIN PRIVATE KEY-----\n")
 
 
 def test_a_sound_licence_file_passes(root):

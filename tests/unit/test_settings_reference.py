@@ -56,7 +56,7 @@ def test_rows_have_as_many_cells_as_the_head() -> None:
 def test_bounds_and_defaults_are_shown() -> None:
     tables = settings_tables()
     assert "| `sft.max_steps` | `2000` | a whole number from 1 to 10000000 |" in tables
-    assert "| `privacy.noise_multiplier` | `1.0` | a number above 0 or `auto` |" in tables
+    assert "| `privacy.noise_multiplier` | `1.0` | a number from 0.001 to 1000000.0 or `auto` |" in tables
     assert "| `max_bad_share` | `0.01` | a number from 0 to 1 |" in tables
     assert "| `privacy.enabled` | `true` | `true` or `false` |" in tables
 

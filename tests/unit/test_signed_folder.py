@@ -296,7 +296,7 @@ def test_keys_of_other_kinds_and_modes_are_refused(folder, keys, tmp_path):
 
 
 def test_the_commands(folder, keys, capsys):
-    assert main(["verify", str(folder)]) == 1
+    assert main(["verify", str(folder)]) == 2
     assert "--trust KEY.pub" in capsys.readouterr().err
     assert main(["verify", str(folder), "--trust", str(keys[1])]) == 1
     assert "`sealed-experts sign` makes one" in capsys.readouterr().err

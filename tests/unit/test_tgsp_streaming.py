@@ -9,10 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.attacks import building
+from tests.attacks import building, expert_building
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.digests import sha256_file
+from sealed_experts.sealing import opening, source
+from sealed_experts.sealing.content import new_folder
 from sealed_experts.sealing.errors import PackageError
+from sealed_experts.sealing.expert.writer import seal_expert
 from sealed_experts.sealing.recipients.encryption import Identity
 from sealed_experts.sealing.source import BLOCK, Memory
 from sealed_experts.sealing.tgsp import package, payload
@@ -95,6 +99,94 @@ def test_memory_does_not_grow_with_the_adapter(storage, tmp_path):
         )
         assert done.returncode == 0, done.stderr
         assert float(done.stdout) < 64, action
+
+
+# The same for a package that is there: what is done with it, and by whom it may be read.
+USED = """
+import sys
+from pathlib import Path
+from sealed_experts.sealing import opening
+from sealed_experts.sealing.keys.pem import read_public_keys
+from sealed_experts.sealing.keys.publisher import Publisher
+from sealed_experts.sealing.keys.trust import TrustStore
+from sealed_experts.sealing.recipients.encryption import Identity
+from sealed_experts.sealing.registry import Registry
+from tests.unit.peak_memory import peak_memory
+
+path, action = Path(sys.argv[1]), sys.argv[2]
+trust = TrustStore([Publisher(name="k", keys=read_public_keys(path.parent / "k.pub"))])
+identity = Identity(bytes(range(96)))
+if action == "unpack":
+    opening.unpack_any(path, path.parent / "out", trust=trust, identity=identity)
+else:
+    Registry(folder=path.parent / "registry", trust=trust, identity=identity).install(path)
+print(peak_memory())
+"""
+
+
+@pytest.mark.parametrize("action", ["unpack", "install"])
+@pytest.mark.parametrize("storage", ["expert", *STORAGES])
+def test_unpacking_and_installing_take_no_more_memory_than_verifying(storage, action, tmp_path):
+    """For 64 MB of weights: `unpack` held them two to three times."""
+    large_adapter(tmp_path / building.WEIGHTS, width=1 << 21)
+    manifest, members = content(tmp_path / building.WEIGHTS)
+    path, key = tmp_path / ("p.expert" if storage == "expert" else "p.tgsp"), building.key()
+    seal_package(tmp_path / "p.tgsp", manifest=manifest, members=members, key=key, **STORAGES.get(storage, {}))
+    if storage == "expert":
+        complete = verify_package(tmp_path / "p.tgsp", trust=building.trust()).manifest
+        seal_expert(path, manifest=complete, members=members, key=key)
+    (tmp_path / "k.pub").write_text(key.public.pem)
+    done = subprocess.run(
+        [sys.executable, "-c", USED, str(path), action],
+        env={**os.environ, "PYTHONPATH": PATH, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 64
+    if action == "unpack":
+        unpacked = tmp_path / "out" / building.WEIGHTS
+        assert sha256_file(unpacked) == sha256_file(tmp_path / building.WEIGHTS)
+        assert sorted(os.listdir(tmp_path / "out")) == sorted([*members, "manifest.json"])
+
+
+@pytest.mark.parametrize("container", ["tgsp", "expert"])
+def test_what_is_unpacked_is_hashed_as_it_is_written(container, tmp_path, monkeypatch):
+    """The second reading gives other bytes than the first, unnoticed by the file's times."""
+    path = tmp_path / f"p.{container}"
+    path.write_bytes(building.package() if container == "tgsp" else expert_building.honest())
+    place = path.read_bytes().index(building.weights()[-64:])
+    real = source.OpenFile.read
+    seen = []
+
+    def altered(self, offset, length):
+        data = bytearray(real(self, offset, length))
+        if offset <= place < offset + length:
+            seen.append(offset)
+            data[place - offset] ^= len(seen) > 1
+        return bytes(data)
+
+    monkeypatch.setattr(source.OpenFile, "read", altered)
+    with pytest.raises(PackageError, match="its SHA-256 is not"):
+        opening.unpack_any(path, tmp_path / "out", trust=building.trust())
+    assert sorted(os.listdir(tmp_path)) == [path.name]
+
+
+@pytest.mark.parametrize("container", ["tgsp", "expert"])
+def test_a_disk_that_is_full_while_a_package_is_unpacked_leaves_nothing(container, tmp_path, monkeypatch):
+    path = tmp_path / f"p.{container}"
+    path.write_bytes(building.package() if container == "tgsp" else expert_building.honest())
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(new_folder.os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot write .*: No space left"):
+        opening.unpack_any(path, tmp_path / "out", trust=building.trust())
+    assert os.listdir(tmp_path) == [path.name]
 
 
 @pytest.mark.parametrize("storage", STORAGES)

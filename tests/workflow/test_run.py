@@ -1,8 +1,12 @@
 """The whole workflow on a tiny configuration: what it makes, and that it makes it once."""
 
+import base64
 import json
+import re
 
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from tests.workflow.conftest import TINY, new_project
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
@@ -116,15 +120,52 @@ def test_training_metrics_do_not_hide_that_nothing_is_claimed(finished):
 
 
 def test_nothing_private_is_in_packages_or_mixture(finished):
-    """Fingerprints, plain digests of data, realised losses and counts stay on the trainer's machine."""
+    """Fingerprints, realised losses and counts stay on the trainer's machine; so does the digest of both splits.
+
+    The demo's records are declared public, so that a package names its training data by their digest.
+    """
     results = finished.folder / "results"
     for expert in EXPERTS:
         metrics = json.loads((results / f"experts/{expert}/sft/training_metrics.json").read_text())
         (checkpoints,) = (path for path in (results / f"experts/{expert}/sft/checkpoints").iterdir() if path.is_dir())
-        secrets = [checkpoints.name, metrics["data_digest"], metrics["train_digest"], str(metrics["final_loss"])]
+        secrets = [checkpoints.name, metrics["data_digest"], str(metrics["final_loss"])]
         for path in (results / f"packages/{expert}.tgsp", results / "moe/moe_config.json"):
             content = path.read_bytes()
             assert [secret for secret in secrets if secret.encode() in content] == []
+
+
+def spellings(secret: bytes) -> list[bytes]:
+    """Return how a key's bytes could stand in a file: raw, in hexadecimal, in base64."""
+    encoded = [encode(secret).rstrip(b"=") for encode in (base64.b64encode, base64.urlsafe_b64encode)]
+    # Of base64, the last letter depends on what follows.
+    return [secret, secret.hex().encode(), secret.hex().upper().encode(), *(text[:-1] for text in encoded)]
+
+
+def private_keys(home) -> list[bytes]:
+    """Return every spelling of the publisher's private key and of the key that names the owner's private data."""
+    pem = (home / "keys" / "publisher.pem").read_bytes()
+    blocks = re.findall(rb"-----BEGIN PRIVATE KEY-----.*?-----END PRIVATE KEY-----\n", pem, re.DOTALL)
+    lines = [line for line in pem.splitlines() if len(line) > 20 and not line.startswith(b"-----")]
+    raw = [load_pem_private_key(block, password=None).private_bytes_raw() for block in blocks]
+    owners = bytes.fromhex((home / "owner.key").read_text())
+    assert len(blocks) == 2
+    assert len(lines) >= 2
+    return [*lines, *(form for key in (*raw, owners) for form in spellings(key))]
+
+
+def holding(folder, secrets: list[bytes]) -> list[str]:
+    wanted = re.compile(b"|".join(re.escape(secret) for secret in secrets))
+    files = [path for path in folder.rglob("*") if path.is_file() and ".venv" not in path.parts]
+    return sorted(path.name for path in files if wanted.search(path.read_bytes()))
+
+
+def test_no_private_key_is_in_anything_that_a_run_leaves_behind(finished):
+    """Parameters, logs, Snakemake's metadata, metrics, packages: every file, but the keys' own folder."""
+    secrets = private_keys(finished.home)
+    assert holding(finished.home, secrets) == ["owner.key", "publisher.pem"]
+    assert (finished.folder / ".snakemake").is_dir()
+    assert len(list((finished.folder / "results").rglob("*.log"))) > 5
+    assert holding(finished.folder, secrets) == []
 
 
 def test_the_second_stage_is_what_is_sealed_and_every_file_says_so(finished, tmp_path):
@@ -157,3 +198,19 @@ def test_every_expert_was_found_to_answer_alone_as_in_the_mixture(finished):
     report = json.loads((finished.folder / "results/moe/composition.json").read_text())
     assert report["ok"] is True
     assert report["experts"].keys() == set(EXPERTS)
+
+
+def test_a_key_that_cannot_seal_is_refused_before_the_first_job_in_one_line(tmp_path, monkeypatch):
+    """A wrong passphrase was found when the trained expert was sealed; what was found earlier came in ten lines."""
+    project = new_project(tmp_path / "project", tmp_path / "home")
+    project.configure(TINY)
+    monkeypatch.setenv("SEALED_EXPERTS_PASSPHRASE", "word")
+    project.tool("keys", "create")
+    for given, match in (("", "set SEALED_EXPERTS_PASSPHRASE"), ("wrong", "the passphrase does not open")):
+        monkeypatch.setenv("SEALED_EXPERTS_PASSPHRASE", given)
+        assert project.snakemake(flags=("--dry-run",)).returncode == 0  # needs none
+        refused = project.snakemake(check=False)
+        assert refused.returncode == 1
+        assert [line for line in refused.stderr.splitlines() if match in line and line.startswith("error: ")]
+        assert "Exception" not in refused.stderr
+        assert not list(project.folder.glob("results/*/*"))

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sealed_experts.cli.route import asked, described
-from sealed_experts.errors import UserError
+from sealed_experts.errors import UserError, shown
 
 if TYPE_CHECKING:
     from sealed_experts.moe.engine import Answer, Engine
 
 _PROMPT = "you> "
+_KEPT = "\n\t\u200c\u200d"
+_STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format, half a character, separators of lines and paragraphs
 _GOODBYES = ("exit", "quit")
 
 
@@ -42,6 +44,7 @@ def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run (default: auto)"
     )
+    parser.add_argument("--policy", type=Path, metavar="FILE", help="what is required of the packages (docs/keys.md)")
     parser.set_defaults(run=ask)
 
 
@@ -64,7 +67,7 @@ def ask(args: argparse.Namespace) -> int:
             try:
                 _show(_answer(engine, question, args), as_json=args.json)
             except UserError as error:
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {shown(error)}", file=sys.stderr)
     return 0
 
 
@@ -74,9 +77,11 @@ def _engine(args: argparse.Namespace) -> "Engine":
         os.environ.setdefault(name, value)
     warnings.simplefilter("ignore", FutureWarning)  # one library to another, about their next versions
     from sealed_experts.moe.engine import Engine
+    from sealed_experts.sealing.keys.policy import Policy
     from sealed_experts.sealing.keys.trust import load_trust
 
-    return Engine.load(args.config, trust=load_trust(), device=args.device)
+    policy = Policy() if args.policy is None else Policy.read(args.policy)
+    return Engine.load(args.config, trust=load_trust(), policy=policy, device=args.device)
 
 
 def _answer(engine: "Engine", question: str, args: argparse.Namespace) -> "Answer":
@@ -92,8 +97,11 @@ def _show(answer: "Answer", *, as_json: bool) -> None:
 
 
 def _printable(text: str) -> str:
-    """Return what may go to a terminal: a model can be made to say escape sequences."""
-    return "".join(char if char in "\n\t" or unicodedata.category(char) != "Cc" else "\ufffd" for char in text)
+    """Return what may go to a terminal: a model can be made to say escape sequences, or to turn the reading direction.
+
+    The joiners stay, which some scripts and emoji need.
+    """
+    return "".join(char if char in _KEPT or unicodedata.category(char) not in _STEERING else "\ufffd" for char in text)
 
 
 def _questions() -> Iterator[str]:

@@ -34,14 +34,25 @@ def add_revoke(commands: _Commands) -> None:
         "revoke",
         help="refuse a key for good: one's own, or by its holder's statement",
         description="Revoke one's own key (--reason, --output): it is refused here, put aside, and a signed statement "
-        "is written for others. Or refuse another's key by such a statement (--statement). All that a revoked key "
-        "ever signed is refused, since a package holds no trusted time.",
+        "is written for others. Or write that statement for the day when the key is lost (--in-advance): nothing is "
+        "revoked then. Or refuse another's key by such a statement (--statement). All that a revoked key ever signed "
+        "is refused, since a package holds no trusted time.",
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--output", type=Path, metavar="STATEMENT", help="the statement about one's own key to write")
     which.add_argument("--statement", type=Path, metavar="STATEMENT", help="another's statement to follow")
     parser.add_argument("--reason", help="why, in one line; it is public (with --output)")
     parser.add_argument("--name", help="which key of one's own (default: the one that signs)")
+    parser.add_argument(
+        "--in-advance",
+        action="store_true",
+        help="with --output: only write the statement; keep it in a safe place",
+    )
+    parser.add_argument(
+        "--with-introduced",
+        action="store_true",
+        help="with --statement: refuse the keys that came through the revoked one's rotations too",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=revoke)
 
@@ -66,25 +77,49 @@ def rotate(args: argparse.Namespace) -> int:
 
 
 def revoke(args: argparse.Namespace) -> int:
-    """Refuse a key for good; return 0."""
-    from sealed_experts.sealing.keys.key_changes import follow_revocation, revoke_key
+    """Refuse a key for good, or write the statement for it; return 0."""
+    if args.statement is not None:
+        return _follow_revocation(args)
+    from sealed_experts.sealing.keys.key_changes import revoke_in_advance, revoke_key
 
-    followers: tuple[Publisher, ...] = ()
-    if args.statement is None:
-        if args.reason is None:
-            raise UserError("--reason is missing: say in one public line why the key is revoked")
-        entry = revoke_key(reason=args.reason, output=args.output, name=args.name)
-    else:
-        if args.reason is not None or args.name is not None:
-            raise UserError("--reason and --name are for one's own key; a statement brings both")
-        entry, followers = follow_revocation(args.statement)
+    if args.reason is None:
+        raise UserError("--reason is missing: say in one public line why the key is revoked")
+    if args.with_introduced:
+        raise UserError("--with-introduced goes with --statement")
+    change = revoke_in_advance if args.in_advance else revoke_key
+    entry = change(reason=args.reason, output=args.output, name=args.name)
     if args.json:
-        print(json.dumps({**described(entry), "introduced": [other.name for other in followers]}))
+        print(json.dumps({**described(entry), "introduced": []}))
+    elif args.in_advance:
+        print(f"nothing is revoked; whoever gets {args.output} can revoke {entry.name}: keep it in a safe place")
+        print_fingerprints(entry)
+    else:
+        _print_revoked(entry)
+        print(f"give {args.output} to whoever trusts it: `sealed-experts keys revoke --statement {args.output.name}`")
+    return 0
+
+
+def _follow_revocation(args: argparse.Namespace) -> int:
+    from sealed_experts.sealing.keys.key_changes import follow_revocation
+
+    if args.reason is not None or args.name is not None or args.in_advance:
+        raise UserError("--reason, --name and --in-advance are for one's own key; a statement brings both")
+    entry, introduced = follow_revocation(args.statement, with_introduced=args.with_introduced)
+    if args.json:
+        print(json.dumps({**described(entry), "introduced": [other.name for other in introduced]}))
         return 0
+    _print_revoked(entry)
+    for other in introduced:
+        if other.revoked is not None:
+            print(f"revoked too: {other.name}, which came through this key")
+        else:
+            print(
+                f"still trusted: {other.name}, which came through this key; ask its owner whether that was really "
+                "them, or run this again with --with-introduced"
+            )
+    return 0
+
+
+def _print_revoked(entry: "Publisher") -> None:
     print(f"revoked: {entry.name} ({entry.revoked}); all that it ever signed is refused here")
     print_fingerprints(entry)
-    if args.statement is None:
-        print(f"give {args.output} to whoever trusts it: `sealed-experts keys revoke --statement {args.output.name}`")
-    for other in followers:
-        print(f"still trusted: {other.name}, which this key introduced; ask its owner whether that was really them")
-    return 0

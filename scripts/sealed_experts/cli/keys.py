@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -93,7 +94,8 @@ def _untrust(commands: _Commands) -> None:
 def create(args: argparse.Namespace) -> int:
     """Make a key; return 0."""
     from sealed_experts.sealing.keys import passphrase
-    from sealed_experts.sealing.keys.private_keys import DEFAULT_NAME, create_key, key_path
+    from sealed_experts.sealing.keys.own_entry import DEFAULT_NAME
+    from sealed_experts.sealing.keys.private_keys import create_key, key_path
     from sealed_experts.sealing.keys.signing import ALGORITHMS
 
     if args.recipient:
@@ -114,42 +116,48 @@ def create(args: argparse.Namespace) -> int:
 
 
 def list_keys(args: argparse.Namespace) -> int:
-    """Show what signs and what is trusted; return 0."""
-    from sealed_experts.sealing.keys.private_keys import key_path, keys_folder, public_half
+    """Show what signs and what is trusted; return 0.
+
+    Raises:
+        UserError: the key that signs cannot be used; all the rest has been shown.
+    """
+    from sealed_experts.sealing.keys.private_keys import key_path, keys_folder
     from sealed_experts.sealing.keys.trust import load_trust
 
     path, store = key_path(), load_trust()
-    signing = public_half(path).fingerprint if path.exists() else None
-    own = {file.stem: _fingerprint_of(file) for file in sorted(keys_folder().glob("*.pem"))}
+    signing, problem = _fingerprint_of(path) if os.path.lexists(path) else (None, None)
+    kept = [file for file in sorted(keys_folder().glob("*.pem")) if problem is None or file != path]
+    own = {file.stem: _fingerprint_of(file)[0] for file in kept}
     if args.json:
         trusted = [described(publisher) for publisher in store]
         own_keys = [{"name": name, "fingerprint": fingerprint} for name, fingerprint in own.items()]
         signing_key = {"path": str(path), "fingerprint": signing}
         print(json.dumps({"signing_key": signing_key, "keys": own_keys, "trusted": trusted}))
-        return 0
-    print(
-        f"signs:   {path} {signing}" if signing else f"signs:   no key yet (`sealed-experts keys create` makes {path})"
-    )
-    for name, fingerprint in own.items():
-        if fingerprint != signing:
-            print(f"kept:    {name} {fingerprint or '(unreadable: sealed-experts keys export says why)'}")
-    for publisher in store:
-        print(f"{publisher.status() + ':':8} {publisher.name} {publisher.fingerprint}{limits(publisher)}")
-    if not len(store):
-        print("trusted: nobody yet")
+    else:
+        missing = "cannot be used" if problem else f"no key yet (`sealed-experts keys create` makes {path})"
+        print(f"signs:   {path} {signing or missing}" if signing or problem else f"signs:   {missing}")
+        for name, fingerprint in own.items():
+            if fingerprint is None or fingerprint != signing:
+                print(f"kept:    {name} {fingerprint or '(unreadable: sealed-experts keys export says why)'}")
+        for publisher in store:
+            print(f"{publisher.status() + ':':8} {publisher.name} {publisher.fingerprint}{limits(publisher)}")
+        if not len(store):
+            print("trusted: nobody yet")
+    if problem is not None:
+        raise problem
     return 0
 
 
 def export(args: argparse.Namespace) -> int:
     """Write the public half of a private key as PEM; return 0."""
+    from sealed_experts.sealing.keys.key_changes import refuse_existing
     from sealed_experts.sealing.keys.private_keys import key_path, public_half
 
     key = public_half(key_path(args.name))
     if args.output is None:
         print(key.pem, end="")
         return 0
-    if args.output.exists():
-        raise UserError(f"{args.output} exists: name a new file")
+    refuse_existing(args.output)
     write_text(args.output, key.pem)
     print(f"wrote {args.output}")
     print_fingerprints(key)
@@ -167,7 +175,10 @@ def trust(args: argparse.Namespace) -> int:
         if args.json:
             print(json.dumps(described(publisher)))
             return 0
-        print(f"trusted: {publisher.name}, certified by the key {publisher.certified_by}{limits(publisher)}")
+        if publisher.certified_by is None:
+            print(f"already trusted: {publisher.name}, on its own account{limits(publisher)}")
+        else:
+            print(f"trusted: {publisher.name}, certified by the key {publisher.certified_by}{limits(publisher)}")
         print_fingerprints(publisher)
         return 0
     former, publisher = _trusted(args)
@@ -193,14 +204,14 @@ def untrust(args: argparse.Namespace) -> int:
     return 0
 
 
-def _fingerprint_of(path: Path) -> str | None:
-    """Return a key's fingerprint, or None: one damaged file must not hide the others."""
+def _fingerprint_of(path: Path) -> tuple[str | None, UserError | None]:
+    """Return a key's fingerprint, or why there is none: one damaged file must not hide the others."""
     from sealed_experts.sealing.keys.private_keys import public_half
 
     try:
-        return public_half(path).fingerprint
-    except UserError:
-        return None
+        return public_half(path).fingerprint, None
+    except UserError as error:
+        return None, error
 
 
 def _create_recipient(args: argparse.Namespace) -> int:
@@ -232,7 +243,7 @@ def _trusted(args: argparse.Namespace) -> "tuple[Publisher | None, Publisher]":
         keys=keys,
         scopes=tuple(args.scope) if args.scope else (former.scopes if former else ANYTHING),
         expires=_day(args.expires) if args.expires else (former.expires if former else None),
-        certified_by=former.certified_by if former else None,
+        ancestors=former.ancestors if former else (),
     )
     return former, trust_publisher(publisher)
 

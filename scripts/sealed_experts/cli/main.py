@@ -25,7 +25,7 @@ examples:
   sealed-experts reward finance --prompt "What is a mortgage?" --response "A loan on a house."
   sealed-experts verify results/packages/banking_expert.tgsp
   sealed-experts publish results/packages/banking_expert.tgsp
-  sealed-experts install banking_expert-demo.v1.0.0.expert
+  sealed-experts install results/packages/banking_expert.tgsp --base results/base/demo
 
 `sealed-experts COMMAND --help` explains a command.
 """

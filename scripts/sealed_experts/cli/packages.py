@@ -2,11 +2,12 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sealed_experts.errors import UserError
+from sealed_experts.errors import UsageError, UserError, printable, shown
 
 if TYPE_CHECKING:
     from sealed_experts.sealing.keys.policy import Policy
@@ -29,7 +30,8 @@ def add_parsers(subparsers: _Commands) -> None:
         subparsers,
         "inspect",
         "show what a package says about itself",
-        "Show what a package says about itself, and whether that is verified. Exit code 0 only when it is.",
+        "Show what a package says about itself, and whether that is verified. Exit code 0 only when all of it is; 1 for"
+        " a package that is encrypted for others, of which the manifest alone can be.",
     )
     inspect_parser.set_defaults(run=inspect)
     unpack_parser = _parser(
@@ -59,6 +61,7 @@ def _verify(subparsers: _Commands) -> None:
         "--signature", type=Path, metavar="FILE", help="a folder's model signature (default: beside it, FOLDER.sig)"
     )
     _add_allow_untrusted(parser)
+    add_base(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=verify)
 
@@ -84,6 +87,16 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", type=Path, metavar="FILE", help="what is required beyond that (docs/keys.md)")
 
 
+def add_base(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the base that a package is held against."""
+    parser.add_argument(
+        "--base",
+        type=Path,
+        metavar="BASE",
+        help="the base to use it with: its folder, which the adapter's tensors are held against, or base.json alone",
+    )
+
+
 def _add_allow_untrusted(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-untrusted",
@@ -98,24 +111,41 @@ def verify(args: argparse.Namespace) -> int:
     Raises:
         PackageError: it does not verify.
     """
-    from sealed_experts.sealing import opening
+    try:
+        return _verify_folder(args) if os.path.isdir(args.path) else _verify_package(args)
+    except UserError as error:
+        if args.json:
+            failure = {"ok": False, "path": str(args.path), "error": shown(error), "exit_code": error.exit_code}
+            print(json.dumps(failure))
+        raise
 
-    if args.path.is_dir():
-        return _verify_folder(args)
+
+def _verify_package(args: argparse.Namespace) -> int:
+    from sealed_experts.sealing import opening
+    from sealed_experts.sealing.base_modules import check_fits, read_base
+
     if args.signature is not None:
-        raise UserError("--signature is for folders: a package carries its own")
+        raise UsageError("--signature is for folders: a package carries its own")
     trusted, policy = _trust(args)
+    base = None if args.base is None else read_base(args.base)
     report = opening.verify_any(args.path, trust=trusted, policy=policy, identity=identity_of(args.identity))
-    if args.recompute_privacy:
-        opening.recompute(args.path, report.members)
+    check_fits(report, base, where=args.path)
+    recomputed = args.recompute_privacy and opening.recompute(args.path, report.members)
     if args.json:
         print(json.dumps({"ok": True, "path": str(args.path), "trusted": not args.allow_untrusted, **facts(report)}))
         return 0
-    name = f"{report.manifest['name']} {report.manifest['version']}"
+    path, name = printable(str(args.path)), f"{report.manifest['name']} {report.manifest['version']}"
     signers = " and ".join(report.signatures)
-    print(f"{args.path}: verified: {name}, signed by {report.publisher_name} ({report.publisher}) with {signers}")
-    if args.recompute_privacy:
-        print(f"{args.path}: the second accountant agrees: {_claim(report.manifest['privacy'])}")
+    if args.allow_untrusted:
+        print(f"{path}: NOT verified: nobody you trust signed it; whole by the key it carries: {name} ({signers})")
+    else:
+        publisher = f"{printable(report.publisher_name)} ({report.publisher})"
+        print(f"{path}: verified: {name}, signed by {publisher} with {signers}")
+    if recomputed:
+        claim = report.manifest["privacy"]
+        print(f"{path}: the second accountant agrees: ε = {claim['epsilon']:.4g} at δ = {claim['delta']:g}")
+    elif args.recompute_privacy:
+        print(f"{path}: no ε is claimed, so there was none to recompute")
     return 0
 
 
@@ -136,13 +166,13 @@ def unpack(args: argparse.Namespace) -> int:
         PackageError: it does not verify; nothing is written then.
     """
     from sealed_experts.sealing import opening
-    from sealed_experts.sealing.tgsp import package as packages
 
     trusted, policy = _trust(args)
-    package = opening.open_any(args.path, trust=trusted, policy=policy, identity=identity_of(args.identity))
-    packages.unpack(package, args.folder)
+    identity = identity_of(args.identity)
+    report = opening.unpack_any(args.path, args.folder, trust=trusted, policy=policy, identity=identity)
     checked = "whole, but unvouched," if args.allow_untrusted else "verified"
-    print(f"wrote {len(package.members)} {checked} members and manifest.json to {args.folder}")
+    members = len(report.manifest["members"])
+    print(f"wrote {members} {checked} members and manifest.json to {printable(str(args.folder))}")
     return 0
 
 
@@ -187,11 +217,11 @@ def _trust(args: argparse.Namespace) -> "tuple[TrustStore, Policy]":
     if not args.allow_untrusted:
         return trust_of(args)
     if args.trust is not None:
-        raise UserError("--trust and --allow-untrusted contradict each other: give one of them")
+        raise UsageError("--trust and --allow-untrusted contradict each other: give one of them")
     from sealed_experts.sealing.keys.policy import Policy
     from sealed_experts.sealing.opening import own_publisher
 
-    print(_UNTRUSTED.format(path=args.path), end="", file=sys.stderr)
+    print(_UNTRUSTED.format(path=printable(str(args.path))), end="", file=sys.stderr)
     return own_publisher(args.path), Policy() if args.policy is None else Policy.read(args.policy)
 
 
@@ -211,7 +241,7 @@ def _verify_folder(args: argparse.Namespace) -> int:
     from sealed_experts.sealing.signed_folder import verify_folder
 
     if args.trust is None:
-        raise UserError(
+        raise UsageError(
             f"{args.path} is a folder: give the ECDSA P-256 public key of who signed it with --trust KEY.pub"
         )
     refused = {
@@ -219,21 +249,17 @@ def _verify_folder(args: argparse.Namespace) -> int:
         "--policy": args.policy,
         "--recompute-privacy": args.recompute_privacy,
         "--identity": args.identity,
+        "--base": args.base,
     }
     for option, given in refused.items():
         if given:
-            raise UserError(f"{option} is for packages: {args.path} is a folder")
+            raise UsageError(f"{option} is for packages: {args.path} is a folder")
     folder = verify_folder(args.path, key=args.trust, signature=args.signature)
     if args.json:
         adapter = {"rank": folder.facts.rank, "parameters": folder.facts.parameters}
         found = {"container": "folder", "members": folder.digests, "adapter": adapter}
         print(json.dumps({"ok": True, "path": str(args.path), "trusted": True, **found}))
         return 0
-    print(f"{args.path}: verified: {len(folder.digests)} files, signed with {args.trust}")
+    path, key = printable(str(args.path)), printable(str(args.trust))
+    print(f"{path}: verified: {len(folder.digests)} files, signed with {key}")
     return 0
-
-
-def _claim(privacy: dict[str, Any]) -> str:
-    if privacy["epsilon"] is None:
-        return "no ε is claimed"
-    return f"ε = {privacy['epsilon']:.4g} at δ = {privacy['delta']:g}"

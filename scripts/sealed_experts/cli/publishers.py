@@ -17,6 +17,7 @@ def described(publisher: "Publisher") -> dict[str, Any]:
         "status": publisher.status(),
         "revoked": publisher.revoked,
         "certified_by": publisher.certified_by,
+        "ancestors": list(publisher.ancestors),
     }
 
 

@@ -5,9 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from sealed_experts.cli.packages import add_trust, facts, identity_of, trust_of
-from sealed_experts.errors import UserError
-from sealed_experts.files.canonical import read_json
+from sealed_experts.cli.packages import add_base, add_trust, facts, identity_of, trust_of
+from sealed_experts.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from sealed_experts.sealing.registry import Installed, Registry
@@ -48,8 +47,12 @@ def _install(subparsers: _Commands) -> None:
         " all at once.",
     )
     parser.add_argument("path", type=Path, metavar="PATH", help="the .tgsp or .expert file")
-    parser.add_argument("--base", type=Path, metavar="BASE", help="the base to use it with: its folder, or base.json")
-    parser.add_argument("--upgrade", action="store_true", help="replace another version of the same expert")
+    add_base(parser)
+    parser.add_argument("--upgrade", action="store_true", help="replace a lower version of the same expert")
+    parser.add_argument(
+        "--change-publisher", action="store_true", help="with --upgrade: also where another publisher made that one"
+    )
+    _judging(parser)
     _registry(parser)
     parser.set_defaults(run=install)
 
@@ -61,6 +64,7 @@ def _list(subparsers: _Commands) -> None:
         description="Verify every package of the registry and show it. Exit code 0 only when all are verified.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    _judging(parser)
     _registry(parser)
     parser.set_defaults(run=list_packages)
 
@@ -85,7 +89,7 @@ def _sign(subparsers: _Commands) -> None:
     parser.set_defaults(run=sign)
 
 
-def _registry(parser: argparse.ArgumentParser) -> None:
+def _judging(parser: argparse.ArgumentParser) -> None:
     add_trust(parser)
     parser.add_argument(
         "--identity",
@@ -93,6 +97,9 @@ def _registry(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="your private key, for encrypted packages (default: ${SEALED_EXPERTS_IDENTITY})",
     )
+
+
+def _registry(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--registry",
         type=Path,
@@ -106,15 +113,20 @@ def publish(args: argparse.Namespace) -> int:
     from sealed_experts.sealing.publishing import publish_expert
 
     path, digest = publish_expert(args.path, output=args.output, publisher=args.publisher)
-    print(f"published {path}: digest {digest}")
+    print(f"published {printable(str(path))}: digest {digest}")
     return 0
 
 
 def install(args: argparse.Namespace) -> int:
     """Install a package; return 0."""
-    base = None if args.base is None else _base_digest(args.base)
-    installed = _open(args).install(args.path, base_digest=base, upgrade=args.upgrade)
-    print(f"installed {installed.path}, signed by {installed.verified.publisher_name}")
+    from sealed_experts.sealing.base_modules import read_base
+
+    if args.change_publisher and not args.upgrade:
+        raise UsageError("--change-publisher says what --upgrade may replace: give both")
+    base = None if args.base is None else read_base(args.base)
+    installed = _open(args).install(args.path, base=base, upgrade=args.upgrade, change_publisher=args.change_publisher)
+    publisher = printable(installed.verified.publisher_name)
+    print(f"installed {printable(str(installed.path))}, signed by {publisher}")
     return 0
 
 
@@ -129,13 +141,18 @@ def list_packages(args: argparse.Namespace) -> int:
         for package in packages:
             print(_line(package))
         if not packages:
-            print(f"{registry.folder} holds no packages yet (`sealed-experts install PATH`)")
+            print(f"{printable(str(registry.folder))} holds no packages yet (`sealed-experts install PATH`)")
     return 0 if all(package.report for package in packages) else 1
 
 
 def uninstall(args: argparse.Namespace) -> int:
     """Remove a package; return 0."""
-    print(f"uninstalled {_open(args).uninstall(args.name)}")
+    from sealed_experts.sealing.keys.trust import load_trust
+    from sealed_experts.sealing.registry import Registry, registry_folder
+
+    # Judged by all whom the user trusts: a narrower choice would hide what others require.
+    registry = Registry(folder=registry_folder(args.registry), trust=load_trust())
+    print(f"uninstalled {printable(str(registry.uninstall(args.name)))}")
     return 0
 
 
@@ -143,26 +160,23 @@ def sign(args: argparse.Namespace) -> int:
     """Write a model signature; return 0."""
     from sealed_experts.sealing.signed_folder import sign_folder
 
-    print(f"signed {args.folder}: {sign_folder(args.folder, key=args.key, output=args.output)}")
+    signature = sign_folder(args.folder, key=args.key, output=args.output)
+    print(f"signed {printable(str(args.folder))}: {printable(str(signature))}")
     return 0
 
 
 def _open(args: argparse.Namespace) -> "Registry":
     from sealed_experts.sealing.registry import Registry, registry_folder
+    from sealed_experts.sealing.standing import with_known
 
     trust, policy = trust_of(args)
-    folder = registry_folder(args.registry)
-    return Registry(folder=folder, trust=trust, policy=policy, identity=identity_of(args.identity))
-
-
-def _base_digest(path: Path) -> str:
-    """Return the digest that a base's base.json states; `path` is that file, or its folder."""
-    file = path / "base.json" if path.is_dir() else path
-    base = read_json(file)
-    digest = base.get("digest") if isinstance(base, dict) else None
-    if not isinstance(digest, str):
-        raise UserError(f"{file} states no digest: --base takes the base.json that `sealed-experts run` writes")
-    return digest
+    return Registry(
+        folder=registry_folder(args.registry),
+        trust=trust,
+        policy=policy,
+        identity=identity_of(args.identity),
+        beside=with_known(trust),
+    )
 
 
 def _entry(package: "Installed") -> dict[str, object]:
@@ -172,8 +186,6 @@ def _entry(package: "Installed") -> dict[str, object]:
 
 
 def _line(package: "Installed") -> str:
-    from sealed_experts.sealing.printable import printable
-
     if package.report is None:
         return f"REFUSED  {printable(package.path.name)}: {printable(package.refusal or '')}"
     manifest, report = package.manifest, package.report
@@ -181,5 +193,5 @@ def _line(package: "Installed") -> str:
     privacy = "no ε claimed" if epsilon is None else f"ε {epsilon:.3g}"
     return (
         f"verified {manifest['name']} {manifest['version']} on {printable(manifest['base']['name'])}, {privacy},"
-        f" by {report.publisher_name} ({package.path.name})"
+        f" by {printable(report.publisher_name)} ({printable(package.path.name)})"
     )

@@ -1,10 +1,12 @@
 """Exclusive use of a folder, held by the operating system: a killed holder releases it."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,29 +35,62 @@ def folder_lock(
     path = Path(folder) / ".lock"
     try:
         make_folder(path.parent)
-        stream = open(path, "a+b")  # noqa: SIM115 (closed by the block below)
+        descriptor = _opened(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise write_error(path, error) from error
-    with stream:
-        _acquire(stream.fileno(), path, wait_seconds, while_waiting)
-        _describe_holder(stream.fileno())
+    try:
+        _acquire(descriptor, path, wait_seconds, while_waiting)
+        _describe_holder(descriptor)
         try:
             yield
         finally:
-            os.ftruncate(stream.fileno(), 0)
-            fcntl.flock(stream, fcntl.LOCK_UN)
+            os.ftruncate(descriptor, 0)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
 
 
 def is_locked(folder: str | os.PathLike[str]) -> bool:
-    """Say whether a living process holds `folder`."""
+    """Say whether a living process holds `folder`.
+
+    Raises:
+        UserError: what stands in the place of the lock is none.
+    """
+    path = Path(folder) / ".lock"
     try:
-        with open(Path(folder) / ".lock", "rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
+        descriptor = _opened(path, os.O_RDONLY)
     except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise write_error(path, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
     except BlockingIOError:
         return True
+    finally:
+        os.close(descriptor)
+
+
+def _opened(path: Path, flags: int) -> int:
+    """Open a lock, and nothing that somebody else put in its place: what is opened is truncated.
+
+    Raises:
+        UserError: it is a symlink, a FIFO, a socket or a device.
+        OSError: it cannot be opened.
+    """
+    foreign = f"{path} is no lock of this program's, for it is not a regular file: remove it"
+    try:
+        # Not O_TRUNC: another process may hold it. Whom the umask lets read it may see who holds it.
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ELOOP):
+            raise UserError(foreign) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(foreign)
+    return descriptor
 
 
 def _acquire(descriptor: int, path: Path, wait_seconds: float, while_waiting: Callable[[], None]) -> None:
@@ -67,7 +102,7 @@ def _acquire(descriptor: int, path: Path, wait_seconds: float, while_waiting: Ca
         except BlockingIOError as error:
             if time.monotonic() >= deadline:
                 raise UserError(
-                    f"{path.parent} is in use by {_holder(path)}: wait for it to end, or stop it, and run again"
+                    f"{path.parent} is in use by {_holder(descriptor)}: wait for it to end, or stop it, and run again"
                 ) from error
             while_waiting()
             time.sleep(min(0.2, max(0.0, deadline - time.monotonic())))
@@ -79,9 +114,9 @@ def _describe_holder(descriptor: int) -> None:
     os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
 
-def _holder(path: Path) -> str:
+def _holder(descriptor: int) -> str:
     try:
-        holder = json.loads(path.read_bytes())
+        holder = json.loads(os.pread(descriptor, 4096, 0))
         job = f", SLURM job {holder['slurm_job']}" if holder["slurm_job"] else ""
         return f"process {holder['pid']} on {holder['host']}{job}"
     except (OSError, ValueError, KeyError):

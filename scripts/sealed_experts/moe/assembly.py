@@ -8,13 +8,15 @@ from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json, write_json
-from sealed_experts.moe.compatibility import check_package
+from sealed_experts.moe.compatibility import active_together, check_package
 from sealed_experts.moe.configuration import FORMAT, BaseReference, parse_mixture
 from sealed_experts.moe.joint_privacy import MemberReceipt, check_limit, joint_privacy, receipt_of
 from sealed_experts.privacy.ledger.releases import ReleaseLog
+from sealed_experts.sealing import opening
+from sealed_experts.sealing.constraints import check_together
 from sealed_experts.sealing.keys.trust import TrustStore
 from sealed_experts.sealing.recipients.own_identity import own_identity
-from sealed_experts.sealing.tgsp.package import VerifiedPackage, open_package
+from sealed_experts.sealing.tgsp.examination import VerifiedPackage
 from sealed_experts.settings.chain import MoeMember, MoeRun
 from sealed_experts.settings.fields import plain
 from sealed_experts.settings.types import RoutingSettings
@@ -25,7 +27,7 @@ class Sources:
     """Where the assembly finds what it puts together.
 
     Attributes:
-        packages: folder of {expert}.tgsp.
+        packages: folder of {expert}.tgsp, or {expert}.expert where there is no such file.
         experts: folder of {expert}/selection.json.
         base: base.json.
     """
@@ -36,7 +38,9 @@ class Sources:
 
     def package(self, expert: str) -> Path:
         """Return the path of an expert's package."""
-        return self.packages / f"{expert}.tgsp"
+        path = self.packages / f"{expert}.tgsp"
+        archive = path.with_suffix(".expert")
+        return archive if archive.is_file() and not path.exists() else path
 
 
 def assemble(run: MoeRun, *, sources: Sources, output: Path, trust: TrustStore, log: ReleaseLog) -> None:
@@ -45,14 +49,16 @@ def assemble(run: MoeRun, *, sources: Sources, output: Path, trust: TrustStore, 
     Raises:
         PackageError: a package fails verification.
         UserError: a package is of another expert, stage or base than the configuration says, its rank is above
-            `gatelink_config.max_lora_rank`, a file is missing, or the joint ε is not within `max_epsilon`.
+            `gatelink_config.max_lora_rank`, their constraints do not hold together, a file is missing, or the joint ε
+            is not within `max_epsilon`.
     """
     base = _base_reference(sources.base)
     experts: dict[str, Any] = {}
     receipts: list[MemberReceipt] = []
+    manifests: list[dict[str, Any]] = []
     identity = own_identity()
     for member in run.experts:
-        package = open_package(sources.package(member.name), trust=trust, identity=identity)
+        package = opening.open_any(sources.package(member.name), trust=trust, identity=identity)
         check_package(
             package,
             path=sources.package(member.name),
@@ -62,6 +68,8 @@ def assemble(run: MoeRun, *, sources: Sources, output: Path, trust: TrustStore, 
         )
         experts[member.name] = _entry(member, package, sources=sources, folder=output.parent)
         receipts.append(receipt_of(package))
+        manifests.append(package.manifest)
+    check_together(manifests, active=active_together(member.routing.always_active for member in run.experts))
     privacy = joint_privacy(receipts, log=log)
     if run.max_epsilon is not None:
         check_limit(privacy, limit=run.max_epsilon)

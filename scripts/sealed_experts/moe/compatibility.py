@@ -1,5 +1,6 @@
 """Whether a verified package is the one that a mixture means: signed is not enough, it must also fit."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from sealed_experts.moe.configuration import BaseReference
@@ -26,3 +27,15 @@ def check_package(package: VerifiedPackage, *, path: Path, name: str, base: Base
             f"{path} has an adapter of rank {manifest['adapter']['r']}, above gatelink_config.max_lora_rank = "
             f"{max_rank}: train the expert with a smaller adapter.rank, or raise the limit"
         )
+
+
+def active_together(always_active: Iterable[bool]) -> int:
+    """Return how many adapters of a mixture can be active together: the always-active ones, and one that is called.
+
+    Ours activates one a question. An engine that reads moe_config.json may keep the always-active ones on beside it.
+
+    Args:
+        always_active: for each expert, whether it is.
+    """
+    kept = list(always_active)
+    return sum(kept) + (not all(kept))

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
-from sealed_experts.moe.compatibility import check_package
+from sealed_experts.moe.compatibility import active_together, check_package
 from sealed_experts.moe.configuration import BaseReference, Member, Mixture, read_mixture
 from sealed_experts.moe.router import Decision, Router
+from sealed_experts.sealing import opening
+from sealed_experts.sealing.constraints import check_together
 from sealed_experts.sealing.errors import PackageError
+from sealed_experts.sealing.keys.policy import Policy
 from sealed_experts.sealing.keys.trust import TrustStore
 from sealed_experts.sealing.recipients.own_identity import own_identity
-from sealed_experts.sealing.tgsp.package import VerifiedPackage, open_package
+from sealed_experts.sealing.tgsp.examination import ANY, VerifiedPackage
 
 if TYPE_CHECKING:
     from sealed_experts.moe.generation import Experts
@@ -35,7 +38,9 @@ class Engine:
         self._experts = experts
 
     @classmethod
-    def load(cls, config_path: str | os.PathLike[str], *, trust: TrustStore, device: str = "auto") -> "Engine":
+    def load(
+        cls, config_path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY, device: str = "auto"
+    ) -> "Engine":
         """Verify everything that a moe_config.json names, then load it.
 
         First every package (signature by a trusted key, the digest that the configuration records, its expert, its
@@ -43,6 +48,7 @@ class Engine:
         that were verified.
 
         Args:
+            policy: what is required of the packages beyond a trusted publisher.
             device: `auto`, `cpu` or `cuda`.
 
         Raises:
@@ -51,7 +57,7 @@ class Engine:
         """
         mixture = read_mixture(config_path)
         router = mixture.router()
-        packages = verified_packages(mixture, trust=trust)
+        packages = verified_packages(mixture, trust=trust, policy=policy)
         _check_base_manifest(mixture.base)
         # Seconds of imports, which a refusal need not cost.
         from sealed_experts.moe.generation import Experts, load_mixture_base
@@ -84,26 +90,34 @@ class Engine:
         return Answer(expert=decision.expert, matched=decision.matched, text=text)
 
 
-def verified_packages(mixture: Mixture, *, trust: TrustStore) -> dict[str, VerifiedPackage]:
-    """Open every package of a mixture, by expert. Without torch.
+def verified_packages(mixture: Mixture, *, trust: TrustStore, policy: Policy = ANY) -> dict[str, VerifiedPackage]:
+    """Open every package of a mixture, by expert, in the order in which they are to be loaded. Without torch.
 
     Raises:
         PackageError: one of them fails verification, or is not the one that the configuration means.
+        IncompatibleError: their constraints do not hold together.
         UserError: one of them does not exist.
     """
-    return {member.name: verified_package(member, mixture, trust=trust) for member in mixture.members}
+    packages = {
+        member.name: verified_package(member, mixture, trust=trust, policy=policy) for member in mixture.members
+    }
+    check_together(
+        [package.manifest for package in packages.values()],
+        active=active_together(member.always_active for member in mixture.members),
+    )
+    return dict(sorted(packages.items(), key=lambda item: item[1].manifest["constraints"]["load_order"]))
 
 
-def verified_package(member: Member, mixture: Mixture, *, trust: TrustStore) -> VerifiedPackage:
+def verified_package(member: Member, mixture: Mixture, *, trust: TrustStore, policy: Policy = ANY) -> VerifiedPackage:
     """Open the package of one member of a mixture. Without torch.
 
     Raises:
         PackageError: it fails verification, or is not the one that the configuration means.
         UserError: it does not exist.
     """
-    if not member.package.is_file():
+    if not os.path.isfile(member.package):
         raise UserError(f"{member.package}, the package of expert {member.name}, does not exist: nothing was loaded")
-    package = open_package(member.package, trust=trust, identity=own_identity())
+    package = opening.open_any(member.package, trust=trust, policy=policy, identity=own_identity())
     for what, found, recorded in (
         ("digest", package.digest, member.package_digest),
         ("publisher", package.publisher, member.publisher),

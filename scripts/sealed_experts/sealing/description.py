@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from sealed_experts.errors import shown
 from sealed_experts.sealing import opening
 from sealed_experts.sealing.errors import PackageError, SignatureError
 from sealed_experts.sealing.expert.container import ExpertReport
@@ -12,12 +13,11 @@ from sealed_experts.sealing.keys.trust import TrustStore
 from sealed_experts.sealing.printable import printable
 from sealed_experts.sealing.recipients.encryption import EncryptedError, Identity
 from sealed_experts.sealing.tgsp.examination import ANY, PackageReport
-from sealed_experts.sealing.tgsp.package import verify_manifest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """Lines to print, and 0 when they are verified, else the exit code of what the package is refused for."""
+    """Lines to print, and 0 when all of the package is verified, else the exit code of what it is refused for."""
 
     lines: list[str]
     exit_code: int
@@ -30,39 +30,41 @@ def describe(
 
     The manifest of an untrusted publisher is shown when the file is whole by the key it carries itself, marked as
     not verified: one reads it to decide about trust. Of an altered file nothing is shown. Of a file that is encrypted
-    for others, the manifest is shown when its signature is verified.
+    for others, the manifest is shown when its signature is verified, and the exit code is not 0, for the rest is not.
 
     Raises:
         UserError: the file cannot be read.
     """
     try:
-        report, note = _report(path, trust=trust, policy=policy, identity=identity)
+        report, note, exit_code = _report(path, trust=trust, policy=policy, identity=identity)
     except PackageError as error:
-        return Description(lines=_unverified(path, error, identity=identity), exit_code=error.exit_code)
+        return Description(lines=_unverified(path, error), exit_code=error.exit_code)
     signers = " and ".join(report.signatures)
-    head = [f"VERIFIED{note}: signed by {report.publisher_name} ({report.publisher}) with {signers}"]
+    head = [f"VERIFIED{note}: signed by {printable(report.publisher_name)} ({report.publisher}) with {signers}"]
     if report.digest is not None:
         head.append(f"digest: {report.digest}")
-    return Description(lines=[*head, *_described(report)], exit_code=0)
+    return Description(lines=[*head, *_described(report)], exit_code=exit_code)
 
 
 def _report(
     path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy, identity: Identity | None
-) -> tuple[PackageReport, str]:
+) -> tuple[PackageReport, str, int]:
+    """Return what is known, what is to be said of that, and the exit code."""
     try:
-        return opening.verify_any(path, trust=trust, policy=policy, identity=identity), ""
-    except EncryptedError:
-        report = verify_manifest(path, trust=trust, policy=policy)
+        return opening.verify_any(path, trust=trust, policy=policy, identity=identity), "", 0
+    except EncryptedError as error:
+        report = opening.verify_manifest(path, trust=trust, policy=policy)
         readers = ", ".join(report.recipients)
-        return report, f" IN ITS MANIFEST ONLY, for the content is encrypted for {readers}"
+        return report, f" IN ITS MANIFEST ONLY, for the content is encrypted for {readers}", error.exit_code
 
 
-def _unverified(path: str | os.PathLike[str], error: PackageError, *, identity: Identity | None) -> list[str]:
-    head = [f"NOT VERIFIED: {error}"]
+def _unverified(path: str | os.PathLike[str], error: PackageError) -> list[str]:
+    """Of a stranger's package nothing is read but the manifest: who decompresses or parses the rest trusts them."""
+    head = [f"NOT VERIFIED: {shown(error)}"]
     if not isinstance(error, SignatureError):
         return head
     try:
-        report, _ = _report(path, trust=opening.own_publisher(path), policy=ANY, identity=identity)
+        report = opening.verify_manifest(path, trust=opening.own_publisher(path))
     except PackageError:
         return head
     return [

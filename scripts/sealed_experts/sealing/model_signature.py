@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json, strict_json
 from sealed_experts.sealing.errors import IncompatibleError, PackageError, SignatureError
-from sealed_experts.sealing.keys.home import refuse_foreign
+from sealed_experts.sealing.keys.private_file import LARGEST_FILE, read_private_file
 from sealed_experts.sealing.regular_file import open_regular
 
 _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -32,7 +32,6 @@ _PAYLOAD = "application/vnd.in-toto+json"
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _PREDICATE = "https://model_signing/signature/v1.0"
 _LARGEST_BUNDLE = 1 << 20
-_LARGEST_KEY = 16_384
 
 
 def sign_digests(digests: Mapping[str, str], *, folder: str, key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -93,17 +92,11 @@ def read_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Read an ECDSA P-256 private key in PEM, which nobody else may read.
 
     Raises:
-        UserError: the file is missing, holds something else, or others can use it.
+        UserError: as `read_private_file`; or it holds something else.
     """
+    content = read_private_file(path, remedy=_HOW)
     try:
-        with open_regular(path) as (stream, status):
-            if status.st_mode & 0o077:
-                mode = f"{status.st_mode & 0o777:04o}"
-                raise UserError(f"other users can use the private key {path} (mode {mode}): chmod 600 it")
-            refuse_foreign(path, status)
-            key = load_pem_private_key(stream.read(_LARGEST_KEY), password=None)
-    except OSError as error:
-        raise UserError(f"cannot read the private key {path}: {error.strerror}") from error
+        key = load_pem_private_key(content, password=None)
     except (TypeError, ValueError, UnsupportedAlgorithm) as error:
         raise UserError(f"{path} is no private key in PEM without a passphrase: {_HOW}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
@@ -119,7 +112,7 @@ def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
     """
     try:
         with open_regular(path) as (stream, _):
-            key = load_pem_public_key(stream.read(_LARGEST_KEY))
+            key = load_pem_public_key(stream.read(LARGEST_FILE))
     except OSError as error:
         raise UserError(f"cannot read the public key {path}: {error.strerror}") from error
     except (ValueError, UnsupportedAlgorithm) as error:

@@ -1,7 +1,8 @@
 """The door to packages of either container, which are told apart by their first bytes."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sealed_experts.errors import UserError
@@ -74,12 +75,41 @@ def verify_any(
     return tgsp.verify_package(path, trust=trust, policy=policy, identity=identity, digest=True)
 
 
+def verify_manifest(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY) -> PackageReport:
+    """Check a package's signatures and manifest, and look at nothing of its content. Raises as `open_any`."""
+    if container_of(path) == EXPERT:
+        return expert_container.verify_expert_manifest(path, trust=trust, policy=policy)
+    return tgsp.verify_manifest(path, trust=trust, policy=policy)
+
+
+def unpack_any(
+    path: str | os.PathLike[str],
+    folder: Path,
+    *,
+    trust: TrustStore,
+    policy: Policy = ANY,
+    identity: Identity | None = None,
+) -> PackageReport:
+    """Verify a package of either container, and write its manifest and members into a new folder.
+
+    The memory that it takes does not grow with the file.
+
+    Raises:
+        UserError: the folder exists, or cannot be written; or as `open_any`.
+        PackageError: as `open_any`.
+    """
+    if container_of(path) == EXPERT:
+        return expert_container.unpack_expert(path, folder, trust=trust, policy=policy)
+    return tgsp.unpack_package(path, folder, trust=trust, policy=policy, identity=identity)
+
+
 def own_publisher(path: str | os.PathLike[str]) -> TrustStore:
     """Return a store of the keys that a file carries itself, under a name that says what that proves: nothing.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read; as `load_trust`.
         PackageError: it is no package.
+        SignatureError: one of its keys was revoked here: what that signed is refused, whoever asks.
     """
     kind = container_of(path)
     try:
@@ -89,6 +119,9 @@ def own_publisher(path: str | os.PathLike[str]) -> TrustStore:
             else:
                 signers = container.read_frame(source).signers
                 keys = tuple(PublicKey(algorithm=algorithm, raw=raw) for algorithm, raw in signers)
+        for known in _knowing(keys):
+            if known.revoked is not None:
+                check_usable(known)
     except PackageError as error:
         raise type(error)(f"{os.fspath(path)}: {error}") from error
     return TrustStore([Publisher(name=NOBODY, keys=keys)])
@@ -97,26 +130,46 @@ def own_publisher(path: str | os.PathLike[str]) -> TrustStore:
 def trust_in_file(path: Path) -> TrustStore:
     """Return a store of the publisher in a public file, and of nobody else.
 
+    Where the trust store knows that publisher, its scopes, its expiry and all of its keys hold: naming a file takes
+    none of them back.
+
     Raises:
-        UserError: as `read_public_keys` and `load_trust`.
-        SignatureError: one of its keys was revoked here: naming a file does not take that back.
+        UserError: as `read_public_keys` and `load_trust`; or the store knows one of the keys beside other ones.
+        SignatureError: the publisher was revoked or expired here.
     """
     keys = read_public_keys(path)
-    for known in load_trust():
-        if known.revoked is not None and not set(known.keys).isdisjoint(keys):
-            check_usable(known)
-    return TrustStore([Publisher(name=path.stem, keys=keys)])
+    known = _knowing(keys)
+    for entry in known:
+        check_usable(entry)
+        other = [key for key in keys if key not in entry.keys and key.algorithm in entry.algorithms]
+        if other:
+            raise UserError(
+                f"{path} holds keys of {entry.name}, whose {other[0].algorithm} key is another one here: ask its owner;"
+                f" `sealed-experts keys untrust {entry.name}` first if this is meant"
+            )
+    if not known:
+        return TrustStore([Publisher(name=path.stem, keys=keys)])
+    added = tuple(key for key in keys if key not in known[0].keys)
+    return TrustStore([replace(known[0], keys=(*known[0].keys, *added))])
 
 
-def recompute(path: str | os.PathLike[str], members: Mapping[str, bytes]) -> None:
+def _knowing(keys: Sequence[PublicKey]) -> list[Publisher]:
+    """Return the publishers of the trust store that have one of these keys."""
+    return [entry for entry in load_trust() if not set(entry.keys).isdisjoint(keys)]
+
+
+def recompute(path: str | os.PathLike[str], members: Mapping[str, bytes]) -> bool:
     """Recompute the ε of a verified package's receipt with a second accountant. Takes seconds.
+
+    Returns:
+        Whether there was an ε to recompute: a package may claim none.
 
     Raises:
         PackageError: the receipt claims less than its events cost. The message names `path`.
     """
-    from sealed_experts.sealing.content.recomputation import recompute_privacy  # dp_accounting takes a second to import
+    from sealed_experts.sealing.content.recomputation import recompute_privacy  # scipy takes a second to import
 
     try:
-        recompute_privacy(canonical_object(members[RECEIPT], RECEIPT))
+        return recompute_privacy(canonical_object(members[RECEIPT], RECEIPT))
     except PackageError as error:
         raise type(error)(f"{os.fspath(path)}: {error}") from error

@@ -1,6 +1,5 @@
 """Text that others wrote, on this user's terminal."""
 
+from sealed_experts.errors import printable
 
-def printable(text: str) -> str:
-    """Return text in which nothing can steer a terminal or turn the reading direction."""
-    return "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)
+__all__ = ["printable"]

@@ -1,25 +1,26 @@
 """Publishing: from a sealed package, or from an expert's files, to an `.expert` file under its long name."""
 
+import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
-from sealed_experts.files.atomic import sync_folder
-from sealed_experts.files.digests import sha256_file
 from sealed_experts.sealing import opening
+from sealed_experts.sealing.content.long_name import check_long_name, long_name
 from sealed_experts.sealing.content.manifest import canonical_object, check_manifest
 from sealed_experts.sealing.content.manifest_schema import MAX_MANIFEST
 from sealed_experts.sealing.errors import PackageError, SignatureError
 from sealed_experts.sealing.expert.archive import Content
-from sealed_experts.sealing.expert.container import ARCHIVE_NAMES
+from sealed_experts.sealing.expert.container import ARCHIVE_NAMES, ONE_SIGNATURE
 from sealed_experts.sealing.expert.integrity import MANIFEST, SIGNATURE
 from sealed_experts.sealing.expert.writer import seal_expert
+from sealed_experts.sealing.keys.policy import Policy
 from sealed_experts.sealing.keys.private_keys import PublisherKey, load_key
 from sealed_experts.sealing.keys.trust import TrustStore
+from sealed_experts.sealing.new_file import digest_at, discard, place
 from sealed_experts.sealing.recipients.encryption import EncryptedError
-from sealed_experts.sealing.registry import long_name
 from sealed_experts.sealing.regular_file import open_regular
 
 
@@ -36,21 +37,20 @@ def publish_expert(path: Path, *, output: Path, publisher: str | None = None) ->
         PackageError: the package does not verify under this key, or the files are not what a package may hold.
     """
     key = load_key()
-    manifest, members = _from_folder(path) if path.is_dir() else _from_package(path, key)
+    manifest, members = _from_folder(path) if os.path.isdir(path) else _from_package(path, key)
+    check_long_name(manifest)
     called = publisher or _author(manifest)
     target = output / f"{long_name(manifest)}.expert"
-    draft = output / f".{target.name}.{secrets.token_hex(8)}.new"
+    draft = output / f".{secrets.token_hex(8)}.new"
     try:
         digest = seal_expert(draft, manifest=manifest, members=members, key=key, publisher=called)
-        if target.exists() and sha256_file(target) != digest:
+        if not place(draft, target) and digest_at(target) != digest:
             raise UserError(
                 f"{target} exists with other content: a published version never changes, so raise the version, or"
                 " remove that file if nobody has it yet"
             )
-        draft.replace(target)
-        sync_folder(output)
     finally:
-        draft.unlink(missing_ok=True)
+        discard(draft)
     return target, digest
 
 
@@ -78,8 +78,10 @@ def _author(manifest: Mapping[str, Any]) -> str | None:
 
 def _from_package(path: Path, key: PublisherKey) -> tuple[dict[str, Any], Mapping[str, Content]]:
     """Verify a package under the key that is to sign again: nobody puts a name under what another one made unseen."""
+    # Whoever has the key at hand has all of it: for one's own file the one signature of an .expert is enough.
+    policy = ONE_SIGNATURE if opening.container_of(path) == opening.EXPERT else Policy()
     try:
-        package = opening.open_any(path, trust=TrustStore([key.public]))
+        package = opening.open_any(path, trust=TrustStore([key.public]), policy=policy)
     except EncryptedError as error:
         raise UserError(
             f"{path} is encrypted, and an .expert never is, so that everybody could open it; if that is meant, unpack"

@@ -9,14 +9,25 @@ from typing import BinaryIO
 
 
 @contextlib.contextmanager
-def open_regular(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[tuple[BinaryIO, os.stat_result]]:
     """Yield a file opened for reading and its status, taken from the opened file itself.
+
+    Args:
+        follow: whether the path's last part may be a symbolic link.
 
     Raises:
         OSError: it cannot be opened, or is a folder, a FIFO, a socket or a device.
     """
     # Without O_NONBLOCK, opening a FIFO would wait for a writer that may never come.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ELOOP and not follow and os.path.islink(path):
+            raise OSError(errno.ELOOP, "it is a symbolic link", os.fspath(path)) from error
+        if error.errno == errno.ENXIO:  # a socket
+            raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path)) from error
+        raise
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):

@@ -1,5 +1,6 @@
 """A PEFT folder with a model signature beside it: made for tools of others, and accepted from them."""
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ def sign_folder(folder: Path, *, key: Path, output: Path | None = None) -> Path:
     members = _read(folder)
     lint_adapter(members)
     path = output or signature_path(folder)
-    if path.exists():
+    if os.path.lexists(path):
         raise UserError(f"{path} exists: name another --output, or remove it to sign again")
     if Path(os.path.abspath(path)).parent == Path(os.path.abspath(folder)):
         raise UserError(f"{path} lies in the folder that it signs: put it beside {folder}")
@@ -107,16 +108,18 @@ def _read(folder: Path) -> dict[str, bytes]:
 
 
 def _content(path: Path, *, limit: int) -> bytes:
-    if path.is_symlink():
-        raise PackageError(f"{path.parent}: member {path.name}: it is a symbolic link; plain files are allowed only")
     try:
-        with open_regular(path) as (stream, status):
+        with open_regular(path, follow=False) as (stream, status):
             if status.st_size > limit:
                 raise PackageError(
                     f"{path.parent}: member {path.name}: {status.st_size} bytes; at most {limit} are allowed"
                 )
             return stream.read(limit)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise PackageError(
+                f"{path.parent}: member {path.name}: it is a symbolic link; plain files are allowed only"
+            ) from error
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 

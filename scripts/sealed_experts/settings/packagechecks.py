@@ -17,6 +17,7 @@ from sealed_experts.settings.types import ExpertSettings
 # The model card, at most 256 KiB, lists them all; so does the manifest. What is left is for everything else in it.
 KEYWORD_BYTES = 200_000
 _ESCAPED = 4  # bytes that a character such as & or < grows by in the card, at most
+PRIVATE_KEY = re.compile(r"BEGIN [A-Z0-9 ]*PRIVATE KEY")  # in PEM, OpenSSH's form and PGP's
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f]")  # but for white space
 
 
@@ -127,6 +128,8 @@ def _text_mistakes(path: str, place: KeyPath, root: Path) -> Iterator[Mistake]:
         yield Mistake(
             place, f"{shown(path)} must hold text, at most {LARGEST_LICENCE} bytes of it, and no control characters"
         )
+    if PRIVATE_KEY.search(text):
+        yield Mistake(place, f"{shown(path)} holds a private key, which everybody would get; give the licence's text")
 
 
 def _constraint_mistakes(expert: ExpertSettings, layers: Layers) -> Iterator[Mistake]:

@@ -15,6 +15,7 @@ from sealed_experts.settings.fields import (
 
 NO_LICENCE = "NOASSERTION"  # SPDX's word for: nothing is said
 LARGEST_LICENCE = 1 << 18  # bytes of the member LICENSE
+MOST_RECIPIENTS = 50  # of an encrypted package
 _PATTERNS = {"minLength": 1, "maxLength": 200, "pattern": VERSION_PATTERN}
 
 
@@ -104,7 +105,7 @@ class PackageSettings(Group):
     recipients: tuple[str, ...] = setting(
         "Files of the public keys of those who alone shall open the package; none listed: everybody can.",
         default=(),
-        maxItems=64,
+        maxItems=MOST_RECIPIENTS,
         uniqueItems=True,
         items={"minLength": 1},
     )

@@ -23,11 +23,12 @@ class PrivacySettings(Group):
     noise_multiplier: float | str = setting(
         "Standard deviation of the noise over the clipping norm, or `auto`: the last step then ends at target_epsilon.",
         default=1.0,
-        exclusiveMinimum=0,
+        minimum=1e-3,
+        maximum=1e6,
         pattern="^auto$",
     )
     target_epsilon: float = setting("Training stops before ε would exceed this.", default=8.0, exclusiveMinimum=0)
-    delta: float = setting("The δ at which ε is stated.", default=1e-5, exclusiveMinimum=0, exclusiveMaximum=1)
+    delta: float = setting("The δ at which ε is stated.", default=1e-5, minimum=1e-12, exclusiveMaximum=1)
     max_grad_norm: float = setting("Clipping norm of each unit's gradient.", default=1.0, exclusiveMinimum=0)
 
 

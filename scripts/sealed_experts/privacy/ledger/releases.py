@@ -1,8 +1,9 @@
 """What was ever sealed, so that ε can be stated over time: every version from the same units composes.
 
 The log lies in the owner's home folder, outside the results, so that deleting those forgets nothing. It holds one file
-for each expert and noise key, never a date, and names units only by HMAC: whoever reads it without the owner's key
-cannot test whether a record was used.
+for each expert and noise key, and names units only by HMAC: whoever reads it without the owner's key cannot test
+whether a record was used. It holds no date, but numbers that say what was sealed before what: a version that is sealed
+again states what it stated the first time.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from sealed_experts.privacy.ledger.events import GaussianEvent, distinct_events,
 from sealed_experts.privacy.ledger.mixture import JointPrivacy, Member, mixture_privacy
 
 _FORMAT = "sealed-experts/release/v1"
-_FIELDS = {"format", "expert", "event", "unit", "units", "reason"}
+_FIELDS = {"format", "expert", "event", "unit", "units", "reason", "entered"}
 _EXPERT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -70,10 +71,11 @@ class ReleaseLog:
         self._home = home
         self._folder = home / "releases"
 
-    def record(self, *, expert: str, receipt: Mapping[str, Any], units: Iterable[str] | None) -> None:
-        """Put a version that is about to be sealed into the log. Several processes may do so at once.
+    def record(self, *, expert: str, receipt: Mapping[str, Any], units: Iterable[str] | None) -> int:
+        """Put a version that is about to be sealed into the log, and return its number in the order of releases.
 
-        The same version again changes nothing; a longer run under the same key replaces the shorter one.
+        The same version again changes nothing and has its old number; a longer run under the same key replaces the
+        shorter one, and has a new number. Several processes may do so at once.
 
         Args:
             receipt: the version's privacy receipt.
@@ -88,26 +90,33 @@ class ReleaseLog:
         _private_folder(self._home)
         _private_folder(self._folder)
         with folder_lock(self._folder):
-            for event in version.events or (None,):
-                self._merge(expert, event, version)
+            following = 1 + max((entry.last for entry in self._entries()), default=0)
+            return max(self._merge(expert, event, version, following) for event in version.events or (None,))
 
-    def releases(self, *, expert: str | None = None) -> list[Member]:
-        """Return what the log holds, of one expert or of all, as members of one mixture over time."""
-        folders = [self._expert_folder(expert)] if expert is not None else sorted(self._folder.glob("*/"))
-        return [_read(path) for folder in folders for path in sorted(folder.glob("*.json"))]
+    def releases(self, *, expert: str | None = None, until: int | None = None) -> list[Member]:
+        """Return what the log holds, of one expert or of all, as members of one mixture over time.
+
+        Args:
+            until: only what had this number or a lower one when it was sealed.
+        """
+        found = [entry.member(until) for entry in self._entries(expert)]
+        return [member for member in found if member is not None]
 
     def epsilon_over_releases(
-        self, *, delta: float, expert: str | None = None, among: frozenset[str] | None = None
+        self,
+        *,
+        delta: float,
+        expert: str | None = None,
+        among: frozenset[str] | None = None,
+        until: int | None = None,
     ) -> JointPrivacy:
         """Return the joint privacy of everything in the log, of one expert or of all.
 
-        A package states that of its own expert alone, so that its bytes do not depend on which of a run's packages
-        was sealed first; the mixture states that of all.
-
         Args:
             among: look only at these units, named as `lineages` does.
+            until: look only at what was sealed up to this number.
         """
-        return mixture_privacy(self.releases(expert=expert), delta=delta, among=among)
+        return mixture_privacy(self.releases(expert=expert, until=until), delta=delta, among=among)
 
     def lineages(
         self, receipts: Sequence[Mapping[str, Any]], *, expert: str | None = None
@@ -136,16 +145,26 @@ class ReleaseLog:
             raise UserError(f"{expert!r} cannot name an expert in the release log: use letters, digits, '_', '.', '-'")
         return self._folder / expert
 
-    def _merge(self, expert: str, event: GaussianEvent | None, version: Member) -> None:
+    def _entries(self, expert: str | None = None) -> list["_Entry"]:
+        folders = [self._expert_folder(expert)] if expert is not None else sorted(self._folder.glob("*/"))
+        return [_read(path) for folder in folders for path in sorted(folder.glob("*.json"))]
+
+    def _merge(self, expert: str, event: GaussianEvent | None, version: Member, following: int) -> int:
+        """Put one event of a version into its file, and return its number, which is `following` if it is new."""
         folder = _private_folder(self._expert_folder(expert))
         path = folder / f"{sha256_bytes(_identity(event).encode())[:32]}.json"
-        units, reason = version.units, version.reason
+        units, reason, steps = version.units, version.reason, event.steps if event else 0
+        entered: tuple[tuple[int, int], ...] = ()
         if path.exists():
             known = _read(path)
-            both = [*known.events, *([event] if event else [])]
+            both = [*([known.event] if known.event else []), *([event] if event else [])]
             event = distinct_events(both)[0] if both else None
             units = _both(known.units, units)  # what was once unknown stays so: no later version can tell
             reason = known.reason or reason
+            entered = known.entered
+        number = next((number for number, before in entered if before >= steps), None)
+        if number is None:
+            number, entered = following, (*entered, (following, steps))
         content = {
             "format": _FORMAT,
             "expert": expert,
@@ -153,8 +172,40 @@ class ReleaseLog:
             "unit": version.unit,
             "units": None if units is None else sorted(units),
             "reason": reason,
+            "entered": entered,
         }
         write_bytes(path, canonical_json(content).encode() + b"\n", mode=0o600)
+        return number
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """One file of the log. `entered` holds the number at which each longer run of the key came in, and its steps."""
+
+    expert: str
+    event: GaussianEvent | None
+    unit: str
+    units: frozenset[str] | None
+    reason: str | None
+    entered: tuple[tuple[int, int], ...]
+
+    @property
+    def last(self) -> int:
+        return self.entered[-1][0]
+
+    def member(self, until: int | None) -> Member | None:
+        """Return what had been sealed of it up to a number; None if nothing had."""
+        steps = [steps for number, steps in self.entered if until is None or number <= until]
+        if not steps:
+            return None
+        event = dataclasses.replace(self.event, steps=steps[-1]) if self.event else None
+        return Member(
+            name=f"{self.expert} ({event.stage})" if event else self.expert,
+            events=(event,) if event else (),
+            units=self.units,
+            unit=self.unit,
+            reason=self.reason,
+        )
 
 
 def _identity(event: GaussianEvent | None) -> str:
@@ -172,20 +223,23 @@ def _lineage(events: Sequence[GaussianEvent], by_key: Mapping[str, frozenset[str
     return functools.reduce(_both, found) if found else None
 
 
-def _read(path: Path) -> Member:
+def _read(path: Path) -> _Entry:
     data = read_json(path)
-    if not isinstance(data, dict) or set(data) != _FIELDS or data["format"] != _FORMAT:
+    if not isinstance(data, dict) or not _FIELDS - {"entered"} <= set(data) <= _FIELDS or data["format"] != _FORMAT:
         raise UserError(
             f"{path} is not an entry of the release log: restore it from a copy; without it, ε over time "
             "would come out too small"
         )
     event = None if data["event"] is None else GaussianEvent.from_json(data["event"])
-    return Member(
-        name=f"{data['expert']} ({event.stage})" if event else str(data["expert"]),
-        events=(event,) if event else (),
-        units=None if data["units"] is None else frozenset(data["units"]),
+    # Logs of earlier versions hold no numbers: what stands there came before all that has one.
+    entered = data.get("entered", [[0, event.steps if event else 0]])
+    return _Entry(
+        expert=str(data["expert"]),
+        event=event,
         unit=data["unit"],
+        units=None if data["units"] is None else frozenset(data["units"]),
         reason=data["reason"],
+        entered=tuple((number, steps) for number, steps in entered),
     )
 
 

@@ -9,6 +9,7 @@ from sealed_experts.sealing.content.linter import CONFIG, WEIGHTS, AdapterFacts,
 from sealed_experts.sealing.content.manifest import canonical_object
 from sealed_experts.sealing.content.provenance import PROVENANCE, check_provenance
 from sealed_experts.sealing.content.receipt import RECEIPT, privacy_summary
+from sealed_experts.sealing.content.receipt_rules import check_receipt
 from sealed_experts.sealing.content.tensors import Tensor, TensorCheck
 from sealed_experts.sealing.content.tokenizer import check_tokenizer
 from sealed_experts.sealing.errors import PackageError
@@ -19,10 +20,11 @@ TEXTS = ("README.md", "LICENSE")  # members that must be UTF-8
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """Members that passed every check, by name (weights only where asked for), and the adapter's facts."""
+    """Members that passed every check, by name (weights only where asked for), the adapter's facts and tensors."""
 
     members: dict[str, bytes]
     facts: AdapterFacts
+    shapes: dict[str, tuple[int, ...]]
 
 
 def check_content(
@@ -60,12 +62,14 @@ def check_content(
         members[path] = b"".join(kept)
     _check_texts(members)
     _check_receipt(manifest, members[RECEIPT])
-    facts = adapter_facts(members[CONFIG], weights.finish())
+    tensors = weights.finish()
+    facts = adapter_facts(members[CONFIG], tensors)
     _check_adapter(manifest, facts)
     check_provenance(manifest, members[PROVENANCE])
     check_tokenizer(members)
     del members[WEIGHTS]
-    return Content(members={**members, **weights.content()}, facts=facts)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    return Content(members={**members, **weights.content()}, facts=facts, shapes=shapes)
 
 
 class _Weights:
@@ -122,13 +126,15 @@ def _check_texts(members: Mapping[str, bytes]) -> None:
 
 
 def _check_receipt(manifest: Mapping[str, Any], content: bytes) -> None:
-    stated = privacy_summary(canonical_object(content, RECEIPT))
+    receipt = canonical_object(content, RECEIPT)
+    stated = privacy_summary(receipt)
     for field in sorted(stated.keys() | manifest["privacy"].keys()):
         if stated.get(field) != manifest["privacy"].get(field):
             raise PackageError(
                 f"{RECEIPT}: its {field} is {ascii(stated.get(field))[:100]}, but the manifest states"
                 f" {ascii(manifest['privacy'].get(field))[:100]}"
             )
+    check_receipt(receipt, stages=manifest["training"]["stages"])
 
 
 def _check_adapter(manifest: Mapping[str, Any], facts: AdapterFacts) -> None:

@@ -1,5 +1,7 @@
 """The member LICENSE: the owner's own text, or the name of a licence whose text everybody can find."""
 
+from sealed_experts.errors import UserError
+from sealed_experts.settings.packagechecks import PRIVATE_KEY
 from sealed_experts.settings.packages import NO_LICENCE
 
 LICENCE_MEMBER = "LICENSE"
@@ -12,8 +14,15 @@ def licence_bytes(licence: str, *, author: str, text: bytes | None) -> bytes:
         licence: an SPDX expression, or `NOASSERTION`.
         author: who made the expert; may be empty.
         text: the licence's own text, if the owner gave one.
+
+    Raises:
+        UserError: the text holds a private key.
     """
     if text is not None:
+        if PRIVATE_KEY.search(text.decode("utf-8", "replace")):
+            raise UserError(
+                "package.licence_file holds a private key, which everybody would get: give the licence's text"
+            )
         return text
     holder = author or "whoever signed this package"
     if licence == NO_LICENCE:

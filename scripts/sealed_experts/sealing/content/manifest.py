@@ -21,7 +21,8 @@ from sealed_experts.sealing.content.schema_parts import LazyValidator
 from sealed_experts.sealing.content.versions import VersionPattern
 from sealed_experts.sealing.errors import PackageError
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# Control characters, and those that turn the direction of what follows.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _MEMBER_NAME = re.compile(MEMBER_NAME)
 _SCHEMA = LazyValidator(MANIFEST_SCHEMA)
 
@@ -104,8 +105,10 @@ def check_schema(value: Mapping[str, Any], schema: LazyValidator, *, name: str) 
     Raises:
         PackageError: the first mistake, with its field.
     """
-    errors = schema.validator.iter_errors(dict(value))
-    first = min(errors, key=lambda error: [str(part) for part in error.absolute_path], default=None)
+    try:
+        first = next(schema.validator.iter_errors(dict(value)), None)
+    except RecursionError as error:
+        raise PackageError(f"{name}: it is nested too deeply") from error
     if first is not None:
         place = ".".join(str(part) for part in first.absolute_path) or "its fields"
         raise PackageError(f"{name}: {one_line(place)}: {one_line(first.message)}")

@@ -5,6 +5,7 @@
 
 from typing import Any
 
+from sealed_experts.sealing.content.receipt_schema import MAX_STAGES, STAGE
 from sealed_experts.sealing.content.schema_parts import mapping, matching, number, or_null, patterns, text, texts, whole
 from sealed_experts.settings.fields import CAPABILITY, LICENCE, TIME, VERSION
 from sealed_experts.settings.packages import LARGEST_LICENCE
@@ -31,7 +32,6 @@ MEMBERS = {**REQUIRED_MEMBERS, **TOKENIZER_MEMBERS}
 MEMBER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 EXPERT_NAME = r"^[a-z0-9][a-z0-9_-]{0,99}$"
 _DIGEST = r"^[0-9a-f]{64}$"
-_STAGE = r"^[a-z][a-z0-9_]{0,63}$"
 _ROPE_NUMBERS = (
     *("attention_factor", "beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor", "mscale", "mscale_all_dim"),
     *("rope_theta", "partial_rotary_factor"),
@@ -134,12 +134,12 @@ _TRAINING = mapping(
         "stages": {
             "description": "The chain of stages, in order.",
             "type": "array",
-            "items": {"type": "string", "pattern": _STAGE},
+            "items": {"type": "string", "pattern": STAGE},
             "minItems": 1,
-            "maxItems": 16,
+            "maxItems": MAX_STAGES,
             "uniqueItems": True,
         },
-        "selected_stage": matching("The stage that the package holds; settings and steps are its own.", _STAGE),
+        "selected_stage": matching("The stage that the package holds; settings and steps are its own.", STAGE),
         "selection_reason": text("Why that one."),
         "steps": whole("Optimizer steps of the selected stage.", least=0),
         "stopped_reason": text("Why it ended.", most=100),

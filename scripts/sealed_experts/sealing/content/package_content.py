@@ -4,11 +4,11 @@ import hashlib
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import strict_json
 from sealed_experts.files.digests import sha256_bytes
 from sealed_experts.sealing.content.base_facts import quantization_of, rope_scaling_of
 from sealed_experts.sealing.content.licence import LICENCE_MEMBER, licence_bytes
@@ -18,11 +18,13 @@ from sealed_experts.sealing.content.model_card import model_card
 from sealed_experts.sealing.content.naming import OwnerNames
 from sealed_experts.sealing.content.provenance import PROVENANCE, Origin, provenance_bytes
 from sealed_experts.sealing.content.receipt import RECEIPT, privacy_summary, receipt_bytes
+from sealed_experts.sealing.content.receipt_rules import check_receipt
 from sealed_experts.sealing.content.tensors import TensorCheck
 from sealed_experts.sealing.source import Memory, blocks, open_source
 from sealed_experts.settings.chain import PackageRun
 from sealed_experts.settings.fields import plain
-from sealed_experts.settings.types import PackageSettings, RoutingSettings
+from sealed_experts.settings.times import stated_times
+from sealed_experts.settings.types import RoutingSettings
 
 _WITHHELD = "measured on held-out private records; the dataset does not declare public_evaluation"
 _NOT_MEASURED = "nothing was measured on held-out records"
@@ -42,6 +44,7 @@ class SealingInputs:
         settings: what the configuration says about the package.
         selection: selection.json.
         metrics: the selected stage's metrics.
+        chain: those of every stage, in the chain's order.
         privacy: the receipt of everything that the package depends on (`receipt.covering`).
         base: base.json.
         base_config: the base's config.json.
@@ -58,6 +61,7 @@ class SealingInputs:
     settings: PackageRun
     selection: Mapping[str, Any]
     metrics: Mapping[str, Any]
+    chain: Mapping[str, Mapping[str, Any]]
     privacy: Mapping[str, Any]
     base: Mapping[str, Any]
     base_config: Mapping[str, Any]
@@ -98,14 +102,14 @@ def package_content(inputs: SealingInputs) -> tuple[dict[str, Any], dict[str, by
         members[PROVENANCE] = provenance_bytes(
             manifest,
             subject={CONFIG: sha256_bytes(inputs.adapter_config), WEIGHTS: weights.digest},
-            metrics=inputs.metrics,
+            chain=inputs.chain,
             names=inputs.names,
             origin=inputs.origin,
-            public=inputs.settings.public_evaluation,
         )
     except KeyError as error:
         raise UserError(f"the inputs of the package lack the field {error.args[0]!r}: make them again") from error
-    members[RECEIPT] = receipt_bytes(inputs.privacy)
+    members[RECEIPT] = receipt = receipt_bytes(inputs.privacy)
+    check_receipt(strict_json(receipt), stages=manifest["training"]["stages"])
     members["README.md"] = model_card(manifest).encode()
     members[LICENCE_MEMBER] = licence_bytes(manifest["licence"], author=manifest["author"], text=inputs.licence)
     return manifest, members
@@ -201,25 +205,6 @@ def _training(inputs: SealingInputs) -> dict[str, Any]:
         "steps": inputs.metrics["total_steps"],
         "stopped_reason": inputs.metrics["stopped_reason"],
     }
-
-
-def stated_times(package: PackageSettings, *, epoch: int | None) -> dict[str, str]:
-    """Return `started` and `finished` as far as settings or SOURCE_DATE_EPOCH state them.
-
-    The clock is never asked: the same inputs give the same bytes, and how long training took is nobody's business.
-
-    Raises:
-        UserError: one comes from the settings, the other from SOURCE_DATE_EPOCH, and they are the wrong way round.
-    """
-    default = None if epoch is None else datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    times = {"started": package.started or default, "finished": package.finished or default}
-    stated = {name: time for name, time in times.items() if time is not None}
-    if len(stated) == 2 and stated["started"] > stated["finished"]:
-        raise UserError(
-            f"training would have ended ({stated['finished']}) before it started ({stated['started']}): give both"
-            " package.started and package.finished, or neither, or another SOURCE_DATE_EPOCH"
-        )
-    return stated
 
 
 def _seed(inputs: SealingInputs) -> dict[str, int]:

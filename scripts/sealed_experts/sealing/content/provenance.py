@@ -48,20 +48,17 @@ def provenance_bytes(
     manifest: Mapping[str, Any],
     *,
     subject: Mapping[str, str],
-    metrics: Mapping[str, Any],
+    chain: Mapping[str, Mapping[str, Any]],
     names: "OwnerNames",
     origin: Origin,
-    public: bool,
 ) -> bytes:
     """Return provenance.json.
 
     Args:
         manifest: the package's, but for `payload` and `members`.
         subject: SHA-256 of each of the adapter's files.
-        metrics: the selected stage's.
-        public: whether the dataset is declared public.
+        chain: the metrics of every stage, selected or not, in their order: each began where the one before it ended.
     """
-    environment = metrics.get("environment") or {}
     training = manifest["training"]
     times = {
         name: training[field]
@@ -77,13 +74,17 @@ def provenance_bytes(
                 "buildType": BUILD_TYPE,
                 "externalParameters": external_parameters(manifest),
                 "internalParameters": {
-                    "configuration": {HMAC: names.of_configuration(metrics["settings"])},
-                    "libraries": dict(environment.get("libraries") or {}),
+                    "stages": [_stage(stage, metrics, names=names) for stage, metrics in chain.items()]
                 },
                 "resolvedDependencies": [
                     _base(manifest["base"]),
-                    *_data(metrics, names=names, public=public),
-                    *_code(environment, origin=origin),
+                    *_data(
+                        chain[training["selected_stage"]],
+                        names=names,
+                        public=any("sha256" in dataset for dataset in training["datasets"]),
+                    ),
+                    *_code(chain),
+                    *_origin(origin),
                 ],
             },
             "runDetails": {
@@ -112,11 +113,27 @@ def check_provenance(manifest: Mapping[str, Any], content: bytes) -> None:
     digests = {entry["path"]: entry["sha256"] for entry in manifest["members"] if entry["path"] in _SUBJECT}
     if stated != digests or len(statement["subject"]) != len(_SUBJECT):
         raise PackageError(f"{PROVENANCE}: its subject is not this package's {' and '.join(_SUBJECT)}")
-    described = statement["predicate"]["buildDefinition"]["externalParameters"]
-    expected = external_parameters(manifest)
+    build = statement["predicate"]["buildDefinition"]
+    described, expected = build["externalParameters"], external_parameters(manifest)
     for field in sorted(described.keys() | expected.keys()):
-        if described.get(field) != expected.get(field):
+        both = field in described and field in expected
+        # As JSON: Python takes False for 0.
+        if not both or canonical_json(described[field]) != canonical_json(expected[field]):
             raise PackageError(f"{PROVENANCE}: what it says of {field[:50]!a} is not what the manifest says")
+    stages = [entry["stage"] for entry in build["internalParameters"]["stages"]]
+    if stages != manifest["training"]["stages"]:
+        raise PackageError(f"{PROVENANCE}: its stages are {', '.join(stages)[:200]}, not those of the manifest")
+    _check_dependencies(manifest, build["resolvedDependencies"])
+
+
+def _check_dependencies(manifest: Mapping[str, Any], dependencies: list[dict[str, Any]]) -> None:
+    data = [
+        {"sha256": entry["sha256"]} if "sha256" in entry else {HMAC: entry["hmac_sha256"]}
+        for entry in manifest["training"]["datasets"]
+    ]
+    for name, expected in (("base", [{"sha256": manifest["base"]["digest"]}]), ("training-data", data)):
+        if [entry["digest"] for entry in dependencies if entry["name"] == name] != expected:
+            raise PackageError(f"{PROVENANCE}: resolvedDependencies: {name} is missing, or is not the manifest's")
 
 
 def _base(base: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,11 +155,26 @@ def _data(metrics: Mapping[str, Any], *, names: "OwnerNames", public: bool) -> l
     return found
 
 
-def _code(environment: Mapping[str, Any], *, origin: Origin) -> list[dict[str, Any]]:
+def _stage(stage: str, metrics: Mapping[str, Any], *, names: "OwnerNames") -> dict[str, Any]:
+    libraries = (metrics.get("environment") or {}).get("libraries") or {}
+    configuration = {HMAC: names.of_configuration(metrics["settings"])}
+    return {"stage": stage, "configuration": configuration, "libraries": dict(libraries)}
+
+
+def _code(chain: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": "training-code",
+            "digest": {"sha256": metrics["environment"]["code"]},
+            "annotations": {"digestOf": "canonical JSON of {path: SHA-256}", "stage": stage},
+        }
+        for stage, metrics in chain.items()
+        if "code" in (metrics.get("environment") or {})
+    ]
+
+
+def _origin(origin: Origin) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    if "code" in environment:
-        annotations = {"digestOf": "canonical JSON of {path: SHA-256}"}
-        found.append({"name": "training-code", "digest": {"sha256": environment["code"]}, "annotations": annotations})
     if origin.revision is not None:
         found.append({"name": "source", "digest": {"gitCommit": origin.revision}})
     if origin.lock is not None:

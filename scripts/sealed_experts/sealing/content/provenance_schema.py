@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from sealed_experts.sealing.content.receipt_schema import MAX_STAGES, STAGE
 from sealed_experts.sealing.content.schema_parts import mapping
 
 _DIGEST = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _SHORT = {"type": "string", "minLength": 1, "maxLength": 1200, "pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"}
 _TIME = {"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"}
+_STAGE = {"type": "string", "pattern": STAGE}
 _DIGESTS = {
     "sha256": _DIGEST,
     "hmacSha256": _DIGEST,
@@ -18,7 +20,11 @@ _DEPENDENCY = mapping(
         "name": {"enum": ["base", "training-data", "held-out-data", "training-code", "source", "requirements.txt"]},
         "uri": _SHORT,
         "digest": {**mapping("One of these.", _DIGESTS, optional=tuple(_DIGESTS)), "minProperties": 1},
-        "annotations": mapping("What the digest is over, where it is no file.", {"digestOf": _SHORT}),
+        "annotations": mapping(
+            "What the digest is over, where it is no file; of which stage.",
+            {"digestOf": _SHORT, "stage": _STAGE},
+            optional=("stage",),
+        ),
     },
     optional=("uri", "annotations"),
 )
@@ -28,6 +34,10 @@ _VERSIONS = {
     "propertyNames": {"pattern": "^[A-Za-z0-9._-]{1,100}$"},
     "additionalProperties": _SHORT,
 }
+_STAGES = mapping(
+    "A stage of the chain.",
+    {"stage": _STAGE, "configuration": mapping("Its settings.", {"hmacSha256": _DIGEST}), "libraries": _VERSIONS},
+)
 _BUILD = mapping(
     "What was done, and from what.",
     {
@@ -35,9 +45,9 @@ _BUILD = mapping(
         "externalParameters": {"type": "object"},  # they equal fields of the manifest
         "internalParameters": mapping(
             "What else decided the result.",
-            {"configuration": mapping("The stage's settings.", {"hmacSha256": _DIGEST}), "libraries": _VERSIONS},
+            {"stages": {"type": "array", "minItems": 1, "maxItems": MAX_STAGES, "items": _STAGES}},
         ),
-        "resolvedDependencies": {"type": "array", "maxItems": 100, "items": _DEPENDENCY},
+        "resolvedDependencies": {"type": "array", "minItems": 2, "maxItems": 100, "items": _DEPENDENCY},
     },
 )
 _RUN = mapping(

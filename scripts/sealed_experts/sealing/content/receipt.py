@@ -5,36 +5,9 @@ from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json
+from sealed_experts.sealing.content.receipt_schema import RECEIPT_FIELDS
 
 RECEIPT = "privacy_receipt.json"
-_FIELDS = (
-    "enabled",
-    "mode",
-    "unit",
-    "units",
-    "public",
-    "neighbouring",
-    "sampling",
-    "mechanism",
-    "expected_batch_size",
-    "sample_rate",
-    "noise_multiplier",
-    "queries",
-    "effective_noise_multiplier",
-    "max_grad_norm",
-    "steps",
-    "events",
-    "accountant",
-    "delta",
-    "target_epsilon",
-    "epsilon",
-    "stage_epsilon",
-    "over_releases",
-    "reason",
-    "covers",
-    "protects",
-    "does_not_protect",
-)
 _EVENT_FIELDS = ("stage", "noise_multiplier", "sample_rate", "steps")
 
 
@@ -81,7 +54,7 @@ def receipt_bytes(privacy: Mapping[str, Any]) -> bytes:
         UserError: the mapping is no receipt.
     """
     _check_fields(privacy)
-    receipt = {field: privacy[field] for field in _FIELDS if field in privacy}
+    receipt = {field: privacy[field] for field in RECEIPT_FIELDS if field in privacy}
     event_fields = (*_EVENT_FIELDS, "key_id") if privacy.get("mode") == "release" else _EVENT_FIELDS
     receipt["events"] = [
         {field: event[field] for field in event_fields if field in event} for event in privacy["events"]

@@ -1,7 +1,8 @@
 """Parts that the JSON Schemas of a package are put together from."""
 
 import functools
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sealed_experts.settings.fields import VERSION_PATTERN
@@ -11,6 +12,9 @@ class LazyValidator:
     """What holds objects against one JSON Schema, made when the first is checked and kept.
 
     To import jsonschema takes a fifth of a second, which commands that read no package need not pay.
+
+    Its work grows no faster than what it is given, which may be anybody's: jsonschema compares each item of a list with
+    each other, and looks at every item of a list or a mapping that is too long.
     """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
@@ -21,7 +25,32 @@ class LazyValidator:
         """The validator by draft 2020-12."""
         import jsonschema
 
-        return jsonschema.Draft202012Validator(self._schema)
+        draft = jsonschema.Draft202012Validator
+        short = {
+            keyword: functools.partial(_unless_too_long, draft.VALIDATORS[keyword], most)
+            for keyword, most in (
+                ("items", "maxItems"),
+                ("additionalProperties", "maxProperties"),
+                ("propertyNames", "maxProperties"),
+            )
+        }
+        return jsonschema.validators.extend(draft, {**short, "uniqueItems": _unique_items})(self._schema)
+
+
+def _unless_too_long(check: Any, most: str, validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    """Yield a keyword's errors, but none where `most` of the same schema refuses the list or mapping as a whole."""
+    if most in schema and isinstance(instance, list | dict) and len(instance) > schema[most]:
+        return
+    yield from check(validator, value, instance, schema)
+
+
+def _unique_items(validator: Any, unique: bool, instance: Any, schema: Any) -> Iterator[Any]:
+    if not unique or not isinstance(instance, list) or len(instance) > schema.get("maxItems", len(instance)):
+        return
+    import jsonschema
+
+    if len({json.dumps(item, sort_keys=True) for item in instance}) < len(instance):
+        yield jsonschema.ValidationError(f"{instance!r} has non-unique elements")
 
 
 def mapping(description: str, properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:

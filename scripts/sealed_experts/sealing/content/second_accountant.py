@@ -19,7 +19,7 @@ from scipy import fft, special
 Groups = Mapping[tuple[float, float], int]  # {(sample rate, noise multiplier): steps}
 
 _ORDERS = np.array([*range(2, 65), *(2**power for power in range(7, 13))])
-_MOST_CELLS = 1 << 22  # about 200 MB in all
+_MOST_CELLS = 1 << 22  # of all kinds of steps together: about 200 MB, and seconds
 _PRECISION = 2e-4  # of ε, where the grid allows it
 _SLACK = 1e-3  # of δ, for everything that is only improbable
 _LARGEST_LOSS = 600.0  # beyond it exp() leaves double precision
@@ -54,7 +54,7 @@ def epsilon_bounds(groups: Groups, *, delta: float, near: float) -> Bounds | Non
         return None
     spread = math.sqrt(steps / 2 * math.log(2 / improbable))  # of the sum of roundings, in cells
     wanted = 2 * reach * spread / (_PRECISION * max(near, 1e-6))
-    cells = fft.next_fast_len(max(1024, min(_MOST_CELLS, math.ceil(wanted))), real=True)
+    cells = fft.next_fast_len(max(1024, min(_MOST_CELLS // len(present), math.ceil(wanted))), real=True)
     width = 2 * reach / cells
     error, slack = width * spread, _SLACK * delta + rounding
     found = []

@@ -6,15 +6,19 @@ LICENSE `license.txt`.
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from sealed_experts.files.atomic import write_bytes
 from sealed_experts.sealing.content.checks import check_content
-from sealed_experts.sealing.content.manifest import canonical_object, check_manifest
+from sealed_experts.sealing.content.long_name import check_long_name
+from sealed_experts.sealing.content.manifest import canonical_object, check_manifest, manifest_bytes
 from sealed_experts.sealing.content.manifest_schema import MAX_MANIFEST, MEMBERS
-from sealed_experts.sealing.errors import PackageError
+from sealed_experts.sealing.content.new_folder import new_folder, written
+from sealed_experts.sealing.errors import PackageError, SignatureError
 from sealed_experts.sealing.expert.archive import ArchiveReader, MemberSource
 from sealed_experts.sealing.expert.integrity import (
     MANIFEST,
@@ -32,7 +36,7 @@ from sealed_experts.sealing.keys.policy import Policy
 from sealed_experts.sealing.keys.publisher import PublicKey, Publisher
 from sealed_experts.sealing.keys.signing import ED25519, verify_signature
 from sealed_experts.sealing.keys.trust import TrustStore
-from sealed_experts.sealing.source import Memory, Source, blocks, open_source
+from sealed_experts.sealing.source import Buffer, Memory, Source, blocks, open_source
 from sealed_experts.sealing.tgsp.examination import ANY, PackageReport, VerifiedPackage
 
 MAGIC = b"\x1f\x8b"
@@ -43,6 +47,7 @@ _LIMITS = {
     MANIFEST: 2 * MAX_MANIFEST,  # `integrity` comes on top
     SIGNATURE: SIGNATURE_LENGTH,
 }
+ONE_SIGNATURE = Policy(signatures=(ED25519,))  # what the format can hold, whatever keys a publisher has
 LARGEST = compressed_size(archive_size(_LIMITS.values()))
 
 
@@ -73,7 +78,7 @@ def open_expert(path: str | os.PathLike[str], *, trust: TrustStore, policy: Poli
         ArchiveReader(source, limits=_LIMITS)  # its start and size are right, before all of it is read
         if source.size > LARGEST:
             raise PackageError(f"the file has {source.size} bytes; at most {LARGEST} are allowed")
-        data = b"".join(blocks(source, offset=0, length=source.size))
+        data = source.read(0, source.size)
         source.check_unchanged()
         return open_expert_bytes(data, trust=trust, policy=policy)
 
@@ -96,40 +101,100 @@ def verify_expert(path: str | os.PathLike[str], *, trust: TrustStore, policy: Po
         return examine_expert(source, trust=trust, policy=policy)
 
 
-def examine_expert(source: Source, *, trust: TrustStore, policy: Policy = ANY, weights: bool = False) -> ExpertReport:
+def unpack_expert(
+    path: str | os.PathLike[str], folder: Path, *, trust: TrustStore, policy: Policy = ANY
+) -> ExpertReport:
+    """Verify a file, and write its manifest and members into a new folder, in a memory that does not grow with it.
+
+    The manifest is written without `integrity`, and the members under the names that it gives them.
+
+    Raises:
+        UserError: the folder exists, or cannot be written; or as `open_expert`.
+        PackageError: as `open_expert`.
+    """
+    with _named(path), open_source(path) as source, new_folder(folder) as temporary:
+        report = examine_expert(source, trust=trust, policy=policy, unpack_to=temporary)
+        write_bytes(temporary / MANIFEST, manifest_bytes(report.manifest))
+        return report
+
+
+def verify_expert_manifest(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY) -> ExpertReport:
+    """Check the signature and what it fixes, and look at nothing but the manifest.
+
+    Raises:
+        UserError, PackageError: as `open_expert`.
+    """
+    with _named(path), open_source(path) as source:
+        signed = _checked(source, trust=trust, policy=policy)
+        source.check_unchanged()
+        return _report(source, signed, members={})
+
+
+def examine_expert(
+    source: Source,
+    *,
+    trust: TrustStore,
+    policy: Policy = ANY,
+    weights: bool = False,
+    unpack_to: Path | None = None,
+) -> ExpertReport:
     """Check everything about an `.expert` file, wherever its bytes come from.
 
     Order: signature under a trusted key, container, manifest, set of members both ways, sizes, digests, linter.
 
     Args:
-        policy: what is required beyond a trusted publisher; of signatures, by default the one that the format has.
+        policy: what is required beyond a trusted publisher; of signatures, by default all that it has keys for, so
+            that one with a second key is refused unless the policy names Ed25519 alone.
         weights: whether the report holds them too.
+        unpack_to: a new folder that the members are written into; nothing in it counts before this has returned.
 
     Raises:
         UserError, PackageError: as `open_expert`.
     """
-    policy = policy if policy.signatures else replace(policy, signatures=(ED25519,))
-    signed = _signed(source, trust=trust, policy=policy)
-    check_manifest(signed.manifest)
-    policy.check(signed.publisher, [(ED25519, signed.publisher.raw)], signed.manifest)
-    _check_members(signed)
+    signed = _checked(source, trust=trust, policy=policy)
+
+    def read(name: str) -> Iterator[Buffer]:
+        return blocks(signed.members[name], offset=0, length=signed.members[name].size)
+
+    # What may have changed between the two readings, and what is written, is hashed again.
+    again = unpack_to is not None or not source.constant
     content = check_content(
         signed.manifest,
-        lambda name: blocks(signed.members[name], offset=0, length=signed.members[name].size),
-        # What may have changed between the two readings is hashed again.
-        known={name: entry.sha256 for name, entry in signed.entries.items()} if source.constant else None,
+        read if unpack_to is None else written(read, unpack_to),
+        known=None if again else {name: entry.sha256 for name, entry in signed.entries.items()},
         keep_weights=weights,
     )
     source.check_unchanged()
+    return _report(source, signed, members=content.members, shapes=content.shapes)
+
+
+def _checked(source: Source, *, trust: TrustStore, policy: Policy) -> "_Signed":
+    """Check all but the members' content."""
+    signed = _signed(source, trust=trust, policy=policy)
+    check_manifest(signed.manifest)
+    check_long_name(signed.manifest)
+    policy.check(signed.publisher, [(ED25519, signed.publisher.raw)], signed.manifest)
+    _check_members(signed)
+    return signed
+
+
+def _report(
+    source: Source,
+    signed: "_Signed",
+    *,
+    members: dict[str, bytes],
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> ExpertReport:
     return ExpertReport(
         manifest=signed.manifest,
         integrity=signed.integrity,
-        members=content.members,
+        members=members,
         publisher=signed.publisher.fingerprint,
         publisher_name=signed.publisher.name,
         digest=signed.digest,
         size=source.size,
         signatures=(ED25519,),
+        shapes=shapes or {},
     )
 
 
@@ -168,7 +233,8 @@ def _signed(source: Source, *, trust: TrustStore, policy: Policy) -> _Signed:
     own, entries = _scan(reader)
     manifest = _manifest(own)
     raw, signature = claimed_key(manifest), signature_value(own[SIGNATURE])
-    publisher = trust.publisher_of([(ED25519, raw)], required=policy.signatures)
+    publisher = trust.publisher_of([(ED25519, raw)], required=())
+    _check_one_is_enough(publisher, policy)
     message = signed_message(manifest=manifest, entries=entries)
     verify_signature(algorithm=ED25519, public_key=publisher.raw, value=signature, message=message)
     check_integrity(manifest, signature=signature, entries=entries)
@@ -180,6 +246,22 @@ def _signed(source: Source, *, trust: TrustStore, policy: Policy) -> _Signed:
         entries={_CONTENT_NAMES.get(name, name): entry for name, entry in entries.items()},
         publisher=publisher,
     )
+
+
+def _check_one_is_enough(publisher: Publisher, policy: Policy) -> None:
+    """Refuse a publisher known with more keys, unless a policy says that Ed25519 will do: a forger would choose this.
+
+    Raises:
+        SignatureError: another signature is required, which the format cannot hold.
+    """
+    required = publisher.algorithms if policy.signatures is None else policy.signatures
+    missing = sorted(set(required) - {ED25519})
+    if missing:
+        raise SignatureError(
+            f"a signature with {' and '.join(missing)} is required of {publisher.name} too, and an .expert carries"
+            f" {ED25519} alone: get the package as .tgsp, or accept this one by a policy file (--policy) that says"
+            f" `signatures: [{ED25519}]`"
+        )
 
 
 def _manifest(own: dict[str, bytes]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Sealing an `.expert` file: from the same manifest and members as a `.tgsp`, verified before it appears."""
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -10,7 +11,7 @@ from typing import Any
 from sealed_experts.files.atomic import atomic_writer, sync_folder, write_error
 from sealed_experts.files.canonical import canonical_json
 from sealed_experts.sealing.expert.archive import Content, pieces, write_archive
-from sealed_experts.sealing.expert.container import ARCHIVE_NAMES, examine_expert
+from sealed_experts.sealing.expert.container import ARCHIVE_NAMES, ONE_SIGNATURE, examine_expert
 from sealed_experts.sealing.expert.integrity import MANIFEST, SIGNATURE, Entry, signed_message, unsigned_integrity
 from sealed_experts.sealing.keys.private_keys import PublisherKey
 from sealed_experts.sealing.keys.signing import ED25519
@@ -56,18 +57,19 @@ def _write_verified(
     target: Path, members: Mapping[str, Content], *, sizes: Mapping[str, int], trust: TrustStore
 ) -> str:
     """Write an archive beside `target`, verify it, give it its name, and return its SHA-256."""
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}.draft")
+    draft = target.with_name(f".{secrets.token_hex(8)}.draft")
     try:
         with atomic_writer(draft) as stream:
             write_archive(stream, members, sizes=sizes)
         with open_source(draft) as source:
-            digest = examine_expert(source, trust=trust).digest
+            digest = examine_expert(source, trust=trust, policy=ONE_SIGNATURE).digest
         os.replace(draft, target)
         sync_folder(target.parent)
     except OSError as error:
         raise write_error(target, error) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink()
     assert digest is not None, "it is always computed"
     return digest
 

@@ -8,13 +8,18 @@ from sealed_experts.errors import UserError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_DEFAULT = (".config", "sealed-experts")
+_OUTSIDE = (
+    "keep it outside (SEALED_EXPERTS_HOME names the folder of keys, SEALED_EXPERTS_KEY and SEALED_EXPERTS_IDENTITY the "
+    "files in use)"
+)
 
 
 def home_folder() -> Path:
     """Return ${SEALED_EXPERTS_HOME}, by default ~/.config/sealed-experts. It may not exist yet."""
     chosen = os.environ.get("SEALED_EXPERTS_HOME")
     try:
-        return Path(chosen).expanduser() if chosen else Path.home() / ".config" / "sealed-experts"
+        return Path(chosen).expanduser() if chosen else Path.home().joinpath(*_DEFAULT)
     except RuntimeError as error:
         raise UserError(f"no home folder is known ({error}): set SEALED_EXPERTS_HOME to a folder of yours") from error
 
@@ -83,14 +88,37 @@ def refuse_project(path: Path) -> None:
     """Refuse a private key where it could be committed, copied or published with a run's results.
 
     Raises:
-        UserError: the path lies in this program's own folder or in the folder of a workflow.
+        UserError: the path, or what it leads to, lies in this program's own folder, in the folder of a workflow, or in
+            a folder of results.
     """
-    program, own = Path(__file__).resolve().parents[3], Path(os.path.expanduser("~")).resolve()
-    for folder in path.resolve().parents:
-        if folder == own or folder in own.parents:
-            return  # a Snakefile that lies about in one's home folder makes no project of the whole
-        if folder == program or (folder / "Snakefile").exists() or (folder / "workflow" / "Snakefile").exists():
+    program = Path(__file__).resolve().parents[4]
+    for folder in {*Path(os.path.abspath(path)).parents, *Path(os.path.realpath(path)).parents}:
+        if folder.name == "results":
+            raise UserError(f"{path} lies in {folder}, where a private key would be published with it: {_OUTSIDE}")
+        if folder == program or (_is_workflow(folder) and not _is_own_place(path, folder)):
             raise UserError(
-                f"{path} lies in the project {folder}, where a private key would travel with its files: keep it "
-                "outside (SEALED_EXPERTS_HOME names the folder of keys, SEALED_EXPERTS_KEY the key that signs)"
+                f"{path} lies in the project {folder}, where a private key would travel with its files: {_OUTSIDE}"
             )
+
+
+def expanded(path: str, *, variable: str) -> Path:
+    """Return the path that an environment variable names, with `~` replaced.
+
+    Raises:
+        UserError: it begins with the `~` of a user who is not known here.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{variable}={path}: no home folder of that user is known: write the whole path") from error
+
+
+def _is_workflow(folder: Path) -> bool:
+    return any(os.path.exists(folder / name) for name in ("Snakefile", "workflow/Snakefile"))
+
+
+def _is_own_place(path: Path, folder: Path) -> bool:
+    """Tell whether `path` is in the default folder of keys of a user in whose home folder a Snakefile lies about."""
+    home = os.path.realpath(os.path.expanduser("~"))
+    default = Path(home, *_DEFAULT)
+    return str(folder) == home and Path(os.path.realpath(path)).is_relative_to(default)

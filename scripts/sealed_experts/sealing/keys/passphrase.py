@@ -21,7 +21,7 @@ def read_passphrase(path: Path) -> bytes:
     if given:
         return _encoded(given)
     _require_terminal(f"the private key {path} has a passphrase")
-    return _encoded(getpass.getpass(f"passphrase of {path}: "))
+    return _encoded(_asked(f"passphrase of {path}: "))
 
 
 def new_passphrase() -> bytes:
@@ -34,8 +34,8 @@ def new_passphrase() -> bytes:
     if given:
         return _encoded(given)
     _require_terminal("a key with a passphrase is to be made")
-    first = getpass.getpass("passphrase of the new key: ")
-    if first != getpass.getpass("the same again: "):
+    first = _asked("passphrase of the new key: ")
+    if first != _asked("the same again: "):
         raise UserError("the two passphrases differ: run the command again")
     return _encoded(first)
 
@@ -43,6 +43,23 @@ def new_passphrase() -> bytes:
 def wanted() -> bool:
     """Tell whether the environment gives a passphrase, so that new keys get it."""
     return bool(os.environ.get(VARIABLE))
+
+
+def require_variable(path: Path) -> None:
+    """Refuse a key whose passphrase the environment lacks: jobs read it there, and cannot ask.
+
+    Raises:
+        UserError: it lacks it.
+    """
+    if not wanted():
+        raise UserError(f"the private key {path} has a passphrase, for which jobs cannot ask: set {VARIABLE}")
+
+
+def _asked(prompt: str) -> str:
+    try:
+        return getpass.getpass(prompt)
+    except EOFError as error:
+        raise UserError(f"no passphrase was given: run the command again, or set {VARIABLE}") from error
 
 
 def _require_terminal(why: str) -> None:

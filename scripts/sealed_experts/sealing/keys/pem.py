@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.serialization import (
 
 from sealed_experts.errors import UserError
 from sealed_experts.sealing.keys.pkcs8 import Serialisable, encrypted_pem
+from sealed_experts.sealing.keys.private_file import LARGEST_FILE
 from sealed_experts.sealing.keys.publisher import PublicKey
 from sealed_experts.sealing.keys.signing import ALGORITHMS, ED25519, PrivateKey, algorithm_of
 from sealed_experts.sealing.keys.trust_entry import refuse_weak
 from sealed_experts.sealing.regular_file import open_regular
 
-LARGEST_FILE = 16_384
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----\r?\n[A-Za-z0-9+/=\r\n]+-----END \1-----\s*")
 _PUBLIC, _PRIVATE, _ENCRYPTED = b"PUBLIC KEY", b"PRIVATE KEY", b"ENCRYPTED PRIVATE KEY"
 _MAKE = "`sealed-experts keys create` makes one"
@@ -74,8 +74,31 @@ def is_encrypted(content: bytes) -> bool:
     return b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in content
 
 
+def known_public(content: bytes, *, where: str) -> tuple[PublicKey, ...] | None:
+    """Return the public halves of a private file's content, or None where only its passphrase would tell.
+
+    Raises:
+        UserError: it holds something else than `parse_private` reads.
+    """
+    if not is_encrypted(content):
+        return public_keys(parse_private(content, where=where, secret=None))
+    stated = b"".join(block for label, block in _private_blocks(content, where) if label == _PUBLIC)
+    return parse_public(stated, where=where) if stated else None
+
+
+def public_keys(private: Mapping[str, PrivateKey]) -> tuple[PublicKey, ...]:
+    """Return the public halves of private keys by algorithm, Ed25519 first."""
+    return tuple(
+        PublicKey(algorithm=algorithm, raw=private[algorithm].public_key().public_bytes_raw())
+        for algorithm in ALGORITHMS
+        if algorithm in private
+    )
+
+
 def parse_private(content: bytes, *, where: str, secret: bytes | None) -> Mapping[str, PrivateKey]:
     """Return the keys of a private file's content by algorithm, Ed25519 first.
+
+    Under a passphrase, the public halves may stand beside them: so the file says whose it is before it is opened.
 
     Args:
         content: the file's content.
@@ -86,7 +109,11 @@ def parse_private(content: bytes, *, where: str, secret: bytes | None) -> Mappin
         UserError: it holds something else, the passphrase is wrong, or the library here lacks an algorithm.
     """
     found: dict[str, PrivateKey] = {}
-    for label, block in _blocks(content, f"{where} is not a private key in PEM: {_MAKE}"):
+    stated = b""
+    for label, block in _private_blocks(content, where):
+        if label == _PUBLIC and secret is not None:
+            stated += block
+            continue
         if label != (_PRIVATE if secret is None else _ENCRYPTED):
             raise UserError(f"{where} must hold PKCS8 private keys alone, all or none of them encrypted: {_MAKE}")
         try:
@@ -99,7 +126,13 @@ def parse_private(content: bytes, *, where: str, secret: bytes | None) -> Mappin
             raise UserError(f"{where} is not a private key in PEM: {_MAKE}") from error
         found[_taken(key, found, where)] = key  # type: ignore[assignment]
     _require_ed25519(found, where)
+    if stated and parse_public(stated, where=where) != public_keys(found):
+        raise UserError(f"{where} states other public keys than its private ones have: it was altered or damaged")
     return {algorithm: found[algorithm] for algorithm in ALGORITHMS if algorithm in found}
+
+
+def _private_blocks(content: bytes, where: str) -> Iterator[tuple[bytes, bytes]]:
+    return _blocks(content, f"{where} is not a private key in PEM: {_MAKE}")
 
 
 def _blocks(content: bytes, problem: str) -> Iterator[tuple[bytes, bytes]]:

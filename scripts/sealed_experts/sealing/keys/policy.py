@@ -14,7 +14,8 @@ from sealed_experts.sealing.keys.publisher import ANYTHING, Publisher, check_req
 from sealed_experts.sealing.keys.signing import ALGORITHMS
 
 _PATTERN = re.compile(r"[a-z0-9_*?.-]{1,64}")
-_KEYS = ("signatures", "publishers", "experts", "max_epsilon")
+_KEYS = ("signatures", "publishers", "experts", "max_epsilon", "max_delta")
+_LARGEST_DELTA = 1e-3  # at a large δ any ε can be claimed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +27,14 @@ class Policy:
         publishers: names or fingerprints of the only publishers accepted, or None for all that are trusted.
         experts: patterns of the experts' names accepted.
         max_epsilon: the largest joint ε accepted, or None for any, and for packages without privacy.
+        max_delta: the largest δ at which that ε may be stated.
     """
 
     signatures: tuple[str, ...] | None = None
     publishers: tuple[str, ...] | None = None
     experts: tuple[str, ...] = ANYTHING
     max_epsilon: float | None = None
+    max_delta: float = _LARGEST_DELTA
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "Policy":
@@ -54,11 +57,14 @@ class Policy:
         publishers = _list(
             document, "publishers", where, valid=lambda text: NAME.fullmatch(text) is not None, of="names, fingerprints"
         )
+        if "max_delta" in document and "max_epsilon" not in document:
+            raise UserError(f"{where}: max_delta: it belongs to max_epsilon, which is not there: give it too")
         return cls(
             signatures=signatures,
             publishers=publishers,
             experts=ANYTHING if experts is None else experts,
             max_epsilon=_positive(document, "max_epsilon", where),
+            max_delta=_positive(document, "max_delta", where) or _LARGEST_DELTA,
         )
 
     def check(self, publisher: Publisher, signers: Sequence[tuple[str, bytes]], manifest: Mapping[str, Any]) -> None:
@@ -85,14 +91,16 @@ class Policy:
         if not any(fnmatchcase(expert, pattern) for pattern in self.experts):
             raise PackageError(f"the policy accepts experts called {', '.join(self.experts)}; this is {expert[:80]!a}")
         if self.max_epsilon is not None:
-            _check_epsilon(manifest["privacy"]["epsilon"], most=self.max_epsilon)
+            _check_privacy(manifest["privacy"], epsilon=self.max_epsilon, delta=self.max_delta)
 
 
-def _check_epsilon(epsilon: float | None, *, most: float) -> None:
-    if epsilon is None:
-        raise PackageError(f"the policy accepts ε up to {most:g}; this package claims no privacy")
-    if not epsilon <= most:
-        raise PackageError(f"the policy accepts ε up to {most:g}; this package's is {epsilon:g}")
+def _check_privacy(stated: Mapping[str, Any], *, epsilon: float, delta: float) -> None:
+    if stated["epsilon"] is None:
+        raise PackageError(f"the policy accepts ε up to {epsilon:g}; this package claims no privacy")
+    if not stated["epsilon"] <= epsilon:
+        raise PackageError(f"the policy accepts ε up to {epsilon:g}; this package's is {stated['epsilon']:g}")
+    if stated["delta"] is None or not stated["delta"] <= delta:
+        raise PackageError(f"the policy accepts ε at δ up to {delta:g}; this package states it at {stated['delta']}")
 
 
 def _list(document: Mapping[str, Any], key: str, where: str, *, valid: Any, of: str) -> tuple[str, ...] | None:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,31 +10,31 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_bytes, write_text
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.sealing.keys import passphrase
-from sealed_experts.sealing.keys.home import (
-    NAME,
-    checked_name,
-    home_folder,
-    private_folder,
-    refuse_foreign,
-    refuse_project,
-    refuse_shared,
+from sealed_experts.sealing.keys.home import checked_name, expanded, home_folder, private_folder, refuse_project
+from sealed_experts.sealing.keys.leftovers import clear_leftovers
+from sealed_experts.sealing.keys.own_entry import DEFAULT_NAME, RETIRED, check_accepted, own_entry, refuse_unusable
+from sealed_experts.sealing.keys.pem import (
+    is_encrypted,
+    known_public,
+    parse_private,
+    private_pem,
+    public_keys,
+    read_public_keys,
 )
-from sealed_experts.sealing.keys.pem import LARGEST_FILE, is_encrypted, parse_private, private_pem, read_public_keys
-from sealed_experts.sealing.keys.publisher import PublicKey, Publisher
+from sealed_experts.sealing.keys.private_file import read_private_file
+from sealed_experts.sealing.keys.publisher import Publisher
 from sealed_experts.sealing.keys.signing import (
-    ALGORITHMS,
     ED25519,
     PrivateKey,
     available_algorithms,
     generate_key,
     self_test,
 )
-from sealed_experts.sealing.keys.trust import is_taken, load_trust, trust_publisher
-from sealed_experts.sealing.regular_file import open_regular
+from sealed_experts.sealing.keys.trust import trust_publisher
 
-DEFAULT_NAME = "publisher"
+VARIABLE = "SEALED_EXPERTS_KEY"
 NOT_MADE_YET = "made on first use"
-RETIRED = ".retired-"
+_MISSING = f"`sealed-experts keys create` makes one, or correct {VARIABLE}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +47,7 @@ class PublisherKey:
     @classmethod
     def of(cls, private: Mapping[str, PrivateKey], *, name: str) -> "PublisherKey":
         """Return the publisher of these private keys by algorithm, Ed25519 among them."""
-        keys = tuple(
-            PublicKey(algorithm=algorithm, raw=private[algorithm].public_key().public_bytes_raw())
-            for algorithm in ALGORITHMS
-            if algorithm in private
-        )
-        return cls(public=Publisher(name=name, keys=keys), _private=private)
+        return cls(public=Publisher(name=name, keys=public_keys(private)), _private=private)
 
     def sign(self, message: bytes, *, algorithm: str = ED25519) -> bytes:
         """Return the signature of `message`: Ed25519 (RFC 8032, 64 bytes) or ML-DSA-65 (FIPS 204, 3309 bytes).
@@ -74,10 +69,14 @@ def keys_folder() -> Path:
 
 
 def key_path(name: str | None = None) -> Path:
-    """Return the private key's path: of `name`, or else ${SEALED_EXPERTS_KEY}, or else the key `publisher`."""
-    chosen = os.environ.get("SEALED_EXPERTS_KEY")
+    """Return the private key's path: of `name`, or else ${SEALED_EXPERTS_KEY}, or else the key `publisher`.
+
+    Raises:
+        UserError: the name is none, or the variable's path begins with an unknown user's home folder.
+    """
+    chosen = os.environ.get(VARIABLE)
     if name is None and chosen:
-        return Path(chosen).expanduser()
+        return expanded(chosen, variable=VARIABLE)
     return keys_folder() / f"{checked_name(name or DEFAULT_NAME)}.pem"
 
 
@@ -95,12 +94,16 @@ def create_key(
         the public half.
 
     Raises:
-        UserError: a key of this name exists, an algorithm does not work here, or the folder cannot be used.
+        UserError: a key of this name exists, the name is that of a retired key, an algorithm does not work here, or
+            the folder cannot be used.
     """
+    if RETIRED in checked_name(name):
+        raise UserError(f"{name!r} is a name of retired keys, which sign nothing: choose one without {RETIRED!r}")
     folder = private_folder(keys_folder())
     with folder_lock(folder):
-        path = folder / f"{checked_name(name)}.pem"
-        if path.exists():
+        clear_leftovers(folder)
+        path = folder / f"{name}.pem"
+        if path.exists() or path.is_symlink():
             raise UserError(f"{path} exists: choose another --name, or move that key away first")
         key = new_key(name=name, algorithms=algorithms)
         return write_key(path, key, entry=own_entry(path, key.public, name=name), secret=secret)
@@ -140,21 +143,24 @@ def unlocked(path: Path) -> tuple[PublisherKey, bytes | None]:
         UserError: the key is missing, is not a publisher's, its passphrase is missing or wrong, or others can read or
             replace it.
     """
-    content = read_private_file(path)
+    content = read_private_file(path, remedy=_MISSING)
     secret = passphrase.read_passphrase(path) if is_encrypted(content) else None
     return PublisherKey.of(parse_private(content, where=str(path), secret=secret), name=path.stem), secret
 
 
 def public_half(path: Path) -> Publisher:
-    """Return the public half of a private key; for one with a passphrase from the .pub file beside it.
+    """Return the public half of a private key; nobody is asked for a passphrase where the file itself tells.
+
+    For a file under a passphrase that does not, made elsewhere, the .pub file beside it does.
 
     Raises:
         UserError: as `unlocked`.
     """
-    beside = path.with_suffix(".pub")
-    if is_encrypted(read_private_file(path)) and beside.exists():
-        return Publisher(name=path.stem, keys=read_public_keys(beside))
-    return unlocked(path)[0].public
+    content, beside = read_private_file(path, remedy=_MISSING), path.with_suffix(".pub")
+    keys = known_public(content, where=str(path))
+    if keys is None and beside.exists():
+        keys = read_public_keys(beside)
+    return unlocked(path)[0].public if keys is None else Publisher(name=path.stem, keys=keys)
 
 
 def publisher_fingerprint() -> str:
@@ -162,7 +168,9 @@ def publisher_fingerprint() -> str:
     return public_half(key_path()).fingerprint
 
 
-def ensure_publisher_key(*, create: bool = True, algorithms: Sequence[str] | None = None) -> str:
+def ensure_publisher_key(
+    *, create: bool = True, algorithms: Sequence[str] | None = None, experts: Iterable[str] = ()
+) -> str:
     """Return the publisher key's fingerprint; make the key on first use and say so on standard error.
 
     Another path, given by SEALED_EXPERTS_KEY, is never filled by us.
@@ -170,47 +178,30 @@ def ensure_publisher_key(*, create: bool = True, algorithms: Sequence[str] | Non
     Args:
         create: whether an absent key is made; if not, its fingerprint is `NOT_MADE_YET`.
         algorithms: those of a key that is made, by default all that work here.
+        experts: names of the experts that it is to seal.
 
     Raises:
-        UserError: as `public_half`; or the key's public half is not trusted, revoked or expired, so that every package
-            that it signs would be refused.
+        UserError: as `public_half`; or as `check_accepted`, for every package that it signs would be refused.
     """
     path = key_path()
-    if path == key_path(DEFAULT_NAME) and not path.exists():
+    if path.absolute() == key_path(DEFAULT_NAME).absolute() and not path.exists():
         if not create:
             return NOT_MADE_YET
-        with folder_lock(private_folder(path.parent)):
-            if not path.exists():  # else another process has made it meanwhile
-                key = new_key(name=path.stem, algorithms=algorithms)
-                write_key(path, key, entry=own_entry(path, key.public), secret=None)
-                print(
-                    f"made a publisher key: {path} (fingerprint {key.public.fingerprint}); it signs your packages and "
-                    "is trusted on this machine. Keep a copy of it in a safe place.",
-                    file=sys.stderr,
-                )
+        _make_first(path, algorithms)
     public = public_half(path)
-    refuse_unusable(path, public)
-    known = load_trust().find(public.fingerprint)
-    if known is None:
-        raise UserError(
-            f"the publisher key {path} is not trusted on this machine, so its packages would be refused: run "
-            "`sealed-experts keys export --output publisher.pub` and `sealed-experts keys trust publisher.pub`"
-        )
-    if known.status() != "trusted":
-        raise UserError(
-            f"the publisher key {path} expired here on {known.expires}, so its packages would be refused: run "
-            "`sealed-experts keys rotate`, or trust it anew with a later --expires"
-        )
+    check_accepted(path, public, experts=experts)
     return public.fingerprint
 
 
-def own_entry(path: Path, public: Publisher, *, name: str | None = None) -> Publisher:
-    """Return the trust store's entry of one's own key: by default named as its file, if that name is free."""
-    if name is None:
-        name = path.stem if NAME.fullmatch(path.stem) else DEFAULT_NAME
-        if is_taken(name):
-            name = f"{name[:55]}-{public.fingerprint[:8]}"
-    return Publisher(name=name, keys=public.keys)
+def mend_public(path: Path, public: Publisher) -> None:
+    """Write the public file of a key of the home folder where a killed command left none, or the former key's."""
+    beside = path.with_suffix(".pub")
+    whole = beside.is_file() and beside.read_bytes() == public.pem.encode()
+    if whole or path.absolute().parent != keys_folder().absolute():
+        return
+    with folder_lock(path.parent):
+        if known_public(read_private_file(path), where=str(path)) in (None, public.keys):
+            write_text(beside, public.pem)
 
 
 def write_key(path: Path, key: PublisherKey, *, entry: Publisher, secret: bytes | None) -> Publisher:
@@ -227,46 +218,22 @@ def write_key(path: Path, key: PublisherKey, *, entry: Publisher, secret: bytes 
         secret = passphrase.new_passphrase()
     # Trust first: a crash in between leaves trust in a key that nobody has, not a key whose packages are refused.
     trusted = trust_publisher(entry)
+    # Under a passphrase the private file states its public half too: whatever is cut short, the two belong together.
+    content = private_pem(key._private.values(), passphrase=secret)
+    write_bytes(path, content + (b"" if secret is None else key.public.pem.encode()), mode=0o600)
     write_text(path.with_suffix(".pub"), key.public.pem)
-    write_bytes(path, private_pem(key._private.values(), passphrase=secret), mode=0o600)
     return trusted
 
 
-def read_private_file(path: Path) -> bytes:
-    """Return the content of a private file that only this user can read.
-
-    Raises:
-        UserError: it is missing, no regular file, in a project's folder, or others can read or replace it.
-    """
-    refuse_project(path)
-    refuse_shared(path.resolve().parent)
-    try:
-        with open_regular(path) as (stream, status):
-            if status.st_mode & 0o077:
-                mode = f"{status.st_mode & 0o777:04o}"
-                raise UserError(f"other users can use the private key {path} (mode {mode}): chmod 600 it")
-            refuse_foreign(path, status)
-            return stream.read(LARGEST_FILE)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"the private key {path} does not exist: `sealed-experts keys create` makes one, or correct "
-            "SEALED_EXPERTS_KEY"
-        ) from error
-    except OSError as error:
-        raise UserError(f"cannot read the private key {path}: {error.strerror}") from error
-
-
-def refuse_unusable(path: Path, public: Publisher) -> None:
-    """Refuse to sign with a key that was retired or revoked.
-
-    Raises:
-        UserError: it was.
-    """
-    if RETIRED in path.stem:
-        raise UserError(f"the publisher key {path} was retired: sign with the one that took its place")
-    known = load_trust().find(public.fingerprint)
-    if known is not None and known.revoked is not None:
-        raise UserError(
-            f"the publisher key {path} was revoked ({known.revoked}), so its packages would be refused: sign with "
-            "another key (SEALED_EXPERTS_KEY), or move it away and run `sealed-experts keys create`"
+def _make_first(path: Path, algorithms: Sequence[str] | None) -> None:
+    with folder_lock(private_folder(path.parent)):
+        clear_leftovers(path.parent)
+        if path.exists():  # another process has made it meanwhile
+            return
+        key = new_key(name=path.stem, algorithms=algorithms)
+        write_key(path, key, entry=own_entry(path, key.public), secret=None)
+        print(
+            f"made a publisher key: {path} (fingerprint {key.public.fingerprint}); it signs your packages and is "
+            "trusted on this machine. Keep a copy of it in a safe place.",
+            file=sys.stderr,
         )

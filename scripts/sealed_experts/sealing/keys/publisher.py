@@ -39,7 +39,8 @@ class Publisher:
         scopes: patterns of the experts' names that it may sign (`*` and `?` as in file names).
         expires: the last day (UTC) on which its signatures are accepted, or None.
         revoked: why its signatures are no longer accepted, or None.
-        certified_by: fingerprint of the publisher's former key, whose rotation statement brought this one, or None.
+        ancestors: fingerprints of the former keys through whose rotation statements it came, the last one first: who
+            held one of them could have made all that followed.
     """
 
     name: str
@@ -47,7 +48,12 @@ class Publisher:
     scopes: tuple[str, ...] = ANYTHING
     expires: datetime.date | None = None
     revoked: str | None = None
-    certified_by: str | None = None
+    ancestors: tuple[str, ...] = ()
+
+    @property
+    def certified_by(self) -> str | None:
+        """Fingerprint of the former key whose rotation statement brought this one, or None."""
+        return self.ancestors[0] if self.ancestors else None
 
     @property
     def algorithms(self) -> tuple[str, ...]:

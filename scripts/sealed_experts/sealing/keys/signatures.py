@@ -1,4 +1,4 @@
-"""Which key seals, and that it has exactly the algorithms that the configuration asks for.
+"""Which key seals, that it can be used, and that it has exactly the algorithms that the configuration asks for.
 
 Whoever trusts a publisher requires a signature by each of its keys, so that none can be stripped. A package that leaves
 one out would be refused everywhere: this is found before anything is trained.
@@ -7,7 +7,10 @@ one out would be refused everywhere: this is found before anything is trained.
 from collections.abc import Mapping, Sequence
 
 from sealed_experts.errors import UserError
-from sealed_experts.sealing.keys.private_keys import ensure_publisher_key, key_path, public_half
+from sealed_experts.sealing.keys.passphrase import require_variable
+from sealed_experts.sealing.keys.pem import is_encrypted
+from sealed_experts.sealing.keys.private_file import read_private_file
+from sealed_experts.sealing.keys.private_keys import ensure_publisher_key, key_path, load_key, mend_public, public_half
 
 
 def settle_publisher(wanted: Mapping[str, Sequence[str]], *, create: bool) -> str:
@@ -15,17 +18,26 @@ def settle_publisher(wanted: Mapping[str, Sequence[str]], *, create: bool) -> st
 
     Args:
         wanted: each expert's `package.signatures`; an empty one stands for all that the key has.
-        create: whether an absent key is made. It gets the algorithms that all experts ask for, if they agree.
+        create: whether jobs follow: then an absent key is made, with the algorithms that all experts ask for, if they
+            agree, and a key under a passphrase is opened.
 
     Raises:
-        UserError: as `ensure_publisher_key`; or an expert asks for other algorithms than the key has.
+        UserError: as `ensure_publisher_key`; or an expert asks for other algorithms than the key has; or jobs could not
+            open the key.
     """
     asked = {frozenset(algorithms) for algorithms in wanted.values()}
     agreed = sorted(next(iter(asked))) if len(asked) == 1 and all(asked) else None
-    fingerprint = ensure_publisher_key(create=create, algorithms=agreed)
+    fingerprint = ensure_publisher_key(create=create, algorithms=agreed, experts=wanted)
     path = key_path()
     if path.exists():
         check_signatures(wanted, has=public_half(path).algorithms)
+    if create:
+        if is_encrypted(read_private_file(path)):
+            require_variable(path)
+        opened = load_key(path).public
+        mend_public(path, opened)
+        if opened.fingerprint != fingerprint:  # where a .pub file of the user's own stands for it
+            raise UserError(f"{path.with_suffix('.pub')} is not the public half of {path}: remove it, or put it right")
     return fingerprint
 
 

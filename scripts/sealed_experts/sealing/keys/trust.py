@@ -134,6 +134,19 @@ def is_taken(name: str) -> bool:
     return (trust_folder() / f"{name}.json").exists()
 
 
+def free_name(name: str, key_fingerprint: str) -> str:
+    """Return a name that no trusted publisher has: `name` and as much of a fingerprint as it takes.
+
+    Raises:
+        UserError: all of them are taken.
+    """
+    for digits in (8, 16, 32, 48):
+        longer = f"{name[: 63 - digits]}-{key_fingerprint[:digits]}"
+        if not is_taken(longer):
+            return longer
+    raise UserError(f"{longer} is already the name of another trusted key: untrust that one first")
+
+
 def untrust_key(name_or_fingerprint: str) -> tuple[Publisher, ...]:
     """Remove a publisher from the trust store, by name or by its whole fingerprint.
 
@@ -165,16 +178,20 @@ def mark_revoked(publisher: Publisher, *, reason: str) -> Publisher:
     """Keep a publisher in the store as revoked, under the name it has there, and return the entry.
 
     Raises:
-        UserError: the reason is not one line of text.
+        UserError: the reason is not one line of text, or another publisher is trusted with one of its keys.
     """
     check_reason(reason)
     with folder_lock(private_folder(trust_folder())):
-        entry = load_trust().find(publisher.fingerprint) or publisher
+        known = load_trust()
+        entry = known.find(publisher.fingerprint) or publisher
+        if entry.revoked is not None:
+            return entry
         if entry is publisher and is_taken(entry.name):
-            entry = replace(entry, name=f"{entry.name[:55]}-{entry.fingerprint[:8]}")
-        if entry.revoked is None:
-            entry = replace(entry, revoked=reason)
-            write_text(trust_folder() / f"{checked_name(entry.name)}.json", canonical_json(entry_of(entry)) + "\n")
+            entry = replace(entry, name=free_name(entry.name, entry.fingerprint))
+        entry = replace(entry, revoked=reason)
+        # One that shares a key with another would make the whole store unreadable.
+        TrustStore([*(other for other in known if other.fingerprint != entry.fingerprint), entry])
+        write_text(trust_folder() / f"{checked_name(entry.name)}.json", canonical_json(entry_of(entry)) + "\n")
     return entry
 
 

@@ -14,17 +14,19 @@ from sealed_experts.sealing.keys.signing import ALGORITHMS, ED25519, is_weak
 from sealed_experts.sealing.regular_file import open_regular
 
 _SCOPE = re.compile(r"[a-z0-9_*?.-]{1,64}")
-_FIELDS = {"certified_by", "expires", "fingerprint", "keys", "name", "revoked", "scopes"}
+_FIELDS = {"ancestors", "expires", "fingerprint", "keys", "name", "revoked", "scopes"}
+# What this program wrote when it kept the last one of the ancestors alone.
+_ONE_ANCESTOR_FIELDS = _FIELDS - {"ancestors"} | {"certified_by"}
 # What this program wrote when publishers had one key: trusted for anything, for ever.
 _FORMER_FIELDS = {"algorithm", "fingerprint", "name", "public_key"}
-_LARGEST_FILE = 16_384
+_LARGEST_FILE = 65_536
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 def entry_of(publisher: Publisher) -> dict[str, Any]:
     """Return a publisher as the trust store writes it."""
     return {
-        "certified_by": publisher.certified_by,
+        "ancestors": list(publisher.ancestors),
         "expires": None if publisher.expires is None else publisher.expires.isoformat(),
         "fingerprint": publisher.fingerprint,
         "keys": {key.algorithm: key.raw.hex() for key in publisher.keys},
@@ -43,26 +45,19 @@ def read_entry(path: Path) -> Publisher:
     try:
         with open_regular(path) as (stream, status):
             refuse_foreign(path, status)
-            entry = strict_json(stream.read(_LARGEST_FILE))
+            content = stream.read(_LARGEST_FILE)
     except OSError as error:
         raise UserError(f"cannot read the trusted key {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}; delete it") from error
-    if isinstance(entry, dict) and set(entry) == _FORMER_FIELDS and entry["algorithm"] == ED25519:
-        entry = {
-            **{"certified_by": None, "expires": None, "revoked": None, "scopes": list(ANYTHING)},
-            **{"fingerprint": entry["fingerprint"], "keys": {ED25519: entry["public_key"]}, "name": entry["name"]},
-        }
-    if not isinstance(entry, dict) or set(entry) != _FIELDS:
-        raise UserError(f"{path} is not a trusted key's file: it must hold {', '.join(sorted(_FIELDS))}; delete it")
+    remedy = _remedy(content)
     try:
+        entry = _present(strict_json(content))
         publisher = _publisher(entry)
     except (TypeError, ValueError, UserError) as error:
-        raise UserError(f"{path} is damaged: {error}; delete it") from error
+        raise UserError(f"{path} is damaged: {error}; {remedy}") from error
     for key in publisher.keys:
-        refuse_weak(key, f"the key in {path}", remedy="delete it")
-    if entry["name"] != path.stem or not NAME.fullmatch(entry["name"]):
-        raise UserError(f"{path} is damaged: it names {entry['name']!r} instead of {path.stem!r}; delete it")
+        refuse_weak(key, f"the key in {path}", remedy=remedy)
+    if publisher.name != path.stem or not NAME.fullmatch(publisher.name):
+        raise UserError(f"{path} is damaged: it names {publisher.name!r} instead of {path.stem!r}; {remedy}")
     return publisher
 
 
@@ -115,6 +110,28 @@ def refuse_weak(key: PublicKey, where: str, *, remedy: str = "ask its owner for 
         raise UserError(f"{where} is a point of small order, under which anybody can sign: {remedy}")
 
 
+def _remedy(content: bytes) -> str:
+    """Say what to do about a damaged entry: one that may hold a revocation must not be forgotten."""
+    if b'"revoked":null' in content.replace(b" ", b"") or b'"public_key"' in content:
+        return "delete it, and trust its publisher again"
+    return "restore it from a copy: it may hold a revocation, and without it a revoked key could be trusted again"
+
+
+def _present(entry: Any) -> dict[str, Any]:
+    """Return an entry with the fields that this version writes."""
+    fields = set(entry) if isinstance(entry, dict) else set()
+    if fields == _FORMER_FIELDS and entry["algorithm"] == ED25519:
+        kept = {"fingerprint": entry["fingerprint"], "keys": {ED25519: entry["public_key"]}, "name": entry["name"]}
+        return {**kept, "ancestors": [], "expires": None, "revoked": None, "scopes": list(ANYTHING)}
+    if fields == _ONE_ANCESTOR_FIELDS:
+        last = entry["certified_by"]
+        kept = {field: value for field, value in entry.items() if field != "certified_by"}
+        return {**kept, "ancestors": [] if last is None else [last]}
+    if fields != _FIELDS:
+        raise ValueError(f"it must hold {', '.join(sorted(_FIELDS))}, and nothing else")
+    return dict(entry)
+
+
 def _publisher(entry: Mapping[str, Any]) -> Publisher:
     keys = raw_keys(entry["keys"])
     if keys[0].fingerprint != entry["fingerprint"]:
@@ -129,14 +146,14 @@ def _publisher(entry: Mapping[str, Any]) -> Publisher:
         raise ValueError("its revoked must be a reason or null")
     if revoked is not None:
         check_reason(revoked)
-    certified_by = entry["certified_by"]
-    if certified_by is not None and not _FINGERPRINT.fullmatch(certified_by):
-        raise ValueError("certified_by must be a fingerprint or null")
+    ancestors = entry["ancestors"]
+    if not isinstance(ancestors, list) or not all(_FINGERPRINT.fullmatch(ancestor) for ancestor in ancestors):
+        raise ValueError("its ancestors must be a list of fingerprints")
     return Publisher(
         name=entry["name"],
         keys=keys,
         scopes=tuple(scopes),
         expires=None if expires is None else datetime.date.fromisoformat(expires),
         revoked=revoked,
-        certified_by=certified_by,
+        ancestors=tuple(ancestors),
     )

@@ -36,6 +36,7 @@ MAX_RECIPIENTS = 50
 KEY_CONTEXT = b"sealed-experts/tgsp/v1/key"
 CHUNK_CONTEXT = b"sealed-experts/tgsp/v1/chunk"
 _ENTRY = 32 + WRAPPED_KEY
+_PROBE = X25519PrivateKey.from_private_bytes(bytes([1]) * 32)  # nobody's: any one shows a point of small order
 
 
 class EncryptedError(UserError):
@@ -53,9 +54,10 @@ class Recipient:
     raw: bytes
 
     def __post_init__(self) -> None:
-        """Refuse bytes that are no such key."""
+        """Refuse bytes that are no such key, and a curve's point of small order: nothing can be encrypted to it."""
         try:
-            self.halves()
+            _, curve = self.halves()
+            _PROBE.exchange(curve)
         except (ValueError, UnsupportedAlgorithm) as error:
             raise UserError(f"this is not a recipient's public key of {sum(PUBLIC_HALVES)} bytes: {error}") from error
 

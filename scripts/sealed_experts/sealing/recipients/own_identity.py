@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sealed_experts.errors import UserError
+from sealed_experts.sealing.keys.home import expanded
 from sealed_experts.sealing.recipients.encryption import Identity
 from sealed_experts.sealing.recipients.recipient_files import load_recipient, unlocked_identity
 
@@ -18,7 +19,7 @@ def own_identity() -> Identity | None:
         UserError: it cannot be read, or its passphrase is missing or wrong.
     """
     chosen = os.environ.get(VARIABLE)
-    return unlocked_identity(Path(chosen).expanduser()) if chosen else None
+    return unlocked_identity(expanded(chosen, variable=VARIABLE)) if chosen else None
 
 
 def check_readable(recipients: Mapping[str, Sequence[str]]) -> None:

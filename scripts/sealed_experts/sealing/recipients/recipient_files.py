@@ -16,13 +16,13 @@ from cryptography.hazmat.primitives.serialization import (
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_bytes
-from sealed_experts.sealing.keys.home import refuse_foreign
+from sealed_experts.sealing.keys.home import refuse_project
 from sealed_experts.sealing.keys.passphrase import read_passphrase
 from sealed_experts.sealing.keys.pem import is_encrypted, private_pem
+from sealed_experts.sealing.keys.private_file import LARGEST_FILE, read_private_file
 from sealed_experts.sealing.recipients.encryption import Identity, Recipient
 from sealed_experts.sealing.regular_file import open_regular
 
-_LARGEST_FILE = 16_384
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----\n[A-Za-z0-9+/=\n]+-----END \1-----\n")
 
 
@@ -30,8 +30,9 @@ def save_identity(path: Path, identity: Identity, *, passphrase: bytes | None = 
     """Write a private key, mode 0600: two blocks of PKCS8, encrypted where a passphrase is given.
 
     Raises:
-        UserError: the file exists, or cannot be written.
+        UserError: the file exists, lies in a project's folder, or cannot be written.
     """
+    refuse_project(path)
     if path.exists() or path.is_symlink():
         raise UserError(f"{path} exists: choose another name, or move that key away first")
     write_bytes(path, private_pem(identity.halves(), passphrase=passphrase), mode=0o600)
@@ -43,7 +44,7 @@ def unlocked_identity(path: Path) -> Identity:
     Raises:
         UserError: as `load_identity`.
     """
-    content = _private_content(path)
+    content = read_private_file(path)
     return _identity(content, path, passphrase=read_passphrase(path) if is_encrypted(content) else None)
 
 
@@ -51,22 +52,9 @@ def load_identity(path: Path, *, passphrase: bytes | None = None) -> Identity:
     """Read a private key whose passphrase is at hand, or which has none.
 
     Raises:
-        UserError: it is missing, is something else, or others can read or replace it; or the passphrase is missing or
-            wrong.
+        UserError: as `read_private_file`; it is something else; or the passphrase is missing or wrong.
     """
-    return _identity(_private_content(path), path, passphrase=passphrase)
-
-
-def _private_content(path: Path) -> bytes:
-    try:
-        with open_regular(path) as (stream, status):
-            if status.st_mode & 0o077:
-                mode = f"{status.st_mode & 0o777:04o}"
-                raise UserError(f"other users can use the private key {path} (mode {mode}): chmod 600 it")
-            refuse_foreign(path, status)
-            return stream.read(_LARGEST_FILE + 1)
-    except OSError as error:
-        raise UserError(f"cannot read the private key {path}: {error.strerror}") from error
+    return _identity(read_private_file(path), path, passphrase=passphrase)
 
 
 def _identity(content: bytes, path: Path, *, passphrase: bytes | None) -> Identity:
@@ -97,7 +85,7 @@ def load_recipient(path: Path) -> Recipient:
     """
     try:
         with open_regular(path) as (stream, _):
-            content = stream.read(_LARGEST_FILE + 1)
+            content = stream.read(LARGEST_FILE + 1)
     except OSError as error:
         raise UserError(f"cannot read the public key {path}: {error.strerror}") from error
     if b"PRIVATE KEY" in content:
@@ -108,7 +96,10 @@ def load_recipient(path: Path) -> Recipient:
         raise UserError(f"{path} is not a public key in PEM") from error
     if [isinstance(key, kind) for key, kind in zip(keys, _PUBLIC, strict=False)] != [True, True]:
         raise UserError(f"{path} is not a recipient's public key: it must hold one of ML-KEM-768, then one of X25519")
-    return Recipient(b"".join(key.public_bytes_raw() for key in keys))
+    try:
+        return Recipient(b"".join(key.public_bytes_raw() for key in keys))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 _PRIVATE = (MLKEM768PrivateKey, X25519PrivateKey)

@@ -3,11 +3,14 @@
 import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sealed_experts.sealing.content.checks import check_content
+from sealed_experts.sealing.content.long_name import check_long_name
 from sealed_experts.sealing.content.manifest import parse_manifest
+from sealed_experts.sealing.content.new_folder import written
 from sealed_experts.sealing.keys.policy import Policy
 from sealed_experts.sealing.keys.publisher import Publisher
 from sealed_experts.sealing.keys.trust import TrustStore
@@ -33,6 +36,7 @@ class PackageReport:
         size: bytes of the whole file.
         signatures: the algorithms that signed, each checked.
         recipients: fingerprints of those whom it is encrypted for.
+        shapes: the adapter's tensors, by name; none where the content was not looked at.
     """
 
     manifest: dict[str, Any]
@@ -43,6 +47,7 @@ class PackageReport:
     size: int
     signatures: tuple[str, ...] = ()
     recipients: tuple[str, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +66,14 @@ def examine(
     content_key: bytes | None = None,
     digest: bool = False,
     weights: bool = False,
+    unpack_to: Path | None = None,
 ) -> PackageReport:
     """Check everything about a package, wherever its bytes come from.
 
     Args:
         content_key: for the one who has just sealed it, and is no recipient.
         weights: whether the report holds them too.
+        unpack_to: a new folder that the members are written into; nothing in it counts before this has returned.
 
     Raises:
         UserError, PackageError: as `open_package`.
@@ -75,20 +82,21 @@ def examine(
     frame, manifest, known = signed.frame, signed.manifest, dict[str, str]()
     if frame.recipients and content_key is None:
         content_key = unwrap_key(frame.recipients, identity=identity, manifest=frame.manifest)
-    # The hash of the first reading serves for the second only where both read the same bytes.
-    if source.constant and not frame.recipients and manifest["payload"]["compression"] == "none":
+    # The hash of the first reading serves for the second only where both read the same bytes. What is written is hashed
+    # as it is written.
+    if unpack_to is None and source.constant and not frame.recipients and manifest["payload"]["compression"] == "none":
         first = manifest["members"][0]
         known = {first["path"]: signed.payload.first(first["size"])}
     stream = MemberStream(plain_blocks(source, frame, manifest, content_key), manifest["members"])
     content = check_content(
         manifest,
-        stream.read,
+        stream.read if unpack_to is None else written(stream.read, unpack_to),
         known=known,
         keep_weights=weights,
     )
     stream.finish()
     source.check_unchanged()
-    return report(source, signed, members=content.members)
+    return report(source, signed, members=content.members, shapes=content.shapes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +121,7 @@ def check_signed(source: Source, *, trust: TrustStore, policy: Policy, digest: b
         file_digest = other.submit(_digest, source) if beside else None
         check_signatures(frame, payload_digest=payload.run())
     manifest = parse_manifest(frame.manifest)
+    check_long_name(manifest)
     policy.check(publisher, frame.signers, manifest)
     check_storage(manifest, frame)
     return Signed(
@@ -124,7 +133,13 @@ def check_signed(source: Source, *, trust: TrustStore, policy: Policy, digest: b
     )
 
 
-def report(source: Source, signed: Signed, *, members: Mapping[str, bytes]) -> PackageReport:
+def report(
+    source: Source,
+    signed: Signed,
+    *,
+    members: Mapping[str, bytes],
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> PackageReport:
     """Return what is known of a package after its checks."""
     frame = signed.frame
     return PackageReport(
@@ -136,6 +151,7 @@ def report(source: Source, signed: Signed, *, members: Mapping[str, bytes]) -> P
         size=source.size,
         signatures=tuple(algorithm for algorithm, _ in frame.signers),
         recipients=tuple(parse_recipients(frame.recipients)) if frame.recipients else (),
+        shapes=shapes or {},
     )
 
 

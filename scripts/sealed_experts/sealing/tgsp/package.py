@@ -1,27 +1,28 @@
 """The one door to a `.tgsp` package: sealed, verified and opened here, after every check; and unpacked."""
 
+import contextlib
 import io
 import os
 import secrets
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import atomic_writer, sync_folder, write_bytes, write_error
 from sealed_experts.sealing.content.manifest import check_member_names, manifest_bytes
+from sealed_experts.sealing.content.new_folder import new_folder
 from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.keys.policy import Policy
 from sealed_experts.sealing.keys.private_keys import PublisherKey
 from sealed_experts.sealing.keys.trust import TrustStore
 from sealed_experts.sealing.recipients.encryption import EncryptedError, Identity, Recipient
-from sealed_experts.sealing.source import Memory, Source, blocks, open_source
+from sealed_experts.sealing.source import Memory, Source, open_source
 from sealed_experts.sealing.tgsp.container import read_frame
 from sealed_experts.sealing.tgsp.examination import ANY, PackageReport, VerifiedPackage, check_signed, examine, report
 from sealed_experts.sealing.tgsp.writer import Member, Plan, plan_package, write_plan
+
+MANIFEST = "manifest.json"  # its name in a folder
 
 
 def open_package(
@@ -43,7 +44,7 @@ def open_package(
     """
     with _named(path), open_source(path) as source:
         read_frame(source)  # lengths and size are right, before all of it is read
-        data = b"".join(blocks(source, offset=0, length=source.size))
+        data = source.read(0, source.size)
         source.check_unchanged()
         return open_bytes(data, trust=trust, policy=policy, identity=identity)
 
@@ -122,7 +123,7 @@ def seal_package(
     """
     plan = plan_package(manifest, members, key, signatures, recipients, compression)
     target = Path(path)
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}.draft")
+    draft = target.with_name(f".{secrets.token_hex(8)}.draft")
     try:
         with atomic_writer(draft) as stream:
             write_plan(stream, plan)
@@ -133,7 +134,8 @@ def seal_package(
     except OSError as error:
         raise write_error(target, error) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink()
     assert digest is not None, "it was asked for"
     return digest
 
@@ -166,13 +168,36 @@ def _verified(source: Source, plan: Plan) -> PackageReport:
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _named(path: str | os.PathLike[str]) -> Iterator[None]:
     """Let a refusal begin with the file's name."""
     try:
         yield
     except (PackageError, EncryptedError) as error:
         raise type(error)(f"{os.fspath(path)}: {error}") from error
+
+
+def unpack_package(
+    path: str | os.PathLike[str],
+    folder: Path,
+    *,
+    trust: TrustStore,
+    policy: Policy = ANY,
+    identity: Identity | None = None,
+) -> PackageReport:
+    """Verify a file, and write its manifest and members into a new folder, in a memory that does not grow with it.
+
+    The members are written as the second reading yields them, and hashed as they are written. The folder appears when
+    every check has passed.
+
+    Raises:
+        UserError: the folder exists, or cannot be written; or as `open_package`.
+        PackageError: as `open_package`.
+    """
+    with _named(path), open_source(path) as source, new_folder(folder) as temporary:
+        found = examine(source, trust=trust, policy=policy, identity=identity, unpack_to=temporary)
+        write_bytes(temporary / MANIFEST, manifest_bytes(found.manifest))
+        return found
 
 
 def unpack(package: VerifiedPackage, folder: Path) -> None:
@@ -182,20 +207,9 @@ def unpack(package: VerifiedPackage, folder: Path) -> None:
         UserError: the folder exists, or cannot be written.
     """
     check_member_names(list(package.members))
-    if folder.exists() or folder.is_symlink():
-        raise UserError(f"{folder} exists: name a new folder to unpack into")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-    except OSError as error:
-        raise UserError(f"cannot make a folder beside {folder}: {error.strerror}") from error
-    try:
-        for name, content in {**package.members, "manifest.json": manifest_bytes(package.manifest)}.items():
-            write_bytes(temporary / name, content)
-        temporary.chmod(0o755)
-        os.rename(temporary, folder)
-        sync_folder(folder.parent)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with new_folder(folder) as temporary:
+        for name, content in {**package.members, MANIFEST: manifest_bytes(package.manifest)}.items():
+            try:
+                write_bytes(temporary / name, content)
+            except OSError as error:
+                raise UserError(f"cannot write {folder}: {error.strerror}") from error

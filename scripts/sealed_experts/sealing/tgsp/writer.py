@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sealed_experts.errors import UserError
+from sealed_experts.sealing.content.long_name import check_long_name
 from sealed_experts.sealing.content.manifest import manifest_bytes, payload_order
 from sealed_experts.sealing.keys.private_keys import PublisherKey
 from sealed_experts.sealing.recipients.encryption import CONTENT_KEY, ENCRYPTION, Recipient, wrap_key
@@ -60,6 +61,7 @@ def plan_package(
         "members": [_entry(path, members[path]) for path in payload_order(members)],
     }
     content = manifest_bytes(complete)
+    check_long_name(complete)
     content_key = secrets.token_bytes(CONTENT_KEY) if recipients else None
     return Plan(
         manifest=complete,

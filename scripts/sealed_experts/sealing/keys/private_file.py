@@ -1,0 +1,62 @@
+"""The one way in which private keys of any kind are read: publishers', recipients', and those of model signing."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from sealed_experts.errors import UserError
+from sealed_experts.sealing.keys.home import refuse_foreign, refuse_project, refuse_shared
+from sealed_experts.sealing.regular_file import open_regular
+
+LARGEST_FILE = 16_384
+_MOST_LINKS = 40  # as many as Linux follows
+
+
+def read_private_file(path: Path, *, remedy: str = "correct its path") -> bytes:
+    """Return the content of a private file that only this user can read.
+
+    Args:
+        path: the file.
+        remedy: what to do where it does not exist.
+
+    Raises:
+        UserError: it is missing, no regular file or too large; it lies in a project's folder or among results; or
+            others can read or replace it, or a symlink to it.
+    """
+    refuse_place(path)
+    try:
+        with open_regular(path) as (stream, status):
+            if status.st_mode & 0o077:
+                mode = f"{status.st_mode & 0o777:04o}"
+                raise UserError(f"other users can use the private key {path} (mode {mode}): chmod 600 it")
+            refuse_foreign(path, status)
+            content = stream.read(LARGEST_FILE + 1)
+    except FileNotFoundError as error:
+        raise UserError(f"the private key {path} does not exist: {remedy}") from error
+    except OSError as error:
+        raise UserError(f"cannot read the private key {path}: {error.strerror}") from error
+    if len(content) > LARGEST_FILE:
+        raise UserError(f"{path} is larger than {LARGEST_FILE} bytes, so it is no private key: give another file")
+    return content
+
+
+def refuse_place(path: Path) -> None:
+    """Refuse a place for a private key where others could replace it, or where it would travel with a project's files.
+
+    Raises:
+        UserError: it is one; or a folder on the way cannot be read.
+    """
+    refuse_project(path)
+    for folder in _folders(path):
+        refuse_shared(folder)
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    """Yield the folder of a file and, where it is a symlink, those of all that it leads through."""
+    yield path.parent
+    for _ in range(_MOST_LINKS):
+        if not path.is_symlink():
+            break
+        path = path.parent / os.readlink(path)
+        yield path.parent
+    yield Path(os.path.realpath(path)).parent
