@@ -12,6 +12,7 @@ from tests.attacks import building
 from tests.attacks.building import assembled
 
 from sealed_experts.errors import UserError
+from sealed_experts.sealing import source
 from sealed_experts.sealing.errors import IncompatibleError, PackageError, SignatureError
 from sealed_experts.sealing.keys.signing import fingerprint
 from sealed_experts.sealing.keys.trust import TrustStore
@@ -353,6 +354,7 @@ def test_a_file_that_changes_while_it_is_verified_is_refused(when, tmp_path, mon
             os.pwrite(stream.fileno(), b"\xff\xff\x7f\x7f", building.frame().payload_offset + 1000)
         return result
 
+    monkeypatch.setattr(source, "_take_lease", lambda descriptor: False)  # which this process would wait for itself
     monkeypatch.setattr(examination, name, then_write)
     with pytest.raises(PackageError):
         verify_package(path, trust=building.trust())
@@ -363,12 +365,14 @@ def test_a_file_that_is_cut_while_it_is_verified_is_refused(tmp_path, monkeypatc
 
     path = tmp_path / "p.tgsp"
     path.write_bytes(honest())
-    real = examination.check_signatures
+    # Before the patch: to seal a package takes the patched function too.
+    real, end = examination.check_signatures, building.frame().payload_offset + 100
 
     def then_cut(*args, **kwargs):
         real(*args, **kwargs)
-        os.truncate(path, building.frame().payload_offset + 100)
+        os.truncate(path, end)
 
+    monkeypatch.setattr(source, "_take_lease", lambda descriptor: False)  # which this process would wait for itself
     monkeypatch.setattr(examination, "check_signatures", then_cut)
     with pytest.raises(PackageError, match="was cut while it was read"):
         verify_package(path, trust=building.trust())
