@@ -9,8 +9,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from snakemake.exceptions import WorkflowError
-
 from sealed_experts.data.sources import dataset_bounds
 from sealed_experts.errors import UserError
 from sealed_experts.machine import has_nvidia_device
@@ -161,7 +159,7 @@ def recipients_of(wildcards):
     try:
         check_readable({wildcards.expert: package_of(wildcards.expert).recipients})
     except UserError as error:
-        raise WorkflowError(str(error))
+        sys.exit(f"error: {error}")
     return list(package_of(wildcards.expert).recipients)
 
 

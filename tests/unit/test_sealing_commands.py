@@ -48,6 +48,7 @@ def test_verify_prints_one_json_object(path, capsys):
     assert facts["publisher"] == building.key().public.fingerprint
     assert facts["container"] == path.suffix[1:]
     assert facts["signatures"] == ["ed25519"]
+    assert facts["privacy_recomputed"] is False
     done = subprocess.run(["sha256sum", path], capture_output=True, text=True, check=True)
     assert facts["digest"] == done.stdout.split()[0]
 

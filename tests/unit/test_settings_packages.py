@@ -10,9 +10,12 @@ import pytest
 from sealed_experts.errors import UserError
 from sealed_experts.sealing.content.base_facts import quantization_of, rope_scaling_of
 from sealed_experts.sealing.content.licence import licence_bytes
+from sealed_experts.sealing.content.long_name import check_long_name
 from sealed_experts.sealing.content.manifest_schema import MANIFEST_SCHEMA
+from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.recipients.encryption import MAX_RECIPIENTS
 from sealed_experts.settings import chain
+from sealed_experts.settings.packagechecks import LONGEST_NAME_AND_VERSION
 from sealed_experts.settings.packages import MOST_RECIPIENTS
 from sealed_experts.settings.resolution import resolve
 from sealed_experts.settings.schema import document_schema
@@ -191,6 +194,20 @@ def test_zstandard_must_be_installed_where_it_is_asked_for(root, monkeypatch):
     ]
     monkeypatch.setattr("sealed_experts.settings.packagechecks._has_zstandard", lambda: True)
     assert resolve(changed({"compression": "zstd"}), root=root).experts[0].package.compression == "zstd"
+
+
+def test_a_version_that_leaves_no_room_for_a_file_name_is_found_before_the_first_job(root):
+    document = copy.deepcopy(DOCUMENT)
+    name = next(iter(document["experts"]))
+    for letters, told in ((LONGEST_NAME_AND_VERSION, 0), (LONGEST_NAME_AND_VERSION + 1, 1)):
+        document["experts"][name]["version"] = "1.0.0-" + "x" * (letters - len(name) - 6)
+        found = mistakes(document, root) if told else [resolve(document, root=root)]
+        assert len(found) == 1
+    assert found[0].startswith(f"experts.{name}.version: ")
+    longest = {"name": "n", "base": {"name": "b" * 300}, "version": "1" * (LONGEST_NAME_AND_VERSION - 1)}
+    check_long_name(longest)
+    with pytest.raises(PackageError, match="at most 200"):
+        check_long_name({**longest, "name": "nn"})
 
 
 def test_a_mistake_is_told_where_it_stands(root):

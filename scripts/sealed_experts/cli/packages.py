@@ -132,7 +132,8 @@ def _verify_package(args: argparse.Namespace) -> int:
     check_fits(report, base, where=args.path)
     recomputed = args.recompute_privacy and opening.recompute(args.path, report.members)
     if args.json:
-        print(json.dumps({"ok": True, "path": str(args.path), "trusted": not args.allow_untrusted, **facts(report)}))
+        verdict = {"ok": True, "path": str(args.path), "trusted": not args.allow_untrusted}
+        print(json.dumps({**verdict, **facts(report), "privacy_recomputed": bool(recomputed)}))
         return 0
     path, name = printable(str(args.path)), f"{report.manifest['name']} {report.manifest['version']}"
     signers = " and ".join(report.signatures)

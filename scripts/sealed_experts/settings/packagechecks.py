@@ -17,6 +17,8 @@ from sealed_experts.settings.types import ExpertSettings
 # The model card, at most 256 KiB, lists them all; so does the manifest. What is left is for everything else in it.
 KEYWORD_BYTES = 200_000
 _ESCAPED = 4  # bytes that a character such as & or < grows by in the card, at most
+# Of a package's long name, `{name}-{base}.v{version}`: at most 200 letters, of which a base's name takes up to 80.
+LONGEST_NAME_AND_VERSION = 200 - 80 - len("-.v")
 PRIVATE_KEY = re.compile(r"BEGIN [A-Z0-9 ]*PRIVATE KEY")  # in PEM, OpenSSH's form and PGP's
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f]")  # but for white space
 
@@ -31,6 +33,12 @@ def package_mistakes(expert: ExpertSettings, layers: Layers, *, root: Path) -> I
     yield from _licence_mistakes(expert.package, layers, root)
     yield from _constraint_mistakes(expert, layers)
     yield from _time_mistakes(expert.package, layers)
+    if len(expert.name) + len(expert.version) > LONGEST_NAME_AND_VERSION:
+        yield Mistake(
+            ("experts", expert.name, "version"),
+            f"with the expert's name it has {len(expert.name) + len(expert.version)} letters; a package's file name has"
+            f" room for {LONGEST_NAME_AND_VERSION}",
+        )
     if expert.package.compression == "zstd" and not _has_zstandard():
         yield Mistake(layers.locate("package", "compression"), "`zstd` needs the package backports.zstd: install it")
     for place, path in enumerate(expert.package.recipients):

@@ -46,9 +46,12 @@ def refuse_place(path: Path) -> None:
     Raises:
         UserError: it is one; or a folder on the way cannot be read.
     """
-    refuse_project(path)
-    for folder in _folders(path):
-        refuse_shared(folder)
+    try:
+        refuse_project(path)
+        for folder in _folders(path):
+            refuse_shared(folder)
+    except OSError as error:
+        raise UserError(f"cannot read the private key {path}: {error.strerror}") from error
 
 
 def _folders(path: Path) -> Iterator[Path]:
