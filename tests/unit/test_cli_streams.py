@@ -32,7 +32,7 @@ def config(tmp_path):
 @pytest.fixture
 def engine(monkeypatch):
     made = Echo()
-    monkeypatch.setattr(Engine, "load", lambda config, *, trust, device: made)
+    monkeypatch.setattr(Engine, "load", lambda config, *, trust, policy, device: made)
     return made
 
 
