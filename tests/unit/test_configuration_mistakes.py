@@ -86,7 +86,7 @@ ONE_MISTAKE = [
     ),
     (
         {"defaults.privacy.noise_multiplier": "2e-1"},
-        'defaults.privacy.noise_multiplier: "2e-1" is not a number above 0 or `auto`;'
+        'defaults.privacy.noise_multiplier: "2e-1" is not a number from 0.001 to 1000000.0 or `auto`;'
         " YAML reads 2e-1 as text: write 2.0e-1",
     ),
     (
@@ -144,13 +144,13 @@ ONE_MISTAKE = [
     ),
     (
         {"defaults.privacy.noise_multiplier": 0},
-        "defaults.privacy.noise_multiplier: 0 is not a number above 0 or `auto`",
+        "defaults.privacy.noise_multiplier: 0 is not a number from 0.001 to 1000000.0 or `auto`",
     ),
     (
         {"defaults.privacy.noise_multiplier": "automatic"},
-        'defaults.privacy.noise_multiplier: "automatic" is not a number above 0 or `auto`',
+        'defaults.privacy.noise_multiplier: "automatic" is not a number from 0.001 to 1000000.0 or `auto`',
     ),
-    ({"defaults.privacy.delta": 1}, "defaults.privacy.delta: 1 is not a number above 0 and below 1"),
+    ({"defaults.privacy.delta": 1}, "defaults.privacy.delta: 1 is not a number of at least 1e-12 and below 1"),
     ({"defaults.privacy.target_epsilon": 0}, "defaults.privacy.target_epsilon: 0 is not a number above 0"),
     (
         {"base.demo.hidden_size": 100},
@@ -166,7 +166,8 @@ ONE_MISTAKE = [
     ),
     (
         {"experts.banker.routing.keywords": ["bank", " "]},
-        'experts.banker.routing.keywords[1]: "" is not visible text without control characters',
+        'experts.banker.routing.keywords[1]: "" is not visible text without control characters or signs'
+        " that turn its direction",
     ),
     (
         {"experts.banker.description": "x" * 1001},

@@ -11,6 +11,7 @@ from tests.unit.test_distributed import REPRODUCIBLE, close, dies_in_step, job_i
 from tests.unit.test_stage import PLAIN, PRIVATE, comparable, interrupt_after, supervised, train
 
 from sealed_experts.privacy.ledger.journal import recorded
+from sealed_experts.sealing.content.receipt import receipt_bytes
 from sealed_experts.sealing.content.recomputation import recompute_privacy
 from sealed_experts.training import stage as stage_module
 from sealed_experts.training.checkpoints import CheckpointFolder, load_state
@@ -102,7 +103,7 @@ def test_in_release_mode_every_key_is_used_for_one_number_of_processes_and_all_a
     assert state["privacy"]["epsilon"] == pytest.approx(independent_epsilon(state, sum(counts)), rel=5e-3)
     assert state["history"][-2]["epsilon"] == state["privacy"]["epsilon"]
     assert state["stopped_reason"] == "max_steps"
-    recompute_privacy(state["privacy"])  # what a package's reader recomputes
+    recompute_privacy(json.loads(receipt_bytes(state["privacy"])))  # what a package's reader recomputes
 
 
 def test_a_continued_run_that_is_interrupted_ends_bit_for_bit(tmp_path, tiny_base, tiny_dataset, monkeypatch, claiming):
@@ -181,7 +182,7 @@ def test_a_finished_run_is_taken_over_as_it_is(tmp_path, tiny_base, tiny_dataset
     state = train(job)
     assert comparable(state["model_state_dict"]) == comparable(expected["model_state_dict"])
     assert state["privacy"] == expected["privacy"]
-    recompute_privacy(state["privacy"])
+    recompute_privacy(json.loads(receipt_bytes(state["privacy"])))
 
 
 def test_a_run_without_any_checkpoint_still_counts_what_it_noised(

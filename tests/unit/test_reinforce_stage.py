@@ -253,7 +253,7 @@ def test_the_expected_reward_rises_in_a_whole_run_without_privacy(tuned, tmp_pat
         tuned[0],
         privacy=PLAIN,
         rollout_batch_size=24,
-        total_steps=15,
+        total_steps=20,
         max_new_tokens=1,
         learning_rate=1e-2,
         eval_steps=100,
@@ -264,8 +264,8 @@ def test_the_expected_reward_rises_in_a_whole_run_without_privacy(tuned, tmp_pat
     )
     Watched.expected = expected = []
     train_stage(job, lambda materials: Watched(settings=job.settings, reward=Vowels(), materials=materials))
-    assert len(expected) == 15
-    assert expected[-1] > expected[0] + 0.003
+    assert len(expected) == 20
+    assert expected[-1] > expected[0] + 0.002
     assert statistics.fmean(expected[10:]) > statistics.fmean(expected[5:10]) > statistics.fmean(expected[:5])
 
 
