@@ -126,7 +126,7 @@ def test_a_continued_run_that_is_interrupted_ends_bit_for_bit(tmp_path, tiny_bas
 def test_a_kill_while_the_state_is_taken_over_changes_nothing(tmp_path, tiny_base, tiny_dataset, monkeypatch, claiming):
     job = job_in(tmp_path, tiny_base, tiny_dataset, max_steps=STEPS, checkpoint_steps=2)
     claiming(2)
-    stop_after(monkeypatch, job, 5)
+    stop_after(monkeypatch, job, 9)  # looks for a reason to stop: a step has several
     claiming(1)
     for moment in ("save", "describe"):
         with monkeypatch.context() as patch:
