@@ -5,7 +5,7 @@ import errno
 import itertools
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -13,11 +13,14 @@ from sealed_experts.errors import UserError
 
 
 @contextlib.contextmanager
-def atomic_writer(path: str | os.PathLike[str], *, mode: int = 0o644) -> Iterator[IO[bytes]]:
+def atomic_writer(
+    path: str | os.PathLike[str], *, mode: int = 0o644, check: Callable[[Path], None] = lambda written: None
+) -> Iterator[IO[bytes]]:
     """Yield a binary file that becomes `path` when the block ends without an exception.
 
     Temporary file in the same folder, fsync, rename, fsync of the folder. On an exception the temporary file is
-    removed and `path` stays as it was. Of `mode`, the file gets what the user's umask leaves.
+    removed and `path` stays as it was. Of `mode`, the file gets what the user's umask leaves. `check` gets the complete
+    temporary file before the rename, and may refuse it by raising.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
@@ -35,6 +38,7 @@ def atomic_writer(path: str | os.PathLike[str], *, mode: int = 0o644) -> Iterato
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
+        check(temporary)
         os.replace(temporary, target)
     except OSError as error:
         temporary.unlink(missing_ok=True)

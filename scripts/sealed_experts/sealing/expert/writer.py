@@ -1,14 +1,12 @@
 """Sealing an `.expert` file: from the same manifest and members as a `.tgsp`, verified before it appears."""
 
-import contextlib
 import hashlib
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sealed_experts.files.atomic import atomic_writer, sync_folder, write_error
+from sealed_experts.files.atomic import atomic_writer
 from sealed_experts.files.canonical import canonical_json
 from sealed_experts.sealing.expert.archive import Content, pieces, write_archive
 from sealed_experts.sealing.expert.container import ARCHIVE_NAMES, ONE_SIGNATURE, examine_expert
@@ -56,20 +54,16 @@ def seal_expert(
 def _write_verified(
     target: Path, members: Mapping[str, Content], *, sizes: Mapping[str, int], trust: TrustStore
 ) -> str:
-    """Write an archive beside `target`, verify it, give it its name, and return its SHA-256."""
-    draft = target.with_name(f".{secrets.token_hex(8)}.draft")
-    try:
-        with atomic_writer(draft) as stream:
-            write_archive(stream, members, sizes=sizes)
-        with open_source(draft) as source:
-            digest = examine_expert(source, trust=trust, policy=ONE_SIGNATURE).digest
-        os.replace(draft, target)
-        sync_folder(target.parent)
-    except OSError as error:
-        raise write_error(target, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
+    """Write an archive, verify it, let it become `target`, and return its SHA-256."""
+    digests: list[str | None] = []
+
+    def check(written: Path) -> None:
+        with open_source(written) as source:
+            digests.append(examine_expert(source, trust=trust, policy=ONE_SIGNATURE).digest)
+
+    with atomic_writer(target, check=check) as stream:
+        write_archive(stream, members, sizes=sizes)
+    (digest,) = digests
     assert digest is not None, "it is always computed"
     return digest
 

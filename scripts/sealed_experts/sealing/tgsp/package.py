@@ -3,13 +3,12 @@
 import contextlib
 import io
 import os
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
-from sealed_experts.files.atomic import atomic_writer, sync_folder, write_bytes, write_error
+from sealed_experts.files.atomic import atomic_writer, write_bytes
 from sealed_experts.sealing.content.manifest import check_member_names, manifest_bytes
 from sealed_experts.sealing.content.new_folder import new_folder
 from sealed_experts.sealing.errors import PackageError
@@ -122,20 +121,15 @@ def seal_package(
         UserError: a member cannot be read, or the file cannot be written.
     """
     plan = plan_package(manifest, members, key, signatures, recipients, compression)
-    target = Path(path)
-    draft = target.with_name(f".{secrets.token_hex(8)}.draft")
-    try:
-        with atomic_writer(draft) as stream:
-            write_plan(stream, plan)
-        with open_source(draft) as source:
-            digest = _verified(source, plan).digest
-        os.replace(draft, target)
-        sync_folder(target.parent)
-    except OSError as error:
-        raise write_error(target, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
+    digests: list[str | None] = []
+
+    def check(written: Path) -> None:
+        with open_source(written) as source:
+            digests.append(_verified(source, plan).digest)
+
+    with atomic_writer(path, check=check) as stream:
+        write_plan(stream, plan)
+    (digest,) = digests
     assert digest is not None, "it was asked for"
     return digest
 
