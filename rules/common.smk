@@ -247,7 +247,11 @@ def launcher(stage):
     def words(wildcards, output):
         # Takes `output`, so that it is not tracked, as `processes_per_job` itself is not.
         count = processes_of(stage, wildcards)
-        return f"python scripts/sealed_experts/training/launcher.py --processes {count} --device {SETTINGS.device} --" if count > 1 else ""
+        return (
+            f"python scripts/sealed_experts/training/launcher.py --processes {count} --device {SETTINGS.device} --"
+            if count > 1
+            else ""
+        )
 
     return words
 
