@@ -24,6 +24,7 @@ include: "rules/report.smk"
 
 localrules:
     all,
+    data,
     sft,
     reinforce,
     packages,
@@ -34,6 +35,8 @@ localrules:
 rule all:
     default_target: True
     input:
+        base_artifacts(),
+        data_artifacts(),
         stage_artifacts("sft"),
         stage_artifacts("reinforce"),
         per_expert("results/experts/{expert}/evaluation.json"),
@@ -43,6 +46,12 @@ rule all:
         sealed_packages(),
         "results/moe/moe_config.json",
         "results/moe/composition.json",
+
+
+rule data:
+    input:
+        base_artifacts(),
+        data_artifacts(),
 
 
 rule sft:

@@ -3,9 +3,7 @@ rule build_demo_base:
         facts=DEMO_FACTS,
     output:
         manifest="results/base/demo/base.json",
-        config="results/base/demo/config.json",
-        model=ensure("results/base/demo/model.safetensors", non_empty=True),
-        tokenizer="results/base/demo/tokenizer.json",
+        model=[f"results/base/demo/{name}" for name in DEMO_BASE_FILES],
     log:
         "results/base/demo.log",
     benchmark:
@@ -25,6 +23,8 @@ rule build_demo_base:
 
 
 rule fetch_base_model:
+    input:
+        files=base_folder_files,
     output:
         manifest="results/base/{base}/base.json",
     log:

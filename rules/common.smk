@@ -20,6 +20,7 @@ from sealed_experts.sealing.keys.signatures import settle_publisher
 
 # Plain names such as `chain` are those of Snakemake itself, whose module these files share.
 from sealed_experts.settings import chain as settings_chain
+from sealed_experts.settings.bases import base_kind, folder_of, model_files
 from sealed_experts.settings.crosschecks import check_dataset_sizes
 from sealed_experts.settings.reading import load as load_settings
 from sealed_experts.settings.times import check_times
@@ -51,6 +52,14 @@ EXPERTS = [expert.name for expert in SETTINGS.experts]
 EXPERT = {expert.name: expert for expert in SETTINGS.experts}
 BASE = settings_chain.base_key(SETTINGS.base)
 BASE_MANIFEST = f"results/base/{BASE}/base.json"
+# Of the demo base every file is known beforehand; of another one, base.json names them.
+DEMO_BASE_FILES = [
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+]
 
 
 wildcard_constraints:
@@ -82,6 +91,27 @@ def stage_artifacts(stage):
     return [stage_file(expert, stage, kind) for expert in having for kind in (0, 1)]
 
 
+def base_artifacts():
+    names = DEMO_BASE_FILES if SETTINGS.base.name == settings_chain.DEMO else []
+    return [BASE_MANIFEST, *(f"results/base/{BASE}/{name}" for name in names)]
+
+
+def data_artifacts():
+    """What is prepared of every dataset that an expert learns from, and of those that it is combined of."""
+    names = list(dict.fromkeys(expert.dataset for expert in SETTINGS.experts))
+    for name in names:  # grows on the way: a combined dataset may hold another one
+        names += [part for part in combined_of(name) if part not in names]
+    return expand("results/data/{dataset}/{file}", dataset=names, file=DATA_FILES)
+
+
+def combined_of(name):
+    settings = SETTINGS.datasets[name]
+    return settings.of if settings.source == "combined" else []
+
+
+DATA_FILES = ["train.jsonl", "val.jsonl", "stats.json"]
+
+
 # What a stage leaves: its adapter and its metrics.
 STAGE_FILES = {
     "sft": ["adapter_final.pt", "training_metrics.json"],
@@ -102,6 +132,13 @@ def split_of(name):
     return lambda wildcards: f"results/data/{EXPERT[wildcards.expert].dataset}/{name}.jsonl"
 
 
+def base_folder_files(wildcards):
+    """The files of a base in a folder of the user's own; a hub's revision never changes."""
+    if base_kind(SETTINGS.base, root=Path.cwd()) != "folder":
+        return []
+    return [str(path) for path in model_files(folder_of(SETTINGS.base, root=Path.cwd()))]
+
+
 def dataset_files(wildcards):
     """What a dataset is made from: its files, or the demo's facts."""
     settings = SETTINGS.datasets[wildcards.dataset]
@@ -112,9 +149,7 @@ def dataset_files(wildcards):
 
 def dataset_parts(wildcards):
     """The prepared files of the datasets that a combined one holds, and what their units are."""
-    settings = SETTINGS.datasets[wildcards.dataset]
-    names = settings.of if settings.source == "combined" else []
-    return expand("results/data/{part}/{file}", part=names, file=["train.jsonl", "val.jsonl", "stats.json"])
+    return expand("results/data/{part}/{file}", part=combined_of(wildcards.dataset), file=DATA_FILES)
 
 
 DEMO_FACTS = sorted(path for path in glob.glob("config/demo/**", recursive=True) if Path(path).is_file())

@@ -2,6 +2,8 @@ rule assemble_moe:
     input:
         packages=per_expert("results/packages/{expert}.tgsp"),
         selections=per_expert("results/experts/{expert}/selection.json"),
+        # The adapters that the selections name: the configuration points at them.
+        adapters=[stage_file(expert, stage, 0) for expert in EXPERTS for stage in stages_of(expert)],
         base=BASE_MANIFEST,
     output:
         config=ensure("results/moe/moe_config.json", non_empty=True),

@@ -139,15 +139,7 @@ class Project:
     def planned(self, *arguments: str, config: str = "test.yaml") -> dict[str, set[str]]:
         """Return what a dry-run would do: {rule: {output files}}."""
         done = self.snakemake(*arguments, flags=("-n", "--quiet", "host"), config=config)
-        jobs: dict[str, set[str]] = {}
-        rule = None
-        for line in done.stdout.splitlines():
-            words = line.strip().split(" ", 1)
-            if words[0] in ("rule", "localrule", "checkpoint"):
-                rule = words[1].rstrip(":")
-            elif words[0] == "output:" and rule:
-                jobs.setdefault(rule, set()).update(words[1].split(", "))
-        return jobs
+        return jobs_of(done.stdout)
 
     def tool(self, *arguments: str, check: bool = True, **keywords):
         """Run the `sealed-experts` command of this copy."""
@@ -179,6 +171,19 @@ def new_project(folder: Path, home: Path) -> Project:
         else:
             shutil.copy2(source, folder / name)
     return Project(folder, home)
+
+
+def jobs_of(printed: str) -> dict[str, set[str]]:
+    """Return what a dry-run printed: {rule: output files}, without rules that make nothing."""
+    jobs: dict[str, set[str]] = {}
+    rule = None
+    for line in printed.splitlines():
+        words = line.strip().split(" ", 1)
+        if words[0] in ("rule", "localrule", "checkpoint"):
+            rule = words[1].rstrip(":")
+        elif words[0] == "output:" and rule:
+            jobs.setdefault(rule, set()).update(words[1].split(", "))
+    return jobs
 
 
 def wait_for(condition, *, seconds: float = 120.0) -> None:
@@ -215,3 +220,21 @@ def prepared(finished, tmp_path) -> Project:
     for name in ("experts", "packages", "moe"):
         shutil.rmtree(project.folder / "results" / name, ignore_errors=True)
     return project
+
+
+@pytest.fixture(scope="session")
+def world(finished, tmp_path_factory) -> Project:
+    """A finished run of the configuration that docs/staleness.md describes. Take back what you change."""
+    from tests.workflow.world import finished_world
+
+    return finished_world(finished, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def planner():
+    """Makes dry-runs at half a second each."""
+    from tests.workflow.planning import Planner
+
+    planner = Planner()
+    yield planner
+    planner.close()

@@ -5,6 +5,7 @@ import csv
 import json
 import shutil
 import stat
+from pathlib import Path
 
 import pytest
 from tests.workflow.conftest import TINY, Project
@@ -60,7 +61,7 @@ def own(finished, tmp_path) -> Project:
     return project
 
 
-def test_own_files_and_an_own_base_folder_end_in_a_mixture(own):
+def test_own_files_and_an_own_base_folder_end_in_a_mixture(own, planner):
     own.snakemake()
     results = own.folder / "results"
     config = json.loads((results / "moe" / "moe_config.json").read_text())
@@ -84,6 +85,14 @@ def test_own_files_and_an_own_base_folder_end_in_a_mixture(own):
     assert (results / "experts/cases_expert/sft/curves.svg").stat().st_size > 1000
     own.snakemake("report_inputs", flags=("--report", "results/report.html"))
     assert (results / "report.html").stat().st_size > 10_000
+    # The user's own base counts like a data file: by its content.
+    config = Path(own.configuration["base"]["name"]) / "config.json"
+    config.touch()
+    assert planner.plan(own)[0] == {}
+    config.write_text(config.read_text() + "\n")
+    plan, _ = planner.plan(own)
+    assert plan["fetch_base_model"] == {"results/base/my-model/base.json"}
+    assert {"prepare_data", "train_sft", "assemble_moe"} <= plan.keys()
 
 
 def test_bad_rows_are_listed_with_file_and_line_and_too_many_stop_the_run(own):
@@ -142,19 +151,3 @@ def test_a_hub_model_without_network_is_said_plainly(own):
     text = done.stdout + done.stderr
     assert "Traceback" not in text
     assert "cannot be reached" in text
-
-
-@pytest.mark.parametrize(
-    "files",
-    [["config.yaml"], ["config.yaml", "demo.yaml"], ["finance-qwen2.5-1.5b.yaml", "demo.yaml"]],
-    ids=" and ".join,
-)
-def test_the_shipped_configurations_plan_a_whole_run(own, files):
-    command = own.command("-n")
-    at = command.index("--configfile")
-    command[at:] = ["-n", "--quiet", "host", "--configfile", *(f"config/{name}" for name in files), "--"]
-    import subprocess
-
-    done = subprocess.run(command, cwd=own.folder, env=own.environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "assemble_moe" in done.stdout

@@ -1,151 +1,130 @@
-"""What an edit of the configuration makes stale: the table of the README, line by line."""
+"""What an edit makes stale: the table of docs/staleness.md, line by line, as dry-runs after one finished run."""
 
-import copy
+import collections
+import re
 
 import pytest
-from tests.workflow.conftest import TINY
+from tests.workflow import staleness
+from tests.workflow.world import configuration_of_the_table, recorded_jobs
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
-EVALUATED = {"evaluate_expert", "select_stage", "export_peft", "seal_package"}
-REFINED = {"train_reinforce", "summarize_reinforce"} | EVALUATED
-TRAINED = {"train_sft", "summarize_sft"} | REFINED
-ASSEMBLED = {"assemble_moe", "check_composition"}
+RULES = staleness.rules_by_column()
+LINES = staleness.lines()
+ALL = ("all", "report_inputs")
+EXPERTS = ("banking_expert", "investment_expert", "shared_attention")
 
 
-def edited(change):
-    configuration = copy.deepcopy(TINY)
-    change(configuration)
-    return configuration
+def jobs(plan) -> set[tuple[str, str]]:
+    """The planned jobs as (rule, whose)."""
+    return {(rule, staleness.subject(output)) for rule, outputs in plan.items() for output in outputs}
 
 
-def stale(project, change):
-    """Return the experts each stale rule touches, by rule, without the target rules."""
-    project.configure(edited(change))
-    experts = ("banking_expert", "investment_expert", "shared_attention")
+def expected(line: staleness.Line, configuration: dict) -> set[tuple[str, str]]:
+    """The jobs that a line of the table promises, as (rule, whose)."""
+    experts, datasets = configuration["experts"], configuration["datasets"]
+    of = {*experts, *datasets} if line.of == ("all",) else set(line.of)
+    assert of <= {*experts, *datasets}, line
+    contained = {name: expert.get("package", {}).get("containers", []) for name, expert in experts.items()}
+    having = {
+        "base": {""},
+        "moe": {""},
+        "data": datasets.keys() & of,
+        "rl": {name for name, expert in experts.items() if "reinforce" in expert.get("stages", [])} & of,
+        "expert": {name for name, containers in contained.items() if "expert" in containers} & of,
+    }
+    base = "build_demo_base" if configuration["base"]["name"] == "demo" else "fetch_base_model"
     return {
-        rule: {expert for expert in experts if any(expert in output for output in outputs)}
-        for rule, outputs in project.planned().items()
-        if rule != "all"
+        (rule, name)
+        for column in line.columns
+        for rule in ([base] if column == "base" else RULES[column])
+        for name in having.get(column, experts.keys() & of)
     }
 
 
-def test_a_training_setting_of_one_expert_makes_its_chain_stale(project):
-    planned = stale(project, lambda c: c["experts"]["banking_expert"].update(sft={"learning_rate": 1.0e-3}))
-    assert planned.keys() == TRAINED | ASSEMBLED
-    assert all(planned[rule] == {"banking_expert"} for rule in TRAINED)
+def test_a_finished_run_has_nothing_to_do(world, planner):
+    assert planner.plan(world, *ALL)[0] == {}
 
 
-def test_a_setting_of_the_second_stage_leaves_the_first_one_alone(project):
-    planned = stale(project, lambda c: c["experts"]["banking_expert"].update(reinforce={"kl_coef": 0.5}))
-    assert planned.keys() == REFINED | ASSEMBLED
-    assert all(planned[rule] == {"banking_expert"} for rule in REFINED)
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line.title)
+def test_what_the_line_says_runs_again_and_nothing_else(world, planner, tmp_path, line):
+    configuration, home = staleness.changed(configuration_of_the_table(), line.edits), world.home
+    world.configure(configuration)
+    try:
+        with staleness.edited_files(world, line.edits, aside=tmp_path / "aside"):
+            world.home = tmp_path / "another home" if ("use another key", "") in line.edits else home
+            plan, _ = planner.plan(world)
+    finally:
+        world.home = home
+        world.configure(configuration_of_the_table())
+    assert jobs(plan) == expected(line, configuration)
 
 
-def test_how_a_stage_is_selected_seals_again_and_trains_nothing(project):
-    """The tiny data may be published, or a choice by held-out records would be refused under privacy."""
-    planned = stale(project, lambda c: c["experts"]["banking_expert"].update(select="best"))
-    assert planned.keys() == {"select_stage", "export_peft", "seal_package"} | ASSEMBLED
-    assert planned["select_stage"] == {"banking_expert"}
+def test_a_raised_revision_makes_its_stages_stale(world, planner, tmp_path):
+    stages = "scripts/sealed_experts/settings/stages.py"
+    with staleness.edited_files(world, (("edit", stages),), aside=tmp_path / "aside"):
+        text = (world.folder / stages).read_text()
+        raised, count = re.subn(r"(revision: ClassVar\[int\] =) (\d+)", r"\1 1000", text, count=1)
+        (world.folder / stages).write_text(raised)
+        plan, _ = planner.plan(world)
+    assert count == 1
+    assert {name for rule, name in jobs(plan) if rule == "train_sft"} == set(EXPERTS)
 
 
-def test_a_reward_of_ones_own_is_trained_with_again_when_its_code_changes(project):
-    own = project.folder / "own_reward.py"
-    own.write_text("def short(prompt, response):\n    return 1 / (1 + len(response))\n")
-    project.configure(edited(lambda c: c["experts"]["banking_expert"].update(reinforce={"reward": "own_reward:short"})))
-    project.snakemake()
-    assert {rule for rule in project.planned() if rule != "all"} == set()
-    own.write_text(own.read_text().replace("1 +", "2 +"))
-    planned = {rule for rule in project.planned() if rule != "all"}
-    assert planned == REFINED | ASSEMBLED
+def test_a_limit_on_epsilon_that_nothing_could_keep_is_refused_before_any_job(world, planner):
+    world.configure(configuration_of_the_table() | {"moe": {"max_epsilon": 50.0}})
+    try:
+        plan, printed = planner.plan(world, check=False)
+    finally:
+        world.configure(configuration_of_the_table())
+    assert plan == {}
+    assert "moe.max_epsilon: 50.0 cannot be kept" in printed
+    assert "Traceback" not in printed
 
 
-def test_a_limit_on_epsilon_that_nothing_could_keep_is_refused_before_any_job(project):
-    project.configure(edited(lambda c: c.update(moe={"max_epsilon": 50.0})))
-    done = project.snakemake(flags=("-n",), check=False)
-    assert done.returncode != 0
-    assert "moe.max_epsilon: 50.0 cannot be kept" in done.stderr
-    assert "Traceback" not in done.stderr
+# Deleting
 
 
-def test_a_privacy_setting_of_one_expert_makes_its_chain_stale(project):
-    planned = stale(project, lambda c: c["experts"]["shared_attention"].update(privacy={"noise_multiplier": 1.5}))
-    assert planned["train_sft"] == {"shared_attention"}
+def downstream(world) -> dict[str, set[tuple[str, str]]]:
+    """For every declared output: the recorded jobs that make it or are made from it, as (rule, output)."""
+    recorded = recorded_jobs(world)
+    users = collections.defaultdict(list)
+    for job in recorded:
+        for path in job["input"]:
+            users[path].append(job)
+    found = {}
+    for job in recorded:
+        waiting, reached = [job], []
+        while waiting:
+            reached.append(waiting.pop())
+            following = [user for path in reached[-1]["output"] for user in users[path]]
+            waiting += [user for user in following if user not in reached and user not in waiting]
+        for output in job["output"]:
+            found[output] = {(user["rule"], path) for user in reached for path in user["output"]}
+    return found
 
 
-def test_keywords_make_the_package_and_the_assembly_stale(project):
-    planned = stale(project, lambda c: c["experts"]["banking_expert"]["routing"].update(keywords=["bank", "cheque"]))
-    assert planned == {"seal_package": {"banking_expert"}, **{key: set() for key in ASSEMBLED}}
-
-
-def test_the_order_of_experts_makes_the_assembly_stale(project):
-    def reverse(configuration):
-        configuration["experts"] = dict(reversed(configuration["experts"].items()))
-
-    assert stale(project, reverse) == {key: set() for key in ASSEMBLED}
-
-
-def test_he_config_makes_the_assembly_stale(project):
-    planned = stale(project, lambda c: c.update(moe={"he_config": {"scale_bits": 38}}))
-    assert planned == {key: set() for key in ASSEMBLED}
+def test_any_deleted_artifact_is_made_again_and_what_is_made_from_it(world, planner, tmp_path):
+    needed = downstream(world)
+    declared = {path for path in needed if (world.folder / path).exists()}
+    assert len(declared) > 45
+    for output in sorted(declared):
+        with staleness.edited_files(world, (("delete", output),), aside=tmp_path / "aside"):
+            plan, _ = planner.plan(world, *ALL)
+        assert {(rule, path) for rule, paths in plan.items() for path in paths} == needed[output], output
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("lost", "target", "rules"),
     [
-        {"log_steps": 3},
-        {"checkpoint_steps": 2},
-        {"keep_checkpoints": 5},
-        {"checkpoint_minutes": 1.0},
-        {"threads": 2},
-        {"token_budget": 2048},
+        ("results/experts/banking_expert/sft/adapter_final.pt", None, {"train_sft"}),
+        ("results/data/letters/stats.json", None, {"prepare_data"}),
+        ("results/data/letters/stats.json", "data", {"prepare_data"}),
+        ("results/base/demo/model.safetensors", "data", {"build_demo_base", "prepare_data"}),
     ],
-    ids=str,
 )
-@pytest.mark.parametrize("stage", ["sft", "reinforce"])
-def test_operational_settings_make_nothing_stale(project, change, stage):
-    assert stale(project, lambda c: c["defaults"][stage].update(change)) == {}
-
-
-def test_the_order_of_keys_and_the_spelling_of_numbers_make_nothing_stale(project):
-    def respell(configuration):
-        sft = configuration["defaults"]["sft"]
-        configuration["defaults"]["sft"] = dict(reversed(sft.items())) | {"learning_rate": 0.005}
-        configuration["defaults"]["adapter"] = {"alpha": 4.0, "rank": 2}
-        del configuration["defaults"]["sft"]["batch_size"]
-        configuration["defaults"]["sft"].update(micro_batch_size=2, gradient_accumulation=4)
-        configuration.update({key: configuration.pop(key) for key in reversed(list(configuration))})
-
-    assert stale(project, respell) == {}
-
-
-def test_comments_make_nothing_stale(project):
-    path = project.folder / "config" / "test.yaml"
-    path.write_text("# A remark.\n" + path.read_text())
-    assert {rule for rule in project.planned() if rule != "all"} == set()
-
-
-def test_swapped_numbers_are_noticed(project):
-    """Snakemake compares parameters as a set of values: two settings that trade theirs would look unchanged."""
-    planned = stale(project, lambda c: c["defaults"]["sft"].update(max_steps=8, batch_size=4))
-    assert len(planned["train_sft"]) == 3
-
-
-def test_a_data_setting_makes_its_dataset_and_what_is_trained_on_it_stale(project):
-    planned = stale(project, lambda c: c["datasets"]["banking"].update(val_fraction=0.2))
-    assert planned["train_sft"] == {"banking_expert", "shared_attention"}
-    assert "build_demo_base" not in planned
-
-
-def test_another_publisher_key_seals_again_and_trains_nothing(project, tmp_path):
-    project.home = tmp_path / "another home"
-    planned = {rule for rule in project.planned() if rule != "all"}
-    assert planned == {"seal_package"} | ASSEMBLED
-
-
-def test_touched_configuration_files_make_nothing_stale(project):
-    for path in (project.folder / "config").rglob("*"):
-        path.touch()
-    for path in (project.folder / "scripts").rglob("*.py"):
-        path.touch()
-    assert {rule for rule in project.planned() if rule != "all"} == set()
+def test_a_lost_artifact_asked_for_by_name_or_as_data_comes_back_alone(world, planner, tmp_path, lost, target, rules):
+    with staleness.edited_files(world, (("delete", lost),), aside=tmp_path / "aside"):
+        plan, _ = planner.plan(world, target or lost)
+    assert plan.keys() == rules
+    assert lost in set().union(*plan.values())

@@ -23,11 +23,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from sealed_experts.errors import UserError
 from sealed_experts.models.manifest import write_base_manifest
-from sealed_experts.settings.bases import is_within
+from sealed_experts.settings.bases import MODEL_FILES, is_within, model_files
 from sealed_experts.settings.types import BaseSettings
-
-# Weights as safetensors only: a pickle can run code when it is loaded.
-MODEL_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
 
 
 def fetch_base(base: BaseSettings, *, key: str, folder: Path) -> None:
@@ -58,7 +55,7 @@ def fetch_base(base: BaseSettings, *, key: str, folder: Path) -> None:
 def _download(base: BaseSettings) -> Path:
     name, revision = base.name, base.revision
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=MODEL_FILES))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES)))
     except GatedRepoError as error:
         raise UserError(
             f"base.name: {name} is a gated model: accept its terms on the hub, and set HF_TOKEN to a token of an "
@@ -125,10 +122,10 @@ def _place(source: Path, folder: Path) -> None:
 
 
 def _link_files(source: Path, folder: Path) -> list[str]:
-    wanted = {path.name: path for pattern in MODEL_FILES for path in source.glob(pattern) if path.name != "base.json"}
-    for name, path in sorted(wanted.items()):
-        _link_or_copy(path.resolve(), folder / name)
-    return sorted(wanted)
+    files = model_files(source)
+    for path in files:
+        _link_or_copy(path.resolve(), folder / path.name)
+    return [path.name for path in files]
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

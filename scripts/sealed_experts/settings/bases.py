@@ -13,6 +13,8 @@ from sealed_experts.settings.types import BaseSettings
 DEMO = "demo"
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 DEMO_MODEL_TYPE = "qwen2"
+# Weights as safetensors only: a pickle can run code when it is loaded.
+MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
 
 
 def base_kind(base: BaseSettings, *, root: Path) -> Literal["demo", "folder", "hub"] | None:
@@ -27,6 +29,12 @@ def base_kind(base: BaseSettings, *, root: Path) -> Literal["demo", "folder", "h
 def folder_of(base: BaseSettings, *, root: Path) -> Path:
     """Return the path that `base.name` means if it is a folder."""
     return root / os.path.expanduser(base.name)  # Path's would raise for a `~user` that nobody is
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Return the files of a local model folder that make up the base, sorted by name."""
+    found = {path.name: path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.name != "base.json"}
+    return [found[name] for name in sorted(found)]
 
 
 def base_key(base: BaseSettings) -> str:

@@ -1,0 +1,94 @@
+"""Every rule alone: its recorded command, in a folder that holds the program and the rule's declared inputs only.
+
+What a rule reads without declaring it is not there, so a rule that would miss an edit fails here. What it makes is
+compared with what it made in the whole run.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+from tests.workflow.conftest import ROOT, TREE
+from tests.workflow.world import recorded_jobs
+
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+
+# What no job of the two runs below makes: targets, and what another test runs.
+ELSEWHERE = {"all", "data", "sft", "reinforce", "packages", "moe", "report_inputs"}
+ELSEWHERE |= {"fetch_base_model"}  # test_own_data.py: a base in a folder, and a hub without network
+RULES = sorted(
+    name
+    for path in [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
+    for name in re.findall(r"^rule (\w+):", path.read_text(), re.MULTILINE)
+)
+IN_THE_WORLD = {"seal_expert", "plot_training", "plot_rewards", "tabulate_metrics", "tabulate_evaluations"}
+MEASURED = ("total_time_seconds", "seconds", "tokens_per_second")
+
+
+def test_every_rule_is_run_by_a_test(finished, world):
+    ran = {job["rule"] for project in (finished, world) for job in recorded_jobs(project)}
+    assert ran.isdisjoint(ELSEWHERE)
+    assert ran | ELSEWHERE == set(RULES)
+
+
+@pytest.mark.parametrize("rule", sorted(set(RULES) - ELSEWHERE))
+def test_a_rule_needs_only_what_it_declares(finished, world, tmp_path, rule):
+    project = world if rule in IN_THE_WORLD else finished
+    job = next(job for job in recorded_jobs(project) if job["rule"] == rule)
+    alone = tmp_path / "alone"
+    provide(job, source=project.folder, folder=alone)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", job["shellcmd"]],
+        cwd=alone,
+        env=project.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    log = (alone / job["log"][0]).read_text()
+    assert done.returncode == 0, done.stderr + log
+    for output in job["output"]:
+        assert content(alone / output, project, tmp_path) == content(project.folder / output, project, tmp_path), output
+
+
+def provide(job, *, source, folder):
+    """Copy the program and the job's declared inputs, and make the folders of what it writes, as Snakemake does."""
+    for name in TREE:
+        path = source / name
+        if path.is_dir():
+            shutil.copytree(path, folder / name, ignore=shutil.ignore_patterns("__pycache__", "demo", "test.yaml"))
+        else:
+            folder.mkdir(exist_ok=True)
+            shutil.copy2(path, folder / name)
+    for name in job["input"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/base.json"):  # it stands for its folder, whose files it lists with their digests
+            shutil.copytree((source / name).parent, (folder / name).parent, dirs_exist_ok=True)
+        else:
+            shutil.copy2(source / name, folder / name)
+    for name in [*job["output"], *job["log"]]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+
+
+def content(path, project, tmp_path):
+    """What has to be equal in two files of the same making: all but measured times and random signatures."""
+    from sealed_experts.training.checkpoints import load_state, tensors_digest
+
+    if path.suffix == ".pt":
+        state = load_state(path)
+        return tensors_digest(state.pop("model_state_dict")), state["step"], state["privacy"], state["settings"]
+    if path.suffix in (".tgsp", ".expert"):
+        unpacked = tmp_path / f"{path.parent.parent.parent.name} {path.name}"
+        project.tool("unpack", str(path), str(unpacked))
+        return {member.name: member.read_bytes() for member in unpacked.iterdir() if "signature" not in member.name}
+    if path.suffix == ".json":
+        return without_times(json.loads(path.read_text()))
+    return path.read_bytes()
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {key: without_times(item) for key, item in value.items() if key not in MEASURED}
+    return [without_times(item) for item in value] if isinstance(value, list) else value
