@@ -1,5 +1,7 @@
 """The one exception for mistakes a person can mend, and how a command reports it."""
 
+import contextlib
+import errno
 import functools
 import sys
 from collections.abc import Callable
@@ -23,16 +25,41 @@ class UsageError(UserError):
     exit_code = 2
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether the device, or the machine, had no memory left. PyTorch reports the machine's as a RuntimeError."""
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        # By name and text: this module is read where torch is not.
+        or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
 def reports_user_errors(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Make `main` print a UserError as one plain message on standard error and return its exit code."""
+    """Make `main` print a UserError as one plain message on standard error and return its exit code.
+
+    So it does where the machine has no memory left, or no space for the log: neither is a defect.
+    """
 
     @functools.wraps(main)
     def guarded(*args: object, **kwargs: object) -> int:
         try:
             return main(*args, **kwargs) or 0
         except UserError as error:
-            print(f"error: {shown(error)}", file=sys.stderr)
-            return error.exit_code
+            text, code = shown(error), error.exit_code
+        except (MemoryError, RuntimeError, OSError) as error:
+            if is_out_of_memory(error):
+                text = "out of memory: run the same command again with more (the next of several attempts asks for it)"
+            elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                text = "no space left on a disk: free some and run the same command again"
+            else:
+                raise
+            code = UserError.exit_code
+        # The log may be on the full disk: then the exit code alone tells.
+        with contextlib.suppress(OSError):
+            print(f"error: {text}", file=sys.stderr)
+        return code
 
     return guarded
 

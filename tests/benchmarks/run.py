@@ -154,12 +154,42 @@ def sealed(count: int) -> list[str]:
     ]
 
 
+CHECKPOINTED = {
+    "sft": "supervised fine-tuning, as above",
+    "reinforce": "policy gradients, as above",
+    "small": "steps of some milliseconds",
+    "large": "a checkpoint of 74 million trainables",
+}
+
+
+def checkpoints(count: int) -> list[str]:
+    """Measure what checkpoints cost and return their section."""
+    results = rounds("checkpoint_cost.py", list(CHECKPOINTED), count=count)
+    rows = [
+        f"| {title} | {1000 * median(results[name], 'save'):,.0f} | {median(results[name], 'interval'):,.1f} "
+        f"| {100 * median(results[name], 'share'):.2f} % |"
+        for name, title in CHECKPOINTED.items()
+    ]
+    return [
+        "## Checkpoints",
+        "",
+        "A save serialises, digests, writes, syncs and renames weights, optimizer and history. The interval is the",
+        "default one, 250 steps (100 of policy gradients) or 10 minutes, whichever is shorter; in the last row, the",
+        "shortest one at which such a save is 1 % of the time.",
+        "",
+        f"| Training (medians of {count} rounds) | a save, ms | interval, s | share of the time |",
+        "|---|---:|---:|---:|",
+        *rows,
+        "",
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="rounds of the throughput benchmark")
     count = parser.parse_args().rounds
     lines = ["# Benchmark results", "", f"Measured on {datetime.date.today()}: {machine()}. Made by `make bench`.", ""]
-    sections = [*throughput(count), *rl_throughput(count), *overhead(), *privacy_cost(), *gains()]
+    sections = [*throughput(count), *rl_throughput(count), *checkpoints(count), *overhead(), *privacy_cost(), *gains()]
     sections += sealed(count)
     RESULTS.write_text("\n".join([*lines, *sections]))
     print(RESULTS.read_text())

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -188,6 +190,52 @@ def test_a_damaged_newest_checkpoint_costs_a_step_and_changes_nothing(slow, expe
     slow.snakemake(*TARGETS)
     assert "is not usable" in log_of(slow)
     assert outcome(slow) == expected
+
+
+def test_an_orphaned_trainer_and_a_newcomer_on_one_folder_end_well(slow, expected):
+    """At once after the kill, while the orphan still trains: `run` removes the stale lock, and waits for the folder."""
+    process = start_and_reach(slow, 8)
+    orphan = trainer_pid(slow)
+    process.kill()
+    process.wait()
+    assert (slow.folder / ".snakemake" / "locks").is_dir()
+    done = slow.tool("run", *slow.command(*TARGETS)[3:])
+    assert "Removing the lock of a run that was killed" in done.stdout
+    assert not alive(orphan)
+    assert "resumed after step" in log_of(slow)
+    assert outcome(slow) == expected
+
+
+def test_a_disk_that_is_too_small_stops_the_run_and_a_larger_one_goes_on(slow, expected):
+    """Log, metrics, journal and checkpoints of the expert are all on it."""
+    place = slow.folder / "results" / "experts" / EXPERT
+    place.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here; the unit tests raise the error instead")
+    try:
+        done = slow.snakemake(*TARGETS, check=False)
+        assert done.returncode != 0
+        assert "error: no space left" in done.stdout + done.stderr
+        assert "Traceback" not in log_of(slow)
+        assert list((place / "sft" / "checkpoints").glob("*/checkpoint_step_*.pt"))
+        subprocess.run(["mount", "-o", "remount,size=8m", str(place)], check=True)
+        slow.snakemake(*TARGETS)
+        assert "resumed after step" in log_of(slow)
+        assert outcome(slow) == expected
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_the_next_attempt_gets_more_memory(project):
+    """`retries` come from the profile or the command line; each attempt asks for as much again."""
+    place = project.folder / "results" / "experts" / EXPERT / "sft" / "training_metrics.json"
+    place.unlink()
+    (project.folder / "scripts" / "summarize_sft.py").write_text("raise SystemExit(1)\n")
+    done = project.snakemake(*TARGETS, flags=("--retries", "2"), check=False)
+    assert done.returncode != 0
+    asked = [int(number) for number in re.findall(r"mem_mb=(\d+)", done.stdout + done.stderr)]
+    assert asked[:3] == [asked[0], 2 * asked[0], 3 * asked[0]]
 
 
 def test_a_failed_retrain_followed_by_a_plain_run_rebuilds_the_package(project):

@@ -103,4 +103,8 @@ def write_error(path: Path, error: OSError) -> UserError | OSError:
         return UserError(f"cannot write {path} ({error.strerror}): make its folder writable")
     if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP):
         return UserError(f"cannot write {path} ({error.strerror}): remove what stands in its place, or choose another")
+    if error.errno in (errno.ENOENT, errno.ESTALE) and not path.parent.is_dir():
+        return UserError(f"cannot write {path} ({error.strerror}): its folder was removed meanwhile")
+    if error.errno == errno.EIO:
+        return UserError(f"cannot write {path} ({error.strerror}): its disk, or the way there, has failed")
     return error

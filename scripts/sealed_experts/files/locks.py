@@ -106,12 +106,20 @@ def _acquire(descriptor: int, path: Path, wait_seconds: float, while_waiting: Ca
                 ) from error
             while_waiting()
             time.sleep(min(0.2, max(0.0, deadline - time.monotonic())))
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            raise UserError(
+                f"the file system of {path.parent} has no locks ({error.strerror}), so nothing would keep two runs "
+                "apart: use a folder on another one, or have it mounted with locks"
+            ) from error
 
 
 def _describe_holder(descriptor: int) -> None:
     holder = {"host": socket.gethostname(), "pid": os.getpid(), "slurm_job": os.environ.get("SLURM_JOB_ID")}
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+    with contextlib.suppress(OSError):  # a full disk: it is held all the same, though without a name
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
 
 def _holder(descriptor: int) -> str:
@@ -119,5 +127,5 @@ def _holder(descriptor: int) -> str:
         holder = json.loads(os.pread(descriptor, 4096, 0))
         job = f", SLURM job {holder['slurm_job']}" if holder["slurm_job"] else ""
         return f"process {holder['pid']} on {holder['host']}{job}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "another process"

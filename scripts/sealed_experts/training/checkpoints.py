@@ -12,12 +12,19 @@ from typing import Any
 
 import torch
 
-from sealed_experts.errors import UserError
-from sealed_experts.files.atomic import make_folder, write_bytes
-from sealed_experts.files.canonical import canonical_json, read_json, write_json
+from sealed_experts.errors import UserError, is_out_of_memory
+from sealed_experts.files.atomic import atomic_writer, make_folder, write_bytes, write_error
+from sealed_experts.files.canonical import canonical_json, write_json
 from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.training.other_runs import tell_of_others
 
 _NAME = re.compile(r"checkpoint_step_(\d+)\.pt")
+# Of the files themselves: raised when what they hold, or how, changes. Those without one are of the first version.
+VERSION = 1
+
+
+class DamagedStateError(UserError):
+    """A file is not, or no longer, a state that this program wrote."""
 
 
 class CheckpointFolder:
@@ -27,16 +34,24 @@ class CheckpointFolder:
         self.path = root / fingerprint
         self._fingerprint = fingerprint
         self._keep = keep
-        make_folder(self.path)
-        for unfinished in self.path.glob(".checkpoint_step_*.tmp"):  # of a save that was killed
-            unfinished.unlink(missing_ok=True)
+        try:
+            make_folder(self.path)
+            for unfinished in self.path.glob(".checkpoint_step_*.tmp"):  # of a save that was killed
+                unfinished.unlink(missing_ok=True)
+        except OSError as error:
+            raise write_error(self.path, error) from error
 
     def save(self, state: dict[str, Any], *, step: int) -> Path:
         """Write the state after `step` and drop all but the newest checkpoints.
 
         Raises:
-            UserError: the disk is full or the folder cannot be written; what was there before stays.
+            UserError: the disk is full, or the folder cannot be written or is gone; what was there before stays.
         """
+        if not self.path.is_dir():  # made anew, it would hold a state without its key and its journal
+            raise UserError(
+                f"{self.path} was removed while this run was using it: put it back and run the same command again; "
+                "where it is gone, that starts this stage anew"
+            )
         target = self.path / f"checkpoint_step_{step}.pt"
         save_state({**state, "fingerprint": self._fingerprint}, target)
         for _, old in self._found()[self._keep :]:
@@ -50,14 +65,14 @@ class CheckpointFolder:
         A checkpoint that does not load is reported on standard error, set aside, and the one before it is used.
 
         Raises:
-            UserError: there are checkpoints, but none of them loads.
+            UserError: there are checkpoints, but none of them loads; or one is whole, but cannot be read.
         """
         found = self._found()
         refused: list[Path] = []
         for step, path in found:
             try:
                 state = self.load(step)
-            except UserError as error:
+            except DamagedStateError as error:
                 print(f"WARNING: checkpoint of step {step} is not usable: {error}", file=sys.stderr, flush=True)
                 refused.append(path)
                 continue
@@ -75,12 +90,13 @@ class CheckpointFolder:
         """Return the state after `step`.
 
         Raises:
-            UserError: its checkpoint does not load, or is another run's.
+            DamagedStateError: its checkpoint does not load, or is another run's.
+            UserError: it cannot be read.
         """
         path = self.path / f"checkpoint_step_{step}.pt"
         state = load_state(path)
-        if state["fingerprint"] != self._fingerprint:
-            raise UserError(f"{path} belongs to another run")
+        if state.get("fingerprint") != self._fingerprint:
+            raise DamagedStateError(f"{path} belongs to another run")
         return state
 
     def secret_key(self) -> bytes:
@@ -117,28 +133,17 @@ class CheckpointFolder:
     def describe(
         self, *, subject: dict[str, Any], environment: dict[str, Any], continues: dict[str, Any] | None = None
     ) -> None:
-        """Keep what this run is beside its checkpoints, and say when only the environment differs from an older run's.
+        """Keep what this run is beside its checkpoints; unless it `continues` one, say which others it does not resume.
 
-        Such a run cannot be resumed, since the same noise on other floats would be a second release: it starts again
-        with a key of its own, unless it `continues` that run.
+        A run of another subject or environment starts with a key of its own.
         """
         path = self.path / "run.json"
         if self.described:
             return
         run = {"subject": subject, "environment": environment}
         write_json(path, run if continues is None else {**run, "continues": continues})
-        if continues is not None:
-            return
-        for other in sorted(self.path.parent.glob("*/run.json")):
-            theirs = read_json(other)
-            if other != path and theirs["subject"] == subject and any(other.parent.glob("checkpoint_step_*.pt")):
-                names = [name for name in environment if environment[name] != theirs["environment"].get(name)]
-                print(
-                    f"WARNING: {other.parent} holds checkpoints of the same training with another {', '.join(names)}; "
-                    "they cannot be resumed here, and this stage starts again",
-                    file=sys.stderr,
-                    flush=True,
-                )
+        if continues is None:
+            tell_of_others(path, subject=subject, environment=environment)
 
     def _found(self) -> list[tuple[int, Path]]:
         matches = ((_NAME.fullmatch(path.name), path) for path in self.path.iterdir())
@@ -149,28 +154,41 @@ def save_state(state: dict[str, Any], path: Path) -> None:
     """Write a nested state (mappings, lists, tensors, plain values) with a digest of its content, atomically."""
     # Into memory first: torch's own writer turns a full disk into an error that names nothing.
     content = io.BytesIO()
+    state = {**state, "version": VERSION}
     torch.save({**state, "digest": state_digest(state)}, content)
-    write_bytes(path, content.getvalue())
+    with atomic_writer(path) as stream:
+        stream.write(content.getbuffer())
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read a state on the CPU, without executing anything it contains, and check its digest.
+    """Read a state on the CPU, without executing anything it contains, and check its digest and its version.
 
     Raises:
-        UserError: the file is missing, truncated, altered, or not one of ours.
+        DamagedStateError: the file is truncated, altered, or not one of ours.
+        UserError: the file is missing, cannot be read, or is of a later version.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}): make it a readable file") from error
     except Exception as error:  # torch.load raises many kinds for damaged files
+        if is_out_of_memory(error):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is damaged or not a file of this program ({reason})") from error
+        raise DamagedStateError(f"{path} is damaged or not a file of this program ({reason})") from error
     if not isinstance(state, dict) or "digest" not in state:
-        raise UserError(f"{path} is not a file of this program: it carries no digest")
+        raise DamagedStateError(f"{path} is not a file of this program: it carries no digest")
     claimed = state.pop("digest")
     if claimed != state_digest(state):
-        raise UserError(f"{path} is damaged: its content does not match its digest")
+        raise DamagedStateError(f"{path} is damaged: its content does not match its digest")
+    version = state.pop("version", 1)
+    if version != VERSION:
+        raise UserError(
+            f"{path} is of version {version}, written by a later release of this program; this one reads up to "
+            f"{VERSION}: go on with that release, or move the file away to start this stage again"
+        )
     return state
 
 

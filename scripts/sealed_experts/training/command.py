@@ -1,6 +1,7 @@
 """The command line that every training script has, and how it ends."""
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from typing import TypeVar
@@ -51,7 +52,8 @@ def run_job(job: StageJob, make_objective: MakeObjective) -> int:
     try:
         train_stage(job, make_objective)
     except Interrupted as interruption:
-        print(f"interrupted: {interruption}; the same command goes on from here", file=sys.stderr)
+        with contextlib.suppress(OSError):  # a full disk: the exit code says it too
+            print(f"interrupted: {interruption}; the same command goes on from here", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
 

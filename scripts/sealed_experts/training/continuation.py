@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sealed_experts.files.canonical import read_json
 from sealed_experts.privacy.ledger.accounting import BudgetCurve
 from sealed_experts.privacy.ledger.events import GaussianEvent, events_from_json
 from sealed_experts.privacy.ledger.journal import Journal, recorded
@@ -18,6 +17,7 @@ from sealed_experts.privacy.ledger.receipt import stage_receipt
 from sealed_experts.privacy.plan import PrivacyPlan
 from sealed_experts.training.checkpoints import CheckpointFolder
 from sealed_experts.training.environment import without_processes
+from sealed_experts.training.other_runs import read_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ def find_continuation(
     Raises:
         UserError: the checkpoints or the journal of the run before cannot be read.
     """
-    runs = {path.parent.name: read_json(path) for path in sorted(root.glob("*/run.json"))}
+    runs = {path.parent.name: read_run(path) for path in sorted(root.glob("*/run.json"))}
     runs = {name: run for name, run in runs.items() if run["subject"] == subject}
     continued = {run["continues"]["fingerprint"] for run in runs.values() if run.get("continues")}
     last = [name for name in runs if name not in continued]

@@ -6,13 +6,14 @@ needs the weights, the optimizer and the step number, and goes on bit for bit.
 
 import math
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from sealed_experts.errors import UserError
+from sealed_experts.errors import UserError, is_out_of_memory
 from sealed_experts.models.adapters import adapter_state, load_adapter_state, trainable_parameters
 from sealed_experts.models.loading import clear_device_memory
 from sealed_experts.privacy.ledger.accounting import BudgetCurve
@@ -95,8 +96,8 @@ class TrainingLoop:
 
         Raises:
             Interrupted: a signal came or the parent died; the state is saved.
-            UserError: a weight or gradient is not finite; the last checkpoint is kept.
-            torch.OutOfMemoryError: the last whole state was saved.
+            UserError: a weight, a gradient or, without privacy, the loss is not finite; the last checkpoint is kept.
+            torch.OutOfMemoryError, MemoryError, RuntimeError: no memory is left; the last whole state was saved.
         """
         self._resume()
         self._progress.begin(self.state.history, step=self.state.step)
@@ -111,8 +112,10 @@ class TrainingLoop:
         except Interrupted:
             self._save()
             raise
-        except torch.OutOfMemoryError as error:
-            if self._processes.count == 1 or isinstance(error, OutOfMemoryTogether):
+        except Exception as error:
+            together = self._processes.count == 1 or isinstance(error, OutOfMemoryTogether)
+            if together and is_out_of_memory(error):
+                traceback.clear_frames(error.__traceback__)  # what the step had allocated
                 self._save_in_an_emergency()
             raise
         return self.state
@@ -139,6 +142,8 @@ class TrainingLoop:
             examples = self._dataset.examples(drawn, step=step, stream=self._stream)
             own = self._differentiate(self._share(examples), step=step)
         total, rows, tokens = (sum(column) for column in zip(*self._processes.exchange(own), strict=True))
+        if not self._settings.privacy.enabled and not math.isfinite(total):
+            raise self._not_finite("loss", step)
         release = self._gradients.release(step=step)
         rate = learning_rate(
             step=step,
@@ -275,7 +280,8 @@ class TrainingLoop:
             if self._processes.is_first:
                 self._checkpoints.save(self.snapshot(), step=self.state.step)
         self._saved_at = time.monotonic()
-        clear_device_memory(self._device)
+        if self._device.type == "cuda":  # elsewhere it gives nothing back, and costs many times what the save does
+            clear_device_memory(self._device)
 
     def _compare(self) -> None:
         """Stop the run where processes have drifted apart: their next sums would be of different functions."""
@@ -297,11 +303,18 @@ class TrainingLoop:
         if self._moving:
             print("out of memory in the middle of an optimizer step: the last checkpoint is kept", flush=True)
         else:
-            self._save()
+            try:
+                self._save()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                print("out of memory: too little is left to save; the last checkpoint is kept", flush=True)
+                return
             print(f"out of memory: saved after step {self.state.step}", flush=True)
 
     def _not_finite(self, what: str, step: int) -> UserError:
         return UserError(
             f"step {step}: the {what} became infinite or NaN; the last checkpoint is kept. Lower "
-            f"{self._stage}.learning_rate (now {self._settings.learning_rate:g}), or add {self._stage}.warmup_steps"
+            f"{self._stage}.learning_rate (now {self._settings.learning_rate:g}), or add {self._stage}.warmup_steps; "
+            "that starts this stage again. Unchanged, the same command comes to the same step and stops there"
         )

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from sealed_experts.errors import UserError
+from sealed_experts.errors import UserError, is_out_of_memory
 from sealed_experts.training.interruption import Interrupted
 from sealed_experts.training.launcher import EXIT_PEER, STORE
 
@@ -156,9 +156,9 @@ class ProcessGroup(Processes):
         parts = [torch.empty_like(tensor) for _ in range(self.count)]
         try:
             dist.all_gather(parts, tensor.contiguous())
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise PeerError(
                 f"process {self.rank} of {self.count} stopped because another one ended or did not answer in time "
                 f"({_first_line(error)}); the last checkpoint is kept, and the same command goes on from there"
@@ -228,7 +228,7 @@ def _outcome(error: Exception | None) -> tuple[str, str]:
         return ("well", "")
     if isinstance(error, Interrupted):
         return ("interrupted", str(error))
-    return ("memory" if isinstance(error, torch.OutOfMemoryError) else "failed", _first_line(error))
+    return ("memory" if is_out_of_memory(error) else "failed", _first_line(error))
 
 
 def _first_line(error: Exception) -> str:

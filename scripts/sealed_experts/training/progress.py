@@ -1,5 +1,6 @@
 """What a running stage tells the outside: metrics.jsonl, a line a logged step, and state.json."""
 
+import contextlib
 import json
 import os
 import socket
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import append_text, write_bytes
 from sealed_experts.files.canonical import write_json
 
@@ -41,6 +43,11 @@ class ProgressFiles:
         """Append one line to metrics.jsonl and bring state.json up to date."""
         append_text(self._metrics, json.dumps(line) + "\n")
         self.update("running", step=line["step"], epsilon=line.get("epsilon", self._state["epsilon"]))
+
+    def end(self, state: str, error: Exception) -> None:
+        """Write down how the run ended; where even that cannot be written, the error itself still reaches the log."""
+        with contextlib.suppress(UserError, OSError):
+            self.update(state, error=(str(error) or type(error).__name__).splitlines()[0])
 
     def update(self, state: str, **values: Any) -> None:
         """Write state.json with `state` and the given values."""

@@ -59,8 +59,8 @@ def check_start(job: StageJob, start: Mapping[str, Any], *, base_digest: str) ->
 def out_of_memory(job: StageJob) -> UserError:
     """Return what to say, and to advise, when the device has no memory left."""
     return UserError(
-        "the device ran out of memory; the log above says what is saved. On a device with more free memory the same "
-        f"command goes on from there. To need less, lower {job.stage}.token_budget (now {job.settings.token_budget}) "
-        f"or {job.stage}.max_seq_len, or set {job.stage}.gradient_checkpointing: on; that starts this stage again, "
-        "because it changes the numbers"
+        "the device or the machine ran out of memory; the log above says what is saved. With more free memory the "
+        "same command goes on from there (of several attempts, each asks for more). To need less, lower "
+        f"{job.stage}.token_budget (now {job.settings.token_budget}) or {job.stage}.max_seq_len, or set "
+        f"{job.stage}.gradient_checkpointing: on; that starts this stage again, because it changes the numbers"
     )

@@ -5,11 +5,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from peft import PeftModel
 
 from sealed_experts.data.records import read_records
-from sealed_experts.errors import UserError
+from sealed_experts.errors import UserError, is_out_of_memory
 from sealed_experts.files.canonical import read_json
 from sealed_experts.files.digests import digest_of, sha256_file
 from sealed_experts.files.leases import device_lease
@@ -70,14 +69,14 @@ def train_stage(job: StageJob, make_objective: MakeObjective) -> None:
             stage.open()
             stage.train()
         except Interrupted as error:
-            progress.update("interrupted", error=str(error))
+            progress.end("interrupted", error)
             raise
-        except torch.OutOfMemoryError as error:
-            advice = out_of_memory(job)
-            progress.update("failed", error=str(advice))
-            raise advice from error
         except Exception as error:
-            progress.update("failed", error=(str(error) or type(error).__name__).splitlines()[0])
+            if is_out_of_memory(error):
+                advice = out_of_memory(job)
+                progress.end("failed", advice)
+                raise advice from error
+            progress.end("failed", error)
             raise
         progress.update("done")
 

@@ -5,14 +5,13 @@ step, in order. Steps count as a set: after a crash the same key gives the same 
 crash can repeat a step, but never lose one from the count.
 """
 
-import errno
 import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from sealed_experts.errors import UserError
-from sealed_experts.files.atomic import write_bytes
+from sealed_experts.files.atomic import write_bytes, write_error
 from sealed_experts.files.canonical import canonical_json, strict_json
 
 _FORMAT = "sealed-experts/journal/v1"
@@ -27,7 +26,10 @@ class Journal:
         self._path = path
         self._first = first_step
         self._count = count
-        self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_APPEND)
+        try:
+            self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_APPEND)
+        except OSError as error:
+            raise write_error(path, error) from error
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, fingerprint: str, key_id: str, first_step: int = 1) -> "Journal":
@@ -70,7 +72,7 @@ class Journal:
 
         Raises:
             ValueError: steps before it are missing: something was released without being recorded.
-            UserError: the disk is full.
+            UserError: the disk is full, or the journal was removed from its place.
         """
         if self._descriptor is None:
             raise ValueError(f"{self._path} is closed")
@@ -78,19 +80,31 @@ class Journal:
             return
         if step != self.next_step:
             raise ValueError(f"{self._path} goes up to step {self.next_step - 1}: step {step} cannot be recorded next")
+        self._check_in_place(self._descriptor)
         line = _line(step) + b"\n"
         try:
             written = os.write(self._descriptor, line)
             os.fsync(self._descriptor)
         except OSError as error:
             self.close()  # what is on disk now is for the next `open` to judge
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise UserError(f"no space left while writing {self._path}: free some and run again") from error
-            raise
+            raise write_error(self._path, error) from error
         if written != len(line):
             self.close()
             raise UserError(f"no space left while writing {self._path}: free some and run again")
         self._count += 1
+
+    def _check_in_place(self, descriptor: int) -> None:
+        """A file that was removed or moved away takes lines all the same, but nobody will find them."""
+        try:
+            in_place = os.path.samestat(os.fstat(descriptor), os.stat(self._path))
+        except FileNotFoundError:
+            in_place = False
+        if not in_place:
+            self.close()
+            raise UserError(
+                f"{self._path} was removed while this run was using it: put it back, with the checkpoints and the key "
+                "beside it, and run the same command again; where they are gone, that starts this stage anew"
+            )
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
