@@ -63,22 +63,18 @@ class WorkflowTrials:
         """Kill, run the documented command, and compare every artifact."""
         shutil.rmtree(self._trial, ignore_errors=True)
         project = self._start.copy(self._trial)
-        process = subprocess.Popen(
-            project.command(),
-            cwd=project.folder,
-            env=project.environment(),
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        time.sleep(death.share * self._seconds)
-        _kill(process, death)
+        process = project.start()
         try:
-            process.wait(timeout=90)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise Failed("Snakemake did not end within 90 s of the signal") from None
-        _run(project)
+            time.sleep(death.share * self._seconds)
+            _kill(process, death)
+            try:
+                process.wait(timeout=90)
+            except subprocess.TimeoutExpired:
+                raise Failed("Snakemake did not end within 90 s of the signal") from None
+            _run(project)  # beside what the dead may have left running
+        finally:
+            for left in _processes_of(process.pid):
+                os.kill(left, signal.SIGKILL)
         found = outcome(project)
         for name in sorted(self._expected.keys() | found.keys()):
             expect(found.get(name) == self._expected.get(name), f"{name} is not the uninterrupted run's")
@@ -134,20 +130,23 @@ def _kill(process: "subprocess.Popen[bytes]", death: Death) -> None:
     elif death.victim == BOTH:
         os.killpg(process.pid, death.signal)
     else:
-        jobs = _jobs_of(process.pid)
-        for job in jobs:
-            os.kill(job, death.signal)
+        # Between two jobs there is nobody to kill: then the next one dies as it starts.
+        while process.poll() is None and not (jobs := _processes_of(process.pid, running="scripts/")):
+            time.sleep(0.01)
+        if process.poll() is None:
+            os.kill(jobs[0], death.signal)
 
 
-def _jobs_of(session: int) -> list[int]:
-    """Return the processes of a session that run one of the workflow's scripts."""
+def _processes_of(session: int, *, running: str = "") -> list[int]:
+    """Return the processes of a session; of those, with `running`, the ones that a word of their command starts so."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
+            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
             mine = os.getsid(int(folder.name)) == session
         except (OSError, ValueError):
             continue
-        if mine and any(word.startswith(b"scripts/") for word in words) and b"-c" not in words:
+        # A shell that starts the script holds its name too, within the one word after -c.
+        if mine and any(word.startswith(running) for word in words) and not (running and "-c" in words):
             found.append(int(folder.name))
     return found

@@ -155,6 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=int, default=count, metavar="N", help=f"{help_} (default {count})")
     parser.add_argument("--only", default="", metavar="TEXT", help="only trials whose line holds this")
     args = parser.parse_args(arguments)
+    # A shell that starts this in the background has children ignore Ctrl-C, and so would the ones to be killed by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="faults ") as folder:
         counts = {name: getattr(args, name) for name in ("trainer", "power", "workflow", "seed")}
         return 1 if sweep(all_trials(Path(folder), **counts), only=args.only) else 0
