@@ -1,5 +1,6 @@
 """Forks of one process that has loaded torch already: to start a trainer, and to kill it, costs little."""
 
+import json
 import os
 import random
 import signal
@@ -30,6 +31,7 @@ def run_forked(
     folder: Path,
     log: Path,
     visit: Visitor | None = None,
+    watched: Path | None = None,
     send: tuple[float, int] | None = None,
 ) -> End:
     """Run `work` in a fork whose working directory is `folder`, and wait for its end.
@@ -37,6 +39,7 @@ def run_forked(
     Args:
         log: what it prints is appended there.
         visit: sees every failure point of the child, in the child.
+        watched: the folder whose failure points those are, if not `folder`.
         send: a signal, sent to the child after so many seconds.
 
     Raises:
@@ -46,7 +49,7 @@ def run_forked(
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
-        _become(work, folder=folder, log=log, visit=visit)
+        _become(work, folder=folder, log=log, points=Points(watched or folder, visit) if visit else None)
     begun = time.monotonic()
     sent = None
     while True:
@@ -66,7 +69,7 @@ def run_forked(
     return End(code=code if code >= 0 else None, signal=-code if code < 0 else None, seconds=now - (sent or begun))
 
 
-def _become(work: Callable[[], int], *, folder: Path, log: Path, visit: Visitor | None) -> None:
+def _become(work: Callable[[], int], *, folder: Path, log: Path, points: Points | None) -> None:
     """Be the child; never return."""
     code = 1
     try:
@@ -77,8 +80,8 @@ def _become(work: Callable[[], int], *, folder: Path, log: Path, visit: Visitor 
         from sealed_experts.training import interruption
 
         interruption.STARTED_BY = os.getppid()  # it was taken in the parent
-        if visit is not None:
-            Points(folder, visit).install()
+        if points is not None:
+            points.install()
         code = work()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -90,6 +93,22 @@ def _become(work: Callable[[], int], *, folder: Path, log: Path, visit: Visitor 
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+class PointLog:
+    """A visitor that notes each failure point in a file outside of the watched folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._write = os.write
+
+    def __call__(self, when: str, operation: Operation) -> None:
+        self._write(self._descriptor, json.dumps([when, operation.name]).encode() + b"\n")
+
+
+def noted_points(path: Path) -> list[tuple[str, str]]:
+    """Return the failure points of a PointLog's file, as (when, name)."""
+    return [tuple(json.loads(line)) for line in path.read_text().splitlines()]
 
 
 @dataclass(frozen=True, kw_only=True)

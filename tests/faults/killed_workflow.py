@@ -37,16 +37,16 @@ class WorkflowTrials:
 
     def __init__(self, folder: Path) -> None:
         """Run it once without a fault."""
-        self._whole = new_project(folder / "whole", folder / "home")
-        self._whole.configure(configuration())
+        self.finished = new_project(folder / "whole", folder / "home")
+        self.finished.configure(configuration())
         data = [f"results/data/{name}/stats.json" for name in ("banking", "investment", "combined")]
-        self._whole.snakemake("results/base/demo/base.json", *data)
+        self.finished.snakemake("results/base/demo/base.json", *data)
         self._trial = folder / "trial"
-        self._start = self._whole.copy(folder / "start")
+        self._start = self.finished.copy(folder / "start")
         begun = time.monotonic()
-        _run(self._whole)
+        _run(self.finished)
         self._seconds = time.monotonic() - begun
-        self._expected = outcome(self._whole)
+        self._expected = outcome(self.finished)
 
     def deaths(self, *, count: int, random_: random.Random) -> Iterator[Death]:
         """Draw who is killed when, every victim and signal in turn."""
@@ -83,7 +83,7 @@ class WorkflowTrials:
 def configuration() -> dict[str, Any]:
     """Return the tiny project's, whose packages are the same bytes each time."""
     tiny: dict[str, Any] = json.loads(json.dumps(TINY))
-    tiny["defaults"]["package"] = {"signatures": ["ed25519"]}
+    tiny["defaults"]["package"] = {"signatures": ["ed25519"], "containers": ["tgsp", "expert"]}
     return tiny
 
 

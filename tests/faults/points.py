@@ -41,6 +41,10 @@ class Operation:
         """The same for every run: without random parts, fingerprints and step numbers."""
         return f"{self.kind} {_plain(self.target or self.path)}"
 
+    def is_in(self, folder: str) -> bool:
+        """Say whether it happens in a folder, or to it."""
+        return self.path == folder or self.path.startswith(folder + os.sep)
+
 
 def _plain(path: str) -> str:
     return _NUMBER.sub("#", _FINGERPRINT.sub("*", _RANDOM.sub(r".\1", path)))

@@ -103,7 +103,7 @@ class Disk:
         for name, file in files.items():
             if os.path.dirname(name) in ("", *folders) and (folder / name).parent.is_dir():
                 (folder / name).write_bytes(file.content if model == SHOWN else file.safe)
-                (folder / name).chmod(0o600 if name.endswith(("/key", "/journal")) else 0o644)
+                (folder / name).chmod(0o600)  # some are secret, and are refused with another mode
 
 
 def _parents(name: str) -> list[str]:

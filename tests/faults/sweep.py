@@ -1,6 +1,6 @@
 """Kill a small real workflow at failure points and at random moments, and see that nothing is ever lost.
 
-    python -m tests.faults.sweep --trainer 200 --power 60 --workflow 20 --seed 0
+    python -m tests.faults.sweep --trainer 200 --power 60 --sealing 60 --workflow 20 --seed 0
 
 Seed and numbers decide every trial; `--only TEXT` runs those alone whose line holds the text.
 """
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.forks import choose_faults
+from tests.faults.jobs import Job, JobTrials
 from tests.faults.killed_workflow import WorkflowTrials
 from tests.faults.powerloss import NAMES_FIRST, STRICT
 from tests.faults.trainer import Stage
@@ -28,6 +29,11 @@ from tests.faults.trials import POLITE, Failed, TrainerTrials
 from tests.workflow.conftest import TINY, Project, new_project
 
 STAGES = [("banking_expert", "sft"), ("banking_expert", "reinforce"), ("investment_expert", "sft")]
+SEALING = [
+    ("seal_package", "results/packages/banking_expert.tgsp"),
+    ("seal_expert", "results/packages/banking_expert.expert"),
+    ("assemble_moe", "results/moe/moe_config.json"),
+]
 ONE_RUN = 2.5  # seconds within which random moments lie
 
 
@@ -82,6 +88,26 @@ def trainer_trials(trials: TrainerTrials, *, count: int, seed: int) -> Iterator[
         )
 
 
+def sealing_trials(trials: JobTrials, *, count: int, seed: int) -> Iterator[Trial]:
+    """Kill a job at failure points, and let it lose power after each second of them."""
+    name, random_ = trials.job.name, random.Random(f"{seed} {trials.job.name}")
+    signals: list[int] = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
+    for number, fault in enumerate(choose_faults(trials.points, count=count, signals=signals, random_=random_)):
+        yield Trial(
+            row=f"{name}: failure points",
+            line=f"{name} {number}: {signal.Signals(fault.signal).name} {fault.when} {fault.name}",
+            run=partial(trials.at_point, fault),
+        )
+    for number in range(count // 2):
+        cut, model = random_.randrange(len(trials.operations) + 1), (STRICT, NAMES_FIRST)[number % 2]
+        last = trials.operations[cut - 1].name if cut else "the start"
+        yield Trial(
+            row=f"{name}: loss of power, {model}",
+            line=f"{name} {number}: power lost after {last} ({model}, operation {cut} of {len(trials.operations)})",
+            run=partial(trials.after_power_loss, count=cut, model=model),
+        )
+
+
 def power_trials(trials: TrainerTrials, *, count: int, seed: int) -> Iterator[Trial]:
     """Lose power after random operations of a recorded run."""
     if not count:
@@ -100,24 +126,29 @@ def power_trials(trials: TrainerTrials, *, count: int, seed: int) -> Iterator[Tr
         )
 
 
-def all_trials(folder: Path, *, trainer: int, power: int, workflow: int, seed: int) -> Iterator[Trial]:
+def all_trials(folder: Path, *, trainer: int, power: int, sealing: int, workflow: int, seed: int) -> Iterator[Trial]:
     """Yield every trial of a sweep, in order."""
     if trainer or power:
         project = prepared(folder)
         for place, (expert, stage) in enumerate(STAGES):
             trials = TrainerTrials(Stage(project, expert=expert, stage=stage), scratch=folder)
-            yield from trainer_trials(trials, count=_share(trainer, place), seed=seed)
-            yield from power_trials(trials, count=_share(power, place), seed=seed)
-    if workflow:
+            yield from trainer_trials(trials, count=_share(trainer, place, of=len(STAGES)), seed=seed)
+            yield from power_trials(trials, count=_share(power, place, of=len(STAGES)), seed=seed)
+    if sealing or workflow:
         killed = WorkflowTrials(folder / "workflow")
+        for place, (rule, output) in enumerate(SEALING):
+            count = _share(sealing, place, of=len(SEALING))
+            if count:
+                job = Job(killed.finished, rule=rule, output=output)
+                yield from sealing_trials(JobTrials(job, scratch=folder), count=count, seed=seed)
         for number, death in enumerate(killed.deaths(count=workflow, random_=random.Random(f"{seed} workflow"))):
             yield Trial(
                 row=f"workflow: {death.victim}", line=f"workflow {number}: {death}", run=partial(killed.die, death)
             )
 
 
-def _share(count: int, place: int) -> int:
-    return count * (place + 1) // len(STAGES) - count * place // len(STAGES)
+def _share(count: int, place: int, *, of: int) -> int:
+    return count * (place + 1) // of - count * place // of
 
 
 def sweep(trials: Iterator[Trial], *, only: str) -> int:
@@ -149,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, count, help_ in (
         ("trainer", 200, "kills of a trainer"),
         ("power", 60, "losses of power"),
+        ("sealing", 60, "kills of sealing and assembly, and half as many losses of power"),
         ("workflow", 20, "kills of a whole workflow"),
         ("seed", 0, "what the trials are drawn from"),
     ):
@@ -158,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A shell that starts this in the background has children ignore Ctrl-C, and so would the ones to be killed by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="faults ") as folder:
-        counts = {name: getattr(args, name) for name in ("trainer", "power", "workflow", "seed")}
+        counts = {name: getattr(args, name) for name in ("trainer", "power", "sealing", "workflow", "seed")}
         return 1 if sweep(all_trials(Path(folder), **counts), only=args.only) else 0
 
 

@@ -33,7 +33,7 @@ class Stage:
         line = next(line for line in done.stdout.splitlines() if f"scripts/train_{stage}.py" in line)
         words = shlex.split(line.partition(">")[0] if "> results" not in line else line[: line.index(" > results")])
         self._arguments = words[words.index(f"scripts/train_{stage}.py") :]
-        self._main = _main_of(project.folder / "scripts" / f"train_{stage}.py")
+        self._main = main_of(project.folder / "scripts" / f"train_{stage}.py")
 
     def work(self) -> int:
         """Do what the job does; to be called in a fork."""
@@ -99,7 +99,8 @@ def without_times(value: Any) -> Any:
     return [without_times(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _main_of(path: Path) -> Callable[[], int]:
+def main_of(path: Path) -> Callable[[], int]:
+    """Load a script and return its main function."""
     specification = importlib.util.spec_from_file_location(path.stem, path)
     assert specification is not None
     assert specification.loader is not None

@@ -1,13 +1,12 @@
 """Trials of one training stage: it is killed, or power is lost, and the same command must end as if nothing was."""
 
-import json
 import os
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
-from tests.faults.forks import End, Fault, run_forked
+from tests.faults.forks import End, Fault, PointLog, noted_points, run_forked
 from tests.faults.points import Operation
 from tests.faults.powerloss import SHOWN, Recorder, after_loss, recorded
 from tests.faults.trainer import Stage
@@ -38,19 +37,11 @@ class TrainerTrials:
         self._run()
         self.key = stage.key()
         self.expected = self._again(key=self.key)
-        self.points = [tuple(json.loads(line)) for line in self._points.read_text().splitlines()]
+        self.points = noted_points(self._points)
 
     def _again(self, *, key: bytes | None) -> Any:
         self.stage.clear(key=key)
-        self._points.unlink(missing_ok=True)
-        descriptor = os.open(self._points, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        write = os.write
-
-        def visit(when: str, operation: Operation) -> None:
-            write(descriptor, json.dumps([when, operation.name]).encode() + b"\n")
-
-        self._run(visit=visit)
-        os.close(descriptor)
+        self._run(visit=PointLog(self._points))
         return self.stage.result()
 
     def _run(self, **how: Any) -> End:
@@ -118,7 +109,7 @@ class _Within:
         self._recorder, self._inside = Recorder(record), str(stage.folder.relative_to(stage.project.folder))
 
     def __call__(self, when: str, operation: Operation) -> None:
-        if operation.path == self._inside or operation.path.startswith(self._inside + os.sep):
+        if operation.is_in(self._inside):
             names = {
                 name: os.path.relpath(getattr(operation, name), self._inside)
                 for name in ("path", "target")

@@ -3,11 +3,14 @@
 import os
 import random
 import signal
+from types import SimpleNamespace
 
 import pytest
 from tests.faults.forks import Fault, choose_faults, run_forked
+from tests.faults.jobs import JobTrials
 from tests.faults.points import Operation
 from tests.faults.powerloss import NAMES_FIRST, SHOWN, STRICT, Recorder, after_loss, recorded
+from tests.faults.trials import Failed
 
 from sealed_experts.files.atomic import append_text, make_folder, write_bytes
 
@@ -145,3 +148,27 @@ def test_names_do_not_depend_on_the_run():
     one = Operation(kind="write", path=f"x/{'0f' * 32}/.checkpoint_step_12.pt.{'ab' * 8}.tmp")
     other = Operation(kind="write", path=f"x/{'9c' * 32}/.checkpoint_step_7.pt.{'01' * 8}.tmp")
     assert one.name == other.name == "write x/*/.checkpoint_step_#.pt.tmp"
+
+
+@pytest.mark.parametrize("careful", [True, False])
+def test_a_package_that_is_there_before_its_release_is_caught(tmp_path, careful):
+    folder, home = tmp_path / "top" / "whole", tmp_path / "top" / "home"
+    folder.mkdir(parents=True)
+    release, package = home / "releases" / "expert" / "1.json", folder / "packages" / "expert.tgsp"
+
+    def work():
+        for path in (release, package) if careful else (package, release):
+            write_bytes(path, b'{"entered": 1}')
+        return 0
+
+    job = SimpleNamespace(name="sealing", work=work, output=package, project=SimpleNamespace(folder=folder, home=home))
+    work()
+    trials = JobTrials(job, scratch=tmp_path)
+    assert {operation.kind for operation in trials.operations} >= {"write", "sync", "rename"}
+    caught = 0
+    for count in range(len(trials.operations) + 1):
+        try:
+            trials.after_power_loss(count=count, model=STRICT)
+        except Failed:
+            caught += 1
+    assert (caught == 0) is careful

@@ -1,16 +1,35 @@
 """A sample of the fault sweep (`make faults` is the whole of it)."""
 
+import shutil
 import subprocess
 import sys
 
 import pytest
 from tests.conftest import ROOT
+from tests.faults.jobs import Job, JobTrials
+from tests.faults.killed_workflow import configuration
+from tests.faults.sweep import SEALING, sealing_trials
+from tests.workflow.conftest import Project
 
 pytestmark = pytest.mark.workflow
 
 
 def test_a_sample_of_kills_and_losses_of_power_ends_exactly():
-    command = [sys.executable, "-m", "tests.faults.sweep", "--trainer", "9", "--power", "6", "--workflow", "0"]
+    counts = ["--trainer", "9", "--power", "6", "--sealing", "0", "--workflow", "0"]
+    command = [sys.executable, "-m", "tests.faults.sweep", *counts]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| all | 15 | 0 |" in done.stdout
+
+
+def test_a_sample_of_kills_in_sealing_and_assembly_ends_exactly(finished, tmp_path):
+    # The home has to lie beside the project: the release log is part of what must be the same.
+    project = Project(finished.copy(tmp_path / "top" / "whole").folder, tmp_path / "top" / "home")
+    shutil.copytree(finished.home, project.home)
+    project.configure(configuration())
+    project.snakemake()
+    (tmp_path / "scratch").mkdir()
+    for rule, output in SEALING:
+        trials = JobTrials(Job(project, rule=rule, output=output), scratch=tmp_path / "scratch")
+        for trial in sealing_trials(trials, count=8, seed=0):
+            trial.run()
