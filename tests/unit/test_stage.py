@@ -97,24 +97,31 @@ def share_key(job, other):
     target.chmod(0o600)
 
 
-@pytest.mark.parametrize("privacy", [PRIVATE, PLAIN], ids=["private", "plain"])
-@pytest.mark.parametrize("polls", [1, 2, 5, 9, 14])
+@pytest.fixture(scope="module", params=[PRIVATE, PLAIN], ids=["private", "plain"])
+def whole(request, tmp_path_factory, tiny_base, tiny_dataset):
+    """An uninterrupted run, and its adapter file."""
+    job = make_job(tmp_path_factory.mktemp("whole"), tiny_base, tiny_dataset, privacy=request.param)
+    return job, train(job)
+
+
+# At every file operation, and at random moments, in tests/faults.
+@pytest.mark.xdist_group("stage")
+@pytest.mark.parametrize("polls", [1, 5, 14])
 def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
-    tmp_path, tiny_base, tiny_dataset, monkeypatch, privacy, polls
+    tmp_path, tiny_base, tiny_dataset, monkeypatch, whole, polls
 ):
-    whole = make_job(tmp_path / "whole", tiny_base, tiny_dataset, privacy=privacy)
-    expected = train(whole)
+    privacy = whole[0].settings.privacy
     broken = make_job(tmp_path / "broken", tiny_base, tiny_dataset, privacy=privacy)
     if privacy.enabled:
-        share_key(broken, whole)
+        share_key(broken, whole[0])
     with monkeypatch.context() as patch:
         interrupt_after(patch, polls)
         with pytest.raises(Interrupted):
             train_stage(broken, supervised)
     assert json.loads((broken.output.parent / "state.json").read_text())["state"] == "interrupted"
-    assert comparable(train(broken)) == comparable(expected)
+    assert comparable(train(broken)) == comparable(whole[1])
     lines = [json.loads(line) for line in (broken.output.parent / "metrics.jsonl").read_text().splitlines()]
-    assert comparable(lines) == comparable(expected["history"])
+    assert comparable(lines) == comparable(whole[1]["history"])
 
 
 def test_release_mode_draws_a_new_key_for_every_run(tmp_path, tiny_base, tiny_dataset):

@@ -72,6 +72,21 @@ def large_adapter(path: Path, *, width: int) -> None:
         stream.truncate(8 + len(text) + position)
 
 
+def peak_memory_of(script: str, *arguments: str) -> float:
+    """Run a script that prints its peak memory in MB, and return that."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env={**os.environ, "PYTHONPATH": PATH, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
+
+
 def content(weights: Path) -> tuple[dict, dict]:
     """Return manifest and members of a package with these weights, which are not read into memory."""
     return building.package_content(building.inputs(adapter_weights=weights))
@@ -88,17 +103,7 @@ def test_memory_does_not_grow_with_the_adapter(storage, tmp_path):
     small = {name: member.decode() for name, member in members.items() if isinstance(member, bytes)}
     (tmp_path / "content.json").write_text(json.dumps({"manifest": manifest, "members": small}))
     for action in ("seal", "verify"):
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(tmp_path), json.dumps(storage), action],
-            env={**os.environ, "PYTHONPATH": PATH, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert float(done.stdout) < 64, action
+        assert peak_memory_of(SCRIPT, str(tmp_path), json.dumps(storage), action) < 64, action
 
 
 # The same for a package that is there: what is done with it, and by whom it may be read.
@@ -125,7 +130,7 @@ print(peak_memory())
 
 
 @pytest.mark.parametrize("action", ["unpack", "install"])
-@pytest.mark.parametrize("storage", ["expert", *STORAGES])
+@pytest.mark.parametrize("storage", ["expert", "plain", "both"])
 def test_unpacking_and_installing_take_no_more_memory_than_verifying(storage, action, tmp_path):
     """For 64 MB of weights: `unpack` held them two to three times."""
     large_adapter(tmp_path / building.WEIGHTS, width=1 << 21)
@@ -136,17 +141,7 @@ def test_unpacking_and_installing_take_no_more_memory_than_verifying(storage, ac
         complete = verify_package(tmp_path / "p.tgsp", trust=building.trust()).manifest
         seal_expert(path, manifest=complete, members=members, key=key)
     (tmp_path / "k.pub").write_text(key.public.pem)
-    done = subprocess.run(
-        [sys.executable, "-c", USED, str(path), action],
-        env={**os.environ, "PYTHONPATH": PATH, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 64
+    assert peak_memory_of(USED, str(path), action) < 64
     if action == "unpack":
         unpacked = tmp_path / "out" / building.WEIGHTS
         assert sha256_file(unpacked) == sha256_file(tmp_path / building.WEIGHTS)
