@@ -239,6 +239,22 @@ def test_signal_reaches_the_jobs_and_run_waits_for_them(folder, sent, received):
     assert not (folder.path / ".snakemake/locks/0.output.lock").exists()
 
 
+def test_a_hang_up_that_nohup_ignores_stops_nothing(folder):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; what is started inherits it
+    try:
+        process = folder.start("wait")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    folder.wait_for("job.pid")
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=1)
+    assert not (folder.path / "job.signal").exists()
+    process.terminate()
+    process.communicate(timeout=30)
+    assert (folder.path / "job.signal").read_text() == "SIGTERM"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent was killed")
 def test_killed_run_takes_snakemake_along_and_the_next_run_goes_on(folder):
     process = folder.start("wait")

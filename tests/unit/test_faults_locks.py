@@ -11,14 +11,14 @@ import pytest
 from tests.conftest import ROOT
 
 from sealed_experts.errors import UserError
-from sealed_experts.files import locks
+from sealed_experts.files import leases, locks
 from sealed_experts.files.locks import folder_lock, is_locked
 
 ELSEWHERE = {"host": "node17", "pid": 4711, "slurm_job": "12345"}
 # Holds a folder as a process of another host would, and tells when it does.
 HOLDER = """
 import json, os, sys, time
-from sealed_experts.files import locks
+from sealed_experts.files import leases, locks
 locks._describe_holder = lambda descriptor: os.pwrite(descriptor, sys.argv[2].encode(), 0)
 with locks.folder_lock(sys.argv[1]):
     print("held", flush=True)
@@ -85,3 +85,60 @@ def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch, number):
     with pytest.raises(UserError, match="has no locks") as caught, locks.folder_lock(tmp_path):
         pass
     assert str(tmp_path) in str(caught.value)
+
+
+# Holds a folder and a lock of a GPU's kind, and has a worker, as a user's reward may, that outlives it.
+WITH_WORKER = """
+import os, sys, time
+from pathlib import Path
+from sealed_experts.files import leases
+from sealed_experts.files.locks import folder_lock
+
+with folder_lock(sys.argv[1]), leases._lock(Path(sys.argv[1]) / "gpu.lock") as held:
+    assert held
+    if os.fork() == 0:
+        sys.stdin.read()
+        os._exit(0)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_lock_of_a_killed_process_does_not_live_on_in_its_workers(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WITH_WORKER, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match=f"in use by process {process.pid}"), folder_lock(tmp_path, wait_seconds=0):
+        pass
+    process.kill()
+    process.wait(timeout=20)
+    with folder_lock(tmp_path, wait_seconds=0), leases._lock(tmp_path / "gpu.lock") as free:
+        assert free
+    process.stdin.close()  # the worker ends
+
+
+def test_a_child_that_leaves_the_block_takes_nothing_from_its_parent(tmp_path):
+    parent, child = os.getpid(), 0
+    try:
+        with folder_lock(tmp_path):
+            child = os.fork()
+            if child == 0:
+                # As an exception does. The number of the lock's file may be another file's by now.
+                with open(tmp_path / "other", "w+") as other:
+                    other.write("x")
+                    other.flush()
+                    raise InterruptedError
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert is_locked(tmp_path)
+            assert json.loads((tmp_path / ".lock").read_text())["pid"] == parent
+            assert (tmp_path / "other").read_text() == "x"
+    except InterruptedError:
+        os._exit(0)
+    finally:
+        if os.getpid() != parent:
+            os._exit(1)

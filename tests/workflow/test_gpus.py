@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.workflow.conftest import TINY
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("interruption")]
 
 # Every Python process of the run finds two GPUs; PyTorch's build for the CPU then trains there all the same.
 TWO_GPUS = """

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.workflow.conftest import TINY, stop_group, wait_for
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("interruption")]
 
 EXPERT = "banking_expert"
 STEPS = 40

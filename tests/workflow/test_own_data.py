@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.workflow.conftest import TINY, Project
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("interruption")]
 
 
 @pytest.fixture

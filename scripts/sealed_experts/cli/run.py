@@ -160,7 +160,8 @@ def _forwarding(process: "subprocess.Popen[bytes]") -> Iterator[None]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, _FORWARDED[signal.Signals(number)])
 
-    before = {number: signal.signal(number, forward) for number in _FORWARDED}
+    heeded = [number for number in _FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]  # `nohup` ignores one
+    before = {number: signal.signal(number, forward) for number in heeded}
     try:
         yield
     finally:

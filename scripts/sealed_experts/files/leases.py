@@ -10,10 +10,10 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_error
+from sealed_experts.files.locks import kept_from_children
 from sealed_experts.machine import visible_devices
 
 FOLDER = "SEALED_EXPERTS_LEASES"  # variable that names another folder for the locks
@@ -81,20 +81,15 @@ def _lock(path: Path) -> Iterator[bool]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise write_error(path, error) from error
-    with os.fdopen(descriptor, "r+b") as stream:
+    with kept_from_children(descriptor):
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
             return
-        _describe_holder(stream)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode(), 0)
         yield True
-
-
-def _describe_holder(stream: IO[bytes]) -> None:
-    stream.truncate(0)
-    stream.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
-    stream.flush()
 
 
 def _holder(path: Path) -> str:

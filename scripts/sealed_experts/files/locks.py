@@ -38,16 +38,42 @@ def folder_lock(
         descriptor = _opened(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise write_error(path, error) from error
-    try:
+    with kept_from_children(descriptor):
         _acquire(descriptor, path, wait_seconds, while_waiting)
         _describe_holder(descriptor)
         try:
             yield
         finally:
-            os.ftruncate(descriptor, 0)
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            if descriptor in _kept:  # else this is a child that leaves the block too: the lock is its parent's
+                os.ftruncate(descriptor, 0)
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
+def kept_from_children(descriptor: int) -> Iterator[None]:
+    """Close `descriptor` when the block ends, and in every fork of this process at once.
+
+    A lock lasts as long as anybody has its file open: a worker of a killed process would hold it on.
+    """
+    _kept.add(descriptor)
+    try:
+        yield
     finally:
+        if descriptor in _kept:
+            _kept.remove(descriptor)
+            os.close(descriptor)
+
+
+_kept: set[int] = set()
+
+
+def _close_in_child() -> None:
+    for descriptor in _kept:
         os.close(descriptor)
+    _kept.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 def is_locked(folder: str | os.PathLike[str]) -> bool:
