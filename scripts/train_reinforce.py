@@ -3,6 +3,11 @@
 import dataclasses
 import sys
 
+from sealed_experts.training.interruption import end_at_signals
+
+if __name__ == "__main__":
+    end_at_signals()  # before the seconds that torch takes
+
 from sealed_experts.errors import UserError, reports_user_errors
 from sealed_experts.rewards.registry import make_reward, reward_code
 from sealed_experts.settings.types import ReinforceSettings

@@ -2,6 +2,11 @@
 
 import sys
 
+from sealed_experts.training.interruption import end_at_signals
+
+if __name__ == "__main__":
+    end_at_signals()  # before the seconds that torch takes
+
 from sealed_experts.errors import reports_user_errors
 from sealed_experts.settings.types import SftSettings
 from sealed_experts.training.command import parse_job, run_job

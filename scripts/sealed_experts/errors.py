@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 
 _CONTINUED = "\n  "  # how a message of several lines goes on
+# How PyTorch and what it calls (the system, CUDA, cuBLAS, cuDNN, NCCL) say it inside a RuntimeError.
+_NO_MEMORY = ("allocate memory", "out of memory", "STATUS_ALLOC_FAILED", "ALLOCATION_FAILED")
 
 
 class UserError(Exception):
@@ -26,13 +28,13 @@ class UsageError(UserError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether the device, or the machine, had no memory left. PyTorch reports the machine's as a RuntimeError."""
+    """Say whether the device, or the machine, had no memory left. Libraries report much of it as a RuntimeError."""
     return (
         isinstance(error, MemoryError)
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
         # By name and text: this module is read where torch is not.
         or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
-        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+        or (isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY))
     )
 
 

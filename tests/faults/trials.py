@@ -13,7 +13,7 @@ from tests.faults.trainer import Stage
 
 EXIT_INTERRUPTED = 75
 SLOWEST_STOP = 10.0  # seconds from a signal to the exit
-POLITE = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+POLITE = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Failed(Exception):

@@ -1,12 +1,14 @@
 """Checkpoints: durable, checked, pruned, never another run's, and the key beside them."""
 
 import os
+import shutil
 import stat
 
 import pytest
 import torch
 
 from sealed_experts.errors import UserError
+from sealed_experts.training import checkpoints
 from sealed_experts.training.checkpoints import CheckpointFolder, key_id, load_state, save_state, state_digest
 
 
@@ -122,3 +124,68 @@ def test_the_digest_covers_names_types_shapes_and_bytes():
 def test_bfloat16_survives(tmp_path):
     save_state({"x": torch.randn(3).to(torch.bfloat16)}, tmp_path / "x.pt")
     assert load_state(tmp_path / "x.pt")["x"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("made_anew", [False, True], ids=["gone", "made anew"])
+def test_a_stopped_run_saves_nothing_into_the_folder_of_the_run_that_replaced_it(tmp_path, made_anew):
+    """It was removed, and another run has begun in one of the same name, with another key."""
+    stopped = folder(tmp_path)
+    stopped.save(state(1), step=1)
+    shutil.rmtree(stopped.path)
+    other = folder(tmp_path) if made_anew else None
+    with pytest.raises(UserError, match="was removed while this run was using it"):
+        stopped.save(state(2), step=2)
+    if other is None:
+        assert not stopped.path.exists()
+    else:
+        other.save(state(3), step=3)
+        assert [path.name for path in stopped.path.iterdir()] == ["checkpoint_step_3.pt"]
+
+
+def test_a_folder_that_is_replaced_while_a_state_is_written_does_not_get_it(tmp_path, monkeypatch):
+    subject = folder(tmp_path)
+    digest = checkpoints.state_digest
+
+    def replaced(value):
+        shutil.rmtree(subject.path)
+        subject.path.mkdir()
+        return digest(value)
+
+    monkeypatch.setattr(checkpoints, "state_digest", replaced)
+    with pytest.raises(UserError, match="another one is in its place"):
+        subject.save(state(1), step=1)
+    assert list(subject.path.iterdir()) == []
+
+
+def test_a_folder_that_is_moved_away_and_put_back_is_the_same(tmp_path):
+    subject = folder(tmp_path)
+    subject.path.rename(tmp_path / "away")
+    with pytest.raises(UserError, match="put it back"):
+        subject.save(state(1), step=1)
+    (tmp_path / "away").rename(subject.path)
+    assert subject.save(state(1), step=1).exists()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), b"x", 2**60, 1j, {1, 2}, torch.eye(3).to_sparse(), torch.empty(3, device="meta"), {1: 2, (1, 2): 3}],
+    ids=["nan", "bytes", "big", "complex", "set", "sparse", "meta", "keys"],
+)
+def test_a_foreign_file_that_carries_a_digest_is_set_aside_as_any_damaged_one(tmp_path, capsys, value):
+    """What no state of ours holds once stopped the run, or ended it with a traceback."""
+    subject = folder(tmp_path)
+    subject.save(state(1), step=1)
+    torch.save({"digest": "x", "value": value}, subject.path / "checkpoint_step_2.pt")
+    assert subject.load_newest()["step"] == 1
+    assert "WARNING: checkpoint of step 2 is not usable" in capsys.readouterr().err
+    assert (subject.path / "checkpoint_step_2.unusable").exists()
+
+
+def test_too_little_memory_for_a_digest_damages_no_file(tmp_path, monkeypatch):
+    subject = folder(tmp_path)
+    subject.save(state(1), step=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "state_digest", lambda _: (_ for _ in ()).throw(MemoryError()))
+        with pytest.raises(MemoryError):
+            subject.load_newest()
+    assert subject.load_newest()["step"] == 1

@@ -2,20 +2,22 @@
 
 import dataclasses
 import json
+import secrets
 import shutil
 
 import pytest
 from dp_accounting.pld import privacy_loss_distribution as pld
 from tests.distributed import train_as
 from tests.unit.test_distributed import REPRODUCIBLE, close, dies_in_step, job_in, kill_itself
-from tests.unit.test_stage import PLAIN, PRIVATE, comparable, interrupt_after, supervised, train
+from tests.unit.test_stage import PLAIN, PRIVATE, comparable, supervised, train
 
 from sealed_experts.privacy.ledger.journal import recorded
 from sealed_experts.sealing.content.receipt import receipt_bytes
 from sealed_experts.sealing.content.recomputation import recompute_privacy
 from sealed_experts.training import stage as stage_module
 from sealed_experts.training.checkpoints import CheckpointFolder, load_state
-from sealed_experts.training.interruption import Interrupted
+from sealed_experts.training.interruption import Interrupted, Interruption
+from sealed_experts.training.progress import ProgressFiles
 from sealed_experts.training.stage import train_stage
 
 STEPS = 6
@@ -34,9 +36,17 @@ def claiming(monkeypatch):
     return claim
 
 
-def stop_after(monkeypatch, job, polls):
+def stop_after(monkeypatch, job, step):
+    """Train to somewhere after `step`, when a signal comes."""
+    original, done = stage_module.TrainingLoop._train_step, []
+
+    def train_step(self, number):
+        done.append(number - 1)
+        return original(self, number)
+
     with monkeypatch.context() as patch:
-        interrupt_after(patch, polls)
+        patch.setattr(stage_module.TrainingLoop, "_train_step", train_step)
+        patch.setattr(Interruption, "reason", property(lambda self: "asked by a test" if step in done else None))
         with pytest.raises(Interrupted):
             train_stage(job, supervised)
 
@@ -82,11 +92,11 @@ def test_in_release_mode_every_key_is_used_for_one_number_of_processes_and_all_a
     train_as(2, job, supervised, folder=tmp_path / "said", before=dies_in_step(4, kill_itself))
     first = runs(job)[2]
     before = {path.name: path.read_bytes() for path in first.iterdir()}
-    stop_after(monkeypatch, job, 9)  # on one process, from step 2
+    stop_after(monkeypatch, job, 4)  # on one process, from step 2
     assert "the noise has a new key, and ε counts what was noised under each" in capfd.readouterr().out
     second = runs(job)[1]
     taken_over = CheckpointFolder(job.checkpoints, fingerprint=second.name, keep=1).newest_step
-    assert taken_over > 2
+    assert taken_over == 4
     assert train_as(3, job, supervised, folder=tmp_path / "said").codes == [0, 0, 0]
     third = runs(job)[3]
     assert {path.name: path.read_bytes() for path in first.iterdir()} == before  # an ended run is never touched
@@ -109,16 +119,16 @@ def test_in_release_mode_every_key_is_used_for_one_number_of_processes_and_all_a
 def test_a_continued_run_that_is_interrupted_ends_bit_for_bit(tmp_path, tiny_base, tiny_dataset, monkeypatch, claiming):
     begun = job_in(tmp_path / "begun", tiny_base, tiny_dataset, max_steps=STEPS, checkpoint_steps=2)
     claiming(2)
-    stop_after(monkeypatch, begun, 5)
+    stop_after(monkeypatch, begun, 2)
     states = []
-    for name, polls in (("whole", None), ("broken", 3)):
+    for name, step in (("whole", None), ("broken", 4)):
         shutil.copytree(tmp_path / "begun", tmp_path / name)
         job = job_in(tmp_path / name, tiny_base, tiny_dataset, max_steps=STEPS, checkpoint_steps=2)
         claiming(1)
         with monkeypatch.context() as patch:
-            patch.setattr(CheckpointFolder, "secret_key", lambda self: bytes(32))
-            if polls:
-                stop_after(monkeypatch, job, polls)
+            patch.setattr(secrets, "token_bytes", bytes)
+            if step:
+                stop_after(monkeypatch, job, step)
             states.append(train(job))
     assert comparable(states[0]) == comparable(states[1])
 
@@ -126,7 +136,7 @@ def test_a_continued_run_that_is_interrupted_ends_bit_for_bit(tmp_path, tiny_bas
 def test_a_kill_while_the_state_is_taken_over_changes_nothing(tmp_path, tiny_base, tiny_dataset, monkeypatch, claiming):
     job = job_in(tmp_path, tiny_base, tiny_dataset, max_steps=STEPS, checkpoint_steps=2)
     claiming(2)
-    stop_after(monkeypatch, job, 9)  # looks for a reason to stop: a step has several
+    stop_after(monkeypatch, job, 3)
     claiming(1)
     for moment in ("save", "describe"):
         with monkeypatch.context() as patch:
@@ -138,7 +148,7 @@ def test_a_kill_while_the_state_is_taken_over_changes_nothing(tmp_path, tiny_bas
     state = train(job)
     assert (half_done / "key").read_bytes() == key
     assert [event["steps"] for event in state["privacy"]["events"]] == [
-        recorded(folder / "journal")[1] for folder in (runs(job)[2], half_done)
+        recorded(folder / "journal", fingerprint=folder.name).steps for folder in (runs(job)[2], half_done)
     ]
 
 
@@ -153,7 +163,7 @@ def test_steps_that_were_noised_twice_come_out_of_the_budget(tmp_path, tiny_base
     job = job_in(tmp_path / "job", tiny_base, tiny_dataset, privacy=tight, max_steps=STEPS, checkpoint_steps=2)
     claiming(2)
     with monkeypatch.context() as patch:  # dies after step 3, with a checkpoint of step 2
-        patch.setattr(stage_module.TrainingLoop, "_log", _dies_at(3))
+        patch.setattr(ProgressFiles, "log", _dies_at(3))
         with pytest.raises(KeyboardInterrupt):
             train(job)
     claiming(1)
@@ -164,7 +174,7 @@ def test_steps_that_were_noised_twice_come_out_of_the_budget(tmp_path, tiny_base
 
 
 def _dies_at(step):
-    original = stage_module.TrainingLoop._log
+    original = ProgressFiles.log
 
     def log(self, line):
         if line["step"] == step:
@@ -191,7 +201,7 @@ def test_a_run_without_any_checkpoint_still_counts_what_it_noised(
     job = job_in(tmp_path, tiny_base, tiny_dataset, max_steps=2, checkpoint_steps=100)
     claiming(2)
     with monkeypatch.context() as patch:
-        patch.setattr(stage_module.TrainingLoop, "_log", _dies_at(1))
+        patch.setattr(ProgressFiles, "log", _dies_at(1))
         with pytest.raises(KeyboardInterrupt):
             train(job)
     claiming(1)

@@ -31,7 +31,7 @@ def _quick(monkeypatch):
     monkeypatch.setattr(gc, "collect", lambda *_: 0)
 
 
-def interrupted(job, monkeypatch, *, polls=9):
+def interrupted(job, monkeypatch, *, polls=16):
     """Train `job` to somewhere in its middle, and return the step of its newest checkpoint."""
     with monkeypatch.context() as patch:
         interrupt_after(patch, polls)
@@ -225,3 +225,21 @@ def test_only_the_newest_of_many_other_runs_is_told(tmp_path, capsys):
     assert out.err == ""
     assert out.out.count("\n") == 1
     assert "3 holds a run up to step 3, but of another seed." in out.out
+
+
+def test_a_run_whose_folder_was_replaced_writes_no_adapter(tmp_path, tiny_base, tiny_dataset, monkeypatch):
+    """It would be one of the key of another run: the folder was deleted, and that one has begun in it."""
+    job = make_job(tmp_path, tiny_base, tiny_dataset, privacy=PLAIN, max_steps=1)
+    original = stage_module.TrainingLoop.run
+
+    def run(self):
+        original(self)
+        shutil.move(job.checkpoints, tmp_path / "away")
+        shutil.copytree(tmp_path / "away", job.checkpoints)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage_module.TrainingLoop, "run", run)
+        with pytest.raises(UserError, match="was removed while this run was using it, and another one is in its place"):
+            train_stage(job, supervised)
+    assert [path.name for path in job.output.parent.glob("*.pt")] == []
+    assert train(job)["step"] == 1

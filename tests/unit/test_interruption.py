@@ -4,17 +4,28 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
+from tests.conftest import ROOT
 from tests.unit.test_stage import PLAIN, make_job, supervised
 
 from sealed_experts.training import deadline, interruption
 from sealed_experts.training.command import run_job
 from sealed_experts.training.deadline import Deadline, job_deadline, parse_time_left
-from sealed_experts.training.interruption import EXIT_INTERRUPTED
+from sealed_experts.training.interruption import EXIT_INTERRUPTED, Interruption
 
 SECONDS = 10.0  # what docs/resume.md promises
+
+
+@pytest.fixture(autouse=True)
+def _terminal():
+    """What `nohup` starts ignores SIGHUP, and so would the processes of these tests."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, previous)
 
 
 @pytest.fixture
@@ -65,7 +76,7 @@ def saved_steps(job):
     return [int(path.stem.rpartition("_")[2]) for path in job.checkpoints.glob("*/checkpoint_step_*.pt")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_a_run_with_a_checkpoint_in_time(endless, number):
     trainer = start(trains, endless)
     try:
@@ -77,6 +88,54 @@ def test_a_signal_ends_a_run_with_a_checkpoint_in_time(endless, number):
     finally:
         trainer.kill()
     assert max(saved_steps(endless)) >= 1
+
+
+def test_a_run_under_nohup_outlives_its_terminal():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert interruption.reason is None
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+# Instead of the seconds that these libraries take, whichever is asked for first.
+LIBRARIES = ("torch", "transformers", "peft", "numpy")
+SLOW = """
+import time
+open("loading", "w").close()
+for _ in range(600):  # not one long one: a signal just before it would wait for its end
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "number"),
+    [
+        ("train_sft.py", signal.SIGTERM),
+        ("train_sft.py", signal.SIGUSR1),
+        ("train_reinforce.py", signal.SIGINT),
+    ],
+)
+def test_a_signal_while_the_program_is_loading_is_no_failure(tmp_path, script, number):
+    """SLURM's warning ended a job that was still loading as one that failed; Ctrl-C showed a traceback."""
+    for library in LIBRARIES:
+        (tmp_path / f"{library}.py").write_text(SLOW)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "scripts" / script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'scripts'}"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_for((tmp_path / "loading").exists)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+    assert process.returncode == EXIT_INTERRUPTED
+    assert said.splitlines()[-1].startswith(f"interrupted: received {number.name}")
+    assert "Traceback" not in said
 
 
 def test_the_death_of_the_parent_ends_a_run_with_a_checkpoint_in_time(endless):

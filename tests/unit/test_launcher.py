@@ -17,7 +17,7 @@ LAUNCHER = Path(__file__).resolve().parents[2] / "scripts" / "sealed_experts" / 
 RANK = """
 import os, signal, sys, time
 rank, how = int(os.environ["RANK"]), sys.argv[1]
-stopping = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+stopping = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP]
 for number in stopping:
     signal.signal(number, lambda *_: sys.exit(76 if how == "error" else 75))
 time.sleep(0.2)
@@ -44,6 +44,14 @@ with Interruption() as interruption:
     while not interruption.reason:
         time.sleep(0.05)
 """
+
+
+@pytest.fixture(autouse=True)
+def _terminal():
+    """What `nohup` starts ignores SIGHUP, and so would the processes of these tests."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, previous)
 
 
 def start(folder, how, *, processes=2, before=(), program=RANK):
@@ -108,7 +116,7 @@ sys.exit(run([{sys.executable!r}, "rank.py", "killed"], processes=2, grace_secon
     assert not any(map(alive, pids(tmp_path)))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_reaches_every_process_and_75_comes_back(tmp_path, number):
     process = start(tmp_path, "wait")
     wait_until(lambda: ready(tmp_path))
@@ -116,6 +124,19 @@ def test_a_signal_reaches_every_process_and_75_comes_back(tmp_path, number):
     _, err = process.communicate(timeout=30)
     assert process.returncode == EXIT_STOPPED == EXIT_INTERRUPTED != EXIT_PEER
     assert "Traceback" not in err
+
+
+def test_a_job_under_nohup_outlives_its_terminal(tmp_path):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    process = start(tmp_path, "wait", program=LOOP)
+    wait_until(lambda: ready(tmp_path))
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 0  # of processes that take it for their end
+    assert ready(tmp_path)
 
 
 def test_a_signal_that_comes_before_they_are_ready_is_not_lost(tmp_path):

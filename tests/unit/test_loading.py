@@ -22,3 +22,11 @@ def test_an_architecture_without_fused_attention_loads_with_the_plain_one(tmp_pa
     loaded = load_base(base.parent, device=torch.device("cpu"))
     assert asked == ["sdpa", "eager"]
     assert loaded.model.config._attn_implementation == "eager"
+
+
+def test_whoever_loads_a_base_can_be_asked_to_stop_in_between(tmp_path):
+    """To verify, to read and to move a large base takes minutes, after each of which a run looks for a reason."""
+    base = build_tiny_base(tmp_path / "base")
+    looks = iter(range(10))
+    load_base(base.parent, device=torch.device("cpu"), check=lambda: next(looks))
+    assert next(looks) == 2

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 import statistics
 
 import pytest
@@ -13,6 +15,7 @@ from sealed_experts.data.records import Record, read_records, write_records
 from sealed_experts.errors import UserError
 from sealed_experts.rewards.reward import Score
 from sealed_experts.settings.types import PrivacySettings, ReinforceSettings
+from sealed_experts.training import held_out
 from sealed_experts.training.checkpoints import load_state
 from sealed_experts.training.interruption import Interrupted
 from sealed_experts.training.objectives.baseline import Baseline
@@ -279,3 +282,25 @@ def test_a_held_out_prompt_without_room_is_refused_before_training(tuned, tmp_pa
     with pytest.raises(UserError, match=r"val\.jsonl: the prompt 'why why .* has at least 120 tokens"):
         train(dataclasses.replace(job, val=long))
     assert not list(job.checkpoints.glob("*/*.pt"))
+
+
+def test_a_signal_while_divergences_are_measured_is_heeded_within_a_batch(tuned, whole, tmp_path, monkeypatch):
+    """Held-out answers looked for a reason to stop, what was then measured on them did not."""
+    if tuned[1].enabled:
+        pytest.skip("the same without privacy")
+    job = rl_job(tmp_path, tuned[0], privacy=PLAIN)
+    original, passes = held_out.response_logits, []
+
+    def logits(model, batch):
+        passes.append(batch)
+        if len(passes) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(model, batch)
+
+    monkeypatch.setattr(held_out, "response_logits", logits)
+    with pytest.raises(Interrupted, match="received SIGTERM; saved after step 0 of 5"):
+        train(job)
+    assert len(passes) == 2  # with the reference and without: the first batch's
+    assert comparable(train(job)) == comparable(whole[1])
+    validations = sum("val_kl" in line for line in whole[1]["history"])
+    assert len(passes) - 2 >= validations * 2 * 2  # of at least two batches each

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -441,3 +442,31 @@ def test_checkpoints_are_saved_by_the_clock_too(tmp_path, tiny_base, tiny_datase
     saved.clear()
     train(make_job(tmp_path / "seldom", tiny_base, tiny_dataset, checkpoint_steps=100, checkpoint_minutes=100))
     assert saved == [6]
+
+
+def test_a_signal_during_validation_is_heeded_within_a_batch_and_nothing_of_it_is_lost(
+    tmp_path, tiny_base, tiny_dataset, monkeypatch
+):
+    """It waited for the end of the validation, which can take minutes."""
+    from sealed_experts.training.objectives import response
+
+    jobs = [
+        make_job(tmp_path / name, tiny_base, tiny_dataset, privacy=PLAIN, token_budget=100, max_steps=3)
+        for name in ("whole", "broken")
+    ]
+    expected = train(jobs[0])
+    original, batches = response.response_logits, []
+
+    def logits(model, batch):
+        if not torch.is_grad_enabled():
+            batches.append(batch)
+            if len(batches) > 1 and batch is batches[0]:  # the second validation
+                os.kill(os.getpid(), signal.SIGTERM)
+        return original(model, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(response, "response_logits", logits)
+        with pytest.raises(Interrupted, match="received SIGTERM; saved after step 3 of 3"):
+            train(jobs[1])
+    assert batches[-1] is batches[0]  # none came after it
+    assert comparable(train(jobs[1])) == comparable(expected)

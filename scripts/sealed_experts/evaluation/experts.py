@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from sealed_experts.data.records import Record, read_records
-from sealed_experts.errors import UserError
+from sealed_experts.errors import UserError, is_out_of_memory
 from sealed_experts.evaluation.bootstrap import CONFIDENCE, Resampling
 from sealed_experts.evaluation.gains import gain_checks, rewarded_gain
 from sealed_experts.evaluation.measuring import Measured, gain_figures, model_figures, record_losses
@@ -55,7 +55,9 @@ def evaluate_expert(
     try:
         bench = _Bench(run, base=base, val=val, adapters=adapters, reward=reward)
         return bench.evaluation()
-    except torch.OutOfMemoryError as error:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         raise UserError(
             f"the device ran out of memory while it evaluated {run.expert}: lower token_budget (now "
             f"{run.token_budget}) of its {'`reinforce`' if run.sampling else 'last'} stage, or use `device: cpu`"

@@ -2,6 +2,7 @@
 
 import gc
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,14 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_base(folder: str | Path, *, device: torch.device) -> Base:
+def load_base(folder: str | Path, *, device: torch.device, check: Callable[[], None] = lambda: None) -> Base:
     """Verify a base folder against its base.json and load it frozen, on `device`.
 
     The model goes to its device here, before any adapter is attached.
+
+    Args:
+        check: called between verifying, reading and moving to the device, each of which can take long; may raise to
+            give up.
 
     Raises:
         UserError: a file differs from its digest, is missing, or is not listed.
@@ -74,7 +79,9 @@ def load_base(folder: str | Path, *, device: torch.device) -> Base:
     manifest = verify_base(Path(folder))
     dtype = resolve_dtype(manifest["dtype"], device)
     clear_device_memory(device)
+    check()
     model = _load_model(folder, dtype=dtype)
+    check()
     model.to(device)  # type: ignore[arg-type]  # transformers wraps the method and loses its signature
     model.requires_grad_(False)
     model.config.use_cache = False

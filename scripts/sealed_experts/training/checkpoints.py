@@ -1,12 +1,14 @@
 """Checkpoints of one run: one file each, written atomically, checked when read, the newest few kept."""
 
+import errno
 import hashlib
 import io
 import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,6 @@ from sealed_experts.errors import UserError, is_out_of_memory
 from sealed_experts.files.atomic import atomic_writer, make_folder, write_bytes, write_error
 from sealed_experts.files.canonical import canonical_json, write_json
 from sealed_experts.files.digests import sha256_bytes
-from sealed_experts.training.other_runs import tell_of_others
 
 _NAME = re.compile(r"checkpoint_step_(\d+)\.pt")
 # Of the files themselves: raised when what they hold, or how, changes. Those without one are of the first version.
@@ -32,14 +33,17 @@ class CheckpointFolder:
 
     def __init__(self, root: Path, *, fingerprint: str, keep: int) -> None:
         self.path = root / fingerprint
-        self._fingerprint = fingerprint
+        self.fingerprint = fingerprint
         self._keep = keep
         try:
             make_folder(self.path)
             for unfinished in self.path.glob(".checkpoint_step_*.tmp"):  # of a save that was killed
                 unfinished.unlink(missing_ok=True)
+            # Held open: the number of a removed folder could at once be that of another.
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise write_error(self.path, error) from error
+        weakref.finalize(self, os.close, self._descriptor)
 
     def save(self, state: dict[str, Any], *, step: int) -> Path:
         """Write the state after `step` and drop all but the newest checkpoints.
@@ -47,17 +51,34 @@ class CheckpointFolder:
         Raises:
             UserError: the disk is full, or the folder cannot be written or is gone; what was there before stays.
         """
-        if not self.path.is_dir():  # made anew, it would hold a state without its key and its journal
-            raise UserError(
-                f"{self.path} was removed while this run was using it: put it back and run the same command again; "
-                "where it is gone, that starts this stage anew"
-            )
+        self.check_in_place()  # made anew, it would hold a state without its key and its journal
         target = self.path / f"checkpoint_step_{step}.pt"
-        save_state({**state, "fingerprint": self._fingerprint}, target)
+        save_state({**state, "fingerprint": self.fingerprint}, target, check=self.check_in_place)
         for _, old in self._found()[self._keep :]:
             if old != target:
                 old.unlink(missing_ok=True)
         return target
+
+    def check_in_place(self) -> None:
+        """Check that this is still the folder that the run began with, and that what it makes may be kept.
+
+        Raises:
+            UserError: it was removed, or removed and made anew by another run, with another key.
+        """
+        text = f"{self.path} was removed while this run was using it"
+        try:
+            in_place = os.path.samestat(os.fstat(self._descriptor), os.stat(self.path))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+                raise write_error(self.path, error) from error
+            raise UserError(
+                f"{text}: put it back and run the same command again; where it is gone, that starts this stage anew"
+            ) from error
+        if not in_place:
+            raise UserError(
+                f"{text}, and another one is in its place: this run is at its end; the same command goes on with what "
+                "is there now"
+            )
 
     def load_newest(self) -> dict[str, Any] | None:
         """Return the newest state that loads, or None where there is no checkpoint at all.
@@ -95,7 +116,7 @@ class CheckpointFolder:
         """
         path = self.path / f"checkpoint_step_{step}.pt"
         state = load_state(path)
-        if state.get("fingerprint") != self._fingerprint:
+        if state.get("fingerprint") != self.fingerprint:
             raise DamagedStateError(f"{path} belongs to another run")
         return state
 
@@ -107,7 +128,7 @@ class CheckpointFolder:
         """
         path = self.path / "key"
         if not path.exists():
-            if self._found() or (self.path / "journal").exists():
+            if self.described or self.journal.exists() or self._found():
                 raise UserError(
                     f"{path} is missing, but this run has begun with it: restore the key, or delete {self.path} to "
                     "start this stage again with a new one"
@@ -119,6 +140,11 @@ class CheckpointFolder:
         if len(key) != 32:
             raise UserError(f"{path} holds {len(key)} bytes instead of 32: restore it, or delete {self.path}")
         return key
+
+    @property
+    def journal(self) -> Path:
+        """The place of a private run's journal."""
+        return self.path / "journal"
 
     @property
     def newest_step(self) -> int:
@@ -133,30 +159,27 @@ class CheckpointFolder:
     def describe(
         self, *, subject: dict[str, Any], environment: dict[str, Any], continues: dict[str, Any] | None = None
     ) -> None:
-        """Keep what this run is beside its checkpoints; unless it `continues` one, say which others it does not resume.
-
-        A run of another subject or environment starts with a key of its own.
-        """
-        path = self.path / "run.json"
+        """Keep beside its checkpoints what this run is. One of another subject or environment has a key of its own."""
         if self.described:
             return
         run = {"subject": subject, "environment": environment}
-        write_json(path, run if continues is None else {**run, "continues": continues})
-        if continues is None:
-            tell_of_others(path, subject=subject, environment=environment)
+        write_json(self.path / "run.json", run if continues is None else {**run, "continues": continues})
 
     def _found(self) -> list[tuple[int, Path]]:
         matches = ((_NAME.fullmatch(path.name), path) for path in self.path.iterdir())
         return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
 
 
-def save_state(state: dict[str, Any], path: Path) -> None:
-    """Write a nested state (mappings, lists, tensors, plain values) with a digest of its content, atomically."""
+def save_state(state: dict[str, Any], path: Path, *, check: Callable[[], None] = lambda: None) -> None:
+    """Write a nested state (mappings, lists, tensors, plain values) with a digest of its content, atomically.
+
+    `check` is called when all is on disk but for its name; where it raises, `path` stays as it was.
+    """
     # Into memory first: torch's own writer turns a full disk into an error that names nothing.
     content = io.BytesIO()
     state = {**state, "version": VERSION}
     torch.save({**state, "digest": state_digest(state)}, content)
-    with atomic_writer(path) as stream:
+    with atomic_writer(path, check=lambda _: check()) as stream:
         stream.write(content.getbuffer())
 
 
@@ -176,12 +199,17 @@ def load_state(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch.load raises many kinds for damaged files
         if is_out_of_memory(error):
             raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DamagedStateError(f"{path} is damaged or not a file of this program ({reason})") from error
+        raise DamagedStateError(f"{path} is damaged or not a file of this program ({_reason(error)})") from error
     if not isinstance(state, dict) or "digest" not in state:
         raise DamagedStateError(f"{path} is not a file of this program: it carries no digest")
     claimed = state.pop("digest")
-    if claimed != state_digest(state):
+    try:
+        sound = claimed == state_digest(state)
+    except Exception as error:  # another program's file, with what no state of ours holds
+        if is_out_of_memory(error):
+            raise
+        raise DamagedStateError(f"{path} is not a file of this program: {_reason(error)}") from error
+    if not sound:
         raise DamagedStateError(f"{path} is damaged: its content does not match its digest")
     version = state.pop("version", 1)
     if version != VERSION:
@@ -209,6 +237,10 @@ def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
 def key_id(key: bytes) -> str:
     """Return a name for a key that does not reveal it."""
     return sha256_bytes(b"sealed-experts/key-id/v1" + key)[:32]
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _pieces(value: Any) -> Iterator[bytes]:

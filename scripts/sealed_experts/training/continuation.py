@@ -1,5 +1,7 @@
 """Go on from a run that was begun with another number of processes, and count both.
 
+The runs of a stage form one chain: each goes on from the last one there is, even from one that saved nothing.
+
 Another number of processes adds up floats in another order, so the same noise would be a second release: the run goes
 on from the checkpoint under a fingerprint of its own. In release mode it also draws a key of its own, and ε composes
 what was noised under either. Without privacy, and in reproducible mode, the key stays: there is nothing to keep apart.
@@ -10,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sealed_experts.errors import UserError
 from sealed_experts.privacy.ledger.accounting import BudgetCurve
 from sealed_experts.privacy.ledger.events import GaussianEvent, events_from_json
-from sealed_experts.privacy.ledger.journal import Journal, recorded
+from sealed_experts.privacy.ledger.journal import Journal, Recorded, check_reaches, recorded
 from sealed_experts.privacy.ledger.receipt import stage_receipt
 from sealed_experts.privacy.plan import PrivacyPlan
-from sealed_experts.training.checkpoints import CheckpointFolder
+from sealed_experts.training.checkpoints import CheckpointFolder, key_id
 from sealed_experts.training.environment import without_processes
 from sealed_experts.training.other_runs import read_run
 
@@ -28,31 +31,44 @@ class Continuation:
         fingerprint: of the run before it.
         step: the last step that is taken over; 0 for none.
         processes: how many that run had.
-        spent: what the runs before it have noised, each under its own key, oldest first.
+        spent: what the runs up to it have noised, each under its own key, oldest first.
+        earlier: the runs that it went on from itself, oldest first: passed for good, even where one of them is deleted.
     """
 
     fingerprint: str
     step: int
     processes: int
     spent: tuple[GaussianEvent, ...] = ()
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> tuple[str, ...]:
+        """All runs that lie behind."""
+        return (*self.earlier, self.fingerprint)
 
     def announcement(self, *, processes: int, key_id: str) -> str:
         """Return what to tell whoever looks at the log of a run that goes on with `processes` and the key `key_id`."""
-        text = (
-            f"going on after step {self.step} of the run with processes: {self.processes}; now processes: {processes}"
-        )
+        run = f"the run with processes: {self.processes}"
+        if self.step:
+            text = f"going on after step {self.step} of {run}"
+        else:
+            text = f"this stage starts at its first step: {run} holds no checkpoint"
+        text += f"; now processes: {processes}"
         if any(event.key_id != key_id for event in self.spent):
             text += "; the noise has a new key, and ε counts what was noised under each"
         return text
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""
-        return {**dataclasses.asdict(self), "spent": [event.to_json() for event in self.spent]}
+        plain = {"spent": [event.to_json() for event in self.spent], "earlier": list(self.earlier)}
+        return {**dataclasses.asdict(self), **plain}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any] | None) -> "Continuation | None":
         """Rebuild what `to_json` returned."""
-        return None if data is None else cls(**{**data, "spent": events_from_json(data["spent"])})
+        if data is None:
+            return None
+        return cls(**{**data, "spent": events_from_json(data["spent"]), "earlier": tuple(data.get("earlier", ()))})
 
 
 def find_continuation(
@@ -60,40 +76,90 @@ def find_continuation(
 ) -> Continuation | None:
     """Return what the run of this subject and environment goes on from; None for a run of its own beginning.
 
-    Of a chain of runs, only the last goes on. If that is one of this environment, it is resumed as it is.
+    Only the last run of the chain goes on. If that is one of this environment, it is resumed as it is.
 
     Raises:
-        UserError: the checkpoints or the journal of the run before cannot be read.
+        UserError: the checkpoints, the key or the journal of the run before cannot be read, or one of them is gone.
     """
+    last = _last_run(root, subject=subject, environment=environment)
+    if last is None:
+        return None
+    folder, run = last
+    before = Continuation.from_json(run.get("continues"))
+    if run["environment"] == environment:
+        return before
+    journal = journal_of(folder, before=before, plan=plan) if plan else None
+    if before is not None and folder.newest_step < 0:
+        take_over(before, root=root, folder=folder)
+    state = folder.load_newest()
+    step = state["step"] if state else 0
+    spent = before.spent if before else ()
+    if plan is not None and journal is not None:
+        check_reaches(folder.journal, last=journal.last_step, step=step)
+        # Also those whose results reached no checkpoint: they may have been seen.
+        spent = (*spent, plan.event(journal.steps, key_id=journal.key_id)) if journal.steps else spent
+    return Continuation(
+        fingerprint=folder.fingerprint,
+        step=step,
+        processes=int(run["environment"]["processes"]),
+        spent=spent,
+        earlier=before.passed if before else (),
+    )
+
+
+def _last_run(
+    root: Path, *, subject: Mapping[str, Any], environment: Mapping[str, Any]
+) -> tuple[CheckpointFolder, dict[str, Any]] | None:
+    """Return the last of the runs that differ from this one in the number of processes at most, and what it is."""
     runs = {path.parent.name: read_run(path) for path in sorted(root.glob("*/run.json"))}
     runs = {name: run for name, run in runs.items() if run["subject"] == subject}
-    continued = {run["continues"]["fingerprint"] for run in runs.values() if run.get("continues")}
-    last = [name for name in runs if name not in continued]
-    own = [name for name in last if runs[name]["environment"] == environment]
-    if own:
-        return Continuation.from_json(runs[_furthest(root, own)].get("continues"))
-    near = [name for name in last if without_processes(runs[name]["environment"]) == without_processes(environment)]
-    if not near:
-        return None
-    name = _furthest(root, near)
-    before = Continuation.from_json(runs[name].get("continues"))
-    state = CheckpointFolder(root, fingerprint=name, keep=1).load_newest()
-    spent = before.spent if before else ()
-    if plan is not None and (root / name / "journal").exists():
-        key, steps = recorded(root / name / "journal")
-        # Also those whose results reached no checkpoint: they may have been seen.
-        spent = (*spent, plan.event(steps, key_id=key)) if steps else spent
-    if state is None and not spent:
-        return None
-    processes = int(runs[name]["environment"]["processes"])
-    return Continuation(fingerprint=name, step=state["step"] if state else 0, processes=processes, spent=spent)
+    origins = [Continuation.from_json(run.get("continues")) for run in runs.values()]
+    passed = {name for origin in origins if origin for name in origin.passed}
+    last = [
+        (CheckpointFolder(root, fingerprint=name, keep=1), run)
+        for name, run in runs.items()
+        if name not in passed and without_processes(run["environment"]) == without_processes(environment)
+    ]
+    # More than one only where a person has put a folder back.
+    return max(last, key=lambda one: (one[0].newest_step, one[1]["environment"] == environment), default=None)
+
+
+def journal_of(folder: CheckpointFolder, *, before: Continuation | None, plan: PrivacyPlan) -> Recorded:
+    """Return what the journal of a private run that has begun says.
+
+    Args:
+        before: what that run goes on from.
+
+    Raises:
+        UserError: it is gone or damaged, or does not belong to the key beside it.
+    """
+    if not folder.journal.exists():
+        check_reaches(folder.journal, last=before.step if before else 0, step=folder.newest_step)
+        raise UserError(
+            f"{folder.journal} is missing, but this run has begun with it: restore it, or delete its folder to start "
+            "again under a new key"
+        )
+    key = key_id(folder.secret_key()) if plan.mode == "release" else None
+    return recorded(folder.journal, fingerprint=folder.fingerprint, key_id=key)
 
 
 def take_over(continuation: Continuation, *, root: Path, folder: CheckpointFolder) -> None:
-    """Copy the state to go on from into the run's own folder."""
-    if continuation.step:
-        before = CheckpointFolder(root, fingerprint=continuation.fingerprint, keep=1)
-        folder.save(before.load(continuation.step), step=continuation.step)
+    """Copy the state to go on from into the run's own folder.
+
+    Raises:
+        UserError: it is gone, or damaged.
+    """
+    if not continuation.step:
+        return
+    before = CheckpointFolder(root, fingerprint=continuation.fingerprint, keep=1)
+    try:
+        state = before.load(continuation.step)
+    except UserError as error:
+        raise UserError(
+            f"{error}. The run in {folder.path} goes on from it, and holds no checkpoint of its own: restore one of "
+            "the two, or delete that folder to go on from the runs before it"
+        ) from error
+    folder.save(state, step=continuation.step)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,7 +251,3 @@ class _CurveFrom(BudgetCurve):
     def epsilon_at(self, steps: int) -> float:
         """Return the joint ε after step `steps` of the stage."""
         return super().epsilon_at(steps - self._begun)
-
-
-def _furthest(root: Path, names: Sequence[str]) -> str:
-    return max(names, key=lambda name: CheckpointFolder(root, fingerprint=name, keep=1).newest_step)

@@ -16,8 +16,30 @@ import torch
 from sealed_experts.files.digests import digest_of, digest_of_files, sha256_file
 
 LIBRARIES = ("torch", "transformers", "peft", "opacus", "tokenizers", "numpy", "scipy", "dp-accounting")
-# Variables by which math libraries choose their kernels.
-KERNEL_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "NVIDIA_TF32_OVERRIDE")
+# Variables by which PyTorch 2.13, its math libraries and OpenMP choose kernels, precision, or how a sum is cut.
+KERNEL_VARIABLES = (
+    *(
+        f"{library}_{name}"
+        for library in ("ONEDNN", "DNNL")  # both names are read
+        for name in ("MAX_CPU_ISA", "CPU_ISA_HINTS", "DEFAULT_FPMATH_MODE")
+    ),
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_CBWR",
+    "MKL_DISABLE_FAST_MM",
+    "MKL_NUM_STRIPES",
+    "MKL_DOMAIN_NUM_THREADS",
+    "OMP_DYNAMIC",
+    "OMP_THREAD_LIMIT",
+    "TORCH_LINEAR_FLATTEN_3D",
+    "TORCH_MKLDNN_MATMUL_MIN_DIM",
+    "TORCH_MKLDNN_MATMUL_MIN_SIZE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_BLAS_PREFER_CUBLASLT",
+    "DISABLE_ADDMM_CUDA_LT",
+    "CUBLASLT_WORKSPACE_SIZE",
+    "NVIDIA_TF32_OVERRIDE",
+    "GLIBC_TUNABLES",
+)
 # Our own modules whose code decides numbers.
 NUMERIC_CODE = (
     "privacy",
@@ -83,10 +105,17 @@ def _code_digest() -> str:
 
 
 def make_deterministic(*, threads: int) -> None:
-    """Fix the number of threads and forbid operations whose result varies between runs."""
-    # cuBLAS reads this when it starts; without it its results may vary between streams.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    """Fix the number of threads and the precision, and forbid operations whose result varies between runs.
+
+    To be called before anything is computed on a GPU.
+    """
+    # cuBLAS reads this when it starts; without it its results may vary between streams, and other sizes choose others.
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.set_num_threads(threads)
+    # Whatever the environment says: float32 is float32.
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
     torch.use_deterministic_algorithms(True)
     # Filling memory that is about to be written only serves to find operations that read it first.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -5,7 +5,6 @@ from typing import Protocol
 
 import torch
 
-from sealed_experts.errors import UserError
 from sealed_experts.privacy.gradients import HookGradients
 from sealed_experts.privacy.ledger.journal import Journal
 from sealed_experts.privacy.mechanism import GradientMechanism, Release, sum_by_unit
@@ -144,11 +143,8 @@ class PrivateGradients:
         Raises:
             UserError: the journal holds fewer; without them the stated ε would be too small.
         """
-        if self._journal is not None and self._journal.next_step <= step:
-            raise UserError(
-                f"the privacy journal of this run goes up to step {self._journal.next_step - 1}, but its checkpoint is "
-                f"of step {step}: restore the file `journal` beside it, or delete their folder to start again"
-            )
+        if self._journal is not None:
+            self._journal.check_reaches(step)
 
     def describe(self) -> dict[str, float]:
         """Return norms before clipping: the median, the share that was clipped, and how many were not finite."""

@@ -1,7 +1,7 @@
 """A policy's answers to held-out prompts, with what they are worth and how far they have moved."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,7 @@ def answer_held_out(
     token_budget: int,
     pad_id: int,
     number: int = 0,
+    check: Callable[[], None] = lambda: None,
 ) -> HeldOutAnswers:
     """Let the policy answer held-out prompts once.
 
@@ -56,6 +57,7 @@ def answer_held_out(
         token_budget: of one physical batch.
         pad_id: padding token.
         number: which answers; other numbers give other ones.
+        check: called before each physical batch; may raise to give up. While answers are sampled, `scorer`'s is.
     """
     rollouts = scorer.roll_out(model, prompts, stream=held_out_stream(seed), step=number, held_out=True)
     parameters = trainable_parameters(model)
@@ -63,6 +65,7 @@ def answer_held_out(
     entropies: list[float] = []
     device = parameters[0].device
     for batch in physical_batches(rollouts, token_budget=token_budget, pad_id=pad_id, device=device):
+        check()
         with other_weights(parameters, reference):
             before = response_logits(model, batch)
         now = response_logits(model, batch)

@@ -1,10 +1,12 @@
 """Notice in time that the run has to end: a signal, the death of the process that started it, SLURM's time limit."""
 
+import contextlib
 import os
 import signal
 import types
 
 from sealed_experts.training.deadline import Deadline, job_deadline
+from sealed_experts.training.launcher import stopping_signals
 
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: run the same command again
 
@@ -18,9 +20,7 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """While active, turns SIGTERM, SIGINT and SIGUSR1 into a request that the loop reads at safe points."""
-
-    _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    """While active, turns `stopping_signals` into a request that the loop reads at safe points."""
 
     def __init__(self) -> None:
         self._reason: str | None = None
@@ -28,10 +28,11 @@ class Interruption:
         self._deadline: Deadline | None = None
 
     def __enter__(self) -> "Interruption":
-        for number in self._SIGNALS:
+        numbers = stopping_signals()
+        for number in numbers:
             self._previous[number] = signal.signal(number, self._note)
         # Of a job of several processes: one that was sent while this program was still loading is let through now.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
         self._deadline = job_deadline()
         return self
 
@@ -56,3 +57,19 @@ class Interruption:
 
     def _note(self, number: int, _frame: types.FrameType | None) -> None:
         self._reason = f"received {signal.Signals(number).name}"
+
+
+def end_at_signals() -> None:
+    """Until an `Interruption` takes over, end this process with 75 at once where it is asked to stop.
+
+    For the seconds in which a script loads torch: nothing has begun that could be lost.
+    """
+    for number in stopping_signals():
+        signal.signal(number, _end)
+
+
+def _end(number: int, _frame: types.FrameType | None) -> None:
+    said = f"interrupted: received {signal.Signals(number).name} outside training; the same command goes on from here\n"
+    with contextlib.suppress(OSError):
+        os.write(2, said.encode())
+    os._exit(EXIT_INTERRUPTED)  # an exception could be lost in a half-loaded module

@@ -23,10 +23,17 @@ EXIT_STOPPED = 75  # all was saved: run the same command again
 EXIT_PEER = 76  # of a process that is sound, but lost another one, whose own end says more
 STORE = "SEALED_EXPERTS_STORE"  # a file in a folder that only its owner reads, where the processes find each other
 
-_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _POLL_SECONDS = 0.5
 # What a process gets to end by itself once another one has failed: it may be in the middle of a write.
 GRACE_SECONDS = 10.0
+
+
+def stopping_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that ask a run to save and end: SIGHUP, of a terminal or a connection that is lost, as well,
+    unless whoever started it has it ignored (nohup).
+    """
+    always = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    return always if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (*always, signal.SIGHUP)
 
 
 def run(
@@ -39,15 +46,15 @@ def run(
     """Run `command` as `processes` processes and return the exit code of the whole.
 
     0 if all end with 0; 75 if all were asked to stop and saved; else the code of the first that failed by itself, with
-    128 and the signal's number where a signal ended it, as a shell has it. SIGTERM, SIGINT and SIGUSR1 are passed on.
-    When one process fails, the others are asked to stop, and are killed after `grace_seconds`.
+    128 and the signal's number where a signal ended it, as a shell has it. What asks this process to stop is passed
+    on. When one process fails, the others are asked to stop, and are killed after `grace_seconds`.
 
     Args:
         hold: gives what is held while they run, such as a lease on GPUs; it calls its argument while it waits.
     """
     parent = os.getppid()
     # Blocked, signals wait to be asked for. The processes inherit that, and let them through once they can save.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOPPING, signal.SIGCHLD})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*stopping_signals(), signal.SIGCHLD})
     folder = tempfile.mkdtemp(prefix="sealed-experts-")
     try:
         with hold(lambda: _check(parent)):
@@ -63,7 +70,7 @@ class _Stopped(Exception):
 
 
 def _check(parent: int) -> None:
-    if signal.sigpending() & set(_STOPPING) or os.getppid() != parent:
+    if signal.sigpending() & set(stopping_signals()) or os.getppid() != parent:
         raise _Stopped
 
 
@@ -86,9 +93,10 @@ class _Job:
 
     def wait(self, parent: int) -> int:
         """Return the exit code of the whole once all have ended. `parent` is the process to which it matters."""
+        stopping = stopping_signals()
         while self._running:
-            waited = signal.sigtimedwait({*_STOPPING, signal.SIGCHLD}, _POLL_SECONDS)
-            if waited is not None and waited.si_signo in _STOPPING:
+            waited = signal.sigtimedwait({*stopping, signal.SIGCHLD}, _POLL_SECONDS)
+            if waited is not None and waited.si_signo in stopping:
                 self._ask_to_stop(signal.Signals(waited.si_signo))
             if os.getppid() != parent and not self._asked:
                 self._ask_to_stop(signal.SIGTERM)

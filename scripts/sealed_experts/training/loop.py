@@ -4,6 +4,7 @@ Nothing random is kept in its state: the batch and the noise of a step are funct
 needs the weights, the optimizer and the step number, and goes on bit for bit.
 """
 
+import dataclasses
 import math
 import time
 import traceback
@@ -26,7 +27,8 @@ from sealed_experts.training.gradients import GradientSource
 from sealed_experts.training.interruption import Interrupted, Interruption
 from sealed_experts.training.objectives.objective import Objective
 from sealed_experts.training.processes import OutOfMemoryTogether, Processes
-from sealed_experts.training.progress import ProgressFiles
+from sealed_experts.training.progress import ProgressFiles, without_nan
+from sealed_experts.training.refusals import not_finite
 from sealed_experts.training.samplers import Sampler
 from sealed_experts.training.schedules import learning_rate
 
@@ -51,6 +53,7 @@ class StepFigures:
     tokens: int
     learning_rate: float
     grad_norm: float
+    epsilon: float | None
 
 
 class TrainingLoop:
@@ -89,7 +92,7 @@ class TrainingLoop:
         )
         self.state = TrainingState()
         self._clock = self._saved_at = time.monotonic()
-        self._moving = False  # whether the optimizer has begun a step that the state does not count yet
+        self._moving = False  # whether the optimizer has begun a step that the state does not hold yet
 
     def run(self) -> TrainingState:
         """Train to the last step and return the final state.
@@ -102,7 +105,8 @@ class TrainingLoop:
         self._resume()
         self._progress.begin(self.state.history, step=self.state.step)
         try:
-            self._stop_if_asked()  # while the base was loaded, say
+            with self._processes.together():
+                self._stop_if_asked()  # while the base was loaded, say
             self._validate_if_due()  # before the first step, or after a run that ended between a step and this
             self._clock = self._saved_at = time.monotonic()
             while self.state.step < self._total_steps:
@@ -113,10 +117,9 @@ class TrainingLoop:
             self._save()
             raise
         except Exception as error:
-            together = self._processes.count == 1 or isinstance(error, OutOfMemoryTogether)
-            if together and is_out_of_memory(error):
+            if is_out_of_memory(error):
                 traceback.clear_frames(error.__traceback__)  # what the step had allocated
-                self._save_in_an_emergency()
+                self._save_in_an_emergency(together=isinstance(error, OutOfMemoryTogether))
             raise
         return self.state
 
@@ -140,6 +143,8 @@ class TrainingLoop:
             self._stop_if_asked()
             drawn = self._sampler.draw(step)
             examples = self._dataset.examples(drawn, step=step, stream=self._stream)
+            # Here, where too little memory for it leaves the step before it whole.
+            epsilon = self._curve.epsilon_at(step) if self._curve and self._logs(step) else None
             own = self._differentiate(self._share(examples), step=step)
         total, rows, tokens = (sum(column) for column in zip(*self._processes.exchange(own), strict=True))
         if not self._settings.privacy.enabled and not math.isfinite(total):
@@ -155,7 +160,9 @@ class TrainingLoop:
         norm = self._apply(release.gradients, step=step, rate=rate)
         self._objective.observe(release.queries)
         loss = total / rows if rows else None
-        return StepFigures(loss=loss, examples=len(examples), tokens=tokens, learning_rate=rate, grad_norm=norm)
+        return StepFigures(
+            loss=loss, examples=len(examples), tokens=tokens, learning_rate=rate, grad_norm=norm, epsilon=epsilon
+        )
 
     def _share(self, examples: Sequence[Example]) -> list[Example]:
         """Return this process's part of a logical batch: whole units, long and short ones alike for all."""
@@ -192,33 +199,42 @@ class TrainingLoop:
         return norm
 
     def _advance(self, figures: StepFigures) -> None:
-        state = self.state
+        """Count the step and log it. Until the state holds its line too it is half done, and is not saved."""
         now = time.monotonic()
         elapsed, self._clock = now - self._clock, now
-        state.step += 1
+        after = dataclasses.replace(
+            self.state,
+            step=self.state.step + 1,
+            examples_seen=self.state.examples_seen + figures.examples,
+            tokens_seen=self.state.tokens_seen + figures.tokens,
+            seconds=self.state.seconds + elapsed,
+        )
+        line = self._line(after, figures, elapsed) if self._logs(after.step) else None
+        self.state = after
+        if line is not None:
+            after.history.append(line)
         self._moving = False
-        state.examples_seen += figures.examples
-        state.tokens_seen += figures.tokens
-        state.seconds += elapsed
-        last = state.step == self._total_steps
-        if last or state.step % self._settings.log_steps == 0:
-            self._log_step(figures, elapsed)
+        if line is not None:
+            self._progress.log(line)
         self._validate_if_due()
 
-    def _log_step(self, figures: StepFigures, elapsed: float) -> None:
+    def _logs(self, step: int) -> bool:
+        return step == self._total_steps or step % self._settings.log_steps == 0
+
+    def _line(self, state: TrainingState, figures: StepFigures, elapsed: float) -> dict[str, Any]:
         observed = self._processes.exchange(self._objective.observed())
-        self._log(
+        return without_nan(
             {
-                "step": self.state.step,
+                "step": state.step,
                 "max_steps": self._total_steps,
                 "loss": figures.loss,
                 "learning_rate": figures.learning_rate,
                 "grad_norm": figures.grad_norm,
-                "epsilon": self._curve.epsilon_at(self.state.step) if self._curve else None,
-                "examples_seen": self.state.examples_seen,
-                "tokens_seen": self.state.tokens_seen,
+                "epsilon": figures.epsilon,
+                "examples_seen": state.examples_seen,
+                "tokens_seen": state.tokens_seen,
                 "tokens_per_second": figures.tokens / elapsed,
-                "seconds": self.state.seconds,
+                "seconds": state.seconds,
                 **self._gradients.describe(),
                 **self._objective.figures(observed),
             }
@@ -232,16 +248,10 @@ class TrainingLoop:
         # By the first process while the others wait: the same figures as of one process.
         with self._processes.together():
             if self._processes.is_first:
-                self._log({"step": step, **self._objective.validate(self._model, self._validation)})
-
-    def _log(self, line: dict[str, Any]) -> None:
-        # JSON has no NaN: a figure that is not a number is null.
-        line = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in line.items()
-        }
-        self.state.history.append(line)
-        self._progress.log(line)
+                figures = self._objective.validate(self._model, self._validation, check=self._stop_if_asked)
+                line = without_nan({"step": step, **figures})
+                self.state.history.append(line)
+                self._progress.log(line)
 
     def _resume(self) -> None:
         saved: dict[str, Any] | None = None
@@ -297,11 +307,16 @@ class TrainingLoop:
         if reason := self._interruption.reason:
             raise Interrupted(f"{reason}; saved after step {self.state.step} of {self._total_steps}")
 
-    def _save_in_an_emergency(self) -> None:
-        """Save after running out of memory, unless a step is half done: then the last checkpoint is the state."""
+    def _save_in_an_emergency(self, *, together: bool) -> None:
+        """Save after running out of memory, unless a step is half done: then the last checkpoint is the state.
+
+        It also is where other processes do not know of it: what they hold cannot be compared any more.
+        """
         clear_device_memory(self._device)
         if self._moving:
             print("out of memory in the middle of an optimizer step: the last checkpoint is kept", flush=True)
+        elif self._processes.count > 1 and not together:
+            print("out of memory while processes exchanged: the last checkpoint is kept", flush=True)
         else:
             try:
                 self._save()
@@ -313,8 +328,4 @@ class TrainingLoop:
             print(f"out of memory: saved after step {self.state.step}", flush=True)
 
     def _not_finite(self, what: str, step: int) -> UserError:
-        return UserError(
-            f"step {step}: the {what} became infinite or NaN; the last checkpoint is kept. Lower "
-            f"{self._stage}.learning_rate (now {self._settings.learning_rate:g}), or add {self._stage}.warmup_steps; "
-            "that starts this stage again. Unchanged, the same command comes to the same step and stops there"
-        )
+        return not_finite(what, step=step, stage=self._stage, learning_rate=self._settings.learning_rate)

@@ -174,18 +174,12 @@ def joined(*, timeout_minutes: float) -> Iterator[Processes]:
         timeout_minutes: how long they wait for one another.
 
     Raises:
-        UserError: one of them did not come.
+        UserError: one of them did not come, or the environment names no place of this one.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, count = _place()
     if count == 1:
         yield Processes()
         return
-    if not os.environ.get("RANK", "").isdecimal():
-        raise UserError(
-            f"the variable WORLD_SIZE says {count} processes, but RANK does not say which of them this one is: start "
-            "them with training/launcher.py, or unset WORLD_SIZE"
-        )
-    rank = int(os.environ["RANK"])
     timeout = datetime.timedelta(minutes=timeout_minutes)
     place: dict[str, Any] = {"init_method": "env://"}
     if path := os.environ.get(STORE):
@@ -204,6 +198,23 @@ def joined(*, timeout_minutes: float) -> Iterator[Processes]:
         raise
     # Not after a failure: the others may be gone, and to leave in order would wait for them.
     dist.destroy_process_group()
+
+
+def _place() -> tuple[int, int]:
+    """Return this process's rank, and how many there are."""
+    size, rank = os.environ.get("WORLD_SIZE", "1"), os.environ.get("RANK", "")
+    if not size.isdecimal() or int(size) == 0:
+        raise UserError(
+            f"the variable WORLD_SIZE is {size!r}, which is no number of processes: unset it, or start them with "
+            "training/launcher.py"
+        )
+    count = int(size)
+    if count > 1 and not (rank.isdecimal() and int(rank) < count):
+        raise UserError(
+            f"the variable WORLD_SIZE says {count} processes, but RANK does not say which of them this one is: start "
+            "them with training/launcher.py, or unset WORLD_SIZE"
+        )
+    return int(rank) if count > 1 else 0, count
 
 
 def choose_device(device: torch.device, processes: Processes) -> torch.device:

@@ -2,16 +2,24 @@
 
 import contextlib
 import json
+import math
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import append_text, write_bytes
 from sealed_experts.files.canonical import write_json
+
+
+def without_nan(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line whose figures that are not numbers are null: JSON has no NaN."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in line.items()
+    }
 
 
 class ProgressFiles:

@@ -1,4 +1,4 @@
-"""What stops a stage before it trains, and what to do about it."""
+"""What stops a stage, before it trains or while it does, and what to do about it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -54,6 +54,15 @@ def check_start(job: StageJob, start: Mapping[str, Any], *, base_digest: str) ->
                 f"{job.start} was made with {what} {found}, but stage {job.stage} is to go on with {expected}: run the "
                 "stage before it again"
             )
+
+
+def not_finite(what: str, *, step: int, stage: str, learning_rate: float) -> UserError:
+    """Return what to say, and to advise, when the `what` of a step is not finite."""
+    return UserError(
+        f"step {step}: the {what} became infinite or NaN; the last checkpoint is kept. Lower {stage}.learning_rate "
+        f"(now {learning_rate:g}), or add {stage}.warmup_steps; that starts this stage again. Unchanged, the same "
+        "command comes to the same step and stops there"
+    )
 
 
 def out_of_memory(job: StageJob) -> UserError:

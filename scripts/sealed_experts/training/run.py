@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sealed_experts.privacy.ledger.accounting import BudgetCurve
@@ -10,9 +11,10 @@ from sealed_experts.privacy.ledger.journal import Journal
 from sealed_experts.privacy.plan import PrivacyPlan
 from sealed_experts.privacy.streams import derive_key
 from sealed_experts.training.checkpoints import CheckpointFolder, key_id
-from sealed_experts.training.continuation import Accounts, find_continuation, take_over
+from sealed_experts.training.continuation import Accounts, Continuation, find_continuation, journal_of, take_over
 from sealed_experts.training.environment import fingerprint, without_processes
 from sealed_experts.training.job import StageJob
+from sealed_experts.training.other_runs import tell_of_others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +43,37 @@ class Run:
         return self.accounts.curve() if self.accounts else None
 
     def journal(self, *, writes: bool) -> contextlib.AbstractContextManager[Journal | None]:
-        """Return the journal, open; None in a process that does not write."""
+        """Return the journal, open; None in a process that does not write.
+
+        Raises:
+            UserError: it is gone or damaged, or not this run's.
+        """
         if self.accounts is None or not writes:
             return contextlib.nullcontext()
+        journal_of(self.checkpoints, before=self.accounts.before, plan=self.accounts.plan)  # never made anew
+        return self._open_journal(self.accounts)
+
+    def begin_journal(self) -> int:
+        """Start the journal of a new run; return how many steps that of this run holds.
+
+        Raises:
+            UserError: it is gone or damaged, or not this run's.
+        """
+        if self.accounts is None:
+            return 0
+        folder = self.checkpoints
+        # A state of its own was journalled: then the journal was lost.
+        new = not folder.described and folder.newest_step < self.accounts.first_step
+        if new and not folder.journal.exists():
+            self._open_journal(self.accounts).close()
+        return journal_of(folder, before=self.accounts.before, plan=self.accounts.plan).steps
+
+    def _open_journal(self, accounts: Accounts) -> Journal:
         return Journal.open(
-            self.checkpoints.path / "journal",
+            self.checkpoints.journal,
             fingerprint=self.fingerprint,
-            key_id=self.accounts.key_id,
-            first_step=self.accounts.first_step,
+            key_id=accounts.key_id,
+            first_step=accounts.first_step,
         )
 
 
@@ -59,20 +84,47 @@ def settle_run(
     environment: dict[str, Any],
     plan: PrivacyPlan | None,
     prior_events: tuple[GaussianEvent, ...],
+    begins: bool = True,
 ) -> Run:
-    """Return the run of this job, and make what it starts with: folder, key, the state that it goes on from."""
+    """Return the run of this job, and make what it starts with: folder, key, journal, the state that it goes on from.
+
+    Args:
+        begins: whether this process makes what is missing and says where the run goes on; others find it made.
+
+    Raises:
+        UserError: something that the run, or the one before it, has begun with is gone or damaged.
+    """
     before = find_continuation(job.checkpoints, subject=subject, environment=environment, plan=plan)
     continues = before.to_json() if before else None
     name = fingerprint(subject=subject, environment=environment, continues=continues)
     folder = CheckpointFolder(job.checkpoints, fingerprint=name, keep=job.settings.keep_checkpoints)
     key = _key(job, folder, subject=subject, environment=environment, plan=plan)
-    if before is not None and not folder.described:
-        take_over(before, root=job.checkpoints, folder=folder)
-        print(before.announcement(processes=environment["processes"], key_id=key_id(key)), flush=True)
-    # Last: a folder without it is nobody's, and is made anew.
-    folder.describe(subject=subject, environment=environment, continues=continues)
     accounts = Accounts(plan=plan, key_id=key_id(key), prior=prior_events, before=before) if plan else None
-    return Run(fingerprint=name, checkpoints=folder, key=key, accounts=accounts, max_steps=job.settings.steps)
+    run = Run(fingerprint=name, checkpoints=folder, key=key, accounts=accounts, max_steps=job.settings.steps)
+    if begins:
+        _begin(run, before, root=job.checkpoints, processes=environment["processes"])
+        if folder.newest_step < 0:
+            tell_of_others(folder.path / "run.json", subject=subject, environment=environment)
+        # Last: a folder without it is nobody's, and is made anew.
+        folder.describe(subject=subject, environment=environment, continues=continues)
+    return run
+
+
+def _begin(run: Run, before: Continuation | None, *, root: Path, processes: int) -> None:
+    """Make the journal and take over the state of the run before; again where a run has lost its checkpoints.
+
+    Nothing starts at its first step silently.
+    """
+    folder = run.checkpoints
+    recorded_steps = run.begin_journal()
+    if before is not None and (not folder.described or folder.newest_step < 0):
+        take_over(before, root=root, folder=folder)
+        print(before.announcement(processes=processes, key_id=key_id(run.key)), flush=True)
+    elif folder.described and folder.newest_step < 0:
+        text = f"this stage starts at its first step: {folder.path} is of this run, but holds no checkpoint"
+        if recorded_steps:
+            text += f"; the {recorded_steps} steps in its journal are repeated with the same noise, and count once"
+        print(text, flush=True)
 
 
 def _key(

@@ -96,7 +96,7 @@ class _Stage:
         self.device = choose_device(resolve_device(job.device), processes)
         make_deterministic(threads=job.settings.threads)
         self.prior = load_state(job.start) if job.start else None
-        self.base = load_base(job.base.parent, device=self.device)
+        self.base = load_base(job.base.parent, device=self.device, check=interruption.check)
         interruption.check()
         check_context(job, context=context_length(job.base.parent))
         if self.prior is not None:
@@ -190,6 +190,7 @@ class _Stage:
             environment=self.environment,
             plan=self.plan,
             prior_events=self.prior_events,
+            begins=self.processes.is_first,
         )
 
     def _records(self) -> tuple[UnitDataset, UnitDataset]:
@@ -327,5 +328,5 @@ class _Stage:
         }
         with self.processes.together():
             if self.processes.is_first:
-                save_state(adapter, self.job.output)
+                save_state(adapter, self.job.output, check=self.run.checkpoints.check_in_place)
         clear_device_memory(self.device)

@@ -6,6 +6,7 @@ crash can repeat a step, but never lose one from the count.
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -65,6 +66,14 @@ class Journal:
         """The first step that is not in the journal."""
         return self._first + self._count
 
+    def check_reaches(self, step: int) -> None:
+        """Check that every step that a state after `step` has seen is on record.
+
+        Raises:
+            UserError: the journal holds fewer.
+        """
+        check_reaches(self._path, last=self.next_step - 1, step=step)
+
     def record(self, step: int) -> None:
         """Make sure that `step` is on disk. To be called before the step's noised result is used for anything.
 
@@ -121,19 +130,55 @@ class Journal:
         self.close()
 
 
-def recorded(path: str | os.PathLike[str]) -> tuple[str, int]:
-    """Return the key id that a journal names, and how many steps it holds, a torn one included; nothing is changed.
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """What a journal says.
+
+    Attributes:
+        key_id: of the key that its steps were noised with.
+        first_step: the step that its first line stands for.
+        steps: how many it holds, a torn one included.
+    """
+
+    key_id: str
+    first_step: int
+    steps: int
+
+    @property
+    def last_step(self) -> int:
+        """The last step that is in the journal; the one before the first where there is none."""
+        return self.first_step + self.steps - 1
+
+
+def recorded(path: str | os.PathLike[str], *, fingerprint: str, key_id: str | None = None) -> Recorded:
+    """Return what the journal of the run `fingerprint` says; nothing is changed.
+
+    Args:
+        key_id: of that run's key, where it is known.
 
     Raises:
-        UserError: it is not what this program wrote.
+        UserError: it belongs to another run or key, or is not what this program wrote.
     """
     target = Path(path)
     lines = target.read_bytes().split(b"\n")
-    header = _parsed(lines[0])
-    named = header if isinstance(header, dict) else {}
-    fingerprint, key_id = (str(named.get(name)) for name in ("fingerprint", "key_id"))
+    if key_id is None:
+        header = _parsed(lines[0])
+        key_id = str(header.get("key_id")) if isinstance(header, dict) else ""
     first_step = _read_header(target, lines[0], whole=len(lines) > 1, fingerprint=fingerprint, key_id=key_id)
-    return key_id, _count_steps(target, lines[1:], first_step)
+    return Recorded(key_id=key_id, first_step=first_step, steps=_count_steps(target, lines[1:], first_step))
+
+
+def check_reaches(path: Path, *, last: int, step: int) -> None:
+    """Check that a journal whose last step is `last` covers a state after `step`.
+
+    Raises:
+        UserError: it does not; without the steps between, the stated ε would be too small.
+    """
+    if last < step:
+        raise UserError(
+            f"the privacy journal of this run goes up to step {last}, but its checkpoint is of step {step}: restore "
+            f"{path}, or delete its folder to start again under a new key"
+        )
 
 
 def _line(step: int) -> bytes:

@@ -60,8 +60,14 @@ class Objective:
         """Return each row's loss, float32 [rows], depending on that row alone."""
         raise NotImplementedError
 
-    def validate(self, model: torch.nn.Module, batches: Sequence[Batch]) -> dict[str, Any]:
-        """Return figures on held-out batches, without gradient, by their names in the log (`val_loss`, …)."""
+    def validate(
+        self, model: torch.nn.Module, batches: Sequence[Batch], *, check: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
+        """Return figures on held-out batches, without gradient, by their names in the log (`val_loss`, …).
+
+        Args:
+            check: to be called before each physical batch; may raise to give up.
+        """
         raise NotImplementedError
 
     def prepare(self, model: torch.nn.Module, batches: Sequence[Batch], *, step: int, stream: Stream) -> list[Batch]:

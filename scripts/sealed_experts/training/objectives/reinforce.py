@@ -5,7 +5,7 @@ moving average as the baseline.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,9 @@ class Reinforce(Objective):
             - self._settings.entropy_coef * entropies
         )
 
-    def validate(self, model: torch.nn.Module, batches: Sequence[Batch]) -> dict[str, Any]:
+    def validate(
+        self, model: torch.nn.Module, batches: Sequence[Batch], *, check: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
         """Return the loss on held-out records, and reward, axes, KL and entropy of answers to their prompts."""
         prompts = sorted((example for batch in batches for example in batch.examples), key=lambda row: row.unit)
         held_out = answer_held_out(
@@ -117,10 +119,11 @@ class Reinforce(Objective):
             reference=self._reference,
             token_budget=self._settings.token_budget,
             pad_id=self._materials.pad_id,
+            check=check,
         )
         figures = reward_figures(held_out.rollouts)
         return {
-            "val_loss": mean_response_loss(model, batches),
+            "val_loss": mean_response_loss(model, batches, check=check),
             "val_reward": figures["reward_mean"],
             "val_axes": figures["axes"],
             "val_kl": held_out.kl,

@@ -1,7 +1,7 @@
 """The logits of response positions, and the likelihood of what stands there."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,11 +52,18 @@ def response_logits(model: torch.nn.Module, batch: Batch) -> ResponseLogits:
     return ResponseLogits(logits=logits, tokens=batch.labels[mask], row=mask.nonzero()[:, 0], counts=counts)
 
 
-def mean_response_loss(model: torch.nn.Module, batches: Sequence[Batch]) -> float:
-    """Return the mean loss over all response tokens of `batches`, in nats; NaN when there are none."""
+def mean_response_loss(
+    model: torch.nn.Module, batches: Sequence[Batch], *, check: Callable[[], None] = lambda: None
+) -> float:
+    """Return the mean loss over all response tokens of `batches`, in nats; NaN when there are none.
+
+    Args:
+        check: called before each batch; may raise to give up.
+    """
     total, tokens = 0.0, 0
     with torch.no_grad():
         for batch in batches:
+            check()
             losses = response_logits(model, batch).losses()
             total += float(losses.to(torch.float64).sum())
             tokens += losses.numel()

@@ -1,6 +1,6 @@
 """Supervised fine-tuning: the mean negative log-likelihood of each example's own response tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class SupervisedFineTuning(Objective):
         response = response_logits(model, batch)
         return response.row_means(response.losses())
 
-    def validate(self, model: torch.nn.Module, batches: Sequence[Batch]) -> dict[str, Any]:
+    def validate(
+        self, model: torch.nn.Module, batches: Sequence[Batch], *, check: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
         """Return `val_loss`: the mean over all response tokens of `batches`, in nats; NaN when there are none."""
-        return {"val_loss": mean_response_loss(model, batches)}
+        return {"val_loss": mean_response_loss(model, batches, check=check)}
