@@ -10,6 +10,7 @@ from typing import Any
 from sealed_experts import __version__
 from sealed_experts.data.records import read_records
 from sealed_experts.errors import UserError, reports_user_errors
+from sealed_experts.files.atomic import write_error
 from sealed_experts.files.canonical import read_json
 from sealed_experts.files.digests import sha256_file
 from sealed_experts.privacy.ledger.releases import ReleaseLog
@@ -45,6 +46,7 @@ def main() -> None:
     recipients = [load_recipient(Path(path)) for path in package.recipients]
     check_signatures({settings.name: package.signatures}, has=key.public.algorithms)
     manifest, members = package_content(_inputs(args, settings, epoch=epoch))
+    _remove_expert_file(args.output.with_suffix(".expert"))
     digest = seal_package(
         args.output,
         manifest=manifest,
@@ -138,6 +140,20 @@ def _content(path: Path, expected: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; {expected}") from error
+
+
+def _remove_expert_file(path: Path) -> None:
+    """Remove the `.expert` of the package before: it says other things, and in the clear where this one is encrypted.
+
+    Before this one gets its name, so that a kill leaves no such pair. Where it is still asked for, `seal_expert` follows.
+    """
+    try:
+        path.unlink()
+        print(f"removed {path}, which was made of the package before")
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def _key_of(publisher: str) -> PublisherKey:

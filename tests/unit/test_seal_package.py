@@ -284,6 +284,18 @@ def test_an_expert_file_is_made_neither_of_another_publishers_package_nor_of_an_
     assert not (tmp_path / "out.expert").exists()
 
 
+def test_no_plain_expert_file_of_an_earlier_package_stays_beside_an_encrypted_one(tmp_path):
+    """`results/packages` is what people pass on."""
+    publisher = private_keys.create_key(algorithms=["ed25519"]).fingerprint
+    assert sealed(tmp_path / "a", publisher=publisher).returncode == 0
+    assert as_expert(tmp_path / "a").returncode == 0
+    save_recipient(tmp_path / "reader.pub", generate_identity().recipient)
+    run = sealed(tmp_path / "a", publisher=publisher, package={"recipients": [str(tmp_path / "reader.pub")]})
+    assert run.returncode == 0, run.stderr
+    assert not (tmp_path / "a" / "out.expert").exists()
+    assert "out.expert, which was made of the package before" in run.stdout
+
+
 @pytest.mark.parametrize("epoch", ["-1", "1.5", "yesterday", "1" * 13, "١"])
 def test_a_source_date_epoch_that_is_no_time_is_refused(tmp_path, epoch):
     run = sealed(tmp_path, publisher=private_keys.ensure_publisher_key(), SOURCE_DATE_EPOCH=epoch)
