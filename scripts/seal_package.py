@@ -145,7 +145,7 @@ def _content(path: Path, expected: str) -> bytes:
 def _remove_expert_file(path: Path) -> None:
     """Remove the `.expert` of the package before: it says other things, and in the clear where this one is encrypted.
 
-    Before this one gets its name, so that a kill leaves no such pair. Where it is still asked for, `seal_expert` follows.
+    Before this one gets its name: a kill leaves no such pair. Where it is still asked for, `seal_expert` comes after.
     """
     try:
         path.unlink()
