@@ -49,7 +49,22 @@ except UserError as error:
     sys.exit(f"error: {error}")
 
 EXPERTS = [expert.name for expert in SETTINGS.experts]
-EXPERT = {expert.name: expert for expert in SETTINGS.experts}
+
+
+class Configured(dict):
+    """Settings by name. A file that is asked for can name others."""
+
+    def __init__(self, kind, values):
+        super().__init__(values)
+        self.kind = kind
+
+    def __missing__(self, name):
+        # Snakemake would wrap an exception in lines about the rule.
+        sys.exit(f"error: no {self.kind} is called `{name}`; configured are: {', '.join(self)}")
+
+
+EXPERT = Configured("expert", {expert.name: expert for expert in SETTINGS.experts})
+DATASET = Configured("dataset", SETTINGS.datasets)
 BASE = settings_chain.base_key(SETTINGS.base)
 BASE_MANIFEST = f"results/base/{BASE}/base.json"
 # Of the demo base every file is known beforehand; of another one, base.json names them.
@@ -141,7 +156,7 @@ def base_folder_files(wildcards):
 
 def dataset_files(wildcards):
     """What a dataset is made from: its files, or the demo's facts."""
-    settings = SETTINGS.datasets[wildcards.dataset]
+    settings = DATASET[wildcards.dataset]
     if settings.source == "demo":
         return DEMO_FACTS
     return list(settings.paths) if settings.source == "files" else []

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 _CONTINUED = "\n  "  # how a message of several lines goes on
 # How PyTorch and what it calls (the system, CUDA, cuBLAS, cuDNN, NCCL) say it inside a RuntimeError.
+_EXIT_INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 _NO_MEMORY = ("allocate memory", "out of memory", "STATUS_ALLOC_FAILED", "ALLOCATION_FAILED")
 
 
@@ -41,15 +42,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 def reports_user_errors(main: Callable[..., int | None]) -> Callable[..., int]:
     """Make `main` print a UserError as one plain message on standard error and return its exit code.
 
-    So it does where the machine has no memory left, or no space for the log: neither is a defect.
+    So it does where the machine has no memory left, or no space for the log, and after Ctrl-C: none is a defect.
     """
 
     @functools.wraps(main)
     def guarded(*args: object, **kwargs: object) -> int:
         try:
             return main(*args, **kwargs) or 0
+        except KeyboardInterrupt:
+            said, code = "interrupted", _EXIT_INTERRUPTED
         except UserError as error:
-            text, code = shown(error), error.exit_code
+            said, code = f"error: {shown(error)}", error.exit_code
         except (MemoryError, RuntimeError, OSError) as error:
             if is_out_of_memory(error):
                 text = "out of memory: run the same command again with more (the next of several attempts asks for it)"
@@ -57,10 +60,10 @@ def reports_user_errors(main: Callable[..., int | None]) -> Callable[..., int]:
                 text = "no space left on a disk: free some and run the same command again"
             else:
                 raise
-            code = UserError.exit_code
+            said, code = f"error: {text}", UserError.exit_code
         # The log may be on the full disk: then the exit code alone tells.
         with contextlib.suppress(OSError):
-            print(f"error: {text}", file=sys.stderr)
+            print(said, file=sys.stderr)
         return code
 
     return guarded

@@ -18,6 +18,9 @@ STATES = ("waiting", "running", "resumed", "done", "failed", "interrupted")
 _STAGE_FOLDERS = {"reinforce": "rl"}
 _LOG_TAIL_BYTES = 16384
 _ERROR_LENGTH = 300
+_METRICS = {"sft": "training_metrics.json", "reinforce": "rl_metrics.json"}
+_CUT_SHORT = {"privacy_budget": "privacy budget spent"}
+_CTRL_C = "KeyboardInterrupt"
 _PACE_LINES = 20
 
 
@@ -29,6 +32,7 @@ class StageProgress:
     ε is claimed. `seconds_left` assumes that every step up to `max_steps` is still to be made at the present speed.
     A stage that learns from a reward has `reward` (mean of a step's answers), `val_reward` (of answers to held-out
     prompts) and `kl` (nats a token, from the stage's start), and no `loss`: what it descends says nothing to people.
+    `note` says why a stage that is done ended early, or where one that was interrupted stopped.
     """
 
     expert: str
@@ -47,6 +51,7 @@ class StageProgress:
     seconds_left: float | None = None
     resumed_from: int | None = None
     error: str | None = None
+    note: str | None = None
 
 
 def stage_folder(stage: str) -> str:
@@ -120,30 +125,50 @@ def _stage_progress(folder: Path, expert: str, stage: str, now: float) -> StageP
     state = read_state(state_path) or {}
     metrics = read_metrics(place / "metrics.jsonl")
     error = _failure(state, state_path, folder / "logs" / f"train_{stage}.log", alive=alive)
+    if error is not None and error.startswith(_CTRL_C):  # before the trainer could heed it
+        error, state = None, {**state, "state": "interrupted", "error": None}
     name = _state_name(state, alive=alive, failed=error is not None, finished=_is_finished(place))
     if name == "waiting":
         return StageProgress(expert=expert, stage=stage)
     steps = [line for line in metrics if "loss" in line]
     newest = steps[-1] if steps else {}
     rewarded = any("reward_mean" in line or "val_reward" in line for line in metrics)
+    step, max_steps = _newest_step(state, newest), state.get("max_steps", newest.get("max_steps"))
+    ended_early = name == "done" and step is not None and max_steps is not None and step < max_steps
     return StageProgress(
         expert=expert,
         stage=stage,
         state=name,
-        step=_newest_step(state, newest),
-        max_steps=state.get("max_steps", newest.get("max_steps")),
+        step=step,
+        max_steps=max_steps,
         loss=None if rewarded else _last_value(steps, "loss"),  # the loss of an empty draw is null
         val_loss=_last_value(metrics, "val_loss"),
         reward=_last_value(steps, "reward_mean"),
         val_reward=_last_value(metrics, "val_reward"),
         kl=_last_value(steps, "kl"),
-        epsilon=state.get("epsilon", newest.get("epsilon")),
+        # A trainer that resumed after its last step logged none, and knows of no ε.
+        epsilon=_last_value(metrics, "epsilon") if state.get("epsilon") is None else state["epsilon"],
         target_epsilon=state.get("target_epsilon"),
         tokens_per_second=newest.get("tokens_per_second"),
         seconds_left=_seconds_left(state, steps, now) if name in ("running", "resumed") else None,
         resumed_from=state.get("resumed_from"),
         error=error if name == "failed" else None,
+        note=_why_cut_short(place, stage) if ended_early else _where_stopped(state) if name == "interrupted" else None,
     )
+
+
+def cut_short(metrics: Mapping[str, Any]) -> str | None:
+    """Return why a stage ended before its last step, from the content of its metrics file; None where it did not."""
+    return _CUT_SHORT.get(str(metrics.get("stopped_reason")))
+
+
+def _why_cut_short(place: Path, stage: str) -> str | None:
+    path = place / _METRICS.get(stage, "metrics.json")
+    return cut_short(read_state(path) or {})
+
+
+def _where_stopped(state: Mapping[str, Any]) -> str | None:
+    return printable(str(state["error"])) if state.get("state") == "interrupted" and state.get("error") else None
 
 
 def _state_name(state: Mapping[str, Any], *, alive: bool, failed: bool, finished: bool) -> str:

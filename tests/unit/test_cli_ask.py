@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import pytest
 
@@ -67,3 +68,10 @@ def test_chat_ends_with_its_input(engine, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("only"))
     assert cli.main(["ask", "moe_config.json", "--interactive"]) == 0
     assert "You said only." in capsys.readouterr().out
+
+
+def test_ask_takes_the_key_of_an_encrypted_package(engine, monkeypatch):
+    """The other commands had --identity; `ask` had the variable alone."""
+    monkeypatch.setenv("SEALED_EXPERTS_IDENTITY", "other.pem")
+    assert cli.main(["ask", "moe_config.json", "loan", "--identity", "reader.pem"]) == 0
+    assert os.environ["SEALED_EXPERTS_IDENTITY"] == os.path.abspath("reader.pem")

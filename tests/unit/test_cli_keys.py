@@ -295,7 +295,9 @@ def test_no_command_shows_a_private_half(capsys, tmp_path, monkeypatch):
     shown += run(capsys, "rotate", "--output", tmp_path / "rotation.json", "--json")
     secrets += [key.private_bytes_raw() for key in private_keys.load_key()._private.values()]
     shown += run(capsys, "list") + run(capsys, "list", "--json") + run(capsys, "export")
-    shown += run(capsys, "revoke", "--reason", "lost", "--output", tmp_path / "revocation.json")
+    fingerprint = private_keys.publisher_fingerprint()
+    options = ["--reason", "lost", "--output", tmp_path / "revocation.json"]
+    shown += run(capsys, "revoke", "--fingerprint", fingerprint, *options)
     monkeypatch.setenv(VARIABLE, "wrong horse")
     shown += run(capsys, "revoke", "--name", "second", "--reason", "x", "--output", tmp_path / "other.json", code=1)
     written = "".join(path.read_text() for path in tmp_path.iterdir())

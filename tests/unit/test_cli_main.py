@@ -12,6 +12,7 @@ from tests.unit.test_moe_configuration import CONTENT, changed
 
 from sealed_experts import __version__
 from sealed_experts.cli import main as cli
+from sealed_experts.errors import reports_user_errors
 from sealed_experts.files.canonical import write_json
 
 HEAVY = ("torch", "transformers", "peft", "jsonschema", "rich", "numpy", "cryptography", "snakemake", "dp_accounting")
@@ -150,10 +151,47 @@ def test_summary_shows_experts_privacy_and_what_to_try(config, capsys, monkeypat
     assert cli.main(["summary", str(config)]) == 0
     text = capsys.readouterr().out
     assert re.search(
-        r"^a +sft +3\.50 +1e-5 +3\.210 → 2\.500 +12 kB +results of mine/packages/a\.tgsp$", text, re.MULTILINE
+        r"^a +sft +3\.50 +1e-5 +3\.210 \(base\) → 2\.500 \(sft\) +12 kB +results of mine/packages/a\.tgsp$",
+        text,
+        re.MULTILINE,
     )
     assert "ε = 3.50 at δ = 1e-5" in text
     assert "ask 'results of mine/moe/moe_config.json' 'What is a loan?'" in text
+
+
+def test_summary_says_between_which_stages_a_loss_rose_and_which_the_budget_cut_short(config, capsys):
+    write_json(config, changed("experts", "a", "checkpoint_path", to="../experts/a/rl/adapter_rl_final.pt"))
+    content = json.loads(config.read_text())
+    content["experts"]["a"]["stage"] = "reinforce"
+    write_json(config, content)
+    expert = config.parent.parent / "experts" / "a"
+    cut = {"stage": "sft", "stopped_reason": "privacy_budget", "total_steps": 1}
+    write_json(expert / "sft" / "training_metrics.json", cut)
+    chain = {"stage_epsilon": {"sft": 2.0, "reinforce": 3.0}}
+    losses = {"first_val_loss": 2.087, "final_val_loss": 2.199, "privacy": chain, "stopped_reason": "max_steps"}
+    write_json(expert / "rl" / "rl_metrics.json", losses)
+    assert cli.main(["summary", str(config)]) == 0
+    text = capsys.readouterr().out
+    assert "2.087 (sft) → 2.199 (reinforce)" in text
+    assert "\na: sft ended early, after step 1: privacy budget spent\n" in text
+    assert "a: reinforce ended" not in text
+
+
+def test_summary_is_there_for_programs(config, capsys):
+    assert cli.main(["summary", str(config), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert [expert["name"] for expert in content["experts"]] == ["b", "a"]
+    assert content["experts"][1]["epsilon"] == 3.5
+    assert content["privacy"] == {"epsilon": 3.5, "delta": 1e-5, "reason": None}
+
+
+def test_ctrl_c_in_a_job_is_one_line(capsys):
+    @reports_user_errors
+    def job():
+        raise KeyboardInterrupt
+
+    assert job() == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
 
 
 def test_summary_says_why_no_epsilon_is_claimed(config, capsys):

@@ -15,7 +15,7 @@ from tests.unit.test_moe_configuration import CONTENT
 
 from sealed_experts import machine
 from sealed_experts.cli.main import main
-from sealed_experts.cli.run import _default_gpus
+from sealed_experts.cli.run import _default_gpus, makes_mixture
 from sealed_experts.files.canonical import write_json
 
 # Writes down how it was called; locks as Snakemake does; with "wait" it has a job that notes signals and ends.
@@ -52,7 +52,7 @@ pathlib.Path("job.orphan").touch()
     pathlib.Path("snakemake.pid").write_text(str(os.getpid()))
     code = child.wait()
     (locks / "0.output.lock").unlink()
-    sys.exit(1)
+    sys.exit(0 if "well" in sys.argv else 1)
 """
 
 
@@ -156,6 +156,40 @@ def test_summary_follows_success_only(folder):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "whole"),
+    [
+        ([], True),
+        (["--cores", "all"], True),
+        (["--cores", "all", "--", "all"], True),
+        (["--", "moe"], True),
+        (["moe"], True),
+        (["--configfile", "a.yaml", "--"], True),
+        (["--", "sft", "results/moe/moe_config.json"], True),
+        (["--", "sft"], False),
+        (["--cores", "all", "packages"], False),
+        (["--cores", "all", "--", "results/packages/a.tgsp"], False),
+        (["results/packages/a.tgsp"], False),
+        (["--until", "train_sft", "--"], False),
+    ],
+)
+def test_a_part_of_a_run_is_not_summed_up_as_the_mixture(arguments, whole):
+    assert makes_mixture(arguments) is whole
+
+
+def test_no_summary_follows_a_part(folder):
+    write_json(folder.path / "results/moe/moe_config.json", CONTENT)
+    assert "Try next:" not in folder.run("--", "sft")[1]
+
+
+def test_a_target_that_reads_as_a_configuration_is_told_apart(folder):
+    code, _, err = folder.run("--configfile", "a b.yaml", "packages")
+    assert code == 1
+    assert err.startswith("error: cannot read the configuration packages: No such file")
+    assert err.endswith("; a target comes after `--`\n")
+    assert "target" not in folder.run("--configfile", "nosuch.yaml")[2]
+
+
+@pytest.mark.parametrize(
     ("arguments", "limit"),
     [
         ([], ["--resources=gpu=2"]),
@@ -233,10 +267,18 @@ def test_signal_reaches_the_jobs_and_run_waits_for_them(folder, sent, received):
     folder.wait_for("job.pid")
     process.send_signal(sent)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 1
-    assert err == ""
+    assert process.returncode == 75
+    assert err == "Stopped. What was trained is saved; the same command goes on from there.\n"
     assert (folder.path / "job.signal").read_text() == received
     assert not (folder.path / ".snakemake/locks/0.output.lock").exists()
+
+
+def test_a_run_that_ends_well_in_spite_of_a_signal_is_no_stop(folder):
+    process = folder.start("wait", "well")
+    folder.wait_for("job.pid")
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[1] == ""
+    assert process.returncode == 0
 
 
 def test_a_hang_up_that_nohup_ignores_stops_nothing(folder):

@@ -299,7 +299,7 @@ def test_a_retired_or_revoked_key_is_not_rotated(tmp_path):
     copy = private_keys.keys_folder() / "copy.pem"
     copy.write_bytes(private_keys.key_path().read_bytes())
     copy.chmod(0o600)
-    revoke_key(reason="it was lost", output=tmp_path / "third.json")
+    revoke_key(reason="it was lost", output=tmp_path / "third.json", fingerprint=done.new.fingerprint)
     with pytest.raises(UserError, match=r"was revoked \(it was lost\)"):
         rotate_key(name="copy", output=tmp_path / "second.json")
     assert not (tmp_path / "second.json").exists()
@@ -324,8 +324,7 @@ def test_statements_hold_nothing_private(tmp_path):
     private = [key.private_bytes_raw() for key in private_keys.load_key()._private.values()]
     done = rotate_key(output=tmp_path / "rotation.json")
     private += [key.private_bytes_raw() for key in private_keys.load_key()._private.values()]
-    revoke_key(reason="it was lost", output=tmp_path / "revocation.json")
-    assert done.new
+    revoke_key(reason="it was lost", output=tmp_path / "revocation.json", fingerprint=done.new.fingerprint)
     public_files = [path for path in [*home_folder().rglob("*"), *tmp_path.rglob("*")] if path.suffix != ".pem"]
     for path in (path for path in public_files if path.is_file()):
         content = path.read_bytes()

@@ -7,6 +7,7 @@ from tests.attacks import building
 
 from sealed_experts.cli.main import parser
 from sealed_experts.sealing.keys import pkcs8
+from sealed_experts.sealing.keys.own_entry import RETIRED
 from sealed_experts.sealing.keys.policy import Policy
 from sealed_experts.sealing.keys.signing import ALGORITHMS
 from sealed_experts.sealing.keys.statements import revocation_statement, rotation_statement
@@ -55,10 +56,17 @@ def test_the_example_of_a_policy_can_be_read(tmp_path):
 
 def test_the_commands_of_the_document_exist():
     lines = re.findall(r"^sealed-experts (keys .*?)(?:  +#.*)?$", section("In short"), flags=re.MULTILINE)
-    assert len(lines) == 9
+    assert len(lines) == 13
     for line in lines:
         words = [part.strip("'\"") for part in re.findall(r"\"[^\"]*\"|'[^']*'|\S+", line)]
         assert callable(parser().parse_args(words).run)
+
+
+def test_the_document_says_how_the_key_before_a_rotation_is_revoked():
+    """It said "revoke it", and the name that one had used revoked the new key."""
+    command = f"--name NAME{RETIRED}XXXXXXXX --reason"
+    assert command in section("Rotating a key")
+    assert f"--name publisher{RETIRED}01234567 --reason" in section("In short")
 
 
 def test_the_cost_of_a_guess_is_the_codes():

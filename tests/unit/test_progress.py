@@ -179,3 +179,33 @@ def test_stages_are_found_by_their_traces(tmp_path: Path) -> None:
     for other in ("logs", "benchmarks", "peft"):
         (tmp_path / "experts/a_expert" / other).mkdir()
     assert found_stages(tmp_path) == [("a_expert", "reinforce"), ("a_expert", "sft"), ("b_expert", "sft")]
+
+
+def test_a_stage_that_the_budget_cut_short_is_noted(tmp_path: Path) -> None:
+    folder = leave(tmp_path, state={"state": "done", "step": 1, "max_steps": 3}, metrics=[step_line(1)])
+    (folder / "adapter_final.pt").write_bytes(b"weights")
+    assert look(tmp_path).note is None  # its metrics are not there yet
+    (folder / "training_metrics.json").write_text(json.dumps({"stopped_reason": "privacy_budget"}))
+    assert (look(tmp_path).state, look(tmp_path).note) == ("done", "privacy budget spent")
+
+
+def test_epsilon_is_not_lost_by_a_resume_after_the_last_step(tmp_path: Path) -> None:
+    folder = leave(tmp_path, state={"state": "done", "step": 60, "epsilon": None}, metrics=[step_line(60)])
+    (folder / "adapter_final.pt").write_bytes(b"weights")
+    assert look(tmp_path).epsilon == 2.5
+
+
+def test_an_interrupted_stage_shows_the_step_that_it_saved(tmp_path: Path) -> None:
+    saved = "received SIGINT; saved after step 34 of 60"
+    leave(tmp_path, state={"state": "interrupted", "step": 30, "error": saved}, metrics=[step_line(30)])
+    assert (look(tmp_path).state, look(tmp_path).note) == ("interrupted", saved)
+    leave(tmp_path, state={"state": "running", "step": 34, "resumed_from": 34}, metrics=[step_line(30)])
+    assert look(tmp_path).step == 34
+
+
+@pytest.mark.parametrize("state", [None, {"state": "failed", "error": "KeyboardInterrupt"}, {"state": "running"}])
+def test_ctrl_c_is_an_interruption_and_no_failure(tmp_path: Path, state: dict[str, object] | None) -> None:
+    leave(tmp_path, state=state)
+    leave_log(tmp_path, "Traceback (most recent call last):\n  File x, line 1\nKeyboardInterrupt\n")
+    progress = look(tmp_path)
+    assert (progress.state, progress.error, progress.note) == ("interrupted", None, None)

@@ -249,6 +249,21 @@ def test_a_version_never_changes(registry, tmp_path):
     assert installed.read_bytes() == before
 
 
+@pytest.mark.parametrize("upgrade", [False, True])
+def test_an_upgrade_does_not_replace_the_same_version_in_the_other_container(registry, tmp_path, upgrade):
+    """A .tgsp of two signatures gave way to the Ed25519-only file of its own version."""
+    installed = registry.install(made(tmp_path, container="tgsp")).path
+    before, other = installed.read_bytes(), made(tmp_path)
+    with pytest.raises(
+        UserError, match=r"is installed as tiny_expert-tiny\.v1\.0\.0\.tgsp, .* uninstall that one first"
+    ):
+        registry.install(other, upgrade=upgrade)
+    assert (names(registry), installed.read_bytes()) == (["tiny_expert-tiny.v1.0.0.tgsp"], before)
+    assert registry.install(made(tmp_path, container="tgsp"), upgrade=True).path == installed, "the same bytes"
+    registry.uninstall("tiny_expert")
+    assert registry.install(other)
+
+
 def test_uninstall_refuses_what_another_requires(registry, tmp_path):
     registry.install(made(tmp_path, "tokens"))
     registry.install(made(tmp_path, "loans", requires=("tokens@*",)))
@@ -428,8 +443,23 @@ def test_an_adapter_that_fits_its_base_is_installed(tmp_path, capsys, container)
     base = made_base(tmp_path / "base")
     path = fitting(tmp_path, base, container=container)
     assert main(["verify", str(path), "--base", str(base)]) == 0
+    assert f"{path}: fits the base tiny: its digest and every tensor" in capsys.readouterr().out.splitlines()
     assert main(["install", str(path), "--base", str(base)]) == 0
     assert main(["install", str(path), "--base", str(base / "base.json")]) == 0
+
+
+def test_verify_says_for_programs_what_it_found_about_the_base(tmp_path, capsys):
+    """It said nothing: whoever misspelt the option could not tell."""
+    trust_key(building.key().public.raw, name="bank")
+    base = made_base(tmp_path / "base")
+    path = fitting(tmp_path, base)
+    for options, expected in (
+        ([], None),
+        (["--base", str(base)], {"name": "tiny", "tensors_compared": True}),
+        (["--base", str(base / "base.json")], {"name": "tiny", "tensors_compared": False}),
+    ):
+        assert main(["verify", str(path), "--json", *options]) == 0
+        assert json.loads(capsys.readouterr().out)["fits_base"] == expected
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,13 @@ def test_allow_untrusted_is_loud(path, capsys):
     assert f"{path}: NOT verified: nobody you trust signed it" in capsys.readouterr().out
 
 
+def test_the_help_of_verify_says_what_the_code_0_is_worth_for_a_stranger(capsys):
+    """It said that 0 means that all of it holds, and --allow-untrusted exits with 0."""
+    with pytest.raises(SystemExit):
+        main(["verify", "--help"])
+    assert '--json then has "ok": true beside "trusted": false' in " ".join(capsys.readouterr().out.split())
+
+
 def test_allow_untrusted_writes_to_a_new_folder_and_says_what_that_is_worth(path, tmp_path, capsys):
     assert main(["unpack", str(path), str(tmp_path / "out"), "--allow-untrusted"]) == 0
     shown = capsys.readouterr()
@@ -209,6 +216,33 @@ def test_inspect_of_an_unknown_publisher_shows_the_manifest_and_says_that_nobody
     assert lines[0].startswith(f"NOT VERIFIED: {path}: the signature is by the key")
     assert "Anyone can make such a file" in lines[1]
     assert "name: tiny_expert" in lines
+
+
+@pytest.mark.usefixtures("_trusted")
+def test_inspect_shows_the_privacy_receipt(path, capsys):
+    """It showed the manifest's few privacy fields; events and what ε protects stayed hidden."""
+    assert main(["inspect", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    receipt = json.loads(building.parts()[1]["privacy_receipt.json"])
+    for field in receipt:
+        assert any(line.startswith(f"receipt.{field}") for line in lines) == (receipt[field] != {}), field
+    assert any(line.startswith("receipt.events[0].noise_multiplier: ") for line in lines)
+    assert main(["inspect", str(path), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["verified"], shown["manifest_verified"], shown["refusal"]) == (True, True, None)
+    assert (shown["receipt"], shown["manifest"]["name"]) == (receipt, "tiny_expert")
+
+
+def test_inspect_says_for_programs_that_nobody_vouches(path, capsys):
+    assert main(["inspect", str(path), "--json"]) == 5
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["verified"], shown["manifest_verified"], shown["receipt"]) == (False, False, None)
+    assert shown["manifest"]["name"] == "tiny_expert"
+    assert "the signature is by the key" in shown["refusal"]
+    path.write_bytes(path.read_bytes()[:-1])
+    assert main(["inspect", str(path), "--json"]) != 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["verified"], shown["manifest"], shown["publisher"]) == (False, None, None)
 
 
 @pytest.mark.usefixtures("_trusted")
@@ -267,7 +301,12 @@ def test_an_encrypted_package_needs_its_recipients_key(tmp_path, capsys):
     save_identity(tmp_path / "locked.pem", identity, passphrase=b"sesame")
     path = write(tmp_path, "tgsp", storage={"recipients": [identity.recipient]})
     assert main(["verify", str(path)]) == 1
-    assert f"{path}: " in capsys.readouterr().err
+    refusal = capsys.readouterr().err
+    assert f"{path}: " in refusal
+    assert "--identity KEY, or name its file in SEALED_EXPERTS_IDENTITY" in refusal, "it named neither"
+    assert main(["inspect", str(path), "--json"]) == 1
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["verified"], shown["manifest_verified"], shown["receipt"]) == (False, True, None)
     assert main(["inspect", str(path)]) == 1, "not all of it is verified"
     assert "VERIFIED IN ITS MANIFEST ONLY" in capsys.readouterr().out
     assert main(["verify", str(path), "--identity", str(tmp_path / "mine.pem"), "--json"]) == 0
@@ -299,6 +338,11 @@ def test_recompute_privacy_refuses_a_receipt_that_claims_less(tmp_path, capsys):
                 assert shown.err.count("\n") == 1
             else:
                 assert "the second accountant agrees" in shown.out
+                assert main(["verify", str(path), "--recompute-privacy", "--json"]) == 0
+                found = json.loads(capsys.readouterr().out)
+                assert found["privacy_recomputed"] is True
+                assert 0 < found["recomputed"]["lowest_epsilon"] <= found["recomputed"]["highest_epsilon"] < claim
+                assert found["recomputed"]["delta"] == found["privacy"]["delta"]
 
 
 # Files that are in the way, and names that are none

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import io
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,8 @@ from rich.console import Console
 from tests.traces import leave, step_line
 
 from sealed_experts.cli import watch as command
-from sealed_experts.errors import UserError
+from sealed_experts.errors import UsageError, UserError
+from sealed_experts.files.locks import folder_lock
 from sealed_experts.progress import StageProgress
 
 CONFIG = """
@@ -82,7 +84,20 @@ def test_before_its_first_step_only_the_held_out_reward_is_known() -> None:
 
 def test_summary_line() -> None:
     assert command.summary_line([RUNNING, FAILED, WAITING, WAITING]) == "2 waiting, 1 resumed, 1 failed"
-    assert command.summary_line([DONE, DONE]) == "all done: 2 stages"
+    assert command.summary_line([DONE, DONE]) == "all done, of the last run: 2 stages"
+
+
+def test_a_stage_that_the_budget_cut_short_says_so() -> None:
+    progress = dataclasses.replace(DONE, step=1, max_steps=3, note="privacy budget spent")
+    assert command.plain_line(progress) == "done_expert sft: done at step 1 of 3: privacy budget spent"
+    assert "done_expert sft: privacy budget spent" in rendered([progress], width=100)
+
+
+def test_an_interrupted_stage_says_where_it_saved() -> None:
+    progress = dataclasses.replace(
+        DONE, state="interrupted", step=30, note="received SIGINT; saved after step 34 of 60"
+    )
+    assert command.plain_line(progress).endswith("interrupted, step 30 of 60 (50%), " + str(progress.note))
 
 
 def rendered(stages: list[StageProgress], *, width: int, height: int = 40) -> str:
@@ -204,8 +219,31 @@ def test_off_a_terminal_only_changes_are_printed_and_the_watch_ends_with_the_run
     lines = out.splitlines()
     assert len(lines) == 2
     assert lines[0].startswith("banking_expert sft: done, step 60 of 60 (100%)")
-    assert lines[1] == "all done: 1 stage"
+    assert lines[1] == "all done, of the last run: 1 stage"
     assert (err, process.returncode) == ("", 0)
+
+
+def test_the_watch_stays_while_a_run_makes_anew_what_the_last_one_had_done(tmp_path: Path) -> None:
+    folder = leave(tmp_path, state={"state": "done", "step": 60}, metrics=[step_line(60)])
+    (folder / "adapter_final.pt").write_bytes(b"weights")
+    with folder_lock(tmp_path / command.RUN_LOCK):
+        process = start_watching(tmp_path)
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)
+    assert process.communicate(timeout=20)[0] == "all done, of the last run: 1 stage\n"
+
+
+def test_once_is_there_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    leave(tmp_path, state={"state": "failed", "error": "why"})
+    args = watch_arguments("--results", str(tmp_path), "--once", "--json")
+    assert args.run(args) == 0
+    (stage,) = json.loads(capsys.readouterr().out)["stages"]
+    assert (stage["expert"], stage["state"], stage["step"], stage["error"]) == ("banking_expert", "failed", 20, "why")
+    args = watch_arguments("--results", str(tmp_path), "--json")
+    with pytest.raises(UsageError, match="give --once"):
+        args.run(args)
 
 
 def test_ctrl_c_leaves_quietly(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ class Project:
         ]
 
     def snakemake(
-        self, *arguments: str, flags: tuple[str, ...] = (), check: bool = True, seconds: float = 600, **keywords
+        self, *arguments: str, flags: tuple[str, ...] = (), check: bool = True, seconds: float = 1800, **keywords
     ):
         command = self.command(*arguments, **keywords)
         command[3:3] = flags

@@ -45,6 +45,12 @@ def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run (default: auto)"
     )
     parser.add_argument("--policy", type=Path, metavar="FILE", help="what is required of the packages (docs/keys.md)")
+    parser.add_argument(
+        "--identity",
+        type=Path,
+        metavar="KEY",
+        help="your private key, for encrypted packages (default: ${SEALED_EXPERTS_IDENTITY})",
+    )
     parser.set_defaults(run=ask)
 
 
@@ -79,7 +85,10 @@ def _engine(args: argparse.Namespace) -> "Engine":
     from sealed_experts.moe.engine import Engine
     from sealed_experts.sealing.keys.policy import Policy
     from sealed_experts.sealing.keys.trust import load_trust
+    from sealed_experts.sealing.recipients.own_identity import VARIABLE
 
+    if args.identity is not None:
+        os.environ[VARIABLE] = os.path.abspath(args.identity)  # where the engine looks for it
     policy = Policy() if args.policy is None else Policy.read(args.policy)
     return Engine.load(args.config, trust=load_trust(), policy=policy, device=args.device)
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from sealed_experts.cli.publishers import described, print_fingerprints
+from sealed_experts.cli.publishers import described, print_fingerprints, signing_hint
 from sealed_experts.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def add_rotate(commands: _Commands) -> None:
     parser = commands.add_parser(
         "rotate",
         help="put a new key in the place of one's own",
-        description="Make a new key that signs from now on, keep the old one aside, and write a statement, signed by "
+        description="Make a new key in its place, keep the old one aside, and write a statement, signed by "
         "both, that lets whoever trusts the old key trust the new one: `sealed-experts keys trust STATEMENT`.",
     )
     parser.add_argument("--name", help="which key (default: the one that signs)")
@@ -44,6 +44,9 @@ def add_revoke(commands: _Commands) -> None:
     parser.add_argument("--reason", help="why, in one line; it is public (with --output)")
     parser.add_argument("--name", help="which key of one's own (default: the one that signs)")
     parser.add_argument(
+        "--fingerprint", metavar="HEX", help="that of the key that is meant; a key that was rotated in needs it"
+    )
+    parser.add_argument(
         "--in-advance",
         action="store_true",
         help="with --output: only write the statement; keep it in a safe place",
@@ -60,19 +63,26 @@ def add_revoke(commands: _Commands) -> None:
 def rotate(args: argparse.Namespace) -> int:
     """Put a new key in the place of one's own; return 0."""
     from sealed_experts.sealing.keys.key_changes import rotate_key
+    from sealed_experts.sealing.keys.retired import revoking_command
 
     done = rotate_key(output=args.output, name=args.name)
+    hint, revoking = signing_hint(done.path), revoking_command(done.retired)
     if args.json:
         paths = {"path": str(done.path), "retired": str(done.retired), "statement": str(args.output)}
-        print(json.dumps({**paths, "old": done.old.fingerprint, "new": described(done.new)}))
+        found = {"old": done.old.fingerprint, "new": described(done.new), "signs": hint is None}
+        print(json.dumps({**paths, **found, "revoke_old": revoking}))
         return 0
-    print(f"{done.path} is a new key; it signs from now on and is trusted here as {done.new.name}")
+    signs = "signs from now on and " if hint is None else ""
+    print(f"{done.path} is a new key; it {signs}is trusted here as {done.new.name}")
     print_fingerprints(done.new)
     print(
         f"the old key ({done.old.fingerprint}) is kept as {done.retired}; what it signed is still accepted. Seal your "
         f"packages again, and give {args.output} to whoever trusts the old key: `sealed-experts keys trust "
         f"{args.output.name}`"
     )
+    print(f"when none of your packages needs the old key any more, or if it leaked, this revokes it: `{revoking}`")
+    if hint is not None:
+        print(hint)
     return 0
 
 
@@ -86,8 +96,12 @@ def revoke(args: argparse.Namespace) -> int:
         raise UserError("--reason is missing: say in one public line why the key is revoked")
     if args.with_introduced:
         raise UserError("--with-introduced goes with --statement")
-    change = revoke_in_advance if args.in_advance else revoke_key
-    entry = change(reason=args.reason, output=args.output, name=args.name)
+    if args.in_advance:
+        if args.fingerprint is not None:
+            raise UserError("--fingerprint is for revoking at once: --in-advance revokes nothing")
+        entry = revoke_in_advance(reason=args.reason, output=args.output, name=args.name)
+    else:
+        entry = revoke_key(reason=args.reason, output=args.output, name=args.name, fingerprint=args.fingerprint)
     if args.json:
         print(json.dumps({**described(entry), "introduced": []}))
     elif args.in_advance:
@@ -102,8 +116,10 @@ def revoke(args: argparse.Namespace) -> int:
 def _follow_revocation(args: argparse.Namespace) -> int:
     from sealed_experts.sealing.keys.key_changes import follow_revocation
 
-    if args.reason is not None or args.name is not None or args.in_advance:
-        raise UserError("--reason, --name and --in-advance are for one's own key; a statement brings both")
+    if args.in_advance or any(given is not None for given in (args.reason, args.name, args.fingerprint)):
+        raise UserError(
+            "--reason, --name, --fingerprint and --in-advance are for one's own key; a statement brings both"
+        )
     entry, introduced = follow_revocation(args.statement, with_introduced=args.with_introduced)
     if args.json:
         print(json.dumps({**described(entry), "introduced": [other.name for other in introduced]}))

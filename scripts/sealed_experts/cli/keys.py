@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from sealed_experts.cli import key_changes
-from sealed_experts.cli.publishers import described, limits, print_fingerprints
+from sealed_experts.cli import key_changes, key_list
+from sealed_experts.cli.publishers import described, limits, print_fingerprints, signing_hint
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_text
 
@@ -30,7 +30,7 @@ def add_parsers(subparsers: _Commands) -> None:
         "to sign with, SEALED_EXPERTS_PASSPHRASE holds its passphrase; without it a terminal is asked.",
     )
     commands = keys.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_create, _list, _export, key_changes.add_rotate, key_changes.add_revoke, _trust, _untrust):
+    for add in (_create, key_list.add_list, _export, key_changes.add_rotate, key_changes.add_revoke, _trust, _untrust):
         add(commands)
 
 
@@ -49,12 +49,6 @@ def _create(commands: _Commands) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=create)
-
-
-def _list(commands: _Commands) -> None:
-    parser = commands.add_parser("list", help="show one's own keys and the trusted publishers")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(run=list_keys)
 
 
 def _export(commands: _Commands) -> None:
@@ -104,47 +98,18 @@ def create(args: argparse.Namespace) -> int:
     secret = passphrase.new_passphrase() if args.passphrase else None
     key = create_key(name=name, algorithms=args.algorithm, secret=secret)
     available = {algorithm: known.available() for algorithm, known in ALGORITHMS.items()}
+    hint = signing_hint(key_path(name))
     if args.json:
-        print(json.dumps({"path": str(key_path(name)), **described(key), "available_algorithms": available}))
+        found = {**described(key), "available_algorithms": available, "signs": hint is None}
+        print(json.dumps({"path": str(key_path(name)), **found}))
         return 0
     print(f"made {key_path(name)}; its public half is trusted here")
     print_fingerprints(key)
     print(f"tested: {' and '.join(key.algorithms)} sign and verify here")
     for algorithm in (algorithm for algorithm, works in available.items() if not works):
         print(f"not available: {algorithm}, which this machine's OpenSSL lacks (cryptography>=50 brings one that has)")
-    return 0
-
-
-def list_keys(args: argparse.Namespace) -> int:
-    """Show what signs and what is trusted; return 0.
-
-    Raises:
-        UserError: the key that signs cannot be used; all the rest has been shown.
-    """
-    from sealed_experts.sealing.keys.private_keys import key_path, keys_folder
-    from sealed_experts.sealing.keys.trust import load_trust
-
-    path, store = key_path(), load_trust()
-    signing, problem = _fingerprint_of(path) if os.path.lexists(path) else (None, None)
-    kept = [file for file in sorted(keys_folder().glob("*.pem")) if problem is None or file != path]
-    own = {file.stem: _fingerprint_of(file)[0] for file in kept}
-    if args.json:
-        trusted = [described(publisher) for publisher in store]
-        own_keys = [{"name": name, "fingerprint": fingerprint} for name, fingerprint in own.items()]
-        signing_key = {"path": str(path), "fingerprint": signing}
-        print(json.dumps({"signing_key": signing_key, "keys": own_keys, "trusted": trusted}))
-    else:
-        missing = "cannot be used" if problem else f"no key yet (`sealed-experts keys create` makes {path})"
-        print(f"signs:   {path} {signing or missing}" if signing or problem else f"signs:   {missing}")
-        for name, fingerprint in own.items():
-            if fingerprint is None or fingerprint != signing:
-                print(f"kept:    {name} {fingerprint or '(unreadable: sealed-experts keys export says why)'}")
-        for publisher in store:
-            print(f"{publisher.status() + ':':8} {publisher.name} {publisher.fingerprint}{limits(publisher)}")
-        if not len(store):
-            print("trusted: nobody yet")
-    if problem is not None:
-        raise problem
+    if hint is not None:
+        print(hint)
     return 0
 
 
@@ -153,7 +118,10 @@ def export(args: argparse.Namespace) -> int:
     from sealed_experts.sealing.keys.key_changes import refuse_existing
     from sealed_experts.sealing.keys.private_keys import key_path, public_half
 
-    key = public_half(key_path(args.name))
+    path = key_path(args.name)
+    if args.name is not None and not os.path.lexists(path):
+        _refuse_recipient(args.name)
+    key = public_half(path)
     if args.output is None:
         print(key.pem, end="")
         return 0
@@ -204,18 +172,19 @@ def untrust(args: argparse.Namespace) -> int:
     return 0
 
 
-def _fingerprint_of(path: Path) -> tuple[str | None, UserError | None]:
-    """Return a key's fingerprint, or why there is none: one damaged file must not hide the others."""
-    from sealed_experts.sealing.keys.private_keys import public_half
+def _refuse_recipient(name: str) -> None:
+    from sealed_experts.sealing.recipients.recipient_keys import recipients_folder
 
-    try:
-        return public_half(path).fingerprint, None
-    except UserError as error:
-        return None, error
+    public = recipients_folder() / f"{name}.pub"
+    if public.exists():
+        raise UserError(
+            f"the key {name} opens packages and signs none: give {public} to those who are to encrypt packages for you"
+        )
 
 
 def _create_recipient(args: argparse.Namespace) -> int:
     from sealed_experts.sealing.keys import passphrase
+    from sealed_experts.sealing.recipients.own_identity import VARIABLE
     from sealed_experts.sealing.recipients.recipient_keys import create_recipient
 
     if args.algorithm:
@@ -227,6 +196,7 @@ def _create_recipient(args: argparse.Namespace) -> int:
         return 0
     print(f"made {made.path}; give {made.public} to those who are to encrypt packages for you")
     print(f"fingerprint {made.fingerprint}")
+    print(f"to open such packages: --identity {made.path}, or export {VARIABLE}={made.path}")
     return 0
 
 

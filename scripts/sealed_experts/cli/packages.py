@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sealed_experts.errors import UsageError, UserError, printable, shown
 
 if TYPE_CHECKING:
+    from sealed_experts.sealing.base_modules import BaseModules
+    from sealed_experts.sealing.content.second_accountant import Bounds
     from sealed_experts.sealing.keys.policy import Policy
     from sealed_experts.sealing.keys.trust import TrustStore
     from sealed_experts.sealing.recipients.encryption import Identity
@@ -33,6 +35,9 @@ def add_parsers(subparsers: _Commands) -> None:
         "Show what a package says about itself, and whether that is verified. Exit code 0 only when all of it is; 1 for"
         " a package that is encrypted for others, of which the manifest alone can be.",
     )
+    inspect_parser.add_argument(
+        "--json", action="store_true", help="print one JSON object: manifest and privacy receipt as they are"
+    )
     inspect_parser.set_defaults(run=inspect)
     unpack_parser = _parser(
         subparsers,
@@ -52,7 +57,8 @@ def _verify(subparsers: _Commands) -> None:
         "check a package",
         "Check a package, or a PEFT folder with a model signature beside it: signature by a trusted key, every byte, "
         "every member. Exit code 0 only when all of it holds; 5 for the signature, 11 for the content, 4 for what this "
-        "version cannot use.",
+        "version cannot use. With --allow-untrusted, 0 says only that the package is whole by the key that it carries "
+        'itself: --json then has "ok": true beside "trusted": false.',
     )
     parser.add_argument(
         "--recompute-privacy", action="store_true", help="recompute the receipt's ε with a second accountant (seconds)"
@@ -130,11 +136,36 @@ def _verify_package(args: argparse.Namespace) -> int:
     base = None if args.base is None else read_base(args.base)
     report = opening.verify_any(args.path, trust=trusted, policy=policy, identity=identity_of(args.identity))
     check_fits(report, base, where=args.path)
-    recomputed = args.recompute_privacy and opening.recompute(args.path, report.members)
+    bounds = opening.recompute(args.path, report.members) if args.recompute_privacy else None
     if args.json:
         verdict = {"ok": True, "path": str(args.path), "trusted": not args.allow_untrusted}
-        print(json.dumps({**verdict, **facts(report), "privacy_recomputed": bool(recomputed)}))
+        print(json.dumps({**verdict, **facts(report), **_further_facts(report, base=base, bounds=bounds)}))
         return 0
+    _print_verdict(args, report)
+    path = printable(str(args.path))
+    if base is not None:
+        compared = "its digest alone" if base.shapes is None else "its digest and every tensor"
+        print(f"{path}: fits the base {printable(report.manifest['base']['name'])}: {compared}")
+    if bounds is not None:
+        claim = report.manifest["privacy"]
+        print(
+            f"{path}: the second accountant agrees: ε = {claim['epsilon']:.4g} at δ = {claim['delta']:g}; "
+            f"it finds {bounds.low:.4g} to {bounds.high:.4g}"
+        )
+    elif args.recompute_privacy:
+        print(f"{path}: no ε is claimed, so there was none to recompute")
+    return 0
+
+
+def _further_facts(report: "PackageReport", *, base: "BaseModules | None", bounds: "Bounds | None") -> dict[str, Any]:
+    """Return what `verify` found beyond the package itself, for programs; null what was not asked for."""
+    privacy = report.manifest["privacy"]
+    recomputed = bounds and {"delta": privacy["delta"], "lowest_epsilon": bounds.low, "highest_epsilon": bounds.high}
+    fits = base and {"name": report.manifest["base"]["name"], "tensors_compared": base.shapes is not None}
+    return {"fits_base": fits, "privacy_recomputed": bounds is not None, "recomputed": recomputed}
+
+
+def _print_verdict(args: argparse.Namespace, report: "PackageReport") -> None:
     path, name = printable(str(args.path)), f"{report.manifest['name']} {report.manifest['version']}"
     signers = " and ".join(report.signatures)
     if args.allow_untrusted:
@@ -142,12 +173,6 @@ def _verify_package(args: argparse.Namespace) -> int:
     else:
         publisher = f"{printable(report.publisher_name)} ({report.publisher})"
         print(f"{path}: verified: {name}, signed by {publisher} with {signers}")
-    if recomputed:
-        claim = report.manifest["privacy"]
-        print(f"{path}: the second accountant agrees: ε = {claim['epsilon']:.4g} at δ = {claim['delta']:g}")
-    elif args.recompute_privacy:
-        print(f"{path}: no ε is claimed, so there was none to recompute")
-    return 0
 
 
 def inspect(args: argparse.Namespace) -> int:
@@ -156,7 +181,7 @@ def inspect(args: argparse.Namespace) -> int:
 
     trusted, policy = trust_of(args)
     description = describe(args.path, trust=trusted, policy=policy, identity=identity_of(args.identity))
-    print("\n".join(description.lines))
+    print(json.dumps({"path": str(args.path), **description.facts()}) if args.json else "\n".join(description.lines))
     return description.exit_code
 
 

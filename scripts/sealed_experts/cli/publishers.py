@@ -1,5 +1,8 @@
 """How commands show a publisher."""
 
+import os
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,3 +37,14 @@ def print_fingerprints(publisher: "Publisher") -> None:
     print(f"fingerprint {publisher.fingerprint}")
     for key in publisher.keys[1:]:
         print(f"fingerprint of its {key.algorithm} key {key.fingerprint}")
+
+
+def signing_hint(path: Path) -> str | None:
+    """Return how to sign with the private key in a file; None where it is the one that signs."""
+    from sealed_experts.sealing.keys.private_keys import VARIABLE, key_path
+
+    signing = key_path()
+    if os.path.realpath(path) == os.path.realpath(signing):
+        return None
+    chosen = shlex.quote(os.path.abspath(path))
+    return f"packages are signed with {signing}, not with this key; to sign with it: export {VARIABLE}={chosen}"

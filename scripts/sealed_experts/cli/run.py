@@ -14,10 +14,12 @@ from pathlib import Path
 from types import FrameType
 
 from sealed_experts.cli.summary import print_summary
+from sealed_experts.cli.watch import RUN_LOCK
 from sealed_experts.errors import UserError
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.machine import visible_devices
 from sealed_experts.settings.reading import check_files
+from sealed_experts.training.interruption import EXIT_INTERRUPTED
 
 CONFIG = Path("results/moe/moe_config.json")
 DEFAULT_CONFIG = Path("config/config.yaml")
@@ -28,8 +30,12 @@ _ELSEWHERE = ("--executor", "-e", "--profile", "--workflow-profile")
 _CORES = ("--cores", "-c", "--jobs", "-j", *_ELSEWHERE)
 _RESOURCES = ("--resources", "--res")
 _CONFIG_FILES = ("--configfile", "--configfiles")
+_PARTS = ("data", "sft", "reinforce", "packages")  # targets after which the mixture may be another run's
+_WHOLES = ("all", "moe", str(CONFIG))
+_LIMITED = ("--until", "-U", "--omit-from", "-O")
 _CHANGES_NOTHING = re.compile(r"-[pqF]*n[pqF]*|--dry-?run|--version|-v")
 _FORWARDED = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
+_STOPPED = "Stopped. What was trained is saved; the same command goes on from there."
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.2
 
@@ -49,7 +55,7 @@ def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run Snakemake and print what was made; return its exit code.
+    """Run Snakemake and print what was made; return its exit code, or 75 where a signal to this process stopped it.
 
     Raises:
         UserError: this folder has no Snakefile, a configuration file is not one, or another run in it does not end.
@@ -59,11 +65,16 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{Path.cwd()} has no Snakefile: change to the folder that Sealed Experts was cloned to")
     check_files([path for path in config_files(arguments) if path != DEFAULT_CONFIG or path.is_file()])
     if any(map(_CHANGES_NOTHING.fullmatch, arguments)):
-        return _snakemake(arguments)
-    with folder_lock(".snakemake/run", wait_seconds=WAIT_SECONDS):
+        return _snakemake(arguments)[0]
+    with folder_lock(RUN_LOCK, wait_seconds=WAIT_SECONDS):
         _remove_stale_lock(arguments)
-        code = _snakemake(arguments)
-    if code == 0 and QUIET_SUMMARY not in args.arguments and CONFIG.is_file():
+        code, stopped = _snakemake(arguments)
+    if code != 0 and stopped:
+        # Snakemake calls every job that was stopped a failure. The terminal may be gone: then the code alone tells.
+        with contextlib.suppress(OSError):
+            print(_STOPPED, file=sys.stderr, flush=True)
+        return EXIT_INTERRUPTED
+    if code == 0 and QUIET_SUMMARY not in args.arguments and makes_mixture(arguments) and CONFIG.is_file():
         print_summary(CONFIG)
     return code
 
@@ -85,6 +96,18 @@ def config_files(arguments: Sequence[str]) -> list[Path]:
     return files
 
 
+def makes_mixture(arguments: Sequence[str]) -> bool:
+    """Say whether what is asked for includes the mixture: no target is named, or one that needs it."""
+    if "--" in arguments:
+        options, named = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
+    else:
+        # Which words are targets only Snakemake knows: `all` may belong to --cores. A part of the run is told by name.
+        options = arguments
+        named = [word for word in arguments if word in _PARTS or word in _WHOLES[1:] or word.startswith("results/")]
+    limited = any(option.split("=")[0] in _LIMITED for option in options)
+    return not limited and (not named or not set(_WHOLES).isdisjoint(map(os.path.normpath, named)))
+
+
 def _remove_stale_lock(arguments: Sequence[str]) -> None:
     """Unlock what a killed Snakemake left behind. The caller holds the folder's own lock."""
     locks = Path(".snakemake/locks")
@@ -94,7 +117,7 @@ def _remove_stale_lock(arguments: Sequence[str]) -> None:
         living = next(_snakemakes_here(), None)
         if living is None:
             print("Removing the lock of a run that was killed; finished files and checkpoints are kept.", flush=True)
-            if _snakemake(["--unlock", *arguments]) != 0:
+            if _snakemake(["--unlock", *arguments])[0] != 0:
                 raise UserError("the lock in .snakemake/locks could not be removed: mend what is said above, run again")
             return
         if time.monotonic() >= deadline:
@@ -115,8 +138,11 @@ def _snakemakes_here() -> Iterator[int]:
                 yield int(entry.name)
 
 
-def _snakemake(arguments: Sequence[str]) -> int:
-    """Run Snakemake in a process group of its own, so that a signal reaches it and every job together."""
+def _snakemake(arguments: Sequence[str]) -> tuple[int, bool]:
+    """Run Snakemake in a process group of its own, so that a signal reaches it and every job together.
+
+    Return its exit code, and whether a signal was passed on to it.
+    """
     # A trainer that got only Snakemake's polite end would train on to its last step.
     with (
         subprocess.Popen(
@@ -125,10 +151,10 @@ def _snakemake(arguments: Sequence[str]) -> int:
             process_group=0,
             preexec_fn=_die_with_parent,
         ) as process,
-        _forwarding(process),
+        _forwarding(process) as passed_on,
     ):
         code = process.wait()
-    return code if code >= 0 else 128 - code
+    return code if code >= 0 else 128 - code, bool(passed_on)
 
 
 def _default_cores(arguments: Sequence[str]) -> list[str]:
@@ -155,15 +181,19 @@ def _die_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _forwarding(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+def _forwarding(process: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
+    """Pass signals on to the process and its group; yield the list of those that were."""
+    passed_on: list[int] = []
+
     def forward(number: int, _frame: FrameType | None) -> None:
+        passed_on.append(number)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, _FORWARDED[signal.Signals(number)])
 
     heeded = [number for number in _FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]  # `nohup` ignores one
     before = {number: signal.signal(number, forward) for number in heeded}
     try:
-        yield
+        yield passed_on
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

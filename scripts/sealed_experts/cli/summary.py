@@ -1,16 +1,19 @@
 """`sealed-experts summary`: what a run made, where it is, and what to try next."""
 
 import argparse
+import itertools
+import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
 from sealed_experts.moe.configuration import Member, Mixture, read_mixture
+from sealed_experts.progress import cut_short, stage_folder
 from sealed_experts.sealing.printable import printable
 
 _METRICS = ("training_metrics.json", "rl_metrics.json")
@@ -27,12 +30,16 @@ def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
         description="Show the experts of a mixture with their privacy, held-out loss and packages.",
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="moe_config.json")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=summary)
 
 
 def summary(args: argparse.Namespace) -> int:
     """Print the summary of a mixture; return 0."""
-    print_summary(args.config)
+    if args.json:
+        print(json.dumps(_content(read_mixture(args.config))))
+    else:
+        print_summary(args.config)
     return 0
 
 
@@ -55,6 +62,7 @@ def summary_lines(mixture: Mixture) -> list[str]:
         "",
         *_table([_COLUMNS, *(_row(member, mixture.privacy["experts"].get(member.name, {})) for member in shown)]),
         *([f"… and {hidden} more"] if hidden else []),
+        *(note for member in shown for note in _notes(member)),
         "",
         _privacy_line(mixture.privacy),
         "",
@@ -67,7 +75,11 @@ def summary_lines(mixture: Mixture) -> list[str]:
 def _row(member: Member, privacy: Mapping[str, Any]) -> tuple[str, ...]:
     metrics = _metrics_of(member)
     before, after = metrics.get("first_val_loss"), metrics.get("final_val_loss")
-    loss = f"{_number(before, 3)} → {_number(after, 3)}" if before is not None or after is not None else _UNKNOWN
+    loss = _UNKNOWN
+    if before is not None or after is not None:
+        start = next(iter(_stages_before(member, metrics)), "base")
+        # A stage's loss starts where the stage before it ended: its rise under a reward is no rise since the base.
+        loss = f"{_number(before, 3)} ({start}) → {_number(after, 3)} ({member.stage})"
     epsilon, delta = privacy.get("epsilon"), privacy.get("delta")
     claim = (_number(epsilon, 2), _UNKNOWN if epsilon is None or delta is None else _small(delta))
     return member.name, member.stage, *claim, loss, _size(member.package), _shown(member.package)
@@ -75,14 +87,56 @@ def _row(member: Member, privacy: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _metrics_of(member: Member) -> Mapping[str, Any]:
     """Return the figures beside the expert's checkpoint; none where only the packages were handed on."""
+    return next(_metrics_in(member.checkpoint.parent), {})
+
+
+def _metrics_in(folder: Path) -> Iterator[Mapping[str, Any]]:
     for name in _METRICS:
-        path = member.checkpoint.parent / name
+        path = folder / name
         if path.is_file():
             content = read_json(path)
             if not isinstance(content, dict):
                 raise UserError(f"{path} must hold an object: delete it and run `make run` again")
-            return content
-    return {}
+            yield content
+
+
+def _stages_before(member: Member, metrics: Mapping[str, Any]) -> list[str]:
+    """Return the stages that the chosen one goes on from; none for the first of a chain."""
+    privacy = metrics.get("privacy")
+    chain = privacy.get("stage_epsilon") if isinstance(privacy, dict) else None
+    return [stage for stage in chain if stage != member.stage] if isinstance(chain, dict) else []
+
+
+def _notes(member: Member) -> Iterator[str]:
+    """Yield a line for each stage of the chosen one's chain that ended before its last step."""
+    before = _stages_before(member, _metrics_of(member))
+    folders = [member.checkpoint.parent.parent / stage_folder(stage) for stage in before]
+    for metrics in itertools.chain.from_iterable(map(_metrics_in, [*folders, member.checkpoint.parent])):
+        if reason := cut_short(metrics):
+            yield f"{member.name}: {metrics.get('stage', member.stage)} ended early, {_at(metrics)}{reason}"
+
+
+def _at(metrics: Mapping[str, Any]) -> str:
+    return f"after step {metrics['total_steps']}: " if "total_steps" in metrics else ""
+
+
+def _content(mixture: Mixture) -> dict[str, Any]:
+    """Return the summary for programs: null where a figure is not known."""
+    experts = []
+    for member in mixture.members:
+        metrics, privacy = _metrics_of(member), mixture.privacy["experts"].get(member.name, {})
+        experts.append(
+            {
+                "name": member.name,
+                "stage": member.stage,
+                "epsilon": privacy.get("epsilon"),
+                "delta": privacy.get("delta"),
+                **{name: metrics.get(name) for name in ("first_val_loss", "final_val_loss", "stopped_reason")},
+                "package": str(member.package),
+            }
+        )
+    privacy = {name: mixture.privacy[name] for name in ("epsilon", "delta", "reason")}
+    return {"config": str(mixture.path), "model": mixture.model, "experts": experts, "privacy": privacy}
 
 
 def _privacy_line(privacy: Mapping[str, Any]) -> str:

@@ -1,13 +1,16 @@
 """`sealed-experts watch`: every expert and stage of a run, live."""
 
 import argparse
+import dataclasses
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from sealed_experts.errors import UserError
+from sealed_experts.errors import UsageError, UserError
+from sealed_experts.files.locks import is_locked
 from sealed_experts.progress import StageProgress, found_stages, read_progress
 
 if TYPE_CHECKING:
@@ -27,11 +30,14 @@ _COLUMNS = ("Expert", "Stage", "State", "Progress", "Step", "Loss", "Reward", "H
 _REWARD_COLUMNS = ("Reward", "Held-out", "KL")  # there only once a stage has a reward
 # In the order in which a narrow terminal loses them.
 _OPTIONAL_COLUMNS = ("Progress", "Tokens/s", "KL", "Held-out", "Stage", "Loss", "Reward")
-_MOST_ERRORS = 5
+_MOST_TOLD = 5  # errors and notes
 _LONGEST_INTERVAL = 3600
 _UNKNOWN = "–"
 
+RUN_LOCK = Path(".snakemake/run")  # of the folder that holds the results
+
 Read = Callable[[], list[StageProgress]]
+Ends = Callable[[Sequence[StageProgress]], bool]
 
 
 def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -40,7 +46,8 @@ def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
         "watch",
         help="show the progress of every expert and stage",
         description="Show every expert and stage: progress, loss or reward, ε spent, speed, time left, state. Ends "
-        "when all stages of the configuration are done; Ctrl-C leaves at any time and disturbs nothing.",
+        "when all stages of the configuration are done and no run is going on; Ctrl-C leaves at any time and disturbs "
+        "nothing.",
     )
     parser.add_argument(
         "--config",
@@ -51,6 +58,7 @@ def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     parser.add_argument("--results", type=Path, default=Path("results"), help="the run's results (default: results)")
     parser.add_argument("--once", action="store_true", help="print the present state and leave")
+    parser.add_argument("--json", action="store_true", help="with --once: print one JSON object")
     parser.add_argument(
         "--interval", type=_interval, default=1.0, metavar="S", help="seconds between looks (default: 1)"
     )
@@ -59,21 +67,29 @@ def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def watch(args: argparse.Namespace) -> int:
     """Show the run until its stages are done; return 0."""
+    if args.json and not args.once:
+        raise UsageError("--json prints one state of the run: give --once with it")
     planned = _planned_stages(args.config) if args.config else None
 
     def read() -> list[StageProgress]:
         stages = found_stages(args.results) if planned is None else planned
         return read_progress(results=args.results, stages=stages, now=time.time())
 
+    def ends(stages: Sequence[StageProgress]) -> bool:
+        # What a run has not reached yet is still done from the last one.
+        return planned is not None and _all_done(stages) and not is_locked(args.results.parent / RUN_LOCK)
+
     if planned is None and not args.results.is_dir():
         raise UserError(f"{args.results} is not a folder: run this from the repository's root, or give --results")
     try:
-        if args.once:
+        if args.json:
+            print(json.dumps({"stages": [dataclasses.asdict(progress) for progress in read()]}))
+        elif args.once:
             _show_once(read(), sys.stdout)
         elif sys.stdout.isatty():
-            _show_live(read, interval=args.interval, ends=planned is not None)
+            _show_live(read, ends, interval=args.interval)
         else:
-            _show_changes(read, sys.stdout, interval=args.interval, ends=planned is not None)
+            _show_changes(read, ends, sys.stdout, interval=args.interval)
     except KeyboardInterrupt:
         pass  # how one leaves
     return 0
@@ -84,7 +100,9 @@ def plain_line(progress: StageProgress) -> str:
     parts = [progress.state]
     if progress.state == "resumed" and progress.resumed_from is not None:
         parts[0] += f" after step {progress.resumed_from}"
-    if progress.step is not None and progress.max_steps:
+    if _ended_early(progress):
+        parts[0] += f" at step {progress.step} of {progress.max_steps}: {progress.note}"
+    elif progress.step is not None and progress.max_steps:
         parts.append(f"step {progress.step} of {progress.max_steps} ({progress.step / progress.max_steps:.0%})")
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.3f}")
@@ -99,7 +117,13 @@ def plain_line(progress: StageProgress) -> str:
         parts.append(f"{_clock(progress.seconds_left)} left")
     if progress.error is not None:
         parts.append(progress.error)
+    elif progress.note is not None and not _ended_early(progress):
+        parts.append(progress.note)
     return f"{progress.expert} {progress.stage}: {', '.join(parts)}"
+
+
+def _ended_early(progress: StageProgress) -> bool:
+    return progress.state == "done" and progress.note is not None
 
 
 def _is_rewarded(progress: StageProgress) -> bool:
@@ -115,26 +139,33 @@ def summary_line(stages: Sequence[StageProgress]) -> str:
     """Return how many stages are in which state, as one line of text."""
     counts = {state: sum(progress.state == state for progress in stages) for state in _STYLES}
     if counts["done"] == len(stages):
-        return f"all done: {len(stages)} {'stage' if len(stages) == 1 else 'stages'}"
+        # Whether the configuration or the data changed since, only Snakemake finds out.
+        return f"all done, of the last run: {len(stages)} {'stage' if len(stages) == 1 else 'stages'}"
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
 
 
 def live_view(stages: Sequence[StageProgress], console: "Console") -> "RenderableType":
-    """Return what fits `console`: the table of stages, the errors under it, and the summary."""
+    """Return what fits `console`: the table of stages, errors and notes under it, and the summary."""
     from rich.console import Group
     from rich.text import Text
 
     if not stages:
         return Text("nothing has begun yet", style="dim")
-    errors = [
-        Text.assemble((f"{progress.expert} {progress.stage}: ", "bold red"), progress.error)
-        for progress in stages
-        if progress.error is not None
-    ][:_MOST_ERRORS]
-    room = max(1, console.height - 4 - 2 * len(errors))
-    shown = stages if len(stages) <= room else sorted(stages, key=lambda progress: _URGENCY[progress.state])[:room]
+    told = sorted((progress for progress in stages if progress.error or progress.note), key=_urgency)[:_MOST_TOLD]
+    notes = [
+        Text.assemble(
+            (f"{progress.expert} {progress.stage}: ", _STYLES[progress.state]), progress.error or progress.note or ""
+        )
+        for progress in told
+    ]
+    room = max(1, console.height - 4 - 2 * len(notes))
+    shown = stages if len(stages) <= room else sorted(stages, key=_urgency)[:room]
     hidden = f"; {len(stages) - len(shown)} stages do not fit here" if len(shown) < len(stages) else ""
-    return Group(_fitting_table(shown, console), *errors, Text(summary_line(stages) + hidden, style="dim"))
+    return Group(_fitting_table(shown, console), *notes, Text(summary_line(stages) + hidden, style="dim"))
+
+
+def _urgency(progress: StageProgress) -> int:
+    return _URGENCY[progress.state]
 
 
 def _fitting_table(stages: Sequence[StageProgress], console: "Console") -> "Table":
@@ -210,8 +241,8 @@ def _show_once(stages: Sequence[StageProgress], stream: TextIO) -> None:
     print(summary_line(stages) if stages else "nothing has begun yet", file=stream, flush=True)
 
 
-def _show_changes(read: Read, stream: TextIO, *, interval: float, ends: bool) -> None:
-    """Print every stage once, then only those that moved; return when all are done, if `ends`."""
+def _show_changes(read: Read, ends: Ends, stream: TextIO, *, interval: float) -> None:
+    """Print every stage once, then only those that moved; return once the run `ends`."""
     shown: dict[tuple[str, str], tuple[object, ...]] = {}
     while True:
         stages = read()
@@ -221,13 +252,13 @@ def _show_changes(read: Read, stream: TextIO, *, interval: float, ends: bool) ->
             if shown.get((progress.expert, progress.stage)) != news:
                 shown[progress.expert, progress.stage] = news
                 print(plain_line(progress), file=stream, flush=True)
-        if ends and _all_done(stages):
+        if ends(stages):
             print(summary_line(stages), file=stream, flush=True)
             return
         time.sleep(interval)
 
 
-def _show_live(read: Read, *, interval: float, ends: bool) -> None:
+def _show_live(read: Read, ends: Ends, *, interval: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
@@ -236,7 +267,7 @@ def _show_live(read: Read, *, interval: float, ends: bool) -> None:
         while True:
             stages = read()
             live.update(live_view(stages, console), refresh=True)
-            if ends and _all_done(stages):
+            if ends(stages):
                 return
             time.sleep(interval)
 

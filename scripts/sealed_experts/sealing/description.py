@@ -1,11 +1,13 @@
 """What a package says about itself, for people, and whether any of it is verified."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sealed_experts.errors import shown
 from sealed_experts.sealing import opening
+from sealed_experts.sealing.content.manifest import canonical_object
+from sealed_experts.sealing.content.receipt import RECEIPT
 from sealed_experts.sealing.errors import PackageError, SignatureError
 from sealed_experts.sealing.expert.container import ExpertReport
 from sealed_experts.sealing.keys.policy import Policy
@@ -17,10 +19,38 @@ from sealed_experts.sealing.tgsp.examination import ANY, PackageReport
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """Lines to print, and 0 when all of the package is verified, else the exit code of what it is refused for."""
+    """What a package says about itself, and what of it is verified.
+
+    Attributes:
+        lines: for people.
+        exit_code: 0 when all of the package is verified, else that of what it is refused for.
+        manifest_verified: whether a trusted publisher signed the manifest.
+        report: what is known of the package, if anything may be shown.
+        receipt: the privacy receipt as it is, where it was verified.
+        refusal: why not all of it is verified.
+    """
 
     lines: list[str]
     exit_code: int
+    manifest_verified: bool = False
+    report: PackageReport | None = None
+    receipt: dict[str, Any] | None = None
+    refusal: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return it for programs: manifest and receipt as they are, and whether they are verified."""
+        report = self.report
+        return {
+            "verified": self.exit_code == 0,
+            "manifest_verified": self.manifest_verified,
+            "refusal": self.refusal,
+            "publisher": None if report is None else report.publisher,
+            "publisher_name": None if report is None else report.publisher_name,
+            "signatures": [] if report is None else list(report.signatures),
+            "digest": None if report is None else report.digest,
+            "manifest": None if report is None else report.manifest,
+            "receipt": self.receipt,
+        }
 
 
 def describe(
@@ -36,43 +66,53 @@ def describe(
         UserError: the file cannot be read.
     """
     try:
-        report, note, exit_code = _report(path, trust=trust, policy=policy, identity=identity)
+        report, refusal = _report(path, trust=trust, policy=policy, identity=identity)
     except PackageError as error:
-        return Description(lines=_unverified(path, error), exit_code=error.exit_code)
+        return _unverified(path, error)
+    readers = ", ".join(report.recipients)
+    note = f" IN ITS MANIFEST ONLY, for the content is encrypted for {readers}" if refusal else ""
     signers = " and ".join(report.signatures)
     head = [f"VERIFIED{note}: signed by {printable(report.publisher_name)} ({report.publisher}) with {signers}"]
     if report.digest is not None:
         head.append(f"digest: {report.digest}")
-    return Description(lines=[*head, *_described(report)], exit_code=exit_code)
+    receipt = None if refusal else canonical_object(report.members[RECEIPT], RECEIPT)
+    return Description(
+        lines=[*head, *_described(report), *_lines({"receipt": receipt} if receipt else {}, "")],
+        exit_code=refusal.exit_code if refusal else 0,
+        manifest_verified=True,
+        report=report,
+        receipt=receipt,
+        refusal=shown(refusal) if refusal else None,
+    )
 
 
 def _report(
     path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy, identity: Identity | None
-) -> tuple[PackageReport, str, int]:
-    """Return what is known, what is to be said of that, and the exit code."""
+) -> tuple[PackageReport, EncryptedError | None]:
+    """Return what is known, and why that is the manifest only where it is."""
     try:
-        return opening.verify_any(path, trust=trust, policy=policy, identity=identity), "", 0
+        return opening.verify_any(path, trust=trust, policy=policy, identity=identity), None
     except EncryptedError as error:
-        report = opening.verify_manifest(path, trust=trust, policy=policy)
-        readers = ", ".join(report.recipients)
-        return report, f" IN ITS MANIFEST ONLY, for the content is encrypted for {readers}", error.exit_code
+        return opening.verify_manifest(path, trust=trust, policy=policy), error
 
 
-def _unverified(path: str | os.PathLike[str], error: PackageError) -> list[str]:
+def _unverified(path: str | os.PathLike[str], error: PackageError) -> Description:
     """Of a stranger's package nothing is read but the manifest: who decompresses or parses the rest trusts them."""
     head = [f"NOT VERIFIED: {shown(error)}"]
+    nothing = Description(lines=head, exit_code=error.exit_code, refusal=shown(error))
     if not isinstance(error, SignatureError):
-        return head
+        return nothing
     try:
         report = opening.verify_manifest(path, trust=opening.own_publisher(path))
     except PackageError:
-        return head
-    return [
+        return nothing
+    lines = [
         *head,
         f"The file is whole by the key that it carries itself ({report.publisher}). Anyone can make such a file: nobody"
         " vouches for what follows.",
         *_described(report),
     ]
+    return replace(nothing, lines=lines, report=report)
 
 
 def _described(report: PackageReport) -> list[str]:

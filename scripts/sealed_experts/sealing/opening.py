@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sealed_experts.errors import UserError
 from sealed_experts.sealing.content.manifest import canonical_object
@@ -21,6 +22,9 @@ from sealed_experts.sealing.source import open_source
 from sealed_experts.sealing.tgsp import container
 from sealed_experts.sealing.tgsp import package as tgsp
 from sealed_experts.sealing.tgsp.examination import ANY, PackageReport, VerifiedPackage
+
+if TYPE_CHECKING:
+    from sealed_experts.sealing.content.second_accountant import Bounds
 
 TGSP, EXPERT = "tgsp", "expert"
 NOBODY = "nobody you trust"
@@ -158,11 +162,11 @@ def _knowing(keys: Sequence[PublicKey]) -> list[Publisher]:
     return [entry for entry in load_trust() if not set(entry.keys).isdisjoint(keys)]
 
 
-def recompute(path: str | os.PathLike[str], members: Mapping[str, bytes]) -> bool:
+def recompute(path: str | os.PathLike[str], members: Mapping[str, bytes]) -> "Bounds | None":
     """Recompute the ε of a verified package's receipt with a second accountant. Takes seconds.
 
     Returns:
-        Whether there was an ε to recompute: a package may claim none.
+        The second accountant's bounds on ε; None where a package claims none.
 
     Raises:
         PackageError: the receipt claims less than its events cost. The message names `path`.

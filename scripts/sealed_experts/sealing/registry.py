@@ -176,12 +176,18 @@ class Registry:
     def _check_upgrade(self, former: Standing, report: PackageReport, *, upgrade: bool, change_publisher: bool) -> None:
         """Hold a package against the one that it would replace."""
         new, old = title(report.manifest), title(former.manifest)
+        version, installed = (Version.parse(each["version"]) for each in (report.manifest, former.manifest))
+        if version == installed:
+            raise UserError(
+                f"{old} is installed as {former.path.name}, and {new} is another file of that version: a version never"
+                " changes, so raise the version, or uninstall that one first"
+            )
         if not upgrade:
             raise IncompatibleError(
                 f"{new} cannot be installed beside {old} on the same base: give --upgrade to replace that, or uninstall"
                 " it first"
             )
-        if Version.parse(report.manifest["version"]) < Version.parse(former.manifest["version"]):
+        if version < installed:
             raise IncompatibleError(f"{new} does not replace {old}, which is higher: uninstall that, if this is meant")
         publisher = self.trust.find(report.publisher)
         known = {report.publisher, *(publisher.ancestors if publisher else ())}

@@ -21,6 +21,7 @@ from sealed_experts.settings.types import Settings
 DEEPEST = 100  # levels of nesting
 MOST_DIGITS = 100  # of a whole number: Python itself reads no more than some thousand
 
+_SUFFIXES = (".yaml", ".yml", ".json")
 _COMMAND_LINE_KEYS = ("seed", "device")
 
 
@@ -49,7 +50,9 @@ def check_files(paths: Sequence[str | os.PathLike[str]]) -> None:
         UserError: as `read_file`, and where a file holds nothing, which Snakemake refuses.
     """
     for path in paths:
-        if _read(_text(path), origin=os.fspath(path)) is None:
+        # Without a `--`, Snakemake takes a target for one more file.
+        hint = "" if Path(path).suffix in _SUFFIXES else "; a target comes after `--`"
+        if _read(_text(path, hint=hint), origin=os.fspath(path)) is None:
             raise UserError(f"{os.fspath(path)} is empty: write a setting in it (`seed: 42`), or leave the file out")
 
 
@@ -62,11 +65,11 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     return read_text(_text(path), origin=os.fspath(path))
 
 
-def _text(path: str | os.PathLike[str]) -> str:
+def _text(path: str | os.PathLike[str], *, hint: str = "") -> str:
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}{hint}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
 

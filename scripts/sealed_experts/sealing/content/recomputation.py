@@ -5,17 +5,20 @@ whatever the ledger's accountant was, and is refused. What cannot be recomputed 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sealed_experts.privacy.ledger.events import GaussianEvent
 from sealed_experts.sealing.content.receipt import RECEIPT
 from sealed_experts.sealing.content.receipt_rules import check_receipt
 from sealed_experts.sealing.errors import PackageError
 
+if TYPE_CHECKING:
+    from sealed_experts.sealing.content.second_accountant import Bounds
+
 _COARSEST = 0.02  # of the claim: bounds further apart than this prove nothing worth saying
 
 
-def recompute_privacy(receipt: Mapping[str, Any], *, stages: Sequence[str] = ()) -> bool:
+def recompute_privacy(receipt: Mapping[str, Any], *, stages: Sequence[str] = ()) -> "Bounds | None":
     """Recompute the joint ε of a receipt's events, and of each stage, and hold the claims against it.
 
     Takes seconds; a minute for the longest chain that a receipt can hold.
@@ -24,19 +27,22 @@ def recompute_privacy(receipt: Mapping[str, Any], *, stages: Sequence[str] = ())
         stages: the package's chain, each of which must be accounted for.
 
     Returns:
-        Whether there was an ε to recompute: a receipt may claim none, and say why.
+        The second accountant's bounds on the joint ε; None where there was none to recompute: a receipt may claim
+        none, and say why.
 
     Raises:
         PackageError: it claims less than its events cost, its fields contradict its events, or it cannot be recomputed.
     """
     events = check_receipt(receipt, stages=stages)
     if receipt["epsilon"] is None:
-        return False
+        return None
     # Of equal claims on equal events, such as the last stage's and the whole's, one is enough.
     claims = {(count, claim): field for count, field, claim in _claims(receipt, events)}
-    for (count, claim), field in claims.items():
-        _check_claim(events[:count], delta=receipt["delta"], field=field, claim=claim)
-    return True
+    bounds = {
+        (count, claim): _checked(events[:count], delta=receipt["delta"], field=field, claim=claim)
+        for (count, claim), field in claims.items()
+    }
+    return bounds[len(events), receipt["epsilon"]]
 
 
 def _claims(receipt: Mapping[str, Any], events: Sequence[GaussianEvent]) -> list[tuple[int, str, float]]:
@@ -46,7 +52,7 @@ def _claims(receipt: Mapping[str, Any], events: Sequence[GaussianEvent]) -> list
     return [*stages, (len(events), "epsilon", receipt["epsilon"])]
 
 
-def _check_claim(events: Sequence[GaussianEvent], *, delta: float, field: str, claim: float) -> None:
+def _checked(events: Sequence[GaussianEvent], *, delta: float, field: str, claim: float) -> "Bounds":
     from sealed_experts.sealing.content.second_accountant import (
         epsilon_bounds,  # scipy, which other commands need not load
     )
@@ -60,6 +66,7 @@ def _check_claim(events: Sequence[GaussianEvent], *, delta: float, field: str, c
         raise PackageError(
             f"{RECEIPT}: {field} is {claim:.6g} at δ = {delta:g}, which is beyond what can be recomputed"
         )
+    return bounds
 
 
 def _groups(events: Sequence[GaussianEvent]) -> dict[tuple[float, float], int]:

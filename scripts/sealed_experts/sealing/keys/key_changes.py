@@ -14,8 +14,9 @@ from sealed_experts.files.locks import folder_lock
 from sealed_experts.sealing.keys.leftovers import clear_leftovers, show_statement, stage_statement
 from sealed_experts.sealing.keys.own_entry import RETIRED, following_entry, own_entry, refuse_unusable
 from sealed_experts.sealing.keys.private_file import read_private_file, refuse_place
-from sealed_experts.sealing.keys.private_keys import key_path, new_key, unlocked, write_key
+from sealed_experts.sealing.keys.private_keys import MISSING, key_path, new_key, unlocked, write_key
 from sealed_experts.sealing.keys.publisher import PublicKey, Publisher, check_usable
+from sealed_experts.sealing.keys.retired import refuse_rotated_in, retired_path
 from sealed_experts.sealing.keys.statements import (
     Revocation,
     Rotation,
@@ -63,7 +64,7 @@ def rotate_key(*, output: Path, name: str | None = None) -> Rotated:
         new = new_key(name=path.stem)
         entry = following_entry(path, old=old.public, new=new.public)
         statement = rotation_statement(old=old, new=new)
-        retired = _retired(path, old.public)
+        retired = retired_path(path, old.public)
         with _statement_file(output, statement):
             # The old key first: whenever this is cut short, a key to sign with is in place. The statement does not go
             # by its name before the key that it introduces is there.
@@ -75,25 +76,33 @@ def rotate_key(*, output: Path, name: str | None = None) -> Rotated:
     return Rotated(old=old.public, new=trusted, path=path, retired=retired)
 
 
-def revoke_key(*, reason: str, output: Path, name: str | None = None) -> Publisher:
+def revoke_key(*, reason: str, output: Path, name: str | None = None, fingerprint: str | None = None) -> Publisher:
     """Revoke one's own key here, put it aside, and write the statement by which others refuse it.
+
+    Args:
+        reason: why; it is public.
+        output: the statement to write.
+        name: which key, by default the one that signs.
+        fingerprint: that of the key that is meant, which a key that was rotated in needs.
 
     Returns:
         the trust store's entry of it, which stays there as revoked.
 
     Raises:
-        UserError: as `unlocked`; or the output exists or cannot be written, or the reason is not one line of text.
+        UserError: as `unlocked` and `refuse_rotated_in`; or the output exists or cannot be written, or the reason is
+            not one line of text.
     """
     path = _own_path(name)
     refuse_existing(output)
     with folder_lock(path.parent):
         clear_leftovers(path.parent)
         key, _ = unlocked(path)
+        refuse_rotated_in(path, key.public, fingerprint=fingerprint)
         with _statement_file(output, revocation_statement(key=key, reason=reason)):
             pass
         entry = mark_revoked(own_entry(path, key.public), reason=reason)
         if RETIRED not in path.stem:
-            aside = _retired(path, key.public)
+            aside = retired_path(path, key.public)
             for suffix in (".pub", ".pem"):
                 if path.with_suffix(suffix).exists():
                     os.replace(path.with_suffix(suffix), aside.with_suffix(suffix))
@@ -195,7 +204,7 @@ def refuse_existing(output: Path) -> None:
 def _own_path(name: str | None) -> Path:
     """Return the file of one's own key, where it really is: not even its lock is made where others can write."""
     chosen = key_path(name)
-    refuse_place(chosen)
+    refuse_place(chosen, remedy=MISSING)
     return Path(os.path.realpath(chosen))
 
 
@@ -227,7 +236,3 @@ def _introduced_by(key_fingerprint: str, store: TrustStore) -> Iterator[Publishe
     while more := {each.fingerprint for each in store if resting & set(each.ancestors)} - resting:
         resting |= more
     yield from (each for each in store if each.fingerprint in resting - {key_fingerprint} and each.revoked is None)
-
-
-def _retired(path: Path, public: Publisher) -> Path:
-    return path.with_name(f"{path.stem[:46]}{RETIRED}{public.fingerprint[:8]}.pem")

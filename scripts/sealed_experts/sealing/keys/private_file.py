@@ -9,10 +9,11 @@ from sealed_experts.sealing.keys.home import refuse_foreign, refuse_project, ref
 from sealed_experts.sealing.regular_file import open_regular
 
 LARGEST_FILE = 16_384
+_CORRECT = "correct its path"
 _MOST_LINKS = 40  # as many as Linux follows
 
 
-def read_private_file(path: Path, *, remedy: str = "correct its path") -> bytes:
+def read_private_file(path: Path, *, remedy: str = _CORRECT) -> bytes:
     """Return the content of a private file that only this user can read.
 
     Args:
@@ -23,7 +24,7 @@ def read_private_file(path: Path, *, remedy: str = "correct its path") -> bytes:
         UserError: it is missing, no regular file or too large; it lies in a project's folder or among results; or
             others can read or replace it, or a symlink to it.
     """
-    refuse_place(path)
+    refuse_place(path, remedy=remedy)
     try:
         with open_regular(path) as (stream, status):
             if status.st_mode & 0o077:
@@ -32,7 +33,7 @@ def read_private_file(path: Path, *, remedy: str = "correct its path") -> bytes:
             refuse_foreign(path, status)
             content = stream.read(LARGEST_FILE + 1)
     except FileNotFoundError as error:
-        raise UserError(f"the private key {path} does not exist: {remedy}") from error
+        raise UserError(_missing(path, remedy)) from error
     except OSError as error:
         raise UserError(f"cannot read the private key {path}: {error.strerror}") from error
     if len(content) > LARGEST_FILE:
@@ -40,18 +41,29 @@ def read_private_file(path: Path, *, remedy: str = "correct its path") -> bytes:
     return content
 
 
-def refuse_place(path: Path) -> None:
+def refuse_place(path: Path, *, remedy: str = _CORRECT) -> None:
     """Refuse a place for a private key where others could replace it, or where it would travel with a project's files.
 
+    Args:
+        path: the private key.
+        remedy: what to do where its folder does not exist.
+
     Raises:
-        UserError: it is one; or a folder on the way cannot be read.
+        UserError: it is one; or a folder on the way is missing or cannot be read.
     """
     try:
         refuse_project(path)
+        os.stat(path.parent)  # a fresh home has no folder of keys yet: then it is the key that is missing
         for folder in _folders(path):
             refuse_shared(folder)
+    except FileNotFoundError as error:
+        raise UserError(_missing(path, remedy)) from error
     except OSError as error:
         raise UserError(f"cannot read the private key {path}: {error.strerror}") from error
+
+
+def _missing(path: Path, remedy: str) -> str:
+    return f"the private key {path} does not exist: {remedy}"
 
 
 def _folders(path: Path) -> Iterator[Path]:

@@ -34,7 +34,7 @@ from sealed_experts.sealing.keys.trust import trust_publisher
 
 VARIABLE = "SEALED_EXPERTS_KEY"
 NOT_MADE_YET = "made on first use"
-_MISSING = f"`sealed-experts keys create` makes one, or correct {VARIABLE}"
+MISSING = f"`sealed-experts keys create` makes one, or correct {VARIABLE}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,7 @@ def unlocked(path: Path) -> tuple[PublisherKey, bytes | None]:
         UserError: the key is missing, is not a publisher's, its passphrase is missing or wrong, or others can read or
             replace it.
     """
-    content = read_private_file(path, remedy=_MISSING)
+    content = read_private_file(path, remedy=MISSING)
     secret = passphrase.read_passphrase(path) if is_encrypted(content) else None
     return PublisherKey.of(parse_private(content, where=str(path), secret=secret), name=path.stem), secret
 
@@ -156,7 +156,7 @@ def public_half(path: Path) -> Publisher:
     Raises:
         UserError: as `unlocked`.
     """
-    content, beside = read_private_file(path, remedy=_MISSING), path.with_suffix(".pub")
+    content, beside = read_private_file(path, remedy=MISSING), path.with_suffix(".pub")
     keys = known_public(content, where=str(path))
     if keys is None and beside.exists():
         keys = read_public_keys(beside)

@@ -162,10 +162,15 @@ def unwrap_key(part: bytes, *, identity: Identity | None, manifest: bytes) -> by
     wrapped = parse_recipients(part)
     known = f"it is encrypted for {', '.join(wrapped)}"
     if identity is None:
-        raise EncryptedError(f"{known}: give the private key of one of these recipients")
+        raise EncryptedError(
+            f"{known}: give the private key of one of these recipients with --identity KEY, or name its file in"
+            " SEALED_EXPERTS_IDENTITY"
+        )
     name = identity.recipient.fingerprint
     if name not in wrapped:
-        raise EncryptedError(f"{known}, and not for {name}, whose private key was given")
+        raise EncryptedError(
+            f"{known}, and not for {name}, whose private key was given (--identity, SEALED_EXPERTS_IDENTITY)"
+        )
     try:
         content_key = _suite().decrypt(
             wrapped[name], MLKEM768X25519PrivateKey(*identity.halves()), info=_info(name, manifest)
