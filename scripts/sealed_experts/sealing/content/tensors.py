@@ -126,6 +126,7 @@ class _FiniteCheck:
         self._tensors, self._member = tensors, member
         self._index, self._position = 0, 0
         self._torn = b""  # the first bytes of an element that a block's end has cut
+        self._aligned = np.empty(0, dtype="<f4")  # where a block goes that does not begin at an element's address
 
     def feed(self, block: Buffer) -> None:
         view = memoryview(block)
@@ -158,8 +159,20 @@ class _FiniteCheck:
         self._look(part[:whole], dtype, start)
         self._torn = bytes(part[whole:])
 
+    def _sum_of_squares_is_finite(self, elements: Buffer) -> bool:
+        """One pass instead of two, and enough: a term that is infinite or NaN never leaves a sum of squares again."""
+        values = np.frombuffer(elements, dtype="<f4")
+        if not values.flags.aligned:  # NumPy would copy it too, each time into new memory, which costs far more
+            if len(self._aligned) < len(values):
+                self._aligned = np.empty(len(values), dtype="<f4")
+            copied = self._aligned[: len(values)]
+            copied.view(np.uint8)[:] = np.frombuffer(elements, dtype=np.uint8)
+            values = copied
+        with np.errstate(all="ignore"):
+            return math.isfinite(np.dot(values, values))
+
     def _look(self, elements: Buffer, dtype: str, start: int) -> None:
-        if dtype == "F32" and _sum_of_squares_is_finite(elements):
+        if dtype == "F32" and self._sum_of_squares_is_finite(elements):
             return
         exponent, unsigned_kind, signed_kind = _EXPONENTS[dtype]
         unsigned, signed = np.frombuffer(elements, dtype=unsigned_kind), np.frombuffer(elements, dtype=signed_kind)
@@ -171,13 +184,6 @@ class _FiniteCheck:
         place = start + int(((unsigned & exponent) == exponent).argmax()) * DTYPES[dtype]
         name = next(tensor.name for tensor in self._tensors if tensor.end > place)
         raise PackageError(f"{self._member}: {name}: it holds values that are not finite")
-
-
-def _sum_of_squares_is_finite(elements: Buffer) -> bool:
-    """One pass instead of two, and enough: a term that is infinite or NaN never leaves a sum of squares again."""
-    values = np.frombuffer(elements, dtype="<f4")
-    with np.errstate(all="ignore"):
-        return math.isfinite(np.dot(values, values))
 
 
 def _read_entry(name: str, entry: Any, member: str) -> Tensor:
