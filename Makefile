@@ -6,7 +6,7 @@ FAULTS_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # Tests and linters never write results/: `make -j` cannot mix them up.
-.PHONY: run test test-unit test-workflow test-slurm lint format report faults bench clean help
+.PHONY: run test test-unit test-workflow test-slow test-slurm lint format report faults bench clean help
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -14,14 +14,17 @@ help: ## Show this list
 run: $(VENV)/.run ## Make everything the configuration asks for (SNAKEMAKE_ARGS=… for more of Snakemake)
 	@$(BIN)/sealed-experts run --cores all $(SNAKEMAKE_ARGS)
 
-test: $(VENV)/.test ## Run every test
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+test: $(VENV)/.test ## Run the tests, but for the slow ones and SLURM's
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
 test-unit: $(VENV)/.test ## Run the unit tests only
 	@$(BIN)/python -m pytest tests/unit tests/attacks -n 2 --dist loadgroup
 
 test-workflow: $(VENV)/.test ## Run the workflow tests only
-	@$(BIN)/python -m pytest tests/workflow -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest tests/workflow -n 2 --dist loadgroup -m "not slow"
+
+test-slow: $(VENV)/.test ## Run the slow tests: a full training of the demo, and more kills
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 test-slurm: $(VENV)/.test ## Run the workflow on a SLURM cluster that the test starts (Debian; see docs/slurm.md)
 	@$(BIN)/python -m pytest tests/slurm

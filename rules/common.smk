@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 from sealed_experts.data.sources import dataset_bounds
 from sealed_experts.errors import UserError
 from sealed_experts.machine import has_nvidia_device
-from sealed_experts.progress import stage_folder
+from sealed_experts.progress import STAGE_FILES, stage_folder
 from sealed_experts.rewards.registry import reward_source
 from sealed_experts.sealing.recipients.own_identity import check_readable
 from sealed_experts.sealing.keys.private_keys import key_path
@@ -125,13 +125,6 @@ def combined_of(name):
 
 
 DATA_FILES = ["train.jsonl", "val.jsonl", "stats.json"]
-
-
-# What a stage leaves: its adapter and its metrics.
-STAGE_FILES = {
-    "sft": ["adapter_final.pt", "training_metrics.json"],
-    "reinforce": ["adapter_rl_final.pt", "rl_metrics.json"],
-}
 
 
 def stage_file(expert, stage, kind):

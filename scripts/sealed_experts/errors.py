@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 _CONTINUED = "\n  "  # how a message of several lines goes on
 # How PyTorch and what it calls (the system, CUDA, cuBLAS, cuDNN, NCCL) say it inside a RuntimeError.
-_EXIT_INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
+_EXIT_CTRL_C = 130  # what a shell says of a program that Ctrl-C ended
 _NO_MEMORY = ("allocate memory", "out of memory", "STATUS_ALLOC_FAILED", "ALLOCATION_FAILED")
 
 
@@ -50,7 +50,7 @@ def reports_user_errors(main: Callable[..., int | None]) -> Callable[..., int]:
         try:
             return main(*args, **kwargs) or 0
         except KeyboardInterrupt:
-            said, code = "interrupted", _EXIT_INTERRUPTED
+            said, code = "interrupted", _EXIT_CTRL_C
         except UserError as error:
             said, code = f"error: {shown(error)}", error.exit_code
         except (MemoryError, RuntimeError, OSError) as error:

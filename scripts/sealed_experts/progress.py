@@ -15,10 +15,14 @@ from sealed_experts.files.locks import is_locked
 
 STATES = ("waiting", "running", "resumed", "done", "failed", "interrupted")
 
+# What a stage leaves in its folder: its adapter and its metrics.
+STAGE_FILES = {
+    "sft": ("adapter_final.pt", "training_metrics.json"),
+    "reinforce": ("adapter_rl_final.pt", "rl_metrics.json"),
+}
 _STAGE_FOLDERS = {"reinforce": "rl"}
 _LOG_TAIL_BYTES = 16384
 _ERROR_LENGTH = 300
-_METRICS = {"sft": "training_metrics.json", "reinforce": "rl_metrics.json"}
 _CUT_SHORT = {"privacy_budget": "privacy budget spent"}
 _CTRL_C = "KeyboardInterrupt"
 _PACE_LINES = 20
@@ -163,8 +167,7 @@ def cut_short(metrics: Mapping[str, Any]) -> str | None:
 
 
 def _why_cut_short(place: Path, stage: str) -> str | None:
-    path = place / _METRICS.get(stage, "metrics.json")
-    return cut_short(read_state(path) or {})
+    return cut_short(read_state(place / STAGE_FILES[stage][1]) or {}) if stage in STAGE_FILES else None
 
 
 def _where_stopped(state: Mapping[str, Any]) -> str | None:

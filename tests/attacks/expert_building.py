@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.attacks import building
 
 from sealed_experts.files.canonical import canonical_json
 from sealed_experts.files.digests import sha256_bytes
@@ -22,6 +21,7 @@ from sealed_experts.sealing.expert.plain_gzip import PlainGzipWriter
 from sealed_experts.sealing.expert.writer import seal_expert
 from sealed_experts.sealing.source import Memory
 from sealed_experts.sealing.tgsp.package import open_bytes
+from tests.attacks import building
 
 
 @functools.cache

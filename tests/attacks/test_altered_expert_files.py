@@ -8,8 +8,6 @@ import json
 import tarfile
 
 import pytest
-from tests.attacks import building
-from tests.attacks.expert_building import converted, honest, packed, refuse, signed, unpacked, zipped
 
 from sealed_experts.files.canonical import canonical_json
 from sealed_experts.sealing.errors import PackageError, SignatureError
@@ -18,6 +16,8 @@ from sealed_experts.sealing.expert.container import open_expert, open_expert_byt
 from sealed_experts.sealing.keys.policy import Policy
 from sealed_experts.sealing.keys.publisher import PublicKey, Publisher
 from sealed_experts.sealing.keys.trust import TrustStore
+from tests.attacks import building
+from tests.attacks.expert_building import converted, honest, packed, refuse, signed, unpacked, zipped
 
 
 def changed(field: str, value, **members) -> dict[str, bytes]:

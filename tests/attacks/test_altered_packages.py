@@ -8,8 +8,6 @@ import os
 import struct
 
 import pytest
-from tests.attacks import building
-from tests.attacks.building import assembled
 
 from sealed_experts.errors import UserError
 from sealed_experts.sealing import source
@@ -19,6 +17,8 @@ from sealed_experts.sealing.keys.trust import TrustStore
 from sealed_experts.sealing.recipients.encryption import Identity
 from sealed_experts.sealing.tgsp import container
 from sealed_experts.sealing.tgsp.package import open_bytes, open_package, verify_package
+from tests.attacks import building
+from tests.attacks.building import assembled
 
 KINDS = ("one signature", "two signatures", "compressed", "encrypted")
 IDENTITY = Identity(bytes(range(96)))

@@ -12,21 +12,12 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from tests.attacks import building
-from tests.attacks.building import refuse
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json
-from sealed_experts.sealing.errors import PackageError, SignatureError
+from sealed_experts.sealing.errors import EncryptedError, PackageError, SignatureError
 from sealed_experts.sealing.recipients import encryption
-from sealed_experts.sealing.recipients.encryption import (
-    CHUNK,
-    TAG,
-    EncryptedError,
-    Identity,
-    decrypt_chunks,
-    encrypt_chunks,
-)
+from sealed_experts.sealing.recipients.encryption import CHUNK, TAG, Identity, decrypt_chunks, encrypt_chunks
 from sealed_experts.sealing.recipients.own_identity import own_identity
 from sealed_experts.sealing.recipients.recipient_files import (
     load_identity,
@@ -37,6 +28,8 @@ from sealed_experts.sealing.recipients.recipient_files import (
 )
 from sealed_experts.sealing.tgsp.compression import compress, decompress
 from sealed_experts.sealing.tgsp.package import open_bytes, verify_manifest, verify_package
+from tests.attacks import building
+from tests.attacks.building import refuse
 
 if sys.version_info >= (3, 14):
     from compression import zstd

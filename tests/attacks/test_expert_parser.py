@@ -2,12 +2,12 @@
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.attacks import building
-from tests.attacks.expert_building import honest, packed, unpacked, zipped
 
 from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.expert import plain_gzip, plain_tar
 from sealed_experts.sealing.expert.container import open_expert_bytes
+from tests.attacks import building
+from tests.attacks.expert_building import honest, packed, unpacked, zipped
 
 NAMES = [*unpacked(honest()), "../x", "/x", "a/b", "LICENSE", "Manifest.json", "x" * 100]
 QUICK = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])

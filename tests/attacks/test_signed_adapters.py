@@ -5,12 +5,12 @@ import struct
 
 import numpy as np
 import pytest
-from tests.attacks import building
-from tests.attacks.building import CONFIG, WEIGHTS, refuse
 
 from sealed_experts.sealing.content.tensors import MAX_HEADER, MAX_TENSORS, TensorCheck, read_tensors
 from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.tgsp.package import open_bytes
+from tests.attacks import building
+from tests.attacks.building import CONFIG, WEIGHTS, refuse
 
 # adapter_config.json
 

@@ -1,11 +1,11 @@
 """A trusted publisher's signature over content that no package may hold: refused all the same, each for its reason."""
 
 import pytest
-from tests.attacks import building
-from tests.attacks.building import CONFIG, WEIGHTS, refuse
 
 from sealed_experts.files.canonical import canonical_json
 from sealed_experts.files.digests import sha256_bytes
+from tests.attacks import building
+from tests.attacks.building import CONFIG, WEIGHTS, refuse
 
 
 def changed(field: str, value) -> bytes:

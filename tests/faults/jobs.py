@@ -7,9 +7,11 @@ import shlex
 import shutil
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from tests.faults.forks import Fault, PointLog, noted_points, run_forked
+from tests.faults.points import Operation, Visitor
 from tests.faults.powerloss import SHOWN, Recorder, after_loss, recorded
 from tests.faults.trainer import main_of
 from tests.faults.trials import expect
@@ -52,10 +54,14 @@ class JobTrials:
         shutil.rmtree(job.project.home / "releases", ignore_errors=True)
         for place in self._places:
             shutil.copytree(self._root / place, self._start / place)
-        for visitor in (Recorder(record), PointLog(scratch / "points")):
-            self._put(self._start)
-            end = self._run(visit=visitor)
-            expect(end == 0, f"the job ended with {end}; see {self._log}")
+        note, point = Recorder(record), PointLog(scratch / "points")
+
+        def visit(when: str, operation: Operation) -> None:
+            note(when, operation)
+            point(when, operation)
+
+        end = self._run(visit=visit)
+        expect(end == 0, f"the job ended with {end}; see {self._log}")
         self.operations = [part for part in recorded(record) if any(part.is_in(place) for place in self._places)]
         self.points = noted_points(scratch / "points")
         self._expected = self._content()
@@ -69,25 +75,26 @@ class JobTrials:
 
     def after_power_loss(self, *, count: int, model: str) -> None:
         """Go on from what a loss of power leaves after the first `count` operations."""
-        done = {"start": self._start, "operations": self.operations, "count": count, "folder": self._left}
-        after_loss(model=SHOWN, **done)  # type: ignore[arg-type]
+        lose_power = partial(after_loss, self._start, self.operations, count=count, folder=self._left)
+        lose_power(model=SHOWN)
         seen = (self._left / os.path.relpath(self.job.output, self._root)).exists()
-        after_loss(model=model, **done)  # type: ignore[arg-type]
+        lose_power(model=model)
         self._put(self._left)
         self._finish(seen=seen)
 
     def _finish(self, *, seen: bool) -> None:
         """Run it again and compare. `seen`: somebody could have had its file, so the log must hold its release."""
         releases = {name: content for name, content in self._expected.items() if "/releases/" in f"/{name}"}
-        missing = [name for name, content in releases.items() if self._content().get(name) != content]
+        left = self._content()
+        missing = [name for name, content in releases.items() if left.get(name) != content]
         expect(not (seen and missing), f"its file could be seen, but the release log lacks {missing}")
         end = self._run()
         expect(end == 0, f"the same command ended with {end}; see {self._log}")
         expect(self._content() == self._expected, "what it left is not the uninterrupted job's")
 
-    def _run(self, **how: object) -> int | None:
+    def _run(self, *, visit: Visitor | None = None) -> int | None:
         folder = self.job.project.folder
-        return run_forked(self.job.work, folder=folder, watched=self._root, log=self._log, **how).code  # type: ignore[arg-type]
+        return run_forked(self.job.work, folder=folder, watched=self._root, log=self._log, visit=visit).code
 
     def _put(self, source: Path) -> None:
         for place in self._places:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.faults.trainer import without_times
 from tests.faults.trials import Failed, expect
+from tests.measured import without_times
 from tests.workflow.conftest import TINY, Project, new_project
 
 TRAINER, SNAKEMAKE, BOTH = "the trainer", "Snakemake", "both"

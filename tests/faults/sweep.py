@@ -20,9 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.faults.forks import choose_faults
+from tests.faults.forks import Fault, choose_faults
 from tests.faults.jobs import Job, JobTrials
 from tests.faults.killed_workflow import WorkflowTrials
+from tests.faults.points import Operation
 from tests.faults.powerloss import NAMES_FIRST, STRICT
 from tests.faults.trainer import Stage
 from tests.faults.trials import POLITE, Failed, TrainerTrials
@@ -74,11 +75,7 @@ def trainer_trials(trials: TrainerTrials, *, count: int, seed: int) -> Iterator[
     for number, fault in enumerate(faults):
         # Each fifth draws its key anew, and is then held against a run that was given that key.
         whole = trials.key is not None and number % 5 == 0
-        yield Trial(
-            row=f"{name}: failure points",
-            line=f"{name} {number}: {signal.Signals(fault.signal).name} {fault.when} {fault.name}",
-            run=partial(trials.at_point, fault, whole=whole),
-        )
+        yield _at_point(name, number, fault, partial(trials.at_point, fault, whole=whole))
     for number in range(count // 4):
         seconds, sent = random_.uniform(0.0, ONE_RUN), random_.choice(signals)
         yield Trial(
@@ -93,19 +90,9 @@ def sealing_trials(trials: JobTrials, *, count: int, seed: int) -> Iterator[Tria
     name, random_ = trials.job.name, random.Random(f"{seed} {trials.job.name}")
     signals: list[int] = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
     for number, fault in enumerate(choose_faults(trials.points, count=count, signals=signals, random_=random_)):
-        yield Trial(
-            row=f"{name}: failure points",
-            line=f"{name} {number}: {signal.Signals(fault.signal).name} {fault.when} {fault.name}",
-            run=partial(trials.at_point, fault),
-        )
+        yield _at_point(name, number, fault, partial(trials.at_point, fault))
     for number in range(count // 2):
-        cut, model = random_.randrange(len(trials.operations) + 1), (STRICT, NAMES_FIRST)[number % 2]
-        last = trials.operations[cut - 1].name if cut else "the start"
-        yield Trial(
-            row=f"{name}: loss of power, {model}",
-            line=f"{name} {number}: power lost after {last} ({model}, operation {cut} of {len(trials.operations)})",
-            run=partial(trials.after_power_loss, count=cut, model=model),
-        )
+        yield _without_power(name, number, trials.operations, random_, trials.after_power_loss)
 
 
 def power_trials(trials: TrainerTrials, *, count: int, seed: int) -> Iterator[Trial]:
@@ -117,13 +104,23 @@ def power_trials(trials: TrainerTrials, *, count: int, seed: int) -> Iterator[Tr
     recordings = [trials.recording(whole=whole) for whole in ((False, True) if trials.key else (False,))]
     for number in range(count):
         start, operations = recordings[number // 2 % len(recordings)]
-        cut, model = random_.randrange(len(operations) + 1), (STRICT, NAMES_FIRST)[number % 2]
-        last = operations[cut - 1].name if cut else "the start"
-        yield Trial(
-            row=f"{name}: loss of power, {model}",
-            line=f"{name} {number}: power lost after {last} ({model}, operation {cut} of {len(operations)})",
-            run=partial(trials.after_power_loss, count=cut, model=model, start=start, operations=operations),
-        )
+        run = partial(trials.after_power_loss, start=start, operations=operations)
+        yield _without_power(name, number, operations, random_, run)
+
+
+def _at_point(name: str, number: int, fault: Fault, run: Callable[[], None]) -> Trial:
+    line = f"{name} {number}: {signal.Signals(fault.signal).name} {fault.when} {fault.name}"
+    return Trial(row=f"{name}: failure points", line=line, run=run)
+
+
+def _without_power(
+    name: str, number: int, operations: list[Operation], random_: random.Random, run: Callable[..., None]
+) -> Trial:
+    """Return the trial that loses power after an operation drawn at random; `run` takes its `count` and `model`."""
+    cut, model = random_.randrange(len(operations) + 1), (STRICT, NAMES_FIRST)[number % 2]
+    last = operations[cut - 1].name if cut else "the start"
+    line = f"{name} {number}: power lost after {last} ({model}, operation {cut} of {len(operations)})"
+    return Trial(row=f"{name}: loss of power, {model}", line=line, run=partial(run, count=cut, model=model))
 
 
 def all_trials(folder: Path, *, trainer: int, power: int, sealing: int, workflow: int, seed: int) -> Iterator[Trial]:

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sealed_experts.progress import STAGE_FILES, stage_folder
+from tests.measured import without_times
 from tests.workflow.conftest import Project
-
-MEASURED = {"total_time_seconds", "seconds", "tokens_per_second", "saved_at"}
-FILES = {"sft": ("sft", "adapter_final.pt"), "reinforce": ("rl", "adapter_rl_final.pt")}
 
 
 class Stage:
@@ -21,10 +20,9 @@ class Stage:
     def __init__(self, project: Project, *, expert: str, stage: str) -> None:
         """Ask Snakemake for the job's command line, and load the script."""
         self.project, self.stage = project, stage
-        place, adapter = FILES[stage]
         self.name = f"{expert} {stage}"
-        self.folder = project.folder / "results" / "experts" / expert / place
-        self.adapter = self.folder / adapter
+        self.folder = project.folder / "results" / "experts" / expert / stage_folder(stage)
+        self.adapter = self.folder / STAGE_FILES[stage][0]
         self.log = project.folder / "faults.log"
         done = project.snakemake(
             str(self.adapter.relative_to(project.folder)),
@@ -90,13 +88,6 @@ class Stage:
     def _runs(self) -> list[Path]:
         checkpoints = self.folder / "checkpoints"
         return [path for path in checkpoints.iterdir() if path.is_dir()] if checkpoints.is_dir() else []
-
-
-def without_times(value: Any) -> Any:
-    """Return a nested value without what was measured by a clock."""
-    if isinstance(value, dict):
-        return {key: without_times(item) for key, item in value.items() if key not in MEASURED}
-    return [without_times(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def main_of(path: Path) -> Callable[[], int]:

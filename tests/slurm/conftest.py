@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tests.slurm.cluster import PROGRAMS, SBIN, Cluster
 
 SKIP = "SEALED_EXPERTS_SKIP_SLURM"

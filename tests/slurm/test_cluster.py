@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.slurm import conftest
 from tests.slurm.cluster import Cluster
 

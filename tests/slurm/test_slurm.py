@@ -10,10 +10,10 @@ import sys
 import time
 
 import pytest
-from tests.slurm.cluster import ACCOUNT, GPU
-from tests.workflow.conftest import TINY, new_project
 
 from sealed_experts.training.checkpoints import load_state, tensors_digest
+from tests.slurm.cluster import ACCOUNT, GPU
+from tests.workflow.conftest import TINY, new_project
 
 EXPERT = "banking_expert"
 STEPS = 400  # so many that every attempt is still training when it is stopped

@@ -9,6 +9,8 @@ import pytest
 from sealed_experts.cli import main as cli
 from sealed_experts.errors import UserError
 from sealed_experts.moe.engine import Answer, Engine
+from sealed_experts.sealing.recipients.encryption import generate_identity
+from sealed_experts.sealing.recipients.recipient_files import save_identity
 
 
 class Echo:
@@ -27,7 +29,12 @@ class Echo:
 @pytest.fixture
 def engine(monkeypatch):
     made = Echo()
-    monkeypatch.setattr(Engine, "load", lambda config, *, trust, policy, device: made)
+
+    def load(config, *, trust, policy, identity, device):
+        made.identity = identity
+        return made
+
+    monkeypatch.setattr(Engine, "load", load)
     return made
 
 
@@ -70,8 +77,16 @@ def test_chat_ends_with_its_input(engine, capsys, monkeypatch):
     assert "You said only." in capsys.readouterr().out
 
 
-def test_ask_takes_the_key_of_an_encrypted_package(engine, monkeypatch):
+def test_ask_takes_the_key_of_an_encrypted_package(engine, tmp_path, monkeypatch):
     """The other commands had --identity; `ask` had the variable alone."""
-    monkeypatch.setenv("SEALED_EXPERTS_IDENTITY", "other.pem")
-    assert cli.main(["ask", "moe_config.json", "loan", "--identity", "reader.pem"]) == 0
-    assert os.environ["SEALED_EXPERTS_IDENTITY"] == os.path.abspath("reader.pem")
+    anna, ben = generate_identity(), generate_identity()
+    save_identity(tmp_path / "anna.pem", anna)
+    save_identity(tmp_path / "ben.pem", ben)
+    assert cli.main(["ask", "moe_config.json", "loan"]) == 0
+    assert engine.identity is None
+    monkeypatch.setenv("SEALED_EXPERTS_IDENTITY", str(tmp_path / "ben.pem"))
+    assert cli.main(["ask", "moe_config.json", "loan"]) == 0
+    assert engine.identity == ben
+    assert cli.main(["ask", "moe_config.json", "loan", "--identity", str(tmp_path / "anna.pem")]) == 0
+    assert engine.identity == anna
+    assert os.environ["SEALED_EXPERTS_IDENTITY"] == str(tmp_path / "ben.pem")

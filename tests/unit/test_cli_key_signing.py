@@ -4,13 +4,13 @@ import json
 import shlex
 
 import pytest
-from tests.attacks import building, expert_building
-from tests.unit.test_cli_keys import run
 
 from sealed_experts.cli.main import main
 from sealed_experts.sealing.keys import private_keys
 from sealed_experts.sealing.keys.key_changes import revoke_in_advance, revoke_key, rotate_key
 from sealed_experts.sealing.keys.trust import load_trust
+from tests.attacks import building, expert_building
+from tests.unit.test_cli_keys import run
 
 
 def command_in(text: str) -> list[str]:

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.attacks import building
 
 from sealed_experts.cli.main import main
 from sealed_experts.sealing.keys import pkcs8, private_keys, signing
@@ -13,6 +12,7 @@ from sealed_experts.sealing.keys.passphrase import VARIABLE
 from sealed_experts.sealing.keys.publisher import today
 from sealed_experts.sealing.keys.statements import rotation_statement
 from sealed_experts.sealing.keys.trust import load_trust
+from tests.attacks import building
 
 
 def run(capsys, *command: str, code: int = 0, shows: str = "") -> str:

@@ -7,13 +7,13 @@ import subprocess
 import sys
 
 import pytest
-from tests.conftest import ROOT
-from tests.unit.test_moe_configuration import CONTENT, changed
 
 from sealed_experts import __version__
 from sealed_experts.cli import main as cli
 from sealed_experts.errors import reports_user_errors
 from sealed_experts.files.canonical import write_json
+from tests.conftest import ROOT
+from tests.unit.test_moe_configuration import CONTENT, changed
 
 HEAVY = ("torch", "transformers", "peft", "jsonschema", "rich", "numpy", "cryptography", "snakemake", "dp_accounting")
 

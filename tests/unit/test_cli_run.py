@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.conftest import ROOT
-from tests.unit.test_moe_configuration import CONTENT
 
 from sealed_experts import machine
 from sealed_experts.cli.main import main
 from sealed_experts.cli.run import _default_gpus, makes_mixture
 from sealed_experts.files.canonical import write_json
+from tests.conftest import ROOT
+from tests.unit.test_moe_configuration import CONTENT
 
 # Writes down how it was called; locks as Snakemake does; with "wait" it has a job that notes signals and ends.
 SNAKEMAKE = """

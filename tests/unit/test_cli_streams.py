@@ -10,10 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import ROOT
-from tests.mixtures import Workshop
-from tests.unit.test_cli_ask import Echo
-from tests.unit.test_moe_configuration import CONTENT
 
 from sealed_experts.cli import main as cli
 from sealed_experts.cli.run import config_files
@@ -21,6 +17,10 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import write_json
 from sealed_experts.moe.engine import Engine
 from sealed_experts.sealing.keys.trust import load_trust
+from tests.conftest import ROOT
+from tests.mixtures import Workshop
+from tests.unit.test_cli_ask import Echo
+from tests.unit.test_moe_configuration import CONTENT
 
 
 @pytest.fixture

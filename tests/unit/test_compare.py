@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.evaluations import answer, leave_evaluation, made_evaluation, without_reward
 
 from sealed_experts.cli import compare as command
 from sealed_experts.cli import main as cli
+from tests.evaluations import answer, leave_evaluation, made_evaluation, without_reward
 
 
 @pytest.fixture

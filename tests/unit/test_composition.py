@@ -10,8 +10,6 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load, save
-from tests.conftest import ROOT
-from tests.mixtures import ROUTING, Workshop, adapter_files, edit
 
 from sealed_experts.data.templates import prompt_text
 from sealed_experts.files.canonical import read_json
@@ -23,6 +21,8 @@ from sealed_experts.moe.generation import Experts
 from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.keys.trust import load_trust
 from sealed_experts.settings.types import RoutingSettings
+from tests.conftest import ROOT
+from tests.mixtures import ROUTING, Workshop, adapter_files, edit
 
 EXPERTS = list(ROUTING)
 

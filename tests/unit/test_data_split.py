@@ -11,7 +11,6 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import ROOT
 
 from sealed_experts.data.preparation import prepare, write_prepared
 from sealed_experts.data.records import Record, read_records, write_records
@@ -20,6 +19,7 @@ from sealed_experts.data.statistics import describe, lengths
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import write_json
 from sealed_experts.settings.sources import CombinedSource, FilesSource
+from tests.conftest import ROOT
 
 
 def words(texts):

@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from tests.conftest import ROOT
 
 from sealed_experts.data.demo_general import Document, general_text
 from sealed_experts.data.records import Record
@@ -15,6 +14,7 @@ from sealed_experts.files.digests import digest_of_files, sha256_file
 from sealed_experts.models.demo_base import IGNORED, build_demo_base, new_model, pack, pretrain, train_tokenizer
 from sealed_experts.models.manifest import verify_base, write_base_manifest
 from sealed_experts.settings.types import DemoBaseSettings
+from tests.conftest import ROOT
 
 TINY = DemoBaseSettings(hidden_size=16, layers=2, heads=2, vocab_size=400, context=64, pretrain_steps=4, threads=1)
 DOCUMENTS = general_text(folder=ROOT / "config" / "demo")[:300]

@@ -7,7 +7,6 @@ import statistics
 import numpy as np
 import pytest
 from scipy import optimize
-from tests.conftest import ROOT
 
 from sealed_experts.data.demo_calculations import FORMATTER, KINDS, instances, parted
 from sealed_experts.data.demo_general import general_text
@@ -16,6 +15,7 @@ from sealed_experts.data.demo_questions import house_questions
 from sealed_experts.data.sources.demo import read
 from sealed_experts.errors import UserError
 from sealed_experts.settings.sources import DemoSource
+from tests.conftest import ROOT
 
 FOLDER = ROOT / "config" / "demo"
 QUESTIONS = {domain: house_questions(domain, folder=FOLDER) for domain in DOMAINS}

@@ -10,8 +10,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from tests.distributed import Forked, train_as
-from tests.unit.test_stage import PLAIN, PRIVATE, comparable, make_job, supervised, train
 
 from sealed_experts.errors import UserError, reports_user_errors
 from sealed_experts.privacy.mechanism import GradientMechanism
@@ -22,6 +20,8 @@ from sealed_experts.training.launcher import EXIT_PEER, EXIT_STOPPED
 from sealed_experts.training.loop import TrainingLoop
 from sealed_experts.training.processes import ProcessGroup
 from sealed_experts.training.samplers import PoissonSampler
+from tests.distributed import Forked, train_as
+from tests.unit.test_stage import PLAIN, PRIVATE, comparable, make_job, supervised, train
 
 REPRODUCIBLE = dataclasses.replace(PRIVATE, mode="reproducible")
 STEPS = 4

@@ -4,14 +4,14 @@ import dataclasses
 import json
 
 import pytest
-from tests.distributed import train_as
-from tests.unit.test_distributed import close
-from tests.unit.test_reinforce_stage import PLAIN, PRIVATE, objective, rl_job, train
-from tests.unit.test_stage import comparable, make_job, supervised
 
 from sealed_experts.training.checkpoints import load_state
 from sealed_experts.training.scoring import Scorer
 from sealed_experts.training.stage import train_stage
+from tests.distributed import train_as
+from tests.unit.test_distributed import close
+from tests.unit.test_reinforce_stage import PLAIN, PRIVATE, objective, rl_job, train
+from tests.unit.test_stage import comparable, make_job, supervised
 
 REPRODUCIBLE = dataclasses.replace(PRIVATE, mode="reproducible")
 

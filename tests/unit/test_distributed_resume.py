@@ -7,9 +7,6 @@ import shutil
 
 import pytest
 from dp_accounting.pld import privacy_loss_distribution as pld
-from tests.distributed import train_as
-from tests.unit.test_distributed import REPRODUCIBLE, close, dies_in_step, job_in, kill_itself
-from tests.unit.test_stage import PLAIN, PRIVATE, comparable, supervised, train
 
 from sealed_experts.privacy.ledger.journal import recorded
 from sealed_experts.sealing.content.receipt import receipt_bytes
@@ -19,6 +16,9 @@ from sealed_experts.training.checkpoints import CheckpointFolder, load_state
 from sealed_experts.training.interruption import Interrupted, Interruption
 from sealed_experts.training.progress import ProgressFiles
 from sealed_experts.training.stage import train_stage
+from tests.distributed import train_as
+from tests.unit.test_distributed import REPRODUCIBLE, close, dies_in_step, job_in, kill_itself
+from tests.unit.test_stage import PLAIN, PRIVATE, comparable, supervised, train
 
 STEPS = 6
 

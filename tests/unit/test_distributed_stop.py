@@ -5,8 +5,6 @@ import signal
 
 import pytest
 import torch
-from tests.distributed import train_as
-from tests.unit.test_stage import PLAIN, comparable, make_job, supervised
 
 from sealed_experts.errors import UserError
 from sealed_experts.training.checkpoints import load_state
@@ -16,6 +14,8 @@ from sealed_experts.training.launcher import EXIT_PEER
 from sealed_experts.training.loop import TrainingLoop
 from sealed_experts.training.objectives import response
 from sealed_experts.training.processes import joined
+from tests.distributed import train_as
+from tests.unit.test_stage import PLAIN, comparable, make_job, supervised
 
 
 def stops_itself(*_):

@@ -10,8 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.evaluations import made_evaluation, without_reward
-from tests.tiny import build_tiny_base, build_tiny_dataset
 
 from sealed_experts.data.records import Record, read_records, write_records
 from sealed_experts.errors import UserError
@@ -38,6 +36,8 @@ from sealed_experts.training.objectives.reinforce import Reinforce
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
 from sealed_experts.training.stage import train_stage
 from sealed_experts.training.summary import reward_metrics, training_metrics
+from tests.evaluations import made_evaluation, without_reward
+from tests.tiny import build_tiny_base, build_tiny_dataset
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate_expert.py"
 ADAPTER = AdapterSettings(rank=2, alpha=4)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.evaluations import answer, leave_evaluation, made_evaluation, without_reward
 
 from sealed_experts.errors import UserError
 from sealed_experts.evaluation.evaluation_page import evaluation_page
 from sealed_experts.evaluation.rows import axis_shares, figure_rows, signed_interval, with_interval
 from sealed_experts.evaluation.stored import evaluated_experts, read_evaluation, visible
+from tests.evaluations import answer, leave_evaluation, made_evaluation, without_reward
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "tabulate_evaluations.py"
 

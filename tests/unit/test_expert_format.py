@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from tests.attacks import building, expert_building
 
 from sealed_experts.cli.main import main
 from sealed_experts.errors import UserError
@@ -29,6 +28,7 @@ from sealed_experts.sealing.keys.private_keys import create_key, load_key
 from sealed_experts.sealing.keys.trust import TrustStore
 from sealed_experts.sealing.publishing import publish_expert
 from sealed_experts.sealing.tgsp.package import open_bytes
+from tests.attacks import building, expert_building
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMBERS = [

@@ -6,13 +6,13 @@ import signal
 from types import SimpleNamespace
 
 import pytest
+
+from sealed_experts.files.atomic import append_text, make_folder, write_bytes
 from tests.faults.forks import Fault, choose_faults, run_forked
 from tests.faults.jobs import JobTrials
 from tests.faults.points import Operation
 from tests.faults.powerloss import NAMES_FIRST, SHOWN, STRICT, Recorder, after_loss, recorded
 from tests.faults.trials import Failed
-
-from sealed_experts.files.atomic import append_text, make_folder, write_bytes
 
 
 def record(tmp_path, work):

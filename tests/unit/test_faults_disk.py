@@ -9,11 +9,6 @@ import subprocess
 import sys
 
 import pytest
-from tests.conftest import ROOT
-from tests.full_disk import FullDisk
-from tests.mixtures import ROUTING, Workshop
-from tests.unit.test_seal_package import project
-from tests.unit.test_stage import PLAIN, PRIVATE, comparable, make_job, supervised, train
 
 from sealed_experts.errors import UserError, reports_user_errors
 from sealed_experts.sealing.keys import private_keys
@@ -22,6 +17,11 @@ from sealed_experts.sealing.publishing import seal_as_expert
 from sealed_experts.training import stage as stage_module
 from sealed_experts.training.loop import TrainingLoop
 from sealed_experts.training.stage import train_stage
+from tests.conftest import ROOT
+from tests.full_disk import FullDisk
+from tests.mixtures import ROUTING, Workshop
+from tests.unit.test_seal_package import project
+from tests.unit.test_stage import PLAIN, PRIVATE, comparable, make_job, supervised, train
 
 # Its key follows from the seed, so that two folders give the same bits.
 REPRODUCIBLE = dataclasses.replace(PRIVATE, mode="reproducible")

@@ -8,11 +8,11 @@ import subprocess
 import sys
 
 import pytest
-from tests.conftest import ROOT
 
 from sealed_experts.errors import UserError
 from sealed_experts.files import leases, locks
 from sealed_experts.files.locks import folder_lock, is_locked
+from tests.conftest import ROOT
 
 ELSEWHERE = {"host": "node17", "pid": 4711, "slurm_job": "12345"}
 # Holds a folder as a process of another host would, and tells when it does.
@@ -96,9 +96,12 @@ from sealed_experts.files.locks import folder_lock
 
 with folder_lock(sys.argv[1]), leases._lock(Path(sys.argv[1]) / "gpu.lock") as held:
     assert held
+    ready, started = os.pipe()
     if os.fork() == 0:
+        os.write(started, b".")
         sys.stdin.read()
         os._exit(0)
+    os.read(ready, 1)
     print("held", flush=True)
     time.sleep(60)
 """

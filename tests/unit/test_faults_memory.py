@@ -7,8 +7,6 @@ import sys
 
 import pytest
 import torch
-from tests.conftest import ROOT
-from tests.unit.test_stage import PLAIN, comparable, make_job, share_key, train
 
 from sealed_experts.errors import UserError, is_out_of_memory, reports_user_errors
 from sealed_experts.training import stage as stage_module
@@ -16,6 +14,8 @@ from sealed_experts.training.continuation import _CurveFrom
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
 from sealed_experts.training.processes import OutOfMemoryTogether
 from sealed_experts.training.progress import ProgressFiles
+from tests.conftest import ROOT
+from tests.unit.test_stage import PLAIN, comparable, make_job, share_key, train
 
 # A trainer whose process may not grow any more from its ninth physical batch on, and then needs 256 MB.
 LIMITED = """

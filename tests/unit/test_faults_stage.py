@@ -8,7 +8,6 @@ import time
 
 import pytest
 import torch
-from tests.unit.test_stage import PLAIN, PRIVATE, comparable, interrupt_after, make_job, supervised, train
 
 from sealed_experts.data.records import Record, read_records, write_records
 from sealed_experts.errors import UserError
@@ -20,6 +19,7 @@ from sealed_experts.training.checkpoints import CheckpointFolder, load_state, sa
 from sealed_experts.training.interruption import Interrupted
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
 from sealed_experts.training.stage import train_stage
+from tests.unit.test_stage import PLAIN, PRIVATE, comparable, interrupt_after, make_job, supervised, train
 
 REPRODUCIBLE = dataclasses.replace(PRIVATE, mode="reproducible")
 

@@ -10,7 +10,6 @@ import sys
 import threading
 
 import pytest
-from tests.conftest import ROOT
 
 from sealed_experts.data.records import read_records
 from sealed_experts.errors import UserError
@@ -18,6 +17,7 @@ from sealed_experts.files import atomic
 from sealed_experts.files.atomic import append_text, atomic_writer, make_folder, write_bytes, write_text
 from sealed_experts.files.canonical import read_json, strict_json
 from sealed_experts.files.locks import folder_lock, is_locked
+from tests.conftest import ROOT
 
 as_user = pytest.mark.skipif(os.geteuid() == 0, reason="root reads and writes everything")
 

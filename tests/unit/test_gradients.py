@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from tests.tiny import tiny_qwen2
 
 from sealed_experts.models.adapters import attach_adapter, trainable_parameters
 from sealed_experts.models.memory import enable_gradient_checkpointing
@@ -14,6 +13,7 @@ from sealed_experts.settings.types import AdapterSettings
 from sealed_experts.training.batches import Example, physical_batches
 from sealed_experts.training.objectives.response import mean_response_loss, response_logits
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
+from tests.tiny import tiny_qwen2
 
 CPU = torch.device("cpu")
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -9,13 +9,13 @@ import sys
 import time
 
 import pytest
-from tests.conftest import ROOT
-from tests.unit.test_stage import PLAIN, make_job, supervised
 
 from sealed_experts.training import deadline, interruption
 from sealed_experts.training.command import run_job
 from sealed_experts.training.deadline import Deadline, job_deadline, parse_time_left
 from sealed_experts.training.interruption import EXIT_INTERRUPTED, Interruption
+from tests.conftest import ROOT
+from tests.unit.test_stage import PLAIN, make_job, supervised
 
 SECONDS = 10.0  # what docs/resume.md promises
 

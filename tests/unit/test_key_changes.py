@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from tests.attacks import building
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json
@@ -32,6 +31,7 @@ from sealed_experts.sealing.keys.statements import (
     revocation_statement,
     rotation_statement,
 )
+from tests.attacks import building
 
 OLD, NEW, MALLORY = (building.key(number, second=True) for number in (1, 2, 3))
 

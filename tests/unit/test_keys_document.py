@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-from tests.attacks import building
-
 from sealed_experts.cli.main import parser
 from sealed_experts.sealing.keys import pkcs8
 from sealed_experts.sealing.keys.own_entry import RETIRED
@@ -12,6 +10,7 @@ from sealed_experts.sealing.keys.policy import Policy
 from sealed_experts.sealing.keys.signing import ALGORITHMS
 from sealed_experts.sealing.keys.statements import revocation_statement, rotation_statement
 from sealed_experts.sealing.keys.trust_entry import entry_of
+from tests.attacks import building
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "keys.md").read_text(encoding="utf-8")

@@ -212,9 +212,8 @@ def test_a_variable_does_not_make_a_gpu(monkeypatch):
 
 
 def test_trainers_side_by_side_train_on_a_gpu_each(tmp_path, tiny_base, tiny_dataset):
-    from tests.unit.test_stage import PLAIN, make_job, supervised
-
     from sealed_experts.training.stage import train_stage
+    from tests.unit.test_stage import PLAIN, make_job, supervised
 
     def train(name):
         def objective(materials):

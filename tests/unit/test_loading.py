@@ -1,10 +1,10 @@
 """Loading a base."""
 
 import torch
-from tests.tiny import build_tiny_base
 from transformers import AutoModelForCausalLM
 
 from sealed_experts.models.loading import load_base
+from tests.tiny import build_tiny_base
 
 
 def test_an_architecture_without_fused_attention_loads_with_the_plain_one(tmp_path, monkeypatch):

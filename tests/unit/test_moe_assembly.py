@@ -7,9 +7,6 @@ import sys
 
 import jsonschema
 import pytest
-from tests.attacks import building
-from tests.conftest import ROOT
-from tests.mixtures import ROUTING, Workshop
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json, read_json, write_json
@@ -21,6 +18,9 @@ from sealed_experts.sealing.keys.private_keys import load_key
 from sealed_experts.sealing.keys.trust import load_trust, trust_publisher, untrust_key
 from sealed_experts.sealing.tgsp.package import open_package
 from sealed_experts.settings.fields import plain
+from tests.attacks import building
+from tests.conftest import ROOT
+from tests.mixtures import ROUTING, Workshop
 
 EXPERTS = list(ROUTING)
 

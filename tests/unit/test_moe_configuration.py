@@ -8,10 +8,10 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import ROOT
 
 from sealed_experts.errors import UserError
 from sealed_experts.moe.configuration import parse_mixture, read_mixture
+from tests.conftest import ROOT
 
 SCHEMA = json.loads((ROOT / "config/schemas/moe_config.schema.json").read_text())
 DIGEST = "0" * 64

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.mixtures import ROUTING, Workshop, adapter_files, edit
 
 from sealed_experts.data.templates import prompt_text
 from sealed_experts.errors import UserError
@@ -20,6 +19,7 @@ from sealed_experts.sealing.keys.policy import Policy
 from sealed_experts.sealing.keys.private_keys import create_key, key_path, load_key
 from sealed_experts.sealing.keys.trust import TrustStore, load_trust, untrust_key
 from sealed_experts.sealing.tgsp.package import open_package
+from tests.mixtures import ROUTING, Workshop, adapter_files, edit
 
 EXPERTS = list(ROUTING)
 QUESTIONS = {"banking_expert": "What is a loan?", "investment_expert": "Which bonds?", "shared_attention": "Why?"}

@@ -5,7 +5,6 @@ import json
 import shutil
 
 import pytest
-from tests.mixtures import DATASETS, DELTA, ROUTING, Workshop, private_receipt
 
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.ledger.accounting import epsilon
@@ -13,6 +12,7 @@ from sealed_experts.privacy.ledger.events import GaussianEvent
 from sealed_experts.privacy.ledger.releases import ReleaseLog
 from sealed_experts.sealing.keys.home import home_folder
 from sealed_experts.sealing.keys.private_keys import create_key, key_path, load_key
+from tests.mixtures import DATASETS, DELTA, ROUTING, Workshop, private_receipt
 
 EXPERTS = list(ROUTING)
 

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from tests.attacks import building
 
 from sealed_experts.errors import UserError
 from sealed_experts.sealing.errors import PackageError, SignatureError
 from sealed_experts.sealing.keys.policy import Policy
+from tests.attacks import building
 
 BANK = replace(building.key(second=True).public, name="bank", scopes=("bank*",))
 MANIFEST = {"name": "banking_expert", "privacy": {"epsilon": 4.2, "delta": 1e-5}}

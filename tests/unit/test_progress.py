@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.traces import NOW, leave, step_line
 
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.progress import StageProgress, found_stages, last_error, read_metrics, read_progress
+from tests.traces import NOW, leave, step_line
 
 
 def leave_log(results: Path, text: str) -> Path:

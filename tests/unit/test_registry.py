@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.attacks import building, expert_building
 
 from sealed_experts.cli.main import main
 from sealed_experts.errors import UserError
@@ -24,6 +23,7 @@ from sealed_experts.sealing.recipients.encryption import generate_identity
 from sealed_experts.sealing.registry import Registry
 from sealed_experts.sealing.standing import with_known
 from sealed_experts.settings.packages import ConstraintSettings, PackageSettings
+from tests.attacks import building, expert_building
 
 OTHER_BASE = {"name": "org/Other-1.5B", "revision": None, "digest": "c" * 64}
 

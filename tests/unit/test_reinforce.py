@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from tests.tiny import build_tiny_base, tiny_qwen2
 
 from sealed_experts.errors import UserError
 from sealed_experts.models.adapters import attach_adapter, trainable_parameters
@@ -22,6 +21,7 @@ from sealed_experts.training.objectives.distributions import (
 )
 from sealed_experts.training.objectives.objective import Materials
 from sealed_experts.training.objectives.reinforce import Reinforce
+from tests.tiny import build_tiny_base, tiny_qwen2
 
 CPU = torch.device("cpu")
 STREAM = Stream(b"r" * 32)

@@ -9,7 +9,6 @@ import statistics
 import pytest
 import torch
 from dp_accounting.pld import privacy_loss_distribution as pld
-from tests.unit.test_stage import comparable, interrupt_after, make_job, share_key, supervised
 
 from sealed_experts.data.records import Record, read_records, write_records
 from sealed_experts.errors import UserError
@@ -22,6 +21,7 @@ from sealed_experts.training.objectives.baseline import Baseline
 from sealed_experts.training.objectives.reinforce import Reinforce
 from sealed_experts.training.stage import train_stage
 from sealed_experts.training.summary import reward_metrics
+from tests.unit.test_stage import comparable, interrupt_after, make_job, share_key, supervised
 
 pytestmark = pytest.mark.xdist_group("reinforce_stage")  # they share the runs of two fixtures
 

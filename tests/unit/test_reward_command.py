@@ -10,11 +10,11 @@ import sys
 import time
 
 import pytest
-from tests.conftest import ROOT
 
 from sealed_experts.cli import main as cli
 from sealed_experts.rewards.registry import DESCRIPTIONS, make_reward
 from sealed_experts.settings.rewards import RewardOptions
+from tests.conftest import ROOT
 
 PAIRS = [
     ("What is a bond?", "A bond is a loan.\nIt pays interest."),

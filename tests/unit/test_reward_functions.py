@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.conftest import ROOT
 
 from sealed_experts.errors import UserError
 from sealed_experts.rewards.checked import CheckedReward
@@ -17,6 +16,7 @@ from sealed_experts.rewards.registry import make_reward, reward_code, reward_sou
 from sealed_experts.rewards.reward import Score
 from sealed_experts.settings.rewardchecks import find_module
 from sealed_experts.settings.rewards import RewardOptions, RewardPart
+from tests.conftest import ROOT
 
 PLAIN = RewardOptions()
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from tests.tiny import tiny_qwen2
 
 from sealed_experts.models.adapters import attach_adapter, trainable_parameters
 from sealed_experts.models.memory import enable_gradient_checkpointing
@@ -12,6 +11,7 @@ from sealed_experts.privacy.streams import Stream
 from sealed_experts.settings.types import AdapterSettings
 from sealed_experts.training.objectives.distributions import nucleus_log_probs
 from sealed_experts.training.rollouts import Sampling, check_row_independence, pick_tokens, sample_answers
+from tests.tiny import tiny_qwen2
 
 END, PAD = 7, 0
 STREAM = Stream(b"k" * 32)

@@ -11,7 +11,6 @@ import shutil
 import types
 
 import pytest
-from tests.unit.test_stage import PRIVATE
 
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.ledger.journal import Journal, recorded
@@ -19,6 +18,7 @@ from sealed_experts.privacy.plan import plan_stage
 from sealed_experts.training import run as run_module
 from sealed_experts.training.checkpoints import CheckpointFolder
 from sealed_experts.training.run import settle_run
+from tests.unit.test_stage import PRIVATE
 
 LAST = 4
 SUBJECT = {"adapter_name": "tiny_expert"}

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.attacks import building
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import write_json
@@ -28,6 +27,7 @@ from sealed_experts.sealing.recipients.encryption import generate_identity
 from sealed_experts.sealing.recipients.own_identity import check_readable, own_identity
 from sealed_experts.sealing.recipients.recipient_files import save_identity, save_recipient
 from sealed_experts.sealing.tgsp.package import open_package
+from tests.attacks import building
 
 ROOT = Path(__file__).resolve().parents[2]
 

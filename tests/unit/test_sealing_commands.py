@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.attacks import building, expert_building
 
 from sealed_experts.cli.main import main
 from sealed_experts.errors import UserError, shown
@@ -15,6 +14,7 @@ from sealed_experts.sealing.keys import private_keys
 from sealed_experts.sealing.keys.trust import load_trust, mark_revoked, trust_key
 from sealed_experts.sealing.recipients.encryption import generate_identity
 from sealed_experts.sealing.recipients.recipient_files import save_identity
+from tests.attacks import building, expert_building
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTAINERS = ("tgsp", "expert")

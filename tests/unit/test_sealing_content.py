@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.attacks import building
 
 from sealed_experts.errors import UserError
 from sealed_experts.sealing.content.linter import _ALLOWED, read_adapter_config
@@ -16,6 +15,7 @@ from sealed_experts.sealing.content.tensors import read_tensors
 from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.tgsp.package import VerifiedPackage, open_bytes, unpack
 from sealed_experts.settings.types import RoutingSettings
+from tests.attacks import building
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,6 @@ from typing import Any
 import jsonschema
 import pytest
 from jsonschema import Draft202012Validator
-from tests.attacks import building
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json
@@ -24,6 +23,7 @@ from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.tgsp.package import open_bytes
 from sealed_experts.settings.times import stated_times
 from sealed_experts.settings.types import ConstraintSettings, PackageSettings, RoutingSettings
+from tests.attacks import building
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,7 +7,6 @@ import stat
 import subprocess
 
 import pytest
-from tests.attacks import building
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json
@@ -16,6 +15,7 @@ from sealed_experts.sealing.content.provenance import Origin
 from sealed_experts.sealing.content.revision import code_revision
 from sealed_experts.sealing.keys.home import home_folder
 from sealed_experts.sealing.tgsp.package import open_bytes
+from tests.attacks import building
 
 ENVIRONMENT = {
     "code": "5" * 64,

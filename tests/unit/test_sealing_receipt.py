@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
-from tests.attacks import building
-from tests.unit.test_sealing_recomputation import CHAIN, DELTA, HONEST
 
 from sealed_experts.sealing.content.receipt import receipt_bytes
 from sealed_experts.sealing.content.receipt_rules import check_receipt
 from sealed_experts.sealing.content.receipt_schema import CLAIMED, RECEIPT_FIELDS, RECEIPT_SCHEMA
 from sealed_experts.sealing.errors import PackageError
+from tests.attacks import building
+from tests.unit.test_sealing_recomputation import CHAIN, DELTA, HONEST
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,6 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
-from tests.attacks import building
 
 from sealed_experts.privacy.ledger.receipt import stage_receipt, unprotected_receipt
 from sealed_experts.privacy.plan import plan_stage
@@ -18,6 +17,7 @@ from sealed_experts.sealing.content.recomputation import recompute_privacy
 from sealed_experts.sealing.content.second_accountant import epsilon_bounds, transform_error
 from sealed_experts.sealing.errors import PackageError
 from sealed_experts.settings.types import PrivacySettings
+from tests.attacks import building
 
 DELTA = 1e-5
 

@@ -2,9 +2,8 @@
 
 import json
 
-from tests.attacks import building
-
 from sealed_experts.sealing.tgsp.package import VerifiedPackage, open_bytes
+from tests.attacks import building
 
 
 def opened(**changes) -> VerifiedPackage:

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from tests.attacks import building
 
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.ledger.accounting import epsilon
@@ -11,6 +10,7 @@ from sealed_experts.privacy.ledger.events import GaussianEvent
 from sealed_experts.privacy.ledger.releases import ReleaseLog
 from sealed_experts.sealing.content.receipt import covering, receipt_bytes
 from sealed_experts.sealing.content.release import released
+from tests.attacks import building
 
 DELTA = 1e-5
 

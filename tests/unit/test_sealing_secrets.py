@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.attacks import building
-from tests.tiny import build_tiny_dataset
 
 from sealed_experts.data.records import read_records
 from sealed_experts.files.canonical import canonical_json, read_json, write_json
@@ -19,6 +17,8 @@ from sealed_experts.sealing.keys import private_keys
 from sealed_experts.sealing.keys.home import home_folder
 from sealed_experts.sealing.keys.trust import load_trust
 from sealed_experts.sealing.tgsp.package import open_package
+from tests.attacks import building
+from tests.tiny import build_tiny_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINE = "node-of-nowhere"

@@ -6,7 +6,6 @@ import struct
 import threading
 
 import pytest
-from tests.attacks import building, expert_building
 
 from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.expert import container as expert_container
@@ -14,6 +13,7 @@ from sealed_experts.sealing.expert.container import verify_expert
 from sealed_experts.sealing.source import open_source
 from sealed_experts.sealing.tgsp import examination
 from sealed_experts.sealing.tgsp.package import verify_package
+from tests.attacks import building, expert_building
 
 NAN = struct.pack("<f", float("nan"))
 

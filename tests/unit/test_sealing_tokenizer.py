@@ -3,8 +3,6 @@
 import json
 
 import pytest
-from tests.attacks import building, expert_building
-from tests.tiny import build_tiny_base
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
@@ -12,6 +10,8 @@ from sealed_experts.sealing.content.tokenizer import tokenizer_members
 from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.expert.container import open_expert_bytes
 from sealed_experts.sealing.tgsp.package import open_bytes, unpack
+from tests.attacks import building, expert_building
+from tests.tiny import build_tiny_base
 
 TOKENIZER = {"tokenizer.json": b'{"model": {}}', "tokenizer_config.json": b'{"tokenizer_class": "TokenizersBackend"}'}
 

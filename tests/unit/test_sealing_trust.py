@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from tests.attacks import building
 
 from sealed_experts.cli.main import main
 from sealed_experts.errors import UserError
@@ -19,6 +18,7 @@ from sealed_experts.sealing.keys.pem import read_public_keys
 from sealed_experts.sealing.keys.publisher import PublicKey, check_scope, today
 from sealed_experts.sealing.keys.signing import fingerprint, is_weak
 from sealed_experts.sealing.opening import trust_in_file
+from tests.attacks import building
 
 # Removing trust
 

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.attacks import building
-from tests.conftest import ROOT
 
 from sealed_experts.errors import UserError
 from sealed_experts.evaluation.selection import selected_stage
@@ -19,6 +17,8 @@ from sealed_experts.settings.merging import merge
 from sealed_experts.settings.resolution import resolve
 from sealed_experts.settings.selection import SelectionRun, selection_from_json, selection_settings
 from sealed_experts.settings.types import Settings
+from tests.attacks import building
+from tests.conftest import ROOT
 
 DOCUMENT: dict[str, Any] = {
     "datasets": {"a": {"source": "demo"}},

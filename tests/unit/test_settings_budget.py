@@ -9,8 +9,6 @@ import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.conftest import ROOT
-from tests.unit.test_configuration_mistakes import changed
 
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.ledger.accounting import epsilon
@@ -20,6 +18,8 @@ from sealed_experts.settings.budgetchecks import least_epsilon
 from sealed_experts.settings.crosschecks import check_dataset_sizes
 from sealed_experts.settings.resolution import resolve
 from sealed_experts.settings.types import PrivacySettings
+from tests.conftest import ROOT
+from tests.unit.test_configuration_mistakes import changed
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.3, 0.83, 0.999])

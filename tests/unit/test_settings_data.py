@@ -7,7 +7,6 @@ import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.test_configuration_mistakes import changed, mistakes
 
 from sealed_experts.errors import UserError
 from sealed_experts.moe.router import normalised
@@ -17,6 +16,7 @@ from sealed_experts.sealing.content.model_card import model_card
 from sealed_experts.settings.datachecks import unit_scheme
 from sealed_experts.settings.resolution import resolve
 from sealed_experts.settings.schema import document_schema
+from tests.unit.test_configuration_mistakes import changed, mistakes
 
 ROW = {"instruction": "q", "output": "a", "customer": "c"}
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from tests.attacks import building
 
 from sealed_experts.cli.main import main
 from sealed_experts.errors import UserError
 from sealed_experts.sealing import signed_folder
 from sealed_experts.sealing.errors import IncompatibleError, PackageError, SignatureError
 from sealed_experts.sealing.signed_folder import sign_folder, verify_folder
+from tests.attacks import building
 
 MODEL_SIGNING = Path(sys.executable).with_name("model_signing")  # of the extra model-signing
 

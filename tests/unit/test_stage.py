@@ -22,8 +22,8 @@ from sealed_experts.training.objectives.sft import SupervisedFineTuning
 from sealed_experts.training.samplers import PoissonSampler
 from sealed_experts.training.stage import train_stage
 from sealed_experts.training.summary import training_metrics
+from tests.measured import MEASURED
 
-MEASURED = {"seconds", "tokens_per_second", "total_time_seconds"}
 PRIVATE = PrivacySettings(noise_multiplier=1.0, max_grad_norm=0.5, target_epsilon=50.0, delta=1e-3)
 PLAIN = PrivacySettings(enabled=False)
 

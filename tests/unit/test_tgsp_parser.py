@@ -9,18 +9,18 @@ import struct
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.attacks import building
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json
 from sealed_experts.sealing.content.linter import read_adapter_config
 from sealed_experts.sealing.content.manifest import parse_manifest
 from sealed_experts.sealing.content.tensors import read_tensors
-from sealed_experts.sealing.errors import PackageError
-from sealed_experts.sealing.recipients.encryption import EncryptedError, Identity, encrypt_chunks, wrap_key
+from sealed_experts.sealing.errors import EncryptedError, PackageError
+from sealed_experts.sealing.recipients.encryption import Identity, encrypt_chunks, wrap_key
 from sealed_experts.sealing.tgsp import container
 from sealed_experts.sealing.tgsp.compression import compress, decompress
 from sealed_experts.sealing.tgsp.package import open_bytes, open_package, verify_package
+from tests.attacks import building
 
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 HONEST = building.package()

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA65PublicKey
-from tests.attacks.building import sealed_parts
 
 from sealed_experts.sealing.content.manifest_schema import MANIFEST_SCHEMA, MAX_MANIFEST, MEMBER_NAME, MEMBERS
 from sealed_experts.sealing.errors import PackageError
@@ -21,6 +20,7 @@ from sealed_experts.sealing.source import Memory
 from sealed_experts.sealing.tgsp import container
 from sealed_experts.sealing.tgsp.compression import WINDOW_LOG
 from sealed_experts.sealing.tgsp.package import open_bytes
+from tests.attacks.building import sealed_parts
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "tgsp.md").read_text(encoding="utf-8")

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tests.traces import leave, step_line
 
 from sealed_experts.cli import watch as command
 from sealed_experts.errors import UsageError, UserError
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.progress import StageProgress
+from tests.traces import leave, step_line
 
 CONFIG = """
 datasets: {banking: {source: demo, domain: banking}}

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import yaml
+
 from tests.workflow.conftest import ROOT, Project
 
 DOCUMENT = ROOT / "docs" / "staleness.md"

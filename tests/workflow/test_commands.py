@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 import yaml
+
 from tests.workflow import staleness
 from tests.workflow.conftest import ROOT, TINY, new_project
 from tests.workflow.world import configuration_of_the_table

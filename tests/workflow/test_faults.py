@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from tests.conftest import ROOT
 from tests.faults.jobs import Job, JobTrials
 from tests.faults.killed_workflow import configuration

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.workflow.conftest import TINY
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("interruption")]

@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.measured import without_times
 from tests.workflow.conftest import TINY, stop_group, wait_for
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("interruption")]
@@ -18,7 +20,6 @@ STEPS = 40
 ROLLOUT_STEPS = 16
 TARGETS = [f"results/experts/{EXPERT}/sft/training_metrics.json"]
 RL_TARGETS = [f"results/experts/{EXPERT}/rl/rl_metrics.json"]
-MEASURED = ("total_time_seconds", "seconds", "tokens_per_second")
 
 
 @pytest.fixture
@@ -48,13 +49,7 @@ def outcome(project, *, folder="sft", metrics="training_metrics.json", adapter="
     place = project.folder / "results" / "experts" / EXPERT / folder
     metrics = json.loads((place / metrics).read_text())
     state = load_state(place / adapter)
-    return tensors_digest(state["model_state_dict"]), _without_times(metrics)
-
-
-def _without_times(value):
-    if isinstance(value, dict):
-        return {key: _without_times(item) for key, item in value.items() if key not in MEASURED}
-    return [_without_times(item) for item in value] if isinstance(value, list) else value
+    return tensors_digest(state["model_state_dict"]), without_times(metrics)
 
 
 def rl_outcome(project):
@@ -119,7 +114,14 @@ def rollouts_configured(project):
     return project
 
 
-@pytest.mark.parametrize(("lines", "number"), [(2, signal.SIGKILL), (9, signal.SIGKILL), (13, signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("lines", "number"),
+    [
+        pytest.param(2, signal.SIGKILL, marks=pytest.mark.slow),
+        (9, signal.SIGKILL),
+        pytest.param(13, signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_rollouts_baseline_and_noise_go_on_exactly_after_a_kill(refining, rl_expected, lines, number):
     process = start_and_reach(refining, lines, targets=RL_TARGETS, folder="rl")
     if number == signal.SIGINT:
@@ -137,7 +139,7 @@ def test_rollouts_baseline_and_noise_go_on_exactly_after_a_kill(refining, rl_exp
     assert rl_outcome(refining) == rl_expected
 
 
-@pytest.mark.parametrize("lines", [3, 20])
+@pytest.mark.parametrize("lines", [pytest.param(3, marks=pytest.mark.slow), 20])
 def test_sigkill_of_the_trainer(slow, expected, lines):
     process = start_and_reach(slow, lines)
     os.kill(trainer_pid(slow), signal.SIGKILL)

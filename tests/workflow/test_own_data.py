@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from tests.workflow.conftest import TINY, Project
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("interruption")]

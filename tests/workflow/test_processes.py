@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from tests.workflow.conftest import TINY, stop_group, wait_for
 from tests.workflow.test_interruption import EXPERT, TARGETS, alive, finish, log_of, start_and_reach, trainer_pid
 

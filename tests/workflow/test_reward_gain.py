@@ -5,10 +5,11 @@ import json
 
 import pytest
 import yaml
+
 from tests.workflow.conftest import ROOT, new_project
 
-# A group of its own: as long as the other workflow tests together can be, and needs nothing of them.
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("reward_gain")]
+# A group of its own: it takes minutes, and needs nothing of the other workflow tests.
+pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("reward_gain")]
 
 EXPERT = "banking_expert"
 FOLDER = f"results/experts/{EXPERT}"

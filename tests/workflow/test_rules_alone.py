@@ -5,11 +5,16 @@ compared with what it made in the whole run.
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+
+from tests.measured import without_times
 from tests.workflow.conftest import ROOT, TREE
 from tests.workflow.world import recorded_jobs
 
@@ -24,7 +29,6 @@ RULES = sorted(
     for name in re.findall(r"^rule (\w+):", path.read_text(), re.MULTILINE)
 )
 IN_THE_WORLD = {"seal_expert", "plot_training", "plot_rewards", "tabulate_metrics", "tabulate_evaluations"}
-MEASURED = ("total_time_seconds", "seconds", "tokens_per_second")
 
 
 def test_every_rule_is_run_by_a_test(finished, world):
@@ -42,7 +46,7 @@ def test_a_rule_needs_only_what_it_declares(finished, world, tmp_path, rule):
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", job["shellcmd"]],
         cwd=alone,
-        env=project.environment(),
+        env=project.environment(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])),
         capture_output=True,
         text=True,
         check=False,
@@ -88,9 +92,3 @@ def content(path, project, tmp_path):
     if path.suffix == ".json":
         return without_times(json.loads(path.read_text()))
     return path.read_bytes()
-
-
-def without_times(value):
-    if isinstance(value, dict):
-        return {key: without_times(item) for key, item in value.items() if key not in MEASURED}
-    return [without_times(item) for item in value] if isinstance(value, list) else value

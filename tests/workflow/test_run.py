@@ -6,6 +6,7 @@ import re
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
 from tests.workflow.conftest import TINY, new_project
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]

@@ -4,6 +4,7 @@ import collections
 import re
 
 import pytest
+
 from tests.workflow import staleness
 from tests.workflow.world import configuration_of_the_table, recorded_jobs
 

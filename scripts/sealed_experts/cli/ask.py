@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sealed_experts.cli.packages import add_identity, identity_of
 from sealed_experts.cli.route import asked, described
 from sealed_experts.errors import UserError, shown
 
@@ -45,12 +46,7 @@ def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run (default: auto)"
     )
     parser.add_argument("--policy", type=Path, metavar="FILE", help="what is required of the packages (docs/keys.md)")
-    parser.add_argument(
-        "--identity",
-        type=Path,
-        metavar="KEY",
-        help="your private key, for encrypted packages (default: ${SEALED_EXPERTS_IDENTITY})",
-    )
+    add_identity(parser)
     parser.set_defaults(run=ask)
 
 
@@ -85,12 +81,10 @@ def _engine(args: argparse.Namespace) -> "Engine":
     from sealed_experts.moe.engine import Engine
     from sealed_experts.sealing.keys.policy import Policy
     from sealed_experts.sealing.keys.trust import load_trust
-    from sealed_experts.sealing.recipients.own_identity import VARIABLE
 
-    if args.identity is not None:
-        os.environ[VARIABLE] = os.path.abspath(args.identity)  # where the engine looks for it
     policy = Policy() if args.policy is None else Policy.read(args.policy)
-    return Engine.load(args.config, trust=load_trust(), policy=policy, device=args.device)
+    identity = identity_of(args.identity)
+    return Engine.load(args.config, trust=load_trust(), policy=policy, identity=identity, device=args.device)
 
 
 def _answer(engine: "Engine", question: str, args: argparse.Namespace) -> "Answer":

@@ -76,12 +76,7 @@ def _parser(subparsers: _Commands, name: str, short: str, description: str) -> a
     parser = subparsers.add_parser(name, help=short, description=description)
     parser.add_argument("path", type=Path, metavar="PATH", help="the .tgsp or .expert file")
     add_trust(parser)
-    parser.add_argument(
-        "--identity",
-        type=Path,
-        metavar="KEY",
-        help="your private key, for an encrypted package (default: ${SEALED_EXPERTS_IDENTITY})",
-    )
+    add_identity(parser)
     return parser
 
 
@@ -91,6 +86,16 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         "--trust", type=Path, metavar="KEY.pub", help="trust this public key alone (default: the trust store)"
     )
     parser.add_argument("--policy", type=Path, metavar="FILE", help="what is required beyond that (docs/keys.md)")
+
+
+def add_identity(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the private key that opens what is encrypted."""
+    parser.add_argument(
+        "--identity",
+        type=Path,
+        metavar="KEY",
+        help="your private key, for encrypted packages (default: ${SEALED_EXPERTS_IDENTITY})",
+    )
 
 
 def add_base(parser: argparse.ArgumentParser) -> None:

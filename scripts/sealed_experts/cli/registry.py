@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from sealed_experts.cli.packages import add_base, add_trust, facts, identity_of, trust_of
+from sealed_experts.cli.packages import add_base, add_identity, add_trust, facts, identity_of, trust_of
 from sealed_experts.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -91,12 +91,7 @@ def _sign(subparsers: _Commands) -> None:
 
 def _judging(parser: argparse.ArgumentParser) -> None:
     add_trust(parser)
-    parser.add_argument(
-        "--identity",
-        type=Path,
-        metavar="KEY",
-        help="your private key, for encrypted packages (default: ${SEALED_EXPERTS_IDENTITY})",
-    )
+    add_identity(parser)
 
 
 def _registry(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,8 @@ from sealed_experts.moe.engine import Engine, verified_package
 from sealed_experts.moe.generation import Experts, load_mixture_base
 from sealed_experts.moe.router import Router
 from sealed_experts.sealing.keys.trust import TrustStore
+from sealed_experts.sealing.recipients.encryption import Identity
+from sealed_experts.sealing.recipients.own_identity import own_identity
 
 QUESTIONS_EACH = 3  # made from an expert's keywords
 ANSWER_TOKENS = 24
@@ -63,16 +65,16 @@ def check_composition(config: str | os.PathLike[str], *, trust: TrustStore, devi
         PackageError: a package fails verification.
         UserError: the mixture cannot be loaded.
     """
-    mixture = read_mixture(config)
+    mixture, identity = read_mixture(config), own_identity()
     router = mixture.router()
     questions = [questions_for(member, router=router) for member in mixture.members]
-    engine = Engine.load(config, trust=trust, device=device)
+    engine = Engine.load(config, trust=trust, identity=identity, device=device)
     asked = [[_ask(question, engine) for question in of_one] for of_one in questions]
     # Once more in another order: an expert that was asked twice in a row would have noticed no switch.
     for answered in itertools.chain.from_iterable([*reversed(asked[:-1]), asked[-1]]):
         _compare(answered, engine.experts, "changed after other experts had answered: switching experts leaves traces")
     del engine  # so that one base is in memory at a time
-    _compare_alone(mixture, asked, trust=trust, device=device)
+    _compare_alone(mixture, asked, trust=trust, identity=identity, device=device)
     return {
         "ok": True,
         "base_digest": mixture.base.digest,
@@ -121,10 +123,18 @@ def _compare(asked: Asked, experts: Experts, difference: str) -> None:
         raise CompositionError(f"{_place(asked)} {difference}; do not use this mixture")
 
 
-def _compare_alone(mixture: Mixture, asked: Sequence[Sequence[Asked]], *, trust: TrustStore, device: str) -> None:
+def _compare_alone(
+    mixture: Mixture,
+    asked: Sequence[Sequence[Asked]],
+    *,
+    trust: TrustStore,
+    identity: Identity | None,
+    device: str,
+) -> None:
     base = load_mixture_base(mixture.base, device=device)
     for member, of_one in zip(mixture.members, asked, strict=True):
-        alone = Experts(base=base, packages={member.name: verified_package(member, mixture, trust=trust)})
+        package = verified_package(member, mixture, trust=trust, identity=identity)
+        alone = Experts(base=base, packages={member.name: package})
         for answered in of_one:
             _compare(
                 answered, alone, "are not those of its package alone on the same base: other experts change its answers"

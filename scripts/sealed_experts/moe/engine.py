@@ -15,7 +15,7 @@ from sealed_experts.sealing.constraints import check_together
 from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.keys.policy import Policy
 from sealed_experts.sealing.keys.trust import TrustStore
-from sealed_experts.sealing.recipients.own_identity import own_identity
+from sealed_experts.sealing.recipients.encryption import Identity
 from sealed_experts.sealing.tgsp.examination import ANY, VerifiedPackage
 
 if TYPE_CHECKING:
@@ -39,7 +39,13 @@ class Engine:
 
     @classmethod
     def load(
-        cls, config_path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY, device: str = "auto"
+        cls,
+        config_path: str | os.PathLike[str],
+        *,
+        trust: TrustStore,
+        policy: Policy = ANY,
+        identity: Identity | None = None,
+        device: str = "auto",
     ) -> "Engine":
         """Verify everything that a moe_config.json names, then load it.
 
@@ -49,6 +55,7 @@ class Engine:
 
         Args:
             policy: what is required of the packages beyond a trusted publisher.
+            identity: the private key for packages that are encrypted.
             device: `auto`, `cpu` or `cuda`.
 
         Raises:
@@ -57,7 +64,7 @@ class Engine:
         """
         mixture = read_mixture(config_path)
         router = mixture.router()
-        packages = verified_packages(mixture, trust=trust, policy=policy)
+        packages = verified_packages(mixture, trust=trust, policy=policy, identity=identity)
         _check_base_manifest(mixture.base)
         # Seconds of imports, which a refusal need not cost.
         from sealed_experts.moe.generation import Experts, load_mixture_base
@@ -90,7 +97,9 @@ class Engine:
         return Answer(expert=decision.expert, matched=decision.matched, text=text)
 
 
-def verified_packages(mixture: Mixture, *, trust: TrustStore, policy: Policy = ANY) -> dict[str, VerifiedPackage]:
+def verified_packages(
+    mixture: Mixture, *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+) -> dict[str, VerifiedPackage]:
     """Open every package of a mixture, by expert, in the order in which they are to be loaded. Without torch.
 
     Raises:
@@ -99,7 +108,8 @@ def verified_packages(mixture: Mixture, *, trust: TrustStore, policy: Policy = A
         UserError: one of them does not exist.
     """
     packages = {
-        member.name: verified_package(member, mixture, trust=trust, policy=policy) for member in mixture.members
+        member.name: verified_package(member, mixture, trust=trust, policy=policy, identity=identity)
+        for member in mixture.members
     }
     check_together(
         [package.manifest for package in packages.values()],
@@ -108,7 +118,9 @@ def verified_packages(mixture: Mixture, *, trust: TrustStore, policy: Policy = A
     return dict(sorted(packages.items(), key=lambda item: item[1].manifest["constraints"]["load_order"]))
 
 
-def verified_package(member: Member, mixture: Mixture, *, trust: TrustStore, policy: Policy = ANY) -> VerifiedPackage:
+def verified_package(
+    member: Member, mixture: Mixture, *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+) -> VerifiedPackage:
     """Open the package of one member of a mixture. Without torch.
 
     Raises:
@@ -117,7 +129,7 @@ def verified_package(member: Member, mixture: Mixture, *, trust: TrustStore, pol
     """
     if not os.path.isfile(member.package):
         raise UserError(f"{member.package}, the package of expert {member.name}, does not exist: nothing was loaded")
-    package = opening.open_any(member.package, trust=trust, policy=policy, identity=own_identity())
+    package = opening.open_any(member.package, trust=trust, policy=policy, identity=identity)
     for what, found, recorded in (
         ("digest", package.digest, member.package_digest),
         ("publisher", package.publisher, member.publisher),

@@ -8,12 +8,12 @@ from sealed_experts.errors import shown
 from sealed_experts.sealing import opening
 from sealed_experts.sealing.content.manifest import canonical_object
 from sealed_experts.sealing.content.receipt import RECEIPT
-from sealed_experts.sealing.errors import PackageError, SignatureError
+from sealed_experts.sealing.errors import EncryptedError, PackageError, SignatureError
 from sealed_experts.sealing.expert.container import ExpertReport
 from sealed_experts.sealing.keys.policy import Policy
 from sealed_experts.sealing.keys.trust import TrustStore
 from sealed_experts.sealing.printable import printable
-from sealed_experts.sealing.recipients.encryption import EncryptedError, Identity
+from sealed_experts.sealing.recipients.encryption import Identity
 from sealed_experts.sealing.tgsp.examination import ANY, PackageReport
 
 

@@ -1,5 +1,9 @@
 """What a package can be refused for. Verification raises; it never returns a verdict."""
 
+import contextlib
+import os
+from collections.abc import Iterator
+
 from sealed_experts.errors import UserError
 
 
@@ -19,3 +23,16 @@ class IncompatibleError(PackageError):
     """A sound package that this version cannot use."""
 
     exit_code = 4
+
+
+class EncryptedError(UserError):
+    """The package is encrypted, and what was given does not open it."""
+
+
+@contextlib.contextmanager
+def named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let a refusal begin with the name of the file or folder that it is about."""
+    try:
+        yield
+    except (PackageError, EncryptedError) as error:
+        raise type(error)(f"{os.fspath(path)}: {error}") from error

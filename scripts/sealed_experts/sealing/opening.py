@@ -10,7 +10,7 @@ from sealed_experts.errors import UserError
 from sealed_experts.sealing.content.manifest import canonical_object
 from sealed_experts.sealing.content.manifest_schema import MAX_MANIFEST
 from sealed_experts.sealing.content.receipt import RECEIPT
-from sealed_experts.sealing.errors import PackageError
+from sealed_experts.sealing.errors import PackageError, named
 from sealed_experts.sealing.expert import container as expert_container
 from sealed_experts.sealing.keys.pem import read_public_keys
 from sealed_experts.sealing.keys.policy import Policy
@@ -116,7 +116,7 @@ def own_publisher(path: str | os.PathLike[str]) -> TrustStore:
         SignatureError: one of its keys was revoked here: what that signed is refused, whoever asks.
     """
     kind = container_of(path)
-    try:
+    with named(path):
         with open_source(path) as source:
             if kind == EXPERT:
                 keys = expert_container.claimed_keys(source)
@@ -126,8 +126,6 @@ def own_publisher(path: str | os.PathLike[str]) -> TrustStore:
         for known in _knowing(keys):
             if known.revoked is not None:
                 check_usable(known)
-    except PackageError as error:
-        raise type(error)(f"{os.fspath(path)}: {error}") from error
     return TrustStore([Publisher(name=NOBODY, keys=keys)])
 
 
@@ -173,7 +171,5 @@ def recompute(path: str | os.PathLike[str], members: Mapping[str, bytes]) -> "Bo
     """
     from sealed_experts.sealing.content.recomputation import recompute_privacy  # scipy takes a second to import
 
-    try:
+    with named(path):
         return recompute_privacy(canonical_object(members[RECEIPT], RECEIPT))
-    except PackageError as error:
-        raise type(error)(f"{os.fspath(path)}: {error}") from error

@@ -11,7 +11,7 @@ from sealed_experts.sealing import opening
 from sealed_experts.sealing.content.long_name import check_long_name, long_name
 from sealed_experts.sealing.content.manifest import canonical_object, check_manifest
 from sealed_experts.sealing.content.manifest_schema import MAX_MANIFEST
-from sealed_experts.sealing.errors import PackageError, SignatureError
+from sealed_experts.sealing.errors import EncryptedError, PackageError, SignatureError, named
 from sealed_experts.sealing.expert.archive import Content
 from sealed_experts.sealing.expert.container import ARCHIVE_NAMES, ONE_SIGNATURE
 from sealed_experts.sealing.expert.integrity import MANIFEST, SIGNATURE
@@ -20,7 +20,6 @@ from sealed_experts.sealing.keys.policy import Policy
 from sealed_experts.sealing.keys.private_keys import PublisherKey, load_key
 from sealed_experts.sealing.keys.trust import TrustStore
 from sealed_experts.sealing.new_file import digest_at, discard, place
-from sealed_experts.sealing.recipients.encryption import EncryptedError
 from sealed_experts.sealing.regular_file import open_regular
 
 
@@ -103,12 +102,10 @@ def _from_folder(folder: Path) -> tuple[dict[str, Any], Mapping[str, Content]]:
         names = sorted(entry.name for entry in folder.iterdir())
     except OSError as error:
         raise UserError(f"cannot read {folder / MANIFEST}: {error.strerror}; give a folder of `unpack`'s") from error
-    try:
+    with named(folder):
         manifest = canonical_object(content, MANIFEST)
         manifest.pop("integrity", None)
         check_manifest(manifest)
-    except PackageError as error:
-        raise type(error)(f"{folder}: {error}") from error
     archived = {name: member for member, name in ARCHIVE_NAMES.items()}
     members = {archived.get(name, name): folder / name for name in names if name not in (MANIFEST, SIGNATURE)}
     listed = {entry["path"] for entry in manifest["members"]}

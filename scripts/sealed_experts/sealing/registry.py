@@ -18,13 +18,13 @@ from sealed_experts.sealing.base_modules import BaseModules, check_base, check_f
 from sealed_experts.sealing.constraints import check_install, check_uninstall, title
 from sealed_experts.sealing.content.long_name import long_name
 from sealed_experts.sealing.content.versions import Version
-from sealed_experts.sealing.errors import IncompatibleError, PackageError
+from sealed_experts.sealing.errors import EncryptedError, IncompatibleError, PackageError
 from sealed_experts.sealing.keys.home import home_folder
 from sealed_experts.sealing.keys.policy import Policy
 from sealed_experts.sealing.keys.trust import TrustStore
 from sealed_experts.sealing.new_file import digest_at, discard, place
 from sealed_experts.sealing.printable import printable
-from sealed_experts.sealing.recipients.encryption import EncryptedError, Identity
+from sealed_experts.sealing.recipients.encryption import Identity
 from sealed_experts.sealing.regular_file import open_regular
 from sealed_experts.sealing.standing import (
     Standing,

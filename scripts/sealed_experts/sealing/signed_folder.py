@@ -11,7 +11,7 @@ from sealed_experts.files.digests import sha256_bytes
 from sealed_experts.sealing import model_signature
 from sealed_experts.sealing.content.linter import CONFIG, WEIGHTS, AdapterFacts, lint_adapter
 from sealed_experts.sealing.content.manifest_schema import MEMBERS
-from sealed_experts.sealing.errors import PackageError
+from sealed_experts.sealing.errors import PackageError, named
 from sealed_experts.sealing.regular_file import open_regular
 
 _MANIFEST = "manifest.json"
@@ -70,10 +70,8 @@ def verify_folder(folder: Path, *, key: Path, signature: Path | None = None) -> 
     """
     path = signature or signature_path(folder)
     public, bundle = model_signature.read_public_key(key), model_signature.read_bundle(path)
-    try:
+    with named(path):
         signed = model_signature.signed_digests(bundle, key=public)
-    except PackageError as error:
-        raise type(error)(f"{path}: {error}") from error
     members = _read(folder)
     digests = _digests(members)
     for name in sorted(signed.keys() | digests.keys()):
@@ -83,10 +81,8 @@ def verify_folder(folder: Path, *, key: Path, signature: Path | None = None) -> 
             raise PackageError(f"{folder}: member {name!a} is foreign: the signature does not list it")
         if signed[name] != digests[name]:
             raise PackageError(f"{folder}: member {name}: its SHA-256 is not {signed[name]}, which is signed")
-    try:
+    with named(folder):
         return SignedFolder(digests=digests, facts=lint_adapter(members))
-    except PackageError as error:
-        raise type(error)(f"{folder}: {error}") from error
 
 
 def _read(folder: Path) -> dict[str, bytes]:

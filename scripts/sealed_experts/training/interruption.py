@@ -6,9 +6,9 @@ import signal
 import types
 
 from sealed_experts.training.deadline import Deadline, job_deadline
-from sealed_experts.training.launcher import stopping_signals
+from sealed_experts.training.launcher import EXIT_STOPPED, stopping_signals
 
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: run the same command again
+EXIT_INTERRUPTED = EXIT_STOPPED  # EX_TEMPFAIL: run the same command again
 
 
 # Taken when this module is loaded, before the seconds that torch takes: a parent that dies meanwhile is noticed.

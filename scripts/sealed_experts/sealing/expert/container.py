@@ -7,7 +7,6 @@ LICENSE `license.txt`.
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from sealed_experts.sealing.content.long_name import check_long_name
 from sealed_experts.sealing.content.manifest import canonical_object, check_manifest, manifest_bytes
 from sealed_experts.sealing.content.manifest_schema import MAX_MANIFEST, MEMBERS
 from sealed_experts.sealing.content.new_folder import new_folder, written
-from sealed_experts.sealing.errors import PackageError, SignatureError
+from sealed_experts.sealing.errors import PackageError, SignatureError, named
 from sealed_experts.sealing.expert.archive import ArchiveReader, MemberSource
 from sealed_experts.sealing.expert.integrity import (
     MANIFEST,
@@ -74,7 +73,7 @@ def open_expert(path: str | os.PathLike[str], *, trust: TrustStore, policy: Poli
         UserError: the file cannot be read.
         PackageError: a check failed. Its message names the file, what is wrong and what was expected.
     """
-    with _named(path), open_source(path) as source:
+    with named(path), open_source(path) as source:
         ArchiveReader(source, limits=_LIMITS)  # its start and size are right, before all of it is read
         if source.size > LARGEST:
             raise PackageError(f"the file has {source.size} bytes; at most {LARGEST} are allowed")
@@ -97,7 +96,7 @@ def verify_expert(path: str | os.PathLike[str], *, trust: TrustStore, policy: Po
     Raises:
         UserError, PackageError: as `open_expert`.
     """
-    with _named(path), open_source(path) as source:
+    with named(path), open_source(path) as source:
         return examine_expert(source, trust=trust, policy=policy)
 
 
@@ -112,7 +111,7 @@ def unpack_expert(
         UserError: the folder exists, or cannot be written; or as `open_expert`.
         PackageError: as `open_expert`.
     """
-    with _named(path), open_source(path) as source, new_folder(folder) as temporary:
+    with named(path), open_source(path) as source, new_folder(folder) as temporary:
         report = examine_expert(source, trust=trust, policy=policy, unpack_to=temporary)
         write_bytes(temporary / MANIFEST, manifest_bytes(report.manifest))
         return report
@@ -124,7 +123,7 @@ def verify_expert_manifest(path: str | os.PathLike[str], *, trust: TrustStore, p
     Raises:
         UserError, PackageError: as `open_expert`.
     """
-    with _named(path), open_source(path) as source:
+    with named(path), open_source(path) as source:
         signed = _checked(source, trust=trust, policy=policy)
         source.check_unchanged()
         return _report(source, signed, members={})
@@ -299,12 +298,3 @@ def _check_members(signed: _Signed) -> None:
                 f"member {name}: it has {found.size} bytes of SHA-256 {found.sha256}, where the manifest states"
                 f" {listed[name]['size']} of {listed[name]['sha256']}"
             )
-
-
-@contextmanager
-def _named(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Let a refusal begin with the file's name."""
-    try:
-        yield
-    except PackageError as error:
-        raise type(error)(f"{os.fspath(path)}: {error}") from error

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.hpke import (
 )
 
 from sealed_experts.errors import UserError
-from sealed_experts.sealing.errors import PackageError
+from sealed_experts.sealing.errors import EncryptedError, PackageError
 from sealed_experts.sealing.keys.signing import fingerprint
 from sealed_experts.sealing.source import Buffer
 
@@ -37,10 +37,6 @@ KEY_CONTEXT = b"sealed-experts/tgsp/v1/key"
 CHUNK_CONTEXT = b"sealed-experts/tgsp/v1/chunk"
 _ENTRY = 32 + WRAPPED_KEY
 _PROBE = X25519PrivateKey.from_private_bytes(bytes([1]) * 32)  # nobody's: any one shows a point of small order
-
-
-class EncryptedError(UserError):
-    """The package is encrypted, and what was given does not open it."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
 """The one door to a `.tgsp` package: sealed, verified and opened here, after every check; and unpacked."""
 
-import contextlib
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import atomic_writer, write_bytes
 from sealed_experts.sealing.content.manifest import check_member_names, manifest_bytes
 from sealed_experts.sealing.content.new_folder import new_folder
-from sealed_experts.sealing.errors import PackageError
+from sealed_experts.sealing.errors import named
 from sealed_experts.sealing.keys.policy import Policy
 from sealed_experts.sealing.keys.private_keys import PublisherKey
 from sealed_experts.sealing.keys.trust import TrustStore
-from sealed_experts.sealing.recipients.encryption import EncryptedError, Identity, Recipient
+from sealed_experts.sealing.recipients.encryption import Identity, Recipient
 from sealed_experts.sealing.source import Memory, Source, open_source
 from sealed_experts.sealing.tgsp.container import read_frame
 from sealed_experts.sealing.tgsp.examination import ANY, PackageReport, VerifiedPackage, check_signed, examine, report
@@ -41,7 +40,7 @@ def open_package(
         UserError: the file cannot be read, or is encrypted for others.
         PackageError: a check failed. Its message names the file, what is wrong and what was expected.
     """
-    with _named(path), open_source(path) as source:
+    with named(path), open_source(path) as source:
         read_frame(source)  # lengths and size are right, before all of it is read
         data = source.read(0, source.size)
         source.check_unchanged()
@@ -77,7 +76,7 @@ def verify_package(
     Raises:
         UserError, PackageError: as `open_package`.
     """
-    with _named(path), open_source(path) as source:
+    with named(path), open_source(path) as source:
         return examine(source, trust=trust, policy=policy, identity=identity, digest=digest)
 
 
@@ -87,7 +86,7 @@ def verify_manifest(path: str | os.PathLike[str], *, trust: TrustStore, policy: 
     Raises:
         UserError, PackageError: as `open_package`.
     """
-    with _named(path), open_source(path) as source:
+    with named(path), open_source(path) as source:
         signed = check_signed(source, trust=trust, policy=policy, digest=False)
         source.check_unchanged()
         return report(source, signed, members={})
@@ -162,15 +161,6 @@ def _verified(source: Source, plan: Plan) -> PackageReport:
     )
 
 
-@contextlib.contextmanager
-def _named(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Let a refusal begin with the file's name."""
-    try:
-        yield
-    except (PackageError, EncryptedError) as error:
-        raise type(error)(f"{os.fspath(path)}: {error}") from error
-
-
 def unpack_package(
     path: str | os.PathLike[str],
     folder: Path,
@@ -188,7 +178,7 @@ def unpack_package(
         UserError: the folder exists, or cannot be written; or as `open_package`.
         PackageError: as `open_package`.
     """
-    with _named(path), open_source(path) as source, new_folder(folder) as temporary:
+    with named(path), open_source(path) as source, new_folder(folder) as temporary:
         found = examine(source, trust=trust, policy=policy, identity=identity, unpack_to=temporary)
         write_bytes(temporary / MANIFEST, manifest_bytes(found.manifest))
         return found
