@@ -12,7 +12,9 @@ from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.regular_file import open_regular
 
 Buffer = bytes | memoryview
-BLOCK = 1 << 19  # bytes that are read at a time: a processor's own cache still holds them when they are hashed
+BLOCK = 1 << 20  # bytes that are read at a time: a processor's own cache still holds them when they are hashed
+
+_CUT = "the file was cut while it was read: get it again"
 
 
 class Source(Protocol):
@@ -69,9 +71,18 @@ class OpenFile:
         while len(content) < length:
             more = os.pread(self._descriptor, length - len(content), offset + len(content))
             if not more:
-                raise PackageError("the file was cut while it was read: get it again")
+                raise PackageError(_CUT)
             content += more
         return content
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from the disk or its cache."""
+        done = 0
+        while done < len(buffer):
+            count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
+            if not count:
+                raise PackageError(_CUT)
+            done += count
 
     def check_unchanged(self) -> None:
         """Compare the file's status with that of the time when it was opened; a lease must still be held."""
@@ -99,6 +110,21 @@ def blocks(source: Source, *, offset: int, length: int, size: int = BLOCK) -> It
     """Yield `length` bytes from `offset` on, `size` at a time."""
     for start in range(0, length, size):
         yield source.read(offset + start, min(size, length - start))
+
+
+def passing_blocks(source: Source, *, offset: int, length: int) -> Iterator[Buffer]:
+    """As `blocks`, but a block is valid only until the next is taken: those of a file share one piece of memory.
+
+    New memory for each would take as long as the reading.
+    """
+    if not isinstance(source, OpenFile):
+        yield from blocks(source, offset=offset, length=length)
+        return
+    buffer = memoryview(bytearray(min(BLOCK, length)))
+    for start in range(0, length, BLOCK):
+        block = buffer[: min(BLOCK, length - start)]
+        source.read_into(offset + start, block)
+        yield block.toreadonly()
 
 
 def _take_lease(descriptor: int) -> bool:

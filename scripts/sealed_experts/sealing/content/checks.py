@@ -1,6 +1,7 @@
 """Everything that is checked about a package's content, whatever the container: the door behind the signature."""
 
 import hashlib
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ def check_content(
     read: Callable[[str], Iterable[Buffer]],
     *,
     known: Mapping[str, str] | None = None,
+    seen: Callable[[TensorCheck], None] | None = None,
     keep_weights: bool = False,
 ) -> Content:
     """Check the members of a package whose signature and manifest are verified.
@@ -40,8 +42,11 @@ def check_content(
 
     Args:
         manifest: it passed `check_manifest`, so that the set of members and their largest sizes are right.
-        read: returns a member's content in blocks; called once for each, in the manifest's order.
+        read: returns a member's content in blocks, each valid until the next is taken; called once for each, in the
+            manifest's order.
         known: digests of members that a signature already fixed; they are not computed again.
+        seen: hands the weights to their check, where their digest is known and they are not kept; `read` then has only
+            the other members.
         keep_weights: whether the weights are held in memory and returned.
 
     Raises:
@@ -50,16 +55,16 @@ def check_content(
     members: dict[str, bytes] = {}
     weights = _Weights(keep=keep_weights)
     for entry in manifest["members"]:
-        path, stated = entry["path"], (known or {}).get(entry["path"])
-        digest, kept = hashlib.sha256(), list[Buffer]()
-        take = weights.taker(entry["size"]) if path == WEIGHTS else kept.append
-        for block in _exactly(read(path), entry):
-            take(block)
-            if stated is None:
-                digest.update(block)
-        if (stated or digest.hexdigest()) != entry["sha256"]:
+        path, digest, kept = entry["path"], (known or {}).get(entry["path"]), io.BytesIO()
+        take = weights.taker(entry["size"]) if path == WEIGHTS else kept.write
+        if path == WEIGHTS and seen is not None:
+            assert digest is not None, "it was hashed when it was seen"
+            weights.hand_over(seen)
+        else:
+            digest = _take(_exactly(read(path), entry), take, digest)
+        if digest != entry["sha256"]:
             raise PackageError(f"member {path}: its SHA-256 is not {entry['sha256']}, which the manifest states")
-        members[path] = b"".join(kept)
+        members[path] = kept.getvalue()
     _check_texts(members)
     _check_receipt(manifest, members[RECEIPT])
     tensors = weights.finish()
@@ -72,22 +77,39 @@ def check_content(
     return Content(members={**members, **weights.content()}, facts=facts, shapes=shapes)
 
 
+def _take(blocks: Iterable[Buffer], take: Callable[[Buffer], object], known: str | None) -> str:
+    """Pass blocks on, and return their digest: the known one, or what they give."""
+    state = hashlib.sha256()
+    for block in blocks:
+        take(block)
+        if known is None:
+            state.update(block)
+    return known or state.hexdigest()
+
+
 class _Weights:
     """The weights as they stream by. What the linter finds is raised when all digests are known to be right."""
 
     def __init__(self, *, keep: bool) -> None:
-        self._kept: list[Buffer] | None = [] if keep else None
+        self._kept = io.BytesIO() if keep else None
         self._check: TensorCheck | None = None
         self._refusal: PackageError | None = None
 
-    def taker(self, size: int) -> Callable[[Buffer], None]:
+    def taker(self, size: int) -> Callable[[Buffer], object]:
         self._check = TensorCheck(size=size, member=WEIGHTS)
         return self._take
+
+    def hand_over(self, seen: Callable[[TensorCheck], None]) -> None:
+        assert self._check is not None, "the manifest lists the weights"
+        try:
+            seen(self._check)
+        except PackageError as error:
+            self._refusal = error
 
     def _take(self, block: Buffer) -> None:
         assert self._check is not None, "the manifest lists the weights"
         if self._kept is not None:
-            self._kept.append(block)
+            self._kept.write(block)
         if self._refusal is None:
             try:
                 self._check.feed(block)
@@ -101,7 +123,7 @@ class _Weights:
         return self._check.finish()
 
     def content(self) -> dict[str, bytes]:
-        return {} if self._kept is None else {WEIGHTS: b"".join(self._kept)}
+        return {} if self._kept is None else {WEIGHTS: self._kept.getvalue()}
 
 
 def _exactly(blocks: Iterable[Buffer], entry: Mapping[str, Any]) -> Iterator[Buffer]:

@@ -115,15 +115,22 @@ def check_provenance(manifest: Mapping[str, Any], content: bytes) -> None:
         raise PackageError(f"{PROVENANCE}: its subject is not this package's {' and '.join(_SUBJECT)}")
     build = statement["predicate"]["buildDefinition"]
     described, expected = build["externalParameters"], external_parameters(manifest)
-    for field in sorted(described.keys() | expected.keys()):
-        both = field in described and field in expected
-        # As JSON: Python takes False for 0.
-        if not both or canonical_json(described[field]) != canonical_json(expected[field]):
-            raise PackageError(f"{PROVENANCE}: what it says of {field[:50]!a} is not what the manifest says")
+    if canonical_json(described) != canonical_json(expected):  # as JSON: Python takes False for 0
+        differing = _differing(described, expected)
+        raise PackageError(f"{PROVENANCE}: what it says of {differing[:50]!a} is not what the manifest says")
     stages = [entry["stage"] for entry in build["internalParameters"]["stages"]]
     if stages != manifest["training"]["stages"]:
         raise PackageError(f"{PROVENANCE}: its stages are {', '.join(stages)[:200]}, not those of the manifest")
     _check_dependencies(manifest, build["resolvedDependencies"])
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return the first field that only one of them has, or in which they differ as JSON."""
+    return next(
+        field
+        for field in sorted(one.keys() | other.keys())
+        if field not in one or field not in other or canonical_json(one[field]) != canonical_json(other[field])
+    )
 
 
 def _check_dependencies(manifest: Mapping[str, Any], dependencies: list[dict[str, Any]]) -> None:

@@ -74,20 +74,18 @@ class TensorCheck:
         Raises:
             PackageError: they hold something that is not allowed.
         """
+        view = memoryview(block)
+        if self._data is None:
+            view = self._take_header(view)
         if self._data is not None:
-            self._data.feed(block)
-            return
-        self._start += block
-        length = int.from_bytes(self._start[:8], "little")
-        if len(self._start) < 8:
-            return
-        if not 2 <= length <= min(MAX_HEADER, self._size - 8):
-            raise self._refusal(f"its header's length is {length} bytes, which the file cannot hold or no one needs")
-        if len(self._start) >= 8 + length:
-            self._tensors = self._read_header(bytes(self._start[8 : 8 + length]))
-            self._data = _FiniteCheck(self._tensors, self._member)
-            self._data.feed(bytes(self._start[8 + length :]))
-            self._start.clear()
+            self._data.feed(view)
+
+    def skip(self, count: int) -> bool:
+        """Take the next `count` bytes without a look at them, if they are float32 values at multiples of four.
+
+        It is for who knows that such values would all be finite (`FiniteFloats`). Return whether they were taken.
+        """
+        return self._data is not None and self._data.skip(count)
 
     def finish(self) -> dict[str, Tensor]:
         """Return the tensors, by name.
@@ -98,6 +96,26 @@ class TensorCheck:
         if self._data is None:
             raise self._refusal(f"it has {self._size} bytes, too few for its header")
         return {tensor.name: tensor for tensor in self._tensors}
+
+    def _take_header(self, view: memoryview) -> memoryview:
+        """Keep what belongs to the header, read it when it is complete, and return what follows it."""
+        view = self._keep(view, until=8)
+        if len(self._start) < 8:
+            return view
+        length = int.from_bytes(self._start[:8], "little")
+        if not 2 <= length <= min(MAX_HEADER, self._size - 8):
+            raise self._refusal(f"its header's length is {length} bytes, which the file cannot hold or no one needs")
+        view = self._keep(view, until=8 + length)
+        if len(self._start) == 8 + length:
+            self._tensors = self._read_header(bytes(self._start[8:]))
+            self._data = _FiniteCheck(self._tensors, self._member, place=len(self._start))
+            self._start.clear()
+        return view
+
+    def _keep(self, view: memoryview, *, until: int) -> memoryview:
+        missing = max(0, until - len(self._start))
+        self._start += view[:missing]
+        return view[missing:]
 
     def _read_header(self, text: bytes) -> list[Tensor]:
         if not text.startswith(b"{"):
@@ -119,14 +137,58 @@ class TensorCheck:
         return PackageError(f"{self._member}: {problem}")
 
 
-class _FiniteCheck:
-    """Looks for infinities and NaN in the data of tensors that follow one another without holes."""
+class FiniteFloats:
+    """A quick look at bytes, whatever they are: would they all be finite as float32 values?"""
 
-    def __init__(self, tensors: Sequence[Tensor], member: str) -> None:
-        self._tensors, self._member = tensors, member
+    def __init__(self) -> None:
+        self._aligned = np.empty(0, dtype="<f4")  # where a block goes that does not begin at a value's address
+
+    def all(self, block: Buffer) -> bool:
+        """Return True only if every four bytes of `block` are a finite value.
+
+        One pass, and enough: a term that is infinite or NaN never leaves a sum of squares again.
+        """
+        if len(block) % 4:
+            return False
+        values = np.frombuffer(block, dtype="<f4")
+        if not values.flags.aligned:  # NumPy would copy it too, each time into new memory, which costs far more
+            if len(self._aligned) < len(values):
+                self._aligned = np.empty(len(values), dtype="<f4")
+            copied = self._aligned[: len(values)]
+            copied.view(np.uint8)[:] = np.frombuffer(block, dtype=np.uint8)
+            values = copied
+        with np.errstate(all="ignore"):
+            return math.isfinite(np.dot(values, values))
+
+
+class _FiniteCheck:
+    """Looks for infinities and NaN in the data of tensors that follow one another without holes.
+
+    `place` is where the data begin in the file.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], member: str, *, place: int) -> None:
+        self._tensors, self._member, self._place = tensors, member, place
         self._index, self._position = 0, 0
         self._torn = b""  # the first bytes of an element that a block's end has cut
-        self._aligned = np.empty(0, dtype="<f4")  # where a block goes that does not begin at an element's address
+        self._floats = FiniteFloats()
+
+    def skip(self, count: int) -> bool:
+        end, last = self._position + count, self._index
+        while self._tensors[last].end < end:
+            last += 1
+        taken = self._tensors[self._index : last + 1]
+        if any(tensor.dtype != "F32" or (self._place + tensor.start) % 4 for tensor in taken):
+            return False
+        if self._torn or (self._place + self._position) % 4 or count % 4:
+            return False
+        self._advance(count)
+        return True
+
+    def _advance(self, count: int) -> None:
+        self._position += count
+        while self._index < len(self._tensors) and self._tensors[self._index].end <= self._position:
+            self._index += 1
 
     def feed(self, block: Buffer) -> None:
         view = memoryview(block)
@@ -140,10 +202,8 @@ class _FiniteCheck:
                 last += 1
             taken = min(len(view), self._tensors[last].end - self._position)
             self._check(view[:taken], tensor.dtype)
-            self._position += taken
             view = view[taken:]
-            while self._index < len(self._tensors) and self._tensors[self._index].end <= self._position:
-                self._index += 1
+            self._advance(taken)
 
     def _check(self, part: memoryview, dtype: str) -> None:
         size, start = DTYPES[dtype], self._position
@@ -159,20 +219,8 @@ class _FiniteCheck:
         self._look(part[:whole], dtype, start)
         self._torn = bytes(part[whole:])
 
-    def _sum_of_squares_is_finite(self, elements: Buffer) -> bool:
-        """One pass instead of two, and enough: a term that is infinite or NaN never leaves a sum of squares again."""
-        values = np.frombuffer(elements, dtype="<f4")
-        if not values.flags.aligned:  # NumPy would copy it too, each time into new memory, which costs far more
-            if len(self._aligned) < len(values):
-                self._aligned = np.empty(len(values), dtype="<f4")
-            copied = self._aligned[: len(values)]
-            copied.view(np.uint8)[:] = np.frombuffer(elements, dtype=np.uint8)
-            values = copied
-        with np.errstate(all="ignore"):
-            return math.isfinite(np.dot(values, values))
-
     def _look(self, elements: Buffer, dtype: str, start: int) -> None:
-        if dtype == "F32" and self._sum_of_squares_is_finite(elements):
+        if dtype == "F32" and self._floats.all(elements):
             return
         exponent, unsigned_kind, signed_kind = _EXPONENTS[dtype]
         unsigned, signed = np.frombuffer(elements, dtype=unsigned_kind), np.frombuffer(elements, dtype=signed_kind)

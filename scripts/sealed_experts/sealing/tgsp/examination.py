@@ -1,5 +1,6 @@
 """Every check of a `.tgsp` package, in order, wherever its bytes come from."""
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from sealed_experts.sealing.keys.trust import TrustStore
 from sealed_experts.sealing.recipients.encryption import Identity, parse_recipients, unwrap_key
 from sealed_experts.sealing.source import Source, blocks
 from sealed_experts.sealing.tgsp.container import Frame, check_signatures, read_frame
-from sealed_experts.sealing.tgsp.payload import MemberStream, PayloadHash, check_storage, plain_blocks
+from sealed_experts.sealing.tgsp.payload import FirstReading, MemberStream, check_storage, plain_blocks, stored_plainly
 
 ANY = Policy()
 _WORTH_A_THREAD = 1 << 20  # bytes: to start one takes longer than to hash less
@@ -79,19 +80,22 @@ def examine(
         UserError, PackageError: as `open_package`.
     """
     signed = check_signed(source, trust=trust, policy=policy, digest=digest)
-    frame, manifest, known = signed.frame, signed.manifest, dict[str, str]()
+    frame, manifest, known, seen = signed.frame, signed.manifest, dict[str, str](), None
     if frame.recipients and content_key is None:
         content_key = unwrap_key(frame.recipients, identity=identity, manifest=frame.manifest)
-    # The hash of the first reading serves for the second only where both read the same bytes. What is written is hashed
+    first = manifest["members"][0]  # the weights
+    # What the first reading saw serves for the second only where both read the same bytes. What is written is hashed
     # as it is written.
-    if unpack_to is None and source.constant and not frame.recipients and manifest["payload"]["compression"] == "none":
-        first = manifest["members"][0]
+    if unpack_to is None and source.constant and stored_plainly(manifest):
         known = {first["path"]: signed.payload.first(first["size"])}
-    stream = MemberStream(plain_blocks(source, frame, manifest, content_key), manifest["members"])
+        seen = None if weights else functools.partial(signed.payload.hand_over, size=first["size"])
+    skip = first["size"] if seen else 0
+    stream = MemberStream(plain_blocks(source, frame, manifest, content_key, skip=skip), manifest["members"])
     content = check_content(
         manifest,
         stream.read if unpack_to is None else written(stream.read, unpack_to),
         known=known,
+        seen=seen,
         keep_weights=weights,
     )
     stream.finish()
@@ -106,7 +110,7 @@ class Signed:
     frame: Frame
     publisher: Publisher
     manifest: dict[str, Any]
-    payload: PayloadHash
+    payload: FirstReading
     digest: str | None
 
 
@@ -114,7 +118,7 @@ def check_signed(source: Source, *, trust: TrustStore, policy: Policy, digest: b
     """Check signatures and manifest. Nothing of either is parsed before the signatures match."""
     frame = read_frame(source)
     publisher = trust.publisher_of(frame.signers, required=policy.signatures)
-    payload = PayloadHash(source, frame)
+    payload = FirstReading(source, frame)
     beside = digest and source.size > _WORTH_A_THREAD
     with ThreadPoolExecutor(max_workers=1) as other:
         # A thread of its own: the digest of the file and that of the payload have no part in common.

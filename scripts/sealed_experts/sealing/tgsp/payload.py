@@ -6,6 +6,7 @@ from typing import Any
 
 from sealed_experts.sealing.content.linter import WEIGHTS
 from sealed_experts.sealing.content.manifest_schema import MEMBERS
+from sealed_experts.sealing.content.tensors import FiniteFloats, TensorCheck
 from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.recipients.encryption import (
     CHUNK,
@@ -13,7 +14,7 @@ from sealed_experts.sealing.recipients.encryption import (
     decrypt_chunks,
     encrypt_chunks,
 )
-from sealed_experts.sealing.source import Buffer, Source, blocks
+from sealed_experts.sealing.source import BLOCK, Buffer, Source, blocks, passing_blocks
 from sealed_experts.sealing.tgsp.compression import compress, decompress
 from sealed_experts.sealing.tgsp.container import Frame
 
@@ -21,33 +22,47 @@ from sealed_experts.sealing.tgsp.container import Frame
 _LARGEST_REST = sum(limit for name, limit in MEMBERS.items() if name != WEIGHTS)
 
 
-class PayloadHash:
-    """SHA-256 over a payload as stored, in one pass, from which the first member's digest follows without another.
+class FirstReading:
+    """The one pass over a payload as stored, for its SHA-256: it also yields the first member's digest and finiteness.
 
-    Where the first member ends stands in the manifest, which nobody may read before the signature is checked. All that
-    comes after it is small, so the hash's states are kept from before its earliest possible end on.
+    Where the first member ends, and what it is, stands in the manifest, which nobody may read before the signature is
+    checked. All that comes after it is small, so the hash's states are kept from before its earliest possible end on.
+    And whatever the bytes are, it is noted of each block whether they would be finite as float32 values.
     """
 
     def __init__(self, source: Source, frame: Frame) -> None:
         """Prepare for the payload of a frame."""
         self._source, self._offset, self._size = source, frame.payload_offset, frame.payload_size
         self._states = [(0, hashlib.sha256())]
+        self._finite: list[bool] = []
 
     def run(self) -> bytes:
         """Read the payload once and return its digest."""
-        state, position = hashlib.sha256(), 0
-        for block in blocks(self._source, offset=self._offset, length=self._size):
+        state, position, floats = hashlib.sha256(), 0, FiniteFloats()
+        for block in passing_blocks(self._source, offset=self._offset, length=self._size):
             if position + len(block) > self._size - _LARGEST_REST:
                 self._states.append((position, state.copy()))
             state.update(block)
+            self._finite.append(floats.all(block))
             position += len(block)
         return state.digest()
+
+    def hand_over(self, check: TensorCheck, *, size: int) -> None:
+        """Have the first `size` bytes checked, after `run`: read again is what that needs to look at.
+
+        Raises:
+            PackageError: as `TensorCheck`.
+        """
+        for start, finite in zip(range(0, size, BLOCK), self._finite, strict=False):
+            length = min(BLOCK, size - start)
+            if not (finite and check.skip(length)):
+                check.feed(self._source.read(self._offset + start, length))
 
     def first(self, size: int) -> str:
         """Return the digest of the first `size` bytes, after `run`: that of few bytes if only small members follow."""
         position, kept = max((entry for entry in self._states if entry[0] <= size), key=lambda entry: entry[0])
         state = kept.copy()
-        for block in blocks(self._source, offset=self._offset + position, length=size - position):
+        for block in passing_blocks(self._source, offset=self._offset + position, length=size - position):
             state.update(block)
         return state.hexdigest()
 
@@ -64,7 +79,7 @@ def check_storage(manifest: Mapping[str, Any], frame: Frame) -> None:
         found = "has recipients" if frame.recipients else "has none"
         raise PackageError(f"manifest: payload.encryption is {stated}, but the package {found}")
     total = plain_size(manifest)
-    if not encrypted and manifest["payload"]["compression"] == "none" and total != frame.payload_size:
+    if stored_plainly(manifest) and total != frame.payload_size:
         raise PackageError(f"the members' sizes sum to {total} bytes, but the payload has {frame.payload_size}")
 
 
@@ -73,16 +88,26 @@ def plain_size(manifest: Mapping[str, Any]) -> int:
     return sum(entry["size"] for entry in manifest["members"])
 
 
+def stored_plainly(manifest: Mapping[str, Any]) -> bool:
+    """Return whether the members' bytes stand in the payload as they are."""
+    return manifest["payload"]["encryption"] == "none" and manifest["payload"]["compression"] == "none"
+
+
 def plain_blocks(
-    source: Source, frame: Frame, manifest: Mapping[str, Any], content_key: bytes | None
+    source: Source, frame: Frame, manifest: Mapping[str, Any], content_key: bytes | None, *, skip: int = 0
 ) -> Iterator[Buffer]:
     """Yield the members' bytes: read, decrypted with the content key where there is one, and decompressed.
+
+    A block is valid only until the next is taken.
+
+    Args:
+        skip: how many bytes to leave out at the beginning, of a payload that is `stored_plainly`.
 
     Raises:
         PackageError: the payload is not what the manifest says.
     """
-    offset, length = frame.payload_offset, frame.payload_size
-    stored: Iterator[Buffer] = blocks(source, offset=offset, length=length)
+    offset, length = frame.payload_offset + skip, frame.payload_size - skip
+    stored: Iterator[Buffer] = passing_blocks(source, offset=offset, length=length)
     if content_key is not None:
         chunks = blocks(source, offset=offset, length=length, size=CHUNK + TAG)
         stored = decrypt_chunks(chunks, size=length, content_key=content_key, manifest=frame.manifest)
@@ -112,7 +137,7 @@ class MemberStream:
         self._rest: Buffer = b""
 
     def read(self, path: str) -> Iterator[Buffer]:
-        """Yield the next member, which `path` must be.
+        """Yield the next member, which `path` must be. A block is valid as long as one of the stream.
 
         Raises:
             PackageError: the stream ends too early.
