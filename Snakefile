@@ -11,6 +11,7 @@ if not workflow.overwrite_configfiles:
 
 
 include: "rules/common.smk"
+include: "rules/artifacts.smk"
 include: "rules/base.smk"
 include: "rules/data.smk"
 include: "rules/sft.smk"
@@ -31,7 +32,8 @@ localrules:
     moe,
 
 
-# Every class of artifact is listed: after a failed retrain, an old package alone would look up to date.
+# Each target lists every class of artifact that it stands on: after a retrain that failed or was stopped, an old package
+# alone would look up to date.
 rule all:
     default_target: True
     input:
@@ -56,19 +58,25 @@ rule data:
 
 rule sft:
     input:
+        rules.data.input,
         stage_artifacts("sft"),
 
 
 rule reinforce:
     input:
+        rules.data.input,
+        adapters_before("reinforce"),
         stage_artifacts("reinforce"),
 
 
 rule packages:
     input:
+        sealed_from(),
         sealed_packages(),
 
 
 rule moe:
     input:
+        sealed_from(),
+        per_expert("results/packages/{expert}.tgsp"),
         "results/moe/moe_config.json",

@@ -87,38 +87,6 @@ def stages_of(expert):
     return list(EXPERT[expert].stages)
 
 
-def per_expert(pattern):
-    return expand(pattern, expert=EXPERTS)
-
-
-def sealed_packages():
-    """Every expert's package, in each container that is configured."""
-    return [
-        f"results/packages/{expert.name}.{container}"
-        for expert in SETTINGS.experts
-        for container in expert.package.containers
-    ]
-
-
-def stage_artifacts(stage):
-    """The adapter and the metrics of a stage, of every expert that has it."""
-    having = [expert for expert in EXPERTS if stage in stages_of(expert)]
-    return [stage_file(expert, stage, kind) for expert in having for kind in (0, 1)]
-
-
-def base_artifacts():
-    names = DEMO_BASE_FILES if SETTINGS.base.name == settings_chain.DEMO else []
-    return [BASE_MANIFEST, *(f"results/base/{BASE}/{name}" for name in names)]
-
-
-def data_artifacts():
-    """What is prepared of every dataset that an expert learns from, and of those that it is combined of."""
-    names = list(dict.fromkeys(expert.dataset for expert in SETTINGS.experts))
-    for name in names:  # grows on the way: a combined dataset may hold another one
-        names += [part for part in combined_of(name) if part not in names]
-    return expand("results/data/{dataset}/{file}", dataset=names, file=DATA_FILES)
-
-
 def combined_of(name):
     settings = SETTINGS.datasets[name]
     return settings.of if settings.source == "combined" else []
@@ -172,14 +140,14 @@ def stage_adapters(wildcards):
 
 
 def stage_before(stage):
-    """The adapter that a stage starts from; none for the first of a chain."""
+    return lambda wildcards: start_of(wildcards.expert, stage)
 
-    def adapter(wildcards):
-        stages = stages_of(wildcards.expert)
-        place = stages.index(stage) if stage in stages else 0
-        return [stage_file(wildcards.expert, stages[place - 1], 0)] if place else []
 
-    return adapter
+def start_of(expert, stage):
+    """The adapter that a stage of an expert starts from; none for the first of a chain."""
+    stages = stages_of(expert)
+    place = stages.index(stage) if stage in stages else 0
+    return [stage_file(expert, stages[place - 1], 0)] if place else []
 
 
 def start_flag(wildcards, input, output):
@@ -213,8 +181,16 @@ def licence_of(wildcards):
 
 def published_evaluation(wildcards):
     """What was measured on held-out records, where it may be published."""
-    public = SETTINGS.datasets[EXPERT[wildcards.expert].dataset].public_evaluation
-    return f"results/experts/{wildcards.expert}/evaluation.json" if public else []
+    return f"results/experts/{wildcards.expert}/evaluation.json" if publishes(wildcards.expert) else []
+
+
+def publishes(expert):
+    return SETTINGS.datasets[EXPERT[expert].dataset].public_evaluation
+
+
+def needs_evaluation(expert):
+    """Whether a package stands on what was measured: it is chosen by that, or publishes it."""
+    return EXPERT[expert].select == "best" or publishes(expert)
 
 
 # Parameters: canonical JSON, so that neither the order of keys nor the spelling of a number makes a file stale.

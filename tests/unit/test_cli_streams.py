@@ -32,7 +32,7 @@ def config(tmp_path):
 @pytest.fixture
 def engine(monkeypatch):
     made = Echo()
-    monkeypatch.setattr(Engine, "load", lambda config, *, trust, policy, device: made)
+    monkeypatch.setattr(Engine, "load", lambda config, *, trust, policy, identity, device: made)
     return made
 
 

@@ -15,13 +15,14 @@ pytestmark = pytest.mark.workflow
 
 
 def test_a_sample_of_kills_and_losses_of_power_ends_exactly():
-    counts = ["--trainer", "9", "--power", "6", "--sealing", "0", "--workflow", "0"]
+    counts = ["--trainer", "6", "--power", "4", "--sealing", "0", "--workflow", "0"]
     command = [sys.executable, "-m", "tests.faults.sweep", *counts]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "| all | 15 | 0 |" in done.stdout
+    assert "| all | 10 | 0 |" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("interruption")
 def test_a_sample_of_kills_in_sealing_and_assembly_ends_exactly(finished, tmp_path):
     # A new home beside the project: a key that signs the same bytes each time, and the log, which must be the same too.

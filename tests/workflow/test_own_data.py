@@ -63,7 +63,7 @@ def own(finished, tmp_path) -> Project:
 
 
 def test_own_files_and_an_own_base_folder_end_in_a_mixture(own, planner):
-    own.snakemake()
+    own.snakemake("all", "report_inputs")
     results = own.folder / "results"
     config = json.loads((results / "moe" / "moe_config.json").read_text())
     assert config["model"] == "my model"
@@ -82,7 +82,6 @@ def test_own_files_and_an_own_base_folder_end_in_a_mixture(own, planner):
     private = own.tool("inspect", str(results / "packages/loans_expert.tgsp"))
     assert str(loans["final_val_loss"])[:6] not in private.stdout
     assert str(own.folder) not in private.stdout
-    own.snakemake("report_inputs")
     assert (results / "experts/cases_expert/sft/curves.svg").stat().st_size > 1000
     own.snakemake("report_inputs", flags=("--report", "results/report.html"))
     assert (results / "report.html").stat().st_size > 10_000
