@@ -7,7 +7,7 @@ operating system frees when its holder dies.
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,18 @@ def found_stages(results: Path) -> list[tuple[str, str]]:
     names = {folder: stage for stage, folder in _STAGE_FOLDERS.items()}
     folders = sorted(path for path in (results / "experts").glob("*/*") if path.is_dir())
     return [(path.parent.name, names.get(path.name, path.name)) for path in folders if _is_stage_folder(path)]
+
+
+def packages_without_adapters(results: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield packages that are there, each with an adapter of its expert that is not, though its training was begun.
+
+    Snakemake takes such a package for up to date when it is asked for by its name.
+    """
+    for package in sorted((results / "packages").glob("*.tgsp")):
+        for stage, (adapter, _) in STAGE_FILES.items():
+            place = results / "experts" / package.stem / stage_folder(stage)
+            if place.is_dir() and not (place / adapter).exists():
+                yield package, place / adapter
 
 
 def read_progress(*, results: Path, stages: Iterable[tuple[str, str]], now: float) -> list[StageProgress]:

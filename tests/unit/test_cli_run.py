@@ -102,6 +102,15 @@ class Folder:
         return (self.path / name).read_text()
 
 
+def leave_package(folder: Folder) -> Path:
+    """Make a package and, but for the adapter, the folder of its training; return where the adapter would be."""
+    stage = folder.path / "results" / "experts" / "one" / "sft"
+    stage.mkdir(parents=True)
+    (folder.path / "results" / "packages").mkdir()
+    (folder.path / "results" / "packages" / "one.tgsp").touch()
+    return stage / "adapter_final.pt"
+
+
 @pytest.fixture
 def folder(tmp_path):
     made = Folder(tmp_path)
@@ -317,3 +326,14 @@ def test_killed_snakemake_leaves_a_lock_that_the_next_run_removes(folder):
     assert process.returncode == 128 + signal.SIGKILL
     assert (folder.path / ".snakemake/locks/0.output.lock").exists()
     assert folder.run()[0] == 0
+
+
+def test_a_package_that_a_begun_training_will_replace_is_told_of(folder):
+    """Asked for by its name, such a package is up to date for Snakemake."""
+    adapter = leave_package(folder)
+    code, _, err = folder.run("results/packages/one.tgsp")
+    assert code == 0
+    assert "note: results/packages/one.tgsp is of an earlier training" in err
+    assert "results/experts/one/sft/adapter_final.pt, is not there" in err
+    adapter.touch()
+    assert "note:" not in folder.run("results/packages/one.tgsp")[2]

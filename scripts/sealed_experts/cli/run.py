@@ -18,6 +18,7 @@ from sealed_experts.cli.watch import RUN_LOCK
 from sealed_experts.errors import UserError
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.machine import visible_devices
+from sealed_experts.progress import packages_without_adapters
 from sealed_experts.settings.reading import check_files
 from sealed_experts.training.interruption import EXIT_INTERRUPTED
 
@@ -36,6 +37,10 @@ _LIMITED = ("--until", "-U", "--omit-from", "-O")
 _CHANGES_NOTHING = re.compile(r"-[pqF]*n[pqF]*|--dry-?run|--version|-v")
 _FORWARDED = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
 _STOPPED = "Stopped. What was trained is saved; the same command goes on from there."
+_OUT_OF_DATE = (
+    "note: {package} is of an earlier training. The adapter it would be made from now, {adapter}, is not there: its "
+    "training failed or was stopped, or it was deleted. `make run` makes both"
+)
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.2
 
@@ -74,6 +79,9 @@ def run(args: argparse.Namespace) -> int:
         with contextlib.suppress(OSError):
             print(_STOPPED, file=sys.stderr, flush=True)
         return EXIT_INTERRUPTED
+    if code == 0:
+        for package, adapter in packages_without_adapters(Path("results")):
+            print(_OUT_OF_DATE.format(package=package, adapter=adapter), file=sys.stderr, flush=True)
     if code == 0 and QUIET_SUMMARY not in args.arguments and makes_mixture(arguments) and CONFIG.is_file():
         print_summary(CONFIG)
     return code
