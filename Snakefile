@@ -37,14 +37,8 @@ localrules:
 rule all:
     default_target: True
     input:
-        base_artifacts(),
-        data_artifacts(),
-        stage_artifacts("sft"),
-        stage_artifacts("reinforce"),
+        sealed_from(),
         per_expert("results/experts/{expert}/evaluation.json"),
-        per_expert("results/experts/{expert}/selection.json"),
-        per_expert("results/experts/{expert}/peft/adapter_model.safetensors"),
-        per_expert("results/experts/{expert}/peft/adapter_config.json"),
         sealed_packages(),
         "results/moe/moe_config.json",
         "results/moe/composition.json",
@@ -53,19 +47,18 @@ rule all:
 rule data:
     input:
         base_artifacts(),
-        data_artifacts(),
+        data_artifacts(EXPERTS),
 
 
 rule sft:
     input:
-        rules.data.input,
+        trained_from("sft"),
         stage_artifacts("sft"),
 
 
 rule reinforce:
     input:
-        rules.data.input,
-        adapters_before("reinforce"),
+        trained_from("reinforce"),
         stage_artifacts("reinforce"),
 
 

@@ -109,6 +109,8 @@ rule tabulate_evaluations:
 # What `make report` shows.
 rule report_inputs:
     input:
+        trained(),
+        per_expert("results/experts/{expert}/evaluation.json"),
         [
             f"results/experts/{expert}/{stage_folder(stage)}/curves.svg"
             for expert in EXPERTS

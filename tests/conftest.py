@@ -11,10 +11,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # What a shell starts in the background ignores Ctrl-C, and what nohup starts the end of its terminal. So would the
-# processes that tests start and interrupt.
-for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+# processes that tests start and interrupt: a handler, unlike an ignored signal, ends with this process's program.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, lambda *_: None)):
     if signal.getsignal(_number) is signal.SIG_IGN:
-        signal.signal(_number, _default)
+        signal.signal(_number, _handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 

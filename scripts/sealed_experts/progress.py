@@ -71,15 +71,17 @@ def found_stages(results: Path) -> list[tuple[str, str]]:
 
 
 def packages_without_adapters(results: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield packages that are there, each with an adapter of its expert that is not, though its training was begun.
+    """Yield packages that are there, each with an adapter that it was made from and that is not.
 
     Snakemake takes such a package for up to date when it is asked for by its name.
     """
     for package in sorted((results / "packages").glob("*.tgsp")):
-        for stage, (adapter, _) in STAGE_FILES.items():
-            place = results / "experts" / package.stem / stage_folder(stage)
-            if place.is_dir() and not (place / adapter).exists():
-                yield package, place / adapter
+        folder = results / "experts" / package.stem
+        stages = (read_state(folder / "selection.json") or {}).get("candidates", [])
+        for stage in (stage for stage in STAGE_FILES if stage in stages):
+            adapter = folder / stage_folder(stage) / STAGE_FILES[stage][0]
+            if not adapter.exists():
+                yield package, adapter
 
 
 def read_progress(*, results: Path, stages: Iterable[tuple[str, str]], now: float) -> list[StageProgress]:

@@ -103,12 +103,14 @@ class Folder:
 
 
 def leave_package(folder: Folder) -> Path:
-    """Make a package and, but for the adapter, the folder of its training; return where the adapter would be."""
-    stage = folder.path / "results" / "experts" / "one" / "sft"
-    stage.mkdir(parents=True)
+    """Make a package of one stage, which lost its adapter, and begin a second; return where the adapter would be."""
+    expert = folder.path / "results" / "experts" / "one"
+    (expert / "sft").mkdir(parents=True)
+    (expert / "rl" / "checkpoints").mkdir(parents=True)
+    write_json(expert / "selection.json", {"candidates": ["sft"]})
     (folder.path / "results" / "packages").mkdir()
     (folder.path / "results" / "packages" / "one.tgsp").touch()
-    return stage / "adapter_final.pt"
+    return expert / "sft" / "adapter_final.pt"
 
 
 @pytest.fixture
@@ -335,5 +337,14 @@ def test_a_package_that_a_begun_training_will_replace_is_told_of(folder):
     assert code == 0
     assert "note: results/packages/one.tgsp is of an earlier training" in err
     assert "results/experts/one/sft/adapter_final.pt, is not there" in err
+    assert "note:" not in folder.run("packages")[2], "the target makes the adapter, too"
     adapter.touch()
-    assert "note:" not in folder.run("results/packages/one.tgsp")[2]
+    assert "note:" not in folder.run("results/packages/one.tgsp")[2], "the second stage was begun for no package yet"
+
+
+def test_a_note_that_nobody_reads_changes_no_exit_code(folder):
+    leave_package(folder)
+    process = folder.start("results/packages/one.tgsp")
+    process.stderr.close()
+    assert process.wait(timeout=60) == 0
+    process.stdout.close()

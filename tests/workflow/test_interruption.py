@@ -254,7 +254,7 @@ def test_a_failed_retrain_followed_by_any_run_rebuilds_the_package(project, plan
     script.write_text("raise SystemExit(3)\n")
     assert project.snakemake("packages", check=False).returncode != 0
     script.write_text(original)
-    for target in ("all", "moe", "packages", "sft"):
+    for target in ("all", "moe", "packages", "sft", "report_inputs"):
         assert "train_sft" in planner.plan(project, target)[0], target
     project.snakemake("packages")
     assert package.read_bytes() != before

@@ -15,7 +15,7 @@ from types import FrameType
 
 from sealed_experts.cli.summary import print_summary
 from sealed_experts.cli.watch import RUN_LOCK
-from sealed_experts.errors import UserError
+from sealed_experts.errors import UserError, printable
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.machine import visible_devices
 from sealed_experts.progress import packages_without_adapters
@@ -39,7 +39,7 @@ _FORWARDED = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, sign
 _STOPPED = "Stopped. What was trained is saved; the same command goes on from there."
 _OUT_OF_DATE = (
     "note: {package} is of an earlier training. The adapter it would be made from now, {adapter}, is not there: its "
-    "training failed or was stopped, or it was deleted. `make run` makes both"
+    "training failed or was stopped, or it was deleted. Without a file's name, `make run` makes both"
 )
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.2
@@ -79,9 +79,12 @@ def run(args: argparse.Namespace) -> int:
         with contextlib.suppress(OSError):
             print(_STOPPED, file=sys.stderr, flush=True)
         return EXIT_INTERRUPTED
-    if code == 0:
-        for package, adapter in packages_without_adapters(Path("results")):
-            print(_OUT_OF_DATE.format(package=package, adapter=adapter), file=sys.stderr, flush=True)
+    if code == 0 and _names_files(arguments):
+        # Snakemake was content. If nobody reads what it is not told, it is so still.
+        with contextlib.suppress(OSError):
+            for package, adapter in packages_without_adapters(Path("results")):
+                note = _OUT_OF_DATE.format(package=package, adapter=adapter)
+                print(printable(note), file=sys.stderr, flush=True)
     if code == 0 and QUIET_SUMMARY not in args.arguments and makes_mixture(arguments) and CONFIG.is_file():
         print_summary(CONFIG)
     return code
@@ -114,6 +117,10 @@ def makes_mixture(arguments: Sequence[str]) -> bool:
         named = [word for word in arguments if word in _PARTS or word in _WHOLES[1:] or word.startswith("results/")]
     limited = any(option.split("=")[0] in _LIMITED for option in options)
     return not limited and (not named or not set(_WHOLES).isdisjoint(map(os.path.normpath, named)))
+
+
+def _names_files(arguments: Sequence[str]) -> bool:
+    return any(os.path.normpath(word).startswith("results/") for word in arguments)
 
 
 def _remove_stale_lock(arguments: Sequence[str]) -> None:

@@ -55,7 +55,7 @@ class Engine:
 
         Args:
             policy: what is required of the packages beyond a trusted publisher.
-            identity: the private key for packages that are encrypted.
+            identity: the private key for packages that are encrypted, such as `own_identity()`.
             device: `auto`, `cpu` or `cuda`.
 
         Raises:
