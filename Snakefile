@@ -52,14 +52,12 @@ rule data:
 
 rule sft:
     input:
-        trained_from("sft"),
-        stage_artifacts("sft"),
+        trained(["sft"]),
 
 
 rule reinforce:
     input:
-        trained_from("reinforce"),
-        stage_artifacts("reinforce"),
+        trained(["reinforce"]),
 
 
 rule packages:

@@ -1,5 +1,4 @@
 # What there is to make: the artifacts that targets list. No rules.
-import itertools
 
 
 def per_expert(pattern):
@@ -15,26 +14,17 @@ def sealed_packages():
     ]
 
 
-def having(stage):
-    return [expert for expert in EXPERTS if stage in stages_of(expert)]
-
-
-def stage_artifacts(stage):
-    """The adapter and the metrics of a stage, of every expert that has it."""
-    return [stage_file(expert, stage, kind) for expert in having(stage) for kind in (0, 1)]
-
-
-def trained_from(stage):
-    """Everything that a stage stands on, of every expert that has it."""
-    experts = having(stage)
-    starts = itertools.chain.from_iterable(start_of(expert, stage) for expert in experts)
-    return [*base_artifacts(), *data_artifacts(experts), *starts] if experts else []
-
-
-def trained():
-    """Every stage of every expert, and what they stand on."""
-    stages = itertools.chain.from_iterable(stage_artifacts(stage) for stage in STAGE_FILES)
-    return [*base_artifacts(), *data_artifacts(EXPERTS), *stages]
+def trained(stages=STAGE_FILES):
+    """The adapter and the metrics of these stages, of every expert that has one of them, and what they stand on."""
+    having = {expert: [stage for stage in stages if stage in stages_of(expert)] for expert in EXPERTS}
+    experts = [expert for expert in EXPERTS if having[expert]]
+    files = [
+        file
+        for expert in experts
+        for stage in having[expert]
+        for file in (*start_of(expert, stage), *(stage_file(expert, stage, kind) for kind in (0, 1)))
+    ]
+    return [*base_artifacts(), *data_artifacts(experts), *files] if experts else []
 
 
 def sealed_from():

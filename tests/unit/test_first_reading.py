@@ -31,12 +31,22 @@ def of_payload(data: bytes, *, offset: int = 0) -> payload.FirstReading:
     return reading
 
 
+def large_weights(folder: Path) -> Path:
+    large_adapter(folder / building.WEIGHTS, width=BLOCK)
+    return folder / building.WEIGHTS
+
+
+def sealed(weights: Path) -> Path:
+    """Return a package of these weights, beside them."""
+    manifest, members = content(weights)
+    path = weights.with_name("p.tgsp")
+    seal_package(path, manifest=manifest, members=members, key=building.key())
+    return path
+
+
 def test_the_weights_digest_comes_from_the_payloads_hash(tmp_path, monkeypatch):
     """A second pass over them would cost as much as the first."""
-    large_adapter(tmp_path / building.WEIGHTS, width=BLOCK)
-    manifest, members = content(tmp_path / building.WEIGHTS)
-    path = tmp_path / "p.tgsp"
-    seal_package(path, manifest=manifest, members=members, key=building.key())
+    path = sealed(large_weights(tmp_path))
     hashed = []
     real = payload.FirstReading.first
 
@@ -115,10 +125,7 @@ def read_places(monkeypatch) -> list[tuple[int, int]]:
 
 
 def test_finite_weights_are_read_once(tmp_path, monkeypatch):
-    large_adapter(tmp_path / building.WEIGHTS, width=BLOCK)
-    manifest, members = content(tmp_path / building.WEIGHTS)
-    path = tmp_path / "p.tgsp"
-    seal_package(path, manifest=manifest, members=members, key=building.key())
+    path = sealed(large_weights(tmp_path))
     places = read_places(monkeypatch)
     verify_package(path, trust=building.trust())
     assert path.stat().st_size <= sum(length for _, length in places) <= path.stat().st_size + 3 * BLOCK
@@ -126,13 +133,10 @@ def test_finite_weights_are_read_once(tmp_path, monkeypatch):
 
 def test_large_values_are_read_again_and_are_fine(tmp_path, monkeypatch):
     """Their squares are infinite, which the quick look cannot tell from a value that is."""
-    large_adapter(tmp_path / building.WEIGHTS, width=BLOCK)
-    with open(tmp_path / building.WEIGHTS, "r+b") as stream:
+    with open(large_weights(tmp_path), "r+b") as stream:
         stream.seek(9 * BLOCK)
         stream.write(np.float32(1e30).tobytes())
-    manifest, members = content(tmp_path / building.WEIGHTS)
-    path = tmp_path / "p.tgsp"
-    seal_package(path, manifest=manifest, members=members, key=building.key())
+    path = sealed(tmp_path / building.WEIGHTS)
     places = read_places(monkeypatch)
     verify_package(path, trust=building.trust())
     again = [at for at, _ in places if 8 * BLOCK <= at - payload_offset(path) < 10 * BLOCK]

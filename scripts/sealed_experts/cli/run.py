@@ -79,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
         with contextlib.suppress(OSError):
             print(_STOPPED, file=sys.stderr, flush=True)
         return EXIT_INTERRUPTED
-    if code == 0 and _names_files(arguments):
-        # Snakemake was content. If nobody reads what it is not told, it is so still.
+    if code == 0 and any(map(_is_file, arguments)):
+        # Snakemake succeeded: a note that nobody can read does not change that.
         with contextlib.suppress(OSError):
             for package, adapter in packages_without_adapters(Path("results")):
                 note = _OUT_OF_DATE.format(package=package, adapter=adapter)
@@ -114,13 +114,13 @@ def makes_mixture(arguments: Sequence[str]) -> bool:
     else:
         # Which words are targets only Snakemake knows: `all` may belong to --cores. A part of the run is told by name.
         options = arguments
-        named = [word for word in arguments if word in _PARTS or word in _WHOLES[1:] or word.startswith("results/")]
+        named = [word for word in arguments if word in _PARTS or word in _WHOLES[1:] or _is_file(word)]
     limited = any(option.split("=")[0] in _LIMITED for option in options)
     return not limited and (not named or not set(_WHOLES).isdisjoint(map(os.path.normpath, named)))
 
 
-def _names_files(arguments: Sequence[str]) -> bool:
-    return any(os.path.normpath(word).startswith("results/") for word in arguments)
+def _is_file(word: str) -> bool:
+    return word.startswith("results/")
 
 
 def _remove_stale_lock(arguments: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from sealed_experts.sealing.errors import PackageError
 from sealed_experts.sealing.regular_file import open_regular
 
 Buffer = bytes | memoryview
-BLOCK = 1 << 20  # bytes that are read at a time: a processor's own cache still holds them when they are hashed
+BLOCK = 1 << 20  # bytes that are read at a time: few calls, and a cache of the processor still holds them when hashed
 
 _CUT = "the file was cut while it was read: get it again"
 

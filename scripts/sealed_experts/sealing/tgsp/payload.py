@@ -27,13 +27,15 @@ class FirstReading:
 
     Where the first member ends, and what it is, stands in the manifest, which nobody may read before the signature is
     checked. All that comes after it is small, so the hash's states are kept from before its earliest possible end on.
-    And whatever the bytes are, it is noted of each block whether they would be finite as float32 values.
+    And where content need not be read again, it is noted of each block whether its bytes, whatever they are, would be
+    finite as float32 values.
     """
 
     def __init__(self, source: Source, frame: Frame) -> None:
         """Prepare for the payload of a frame."""
         self._source, self._offset, self._size = source, frame.payload_offset, frame.payload_size
         self._states = [(0, hashlib.sha256())]
+        self._notes = source.constant and not frame.recipients  # else its content is read again, whatever is noted
         self._finite: list[bool] = []
 
     def run(self) -> bytes:
@@ -43,7 +45,8 @@ class FirstReading:
             if position + len(block) > self._size - _LARGEST_REST:
                 self._states.append((position, state.copy()))
             state.update(block)
-            self._finite.append(floats.all(block))
+            if self._notes:
+                self._finite.append(floats.all(block))
             position += len(block)
         return state.digest()
 
@@ -53,9 +56,9 @@ class FirstReading:
         Raises:
             PackageError: as `TensorCheck`.
         """
-        for start, finite in zip(range(0, size, BLOCK), self._finite, strict=False):
+        for index, start in enumerate(range(0, size, BLOCK)):
             length = min(BLOCK, size - start)
-            if not (finite and check.skip(length)):
+            if not (self._finite[index] and check.skip(length)):
                 check.feed(self._source.read(self._offset + start, length))
 
     def first(self, size: int) -> str:
