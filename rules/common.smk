@@ -14,9 +14,9 @@ from sealed_experts.errors import UserError
 from sealed_experts.machine import has_nvidia_device
 from sealed_experts.progress import STAGE_FILES, stage_folder
 from sealed_experts.rewards.registry import reward_source
-from sealed_experts.sealing.recipients.own_identity import check_readable
-from sealed_experts.sealing.keys.private_keys import key_path
-from sealed_experts.sealing.keys.signatures import settle_publisher
+from sealed_experts.packages.recipients.own_identity import check_readable
+from sealed_experts.packages.keys.private_keys import key_path
+from sealed_experts.packages.keys.signatures import settle_publisher
 
 # Plain names such as `chain` are those of Snakemake itself, whose module these files share.
 from sealed_experts.settings import chain as settings_chain

@@ -8,7 +8,7 @@ from sealed_experts.errors import reports_user_errors
 from sealed_experts.files.canonical import write_json
 from sealed_experts.files.leases import device_lease
 from sealed_experts.moe.composition import check_composition
-from sealed_experts.sealing.keys.trust import load_trust
+from sealed_experts.packages.keys.trust import load_trust
 from sealed_experts.training.environment import make_deterministic
 
 

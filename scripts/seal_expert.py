@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from sealed_experts.errors import reports_user_errors
-from sealed_experts.sealing.publishing import seal_as_expert
+from sealed_experts.packages.publishing import seal_as_expert
 
 
 @reports_user_errors

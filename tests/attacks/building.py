@@ -13,15 +13,15 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
 from sealed_experts.files.canonical import canonical_json
 from sealed_experts.files.digests import sha256_bytes
-from sealed_experts.sealing.content.naming import OwnerNames
-from sealed_experts.sealing.content.package_content import SealingInputs, package_content
-from sealed_experts.sealing.content.provenance import PROVENANCE, Origin, external_parameters
-from sealed_experts.sealing.errors import PackageError, SignatureError
-from sealed_experts.sealing.keys.private_keys import PublisherKey
-from sealed_experts.sealing.keys.trust import TrustStore
-from sealed_experts.sealing.source import Memory
-from sealed_experts.sealing.tgsp import container
-from sealed_experts.sealing.tgsp.package import open_bytes, seal
+from sealed_experts.packages.content.naming import OwnerNames
+from sealed_experts.packages.content.package_content import SealingInputs, package_content
+from sealed_experts.packages.content.provenance import PROVENANCE, Origin, external_parameters
+from sealed_experts.packages.errors import PackageError, SignatureError
+from sealed_experts.packages.keys.private_keys import PublisherKey
+from sealed_experts.packages.keys.trust import TrustStore
+from sealed_experts.packages.source import Memory
+from sealed_experts.packages.tgsp import container
+from sealed_experts.packages.tgsp.package import open_bytes, seal
 from sealed_experts.settings.chain import PackageRun
 from sealed_experts.settings.types import AdapterSettings, RoutingSettings
 

@@ -13,14 +13,14 @@ import pytest
 
 from sealed_experts.files.canonical import canonical_json
 from sealed_experts.files.digests import sha256_bytes
-from sealed_experts.sealing.errors import PackageError
-from sealed_experts.sealing.expert.archive import ArchiveReader, write_archive
-from sealed_experts.sealing.expert.container import ARCHIVE_NAMES, open_expert_bytes
-from sealed_experts.sealing.expert.integrity import Entry, signed_message
-from sealed_experts.sealing.expert.plain_gzip import PlainGzipWriter
-from sealed_experts.sealing.expert.writer import seal_expert
-from sealed_experts.sealing.source import Memory
-from sealed_experts.sealing.tgsp.package import open_bytes
+from sealed_experts.packages.errors import PackageError
+from sealed_experts.packages.expert.archive import ArchiveReader, write_archive
+from sealed_experts.packages.expert.container import ARCHIVE_NAMES, open_expert_bytes
+from sealed_experts.packages.expert.integrity import Entry, signed_message
+from sealed_experts.packages.expert.plain_gzip import PlainGzipWriter
+from sealed_experts.packages.expert.writer import seal_expert
+from sealed_experts.packages.source import Memory
+from sealed_experts.packages.tgsp.package import open_bytes
 from tests.attacks import building
 
 

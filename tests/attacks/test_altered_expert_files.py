@@ -10,12 +10,12 @@ import tarfile
 import pytest
 
 from sealed_experts.files.canonical import canonical_json
-from sealed_experts.sealing.errors import PackageError, SignatureError
-from sealed_experts.sealing.expert import plain_gzip, plain_tar
-from sealed_experts.sealing.expert.container import open_expert, open_expert_bytes
-from sealed_experts.sealing.keys.policy import Policy
-from sealed_experts.sealing.keys.publisher import PublicKey, Publisher
-from sealed_experts.sealing.keys.trust import TrustStore
+from sealed_experts.packages.errors import PackageError, SignatureError
+from sealed_experts.packages.expert import plain_gzip, plain_tar
+from sealed_experts.packages.expert.container import open_expert, open_expert_bytes
+from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.publisher import PublicKey, Publisher
+from sealed_experts.packages.keys.trust import TrustStore
 from tests.attacks import building
 from tests.attacks.expert_building import converted, honest, packed, refuse, signed, unpacked, zipped
 

@@ -10,13 +10,13 @@ import struct
 import pytest
 
 from sealed_experts.errors import UserError
-from sealed_experts.sealing import source
-from sealed_experts.sealing.errors import IncompatibleError, PackageError, SignatureError
-from sealed_experts.sealing.keys.signing import fingerprint
-from sealed_experts.sealing.keys.trust import TrustStore
-from sealed_experts.sealing.recipients.encryption import Identity
-from sealed_experts.sealing.tgsp import container
-from sealed_experts.sealing.tgsp.package import open_bytes, open_package, verify_package
+from sealed_experts.packages import source
+from sealed_experts.packages.errors import IncompatibleError, PackageError, SignatureError
+from sealed_experts.packages.keys.signing import fingerprint
+from sealed_experts.packages.keys.trust import TrustStore
+from sealed_experts.packages.recipients.encryption import Identity
+from sealed_experts.packages.tgsp import container
+from sealed_experts.packages.tgsp.package import open_bytes, open_package, verify_package
 from tests.attacks import building
 from tests.attacks.building import assembled
 
@@ -341,7 +341,7 @@ def test_the_signed_message_is_what_the_specification_says(kind):
 @pytest.mark.parametrize("when", ["hashed", "checked"])
 def test_a_file_that_changes_while_it_is_verified_is_refused(when, tmp_path, monkeypatch):
     """A writer waits for the signature's check to pass, and then puts other weights into the same file."""
-    from sealed_experts.sealing.tgsp import examination
+    from sealed_experts.packages.tgsp import examination
 
     path = tmp_path / "p.tgsp"
     path.write_bytes(honest())
@@ -361,7 +361,7 @@ def test_a_file_that_changes_while_it_is_verified_is_refused(when, tmp_path, mon
 
 
 def test_a_file_that_is_cut_while_it_is_verified_is_refused(tmp_path, monkeypatch):
-    from sealed_experts.sealing.tgsp import examination
+    from sealed_experts.packages.tgsp import examination
 
     path = tmp_path / "p.tgsp"
     path.write_bytes(honest())
@@ -380,8 +380,8 @@ def test_a_file_that_is_cut_while_it_is_verified_is_refused(tmp_path, monkeypatc
 
 def test_nothing_is_parsed_before_the_signature_is_checked(monkeypatch):
     """Every parser that comes later is made to fail the test."""
-    from sealed_experts.sealing.recipients import encryption
-    from sealed_experts.sealing.tgsp import examination, payload
+    from sealed_experts.packages.recipients import encryption
+    from sealed_experts.packages.tgsp import examination, payload
 
     whole = {kind: bytearray(honest(kind)) for kind in KINDS}  # sealing verifies, so it needs those parsers
 

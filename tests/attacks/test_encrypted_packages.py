@@ -15,19 +15,19 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json
-from sealed_experts.sealing.errors import EncryptedError, PackageError, SignatureError
-from sealed_experts.sealing.recipients import encryption
-from sealed_experts.sealing.recipients.encryption import CHUNK, TAG, Identity, decrypt_chunks, encrypt_chunks
-from sealed_experts.sealing.recipients.own_identity import own_identity
-from sealed_experts.sealing.recipients.recipient_files import (
+from sealed_experts.packages.errors import EncryptedError, PackageError, SignatureError
+from sealed_experts.packages.recipients import encryption
+from sealed_experts.packages.recipients.encryption import CHUNK, TAG, Identity, decrypt_chunks, encrypt_chunks
+from sealed_experts.packages.recipients.own_identity import own_identity
+from sealed_experts.packages.recipients.recipient_files import (
     load_identity,
     load_recipient,
     save_identity,
     save_recipient,
     unlocked_identity,
 )
-from sealed_experts.sealing.tgsp.compression import compress, decompress
-from sealed_experts.sealing.tgsp.package import open_bytes, verify_manifest, verify_package
+from sealed_experts.packages.tgsp.compression import compress, decompress
+from sealed_experts.packages.tgsp.package import open_bytes, verify_manifest, verify_package
 from tests.attacks import building
 from tests.attacks.building import refuse
 

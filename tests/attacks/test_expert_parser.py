@@ -3,9 +3,9 @@
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sealed_experts.sealing.errors import PackageError
-from sealed_experts.sealing.expert import plain_gzip, plain_tar
-from sealed_experts.sealing.expert.container import open_expert_bytes
+from sealed_experts.packages.errors import PackageError
+from sealed_experts.packages.expert import plain_gzip, plain_tar
+from sealed_experts.packages.expert.container import open_expert_bytes
 from tests.attacks import building
 from tests.attacks.expert_building import honest, packed, unpacked, zipped
 
@@ -74,6 +74,6 @@ def test_any_members(members):
 
 
 def _memory(data: bytes):
-    from sealed_experts.sealing.source import Memory
+    from sealed_experts.packages.source import Memory
 
     return Memory(data)

@@ -6,9 +6,9 @@ import struct
 import numpy as np
 import pytest
 
-from sealed_experts.sealing.content.tensors import MAX_HEADER, MAX_TENSORS, TensorCheck, read_tensors
-from sealed_experts.sealing.errors import PackageError
-from sealed_experts.sealing.tgsp.package import open_bytes
+from sealed_experts.packages.content.tensors import MAX_HEADER, MAX_TENSORS, TensorCheck, read_tensors
+from sealed_experts.packages.errors import PackageError
+from sealed_experts.packages.tgsp.package import open_bytes
 from tests.attacks import building
 from tests.attacks.building import CONFIG, WEIGHTS, refuse
 

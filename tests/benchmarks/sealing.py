@@ -60,8 +60,8 @@ def seal(folder: Path) -> None:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
-    from sealed_experts.sealing.keys.private_keys import PublisherKey
-    from sealed_experts.sealing.tgsp.package import seal_package
+    from sealed_experts.packages.keys.private_keys import PublisherKey
+    from sealed_experts.packages.tgsp.package import seal_package
 
     seed = bytes(32)
     first, second = Ed25519PrivateKey.from_private_bytes(seed), MLDSA65PrivateKey.from_seed_bytes(seed)
@@ -75,9 +75,9 @@ def seal(folder: Path) -> None:
 def verify(folder: Path) -> None:
     """Verify the folder's package."""
     sys.path[:0] = [str(ROOT / "scripts")]
-    from sealed_experts.sealing.keys.publisher import PublicKey, Publisher
-    from sealed_experts.sealing.keys.trust import TrustStore
-    from sealed_experts.sealing.tgsp.package import verify_package
+    from sealed_experts.packages.keys.publisher import PublicKey, Publisher
+    from sealed_experts.packages.keys.trust import TrustStore
+    from sealed_experts.packages.tgsp.package import verify_package
 
     with open(folder / "key.json") as stream:
         keys = tuple(PublicKey(algorithm=name, raw=bytes.fromhex(raw)) for name, raw in json.load(stream))

@@ -33,7 +33,7 @@ class Job:
 
     def work(self) -> int:
         """Do what the job does; to be called in a fork."""
-        from sealed_experts.sealing.keys.private_keys import key_path
+        from sealed_experts.packages.keys.private_keys import key_path
 
         os.environ.update(self.project.environment())
         os.environ["SEALED_EXPERTS_KEY"] = str(key_path().absolute())  # as rules/common.smk does

@@ -11,9 +11,9 @@ with atheris.instrument_imports(include=["sealed_experts"]):
     from tests.attacks import building, expert_building
 
     from sealed_experts.errors import UserError
-    from sealed_experts.sealing import model_signature
-    from sealed_experts.sealing.expert import plain_gzip
-    from sealed_experts.sealing.expert.container import open_expert_bytes
+    from sealed_experts.packages import model_signature
+    from sealed_experts.packages.expert import plain_gzip
+    from sealed_experts.packages.expert.container import open_expert_bytes
 
 HONEST = expert_building.honest()
 MEMBERS = expert_building.unpacked(HONEST)

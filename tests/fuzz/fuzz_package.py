@@ -10,12 +10,12 @@ with atheris.instrument_imports(include=["sealed_experts"]):
     from tests.attacks import building
 
     from sealed_experts.errors import UserError
-    from sealed_experts.sealing.content.linter import read_adapter_config
-    from sealed_experts.sealing.content.manifest import canonical_object, parse_manifest
-    from sealed_experts.sealing.content.tensors import read_tensors
-    from sealed_experts.sealing.recipients import encryption
-    from sealed_experts.sealing.tgsp.compression import compress, decompress
-    from sealed_experts.sealing.tgsp.package import open_bytes
+    from sealed_experts.packages.content.linter import read_adapter_config
+    from sealed_experts.packages.content.manifest import canonical_object, parse_manifest
+    from sealed_experts.packages.content.tensors import read_tensors
+    from sealed_experts.packages.recipients import encryption
+    from sealed_experts.packages.tgsp.compression import compress, decompress
+    from sealed_experts.packages.tgsp.package import open_bytes
 
 HONEST = building.package()
 MANIFEST, MEMBERS = building.parts()

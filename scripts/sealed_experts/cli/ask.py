@@ -79,8 +79,8 @@ def _engine(args: argparse.Namespace) -> "Engine":
         os.environ.setdefault(name, value)
     warnings.simplefilter("ignore", FutureWarning)  # one library to another, about their next versions
     from sealed_experts.moe.engine import Engine
-    from sealed_experts.sealing.keys.policy import Policy
-    from sealed_experts.sealing.keys.trust import load_trust
+    from sealed_experts.packages.keys.policy import Policy
+    from sealed_experts.packages.keys.trust import load_trust
 
     policy = Policy() if args.policy is None else Policy.read(args.policy)
     identity = identity_of(args.identity)

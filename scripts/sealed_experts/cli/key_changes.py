@@ -9,7 +9,7 @@ from sealed_experts.cli.publishers import described, print_fingerprints, signing
 from sealed_experts.errors import UserError
 
 if TYPE_CHECKING:
-    from sealed_experts.sealing.keys.publisher import Publisher
+    from sealed_experts.packages.keys.publisher import Publisher
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -62,8 +62,8 @@ def add_revoke(commands: _Commands) -> None:
 
 def rotate(args: argparse.Namespace) -> int:
     """Put a new key in the place of one's own; return 0."""
-    from sealed_experts.sealing.keys.key_changes import rotate_key
-    from sealed_experts.sealing.keys.retired import revoking_command
+    from sealed_experts.packages.keys.key_changes import rotate_key
+    from sealed_experts.packages.keys.retired import revoking_command
 
     done = rotate_key(output=args.output, name=args.name)
     hint, revoking = signing_hint(done.path), revoking_command(done.retired)
@@ -90,7 +90,7 @@ def revoke(args: argparse.Namespace) -> int:
     """Refuse a key for good, or write the statement for it; return 0."""
     if args.statement is not None:
         return _follow_revocation(args)
-    from sealed_experts.sealing.keys.key_changes import revoke_in_advance, revoke_key
+    from sealed_experts.packages.keys.key_changes import revoke_in_advance, revoke_key
 
     if args.reason is None:
         raise UserError("--reason is missing: say in one public line why the key is revoked")
@@ -114,7 +114,7 @@ def revoke(args: argparse.Namespace) -> int:
 
 
 def _follow_revocation(args: argparse.Namespace) -> int:
-    from sealed_experts.sealing.keys.key_changes import follow_revocation
+    from sealed_experts.packages.keys.key_changes import follow_revocation
 
     if args.in_advance or any(given is not None for given in (args.reason, args.name, args.fingerprint)):
         raise UserError(

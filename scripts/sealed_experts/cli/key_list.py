@@ -25,9 +25,9 @@ def list_keys(args: argparse.Namespace) -> int:
     Raises:
         UserError: the key that signs cannot be used; all the rest has been shown.
     """
-    from sealed_experts.sealing.keys.private_keys import key_path, keys_folder
-    from sealed_experts.sealing.keys.trust import load_trust
-    from sealed_experts.sealing.recipients.recipient_keys import recipients_folder
+    from sealed_experts.packages.keys.private_keys import key_path, keys_folder
+    from sealed_experts.packages.keys.trust import load_trust
+    from sealed_experts.packages.recipients.recipient_keys import recipients_folder
 
     path, store = key_path(), load_trust()
     signing, problem = _fingerprint_of(path) if os.path.lexists(path) else (None, None)
@@ -59,7 +59,7 @@ def list_keys(args: argparse.Namespace) -> int:
 
 def _fingerprint_of(path: Path) -> tuple[str | None, UserError | None]:
     """Return a key's fingerprint, or why there is none: one damaged file must not hide the others."""
-    from sealed_experts.sealing.keys.private_keys import public_half
+    from sealed_experts.packages.keys.private_keys import public_half
 
     try:
         return public_half(path).fingerprint, None
@@ -68,7 +68,7 @@ def _fingerprint_of(path: Path) -> tuple[str | None, UserError | None]:
 
 
 def _recipient_fingerprint(path: Path) -> str | None:
-    from sealed_experts.sealing.recipients.recipient_files import load_recipient
+    from sealed_experts.packages.recipients.recipient_files import load_recipient
 
     try:
         return load_recipient(path).fingerprint

@@ -13,9 +13,9 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_text
 
 if TYPE_CHECKING:
-    from sealed_experts.sealing.keys.publisher import Publisher
+    from sealed_experts.packages.keys.publisher import Publisher
 
-# `sealing` is imported by the functions that need it: other commands start without cryptography.
+# `packages` is imported by the functions that need it: other commands start without cryptography.
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _NEVER = "never"
 
@@ -87,10 +87,10 @@ def _untrust(commands: _Commands) -> None:
 
 def create(args: argparse.Namespace) -> int:
     """Make a key; return 0."""
-    from sealed_experts.sealing.keys import passphrase
-    from sealed_experts.sealing.keys.own_entry import DEFAULT_NAME
-    from sealed_experts.sealing.keys.private_keys import create_key, key_path
-    from sealed_experts.sealing.keys.signing import ALGORITHMS
+    from sealed_experts.packages.keys import passphrase
+    from sealed_experts.packages.keys.own_entry import DEFAULT_NAME
+    from sealed_experts.packages.keys.private_keys import create_key, key_path
+    from sealed_experts.packages.keys.signing import ALGORITHMS
 
     if args.recipient:
         return _create_recipient(args)
@@ -115,8 +115,8 @@ def create(args: argparse.Namespace) -> int:
 
 def export(args: argparse.Namespace) -> int:
     """Write the public half of a private key as PEM; return 0."""
-    from sealed_experts.sealing.keys.key_changes import refuse_existing
-    from sealed_experts.sealing.keys.private_keys import key_path, public_half
+    from sealed_experts.packages.keys.key_changes import refuse_existing
+    from sealed_experts.packages.keys.private_keys import key_path, public_half
 
     path = key_path(args.name)
     if args.name is not None and not os.path.lexists(path):
@@ -134,7 +134,7 @@ def export(args: argparse.Namespace) -> int:
 
 def trust(args: argparse.Namespace) -> int:
     """Accept a publisher's packages; return 0."""
-    from sealed_experts.sealing.keys.key_changes import follow_rotation
+    from sealed_experts.packages.keys.key_changes import follow_rotation
 
     if args.file.suffix == ".json":
         if args.scope or args.expires:
@@ -164,7 +164,7 @@ def trust(args: argparse.Namespace) -> int:
 
 def untrust(args: argparse.Namespace) -> int:
     """Remove a publisher from the trust store; return 0."""
-    from sealed_experts.sealing.keys.trust import untrust_key
+    from sealed_experts.packages.keys.trust import untrust_key
 
     removed = untrust_key(args.key)
     print(f"no longer trusted: {', '.join(publisher.name for publisher in removed)}")
@@ -173,7 +173,7 @@ def untrust(args: argparse.Namespace) -> int:
 
 
 def _refuse_recipient(name: str) -> None:
-    from sealed_experts.sealing.recipients.recipient_keys import recipients_folder
+    from sealed_experts.packages.recipients.recipient_keys import recipients_folder
 
     public = recipients_folder() / f"{name}.pub"
     if public.exists():
@@ -183,9 +183,9 @@ def _refuse_recipient(name: str) -> None:
 
 
 def _create_recipient(args: argparse.Namespace) -> int:
-    from sealed_experts.sealing.keys import passphrase
-    from sealed_experts.sealing.recipients.own_identity import VARIABLE
-    from sealed_experts.sealing.recipients.recipient_keys import create_recipient
+    from sealed_experts.packages.keys import passphrase
+    from sealed_experts.packages.recipients.own_identity import VARIABLE
+    from sealed_experts.packages.recipients.recipient_keys import create_recipient
 
     if args.algorithm:
         raise UserError("--algorithm is for keys that sign; a recipient's key has one kind only")
@@ -202,9 +202,9 @@ def _create_recipient(args: argparse.Namespace) -> int:
 
 def _trusted(args: argparse.Namespace) -> "tuple[Publisher | None, Publisher]":
     """Return the trust store's entry of a public file before and after: options that are not given change nothing."""
-    from sealed_experts.sealing.keys.pem import read_public_keys
-    from sealed_experts.sealing.keys.publisher import ANYTHING, Publisher
-    from sealed_experts.sealing.keys.trust import load_trust, trust_publisher
+    from sealed_experts.packages.keys.pem import read_public_keys
+    from sealed_experts.packages.keys.publisher import ANYTHING, Publisher
+    from sealed_experts.packages.keys.trust import load_trust, trust_publisher
 
     keys = read_public_keys(args.file)
     former = load_trust().find(keys[0].fingerprint)
@@ -219,7 +219,7 @@ def _trusted(args: argparse.Namespace) -> "tuple[Publisher | None, Publisher]":
 
 
 def _day(text: str) -> datetime.date | None:
-    from sealed_experts.sealing.keys.publisher import today
+    from sealed_experts.packages.keys.publisher import today
 
     if text == _NEVER:
         return None

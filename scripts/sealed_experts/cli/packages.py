@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sealed_experts.errors import UsageError, UserError, printable, shown
 
 if TYPE_CHECKING:
-    from sealed_experts.sealing.base_modules import BaseModules
-    from sealed_experts.sealing.content.second_accountant import Bounds
-    from sealed_experts.sealing.keys.policy import Policy
-    from sealed_experts.sealing.keys.trust import TrustStore
-    from sealed_experts.sealing.recipients.encryption import Identity
-    from sealed_experts.sealing.tgsp.examination import PackageReport
+    from sealed_experts.packages.base_modules import BaseModules
+    from sealed_experts.packages.content.second_accountant import Bounds
+    from sealed_experts.packages.keys.policy import Policy
+    from sealed_experts.packages.keys.trust import TrustStore
+    from sealed_experts.packages.recipients.encryption import Identity
+    from sealed_experts.packages.tgsp.examination import PackageReport
 
-# `sealing` is imported by the functions that need it: other commands start without cryptography and numpy.
+# `packages` is imported by the functions that need it: other commands start without cryptography and numpy.
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _UNTRUSTED = """\
 WARNING: {path} was checked under the key that it carries itself.
@@ -132,8 +132,8 @@ def verify(args: argparse.Namespace) -> int:
 
 
 def _verify_package(args: argparse.Namespace) -> int:
-    from sealed_experts.sealing import opening
-    from sealed_experts.sealing.base_modules import check_fits, read_base
+    from sealed_experts.packages import opening
+    from sealed_experts.packages.base_modules import check_fits, read_base
 
     if args.signature is not None:
         raise UsageError("--signature is for folders: a package carries its own")
@@ -182,7 +182,7 @@ def _print_verdict(args: argparse.Namespace, report: "PackageReport") -> None:
 
 def inspect(args: argparse.Namespace) -> int:
     """Print what a package says about itself; return 0 when it is verified, else the code of what it is refused for."""
-    from sealed_experts.sealing.description import describe
+    from sealed_experts.packages.description import describe
 
     trusted, policy = trust_of(args)
     description = describe(args.path, trust=trusted, policy=policy, identity=identity_of(args.identity))
@@ -196,7 +196,7 @@ def unpack(args: argparse.Namespace) -> int:
     Raises:
         PackageError: it does not verify; nothing is written then.
     """
-    from sealed_experts.sealing import opening
+    from sealed_experts.packages import opening
 
     trusted, policy = _trust(args)
     identity = identity_of(args.identity)
@@ -213,9 +213,9 @@ def trust_of(args: argparse.Namespace) -> "tuple[TrustStore, Policy]":
     Raises:
         UserError: a file that they name cannot be read.
     """
-    from sealed_experts.sealing.keys.policy import Policy
-    from sealed_experts.sealing.keys.trust import load_trust
-    from sealed_experts.sealing.opening import trust_in_file
+    from sealed_experts.packages.keys.policy import Policy
+    from sealed_experts.packages.keys.trust import load_trust
+    from sealed_experts.packages.opening import trust_in_file
 
     policy = Policy() if args.policy is None else Policy.read(args.policy)
     return load_trust() if args.trust is None else trust_in_file(args.trust), policy
@@ -223,7 +223,7 @@ def trust_of(args: argparse.Namespace) -> "tuple[TrustStore, Policy]":
 
 def facts(report: "PackageReport") -> dict[str, Any]:
     """Return what is known of a verified package, for programs."""
-    from sealed_experts.sealing.opening import EXPERT, TGSP
+    from sealed_experts.packages.opening import EXPERT, TGSP
 
     manifest = report.manifest
     return {
@@ -249,8 +249,8 @@ def _trust(args: argparse.Namespace) -> "tuple[TrustStore, Policy]":
         return trust_of(args)
     if args.trust is not None:
         raise UsageError("--trust and --allow-untrusted contradict each other: give one of them")
-    from sealed_experts.sealing.keys.policy import Policy
-    from sealed_experts.sealing.opening import own_publisher
+    from sealed_experts.packages.keys.policy import Policy
+    from sealed_experts.packages.opening import own_publisher
 
     print(_UNTRUSTED.format(path=printable(str(args.path))), end="", file=sys.stderr)
     return own_publisher(args.path), Policy() if args.policy is None else Policy.read(args.policy)
@@ -262,14 +262,14 @@ def identity_of(path: Path | None) -> "Identity | None":
     Raises:
         UserError: it cannot be read, or its passphrase is missing.
     """
-    from sealed_experts.sealing.recipients.own_identity import own_identity
-    from sealed_experts.sealing.recipients.recipient_files import unlocked_identity
+    from sealed_experts.packages.recipients.own_identity import own_identity
+    from sealed_experts.packages.recipients.recipient_files import unlocked_identity
 
     return own_identity() if path is None else unlocked_identity(path)
 
 
 def _verify_folder(args: argparse.Namespace) -> int:
-    from sealed_experts.sealing.signed_folder import verify_folder
+    from sealed_experts.packages.signed_folder import verify_folder
 
     if args.trust is None:
         raise UsageError(

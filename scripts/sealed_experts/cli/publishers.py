@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sealed_experts.sealing.keys.publisher import Publisher
+    from sealed_experts.packages.keys.publisher import Publisher
 
 
 def described(publisher: "Publisher") -> dict[str, Any]:
@@ -41,7 +41,7 @@ def print_fingerprints(publisher: "Publisher") -> None:
 
 def signing_hint(path: Path) -> str | None:
     """Return how to sign with the private key in a file; None where it is the one that signs."""
-    from sealed_experts.sealing.keys.private_keys import VARIABLE, key_path
+    from sealed_experts.packages.keys.private_keys import VARIABLE, key_path
 
     signing = key_path()
     if os.path.realpath(path) == os.path.realpath(signing):

@@ -9,9 +9,9 @@ from sealed_experts.cli.packages import add_base, add_identity, add_trust, facts
 from sealed_experts.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    from sealed_experts.sealing.registry import Installed, Registry
+    from sealed_experts.packages.registry import Installed, Registry
 
-# `sealing` is imported by the functions that need it: other commands start without cryptography and numpy.
+# `packages` is imported by the functions that need it: other commands start without cryptography and numpy.
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
@@ -105,7 +105,7 @@ def _registry(parser: argparse.ArgumentParser) -> None:
 
 def publish(args: argparse.Namespace) -> int:
     """Write a package as an `.expert` file; return 0."""
-    from sealed_experts.sealing.publishing import publish_expert
+    from sealed_experts.packages.publishing import publish_expert
 
     path, digest = publish_expert(args.path, output=args.output, publisher=args.publisher)
     print(f"published {printable(str(path))}: digest {digest}")
@@ -114,7 +114,7 @@ def publish(args: argparse.Namespace) -> int:
 
 def install(args: argparse.Namespace) -> int:
     """Install a package; return 0."""
-    from sealed_experts.sealing.base_modules import read_base
+    from sealed_experts.packages.base_modules import read_base
 
     if args.change_publisher and not args.upgrade:
         raise UsageError("--change-publisher says what --upgrade may replace: give both")
@@ -142,8 +142,8 @@ def list_packages(args: argparse.Namespace) -> int:
 
 def uninstall(args: argparse.Namespace) -> int:
     """Remove a package; return 0."""
-    from sealed_experts.sealing.keys.trust import load_trust
-    from sealed_experts.sealing.registry import Registry, registry_folder
+    from sealed_experts.packages.keys.trust import load_trust
+    from sealed_experts.packages.registry import Registry, registry_folder
 
     # Judged by all whom the user trusts: a narrower choice would hide what others require.
     registry = Registry(folder=registry_folder(args.registry), trust=load_trust())
@@ -153,7 +153,7 @@ def uninstall(args: argparse.Namespace) -> int:
 
 def sign(args: argparse.Namespace) -> int:
     """Write a model signature; return 0."""
-    from sealed_experts.sealing.signed_folder import sign_folder
+    from sealed_experts.packages.signed_folder import sign_folder
 
     signature = sign_folder(args.folder, key=args.key, output=args.output)
     print(f"signed {printable(str(args.folder))}: {printable(str(signature))}")
@@ -161,8 +161,8 @@ def sign(args: argparse.Namespace) -> int:
 
 
 def _open(args: argparse.Namespace) -> "Registry":
-    from sealed_experts.sealing.registry import Registry, registry_folder
-    from sealed_experts.sealing.standing import with_known
+    from sealed_experts.packages.registry import Registry, registry_folder
+    from sealed_experts.packages.standing import with_known
 
     trust, policy = trust_of(args)
     return Registry(

@@ -11,12 +11,12 @@ from sealed_experts.files.canonical import read_json, write_json
 from sealed_experts.moe.compatibility import active_together, check_package
 from sealed_experts.moe.configuration import FORMAT, BaseReference, parse_mixture
 from sealed_experts.moe.joint_privacy import MemberReceipt, check_limit, joint_privacy, receipt_of
+from sealed_experts.packages import opening
+from sealed_experts.packages.constraints import check_together
+from sealed_experts.packages.keys.trust import TrustStore
+from sealed_experts.packages.recipients.own_identity import own_identity
+from sealed_experts.packages.tgsp.examination import VerifiedPackage
 from sealed_experts.privacy.ledger.releases import ReleaseLog
-from sealed_experts.sealing import opening
-from sealed_experts.sealing.constraints import check_together
-from sealed_experts.sealing.keys.trust import TrustStore
-from sealed_experts.sealing.recipients.own_identity import own_identity
-from sealed_experts.sealing.tgsp.examination import VerifiedPackage
 from sealed_experts.settings.chain import MoeMember, MoeRun
 from sealed_experts.settings.fields import plain
 from sealed_experts.settings.types import RoutingSettings

@@ -20,9 +20,9 @@ from sealed_experts.moe.configuration import Member, Mixture, read_mixture
 from sealed_experts.moe.engine import Engine, verified_package
 from sealed_experts.moe.generation import Experts, load_mixture_base
 from sealed_experts.moe.router import Router
-from sealed_experts.sealing.keys.trust import TrustStore
-from sealed_experts.sealing.recipients.encryption import Identity
-from sealed_experts.sealing.recipients.own_identity import own_identity
+from sealed_experts.packages.keys.trust import TrustStore
+from sealed_experts.packages.recipients.encryption import Identity
+from sealed_experts.packages.recipients.own_identity import own_identity
 
 QUESTIONS_EACH = 3  # made from an expert's keywords
 ANSWER_TOKENS = 24

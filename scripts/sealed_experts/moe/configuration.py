@@ -10,7 +10,7 @@ from typing import Any
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
 from sealed_experts.moe.router import MATCHES, Route, Router
-from sealed_experts.sealing.content.manifest_schema import EXPERT_NAME
+from sealed_experts.packages.content.manifest_schema import EXPERT_NAME
 
 FORMAT = "sealed-experts/moe/v1"
 GATE_TYPES = ("step", "none")

@@ -10,13 +10,13 @@ from sealed_experts.files.canonical import read_json
 from sealed_experts.moe.compatibility import active_together, check_package
 from sealed_experts.moe.configuration import BaseReference, Member, Mixture, read_mixture
 from sealed_experts.moe.router import Decision, Router
-from sealed_experts.sealing import opening
-from sealed_experts.sealing.constraints import check_together
-from sealed_experts.sealing.errors import PackageError
-from sealed_experts.sealing.keys.policy import Policy
-from sealed_experts.sealing.keys.trust import TrustStore
-from sealed_experts.sealing.recipients.encryption import Identity
-from sealed_experts.sealing.tgsp.examination import ANY, VerifiedPackage
+from sealed_experts.packages import opening
+from sealed_experts.packages.constraints import check_together
+from sealed_experts.packages.errors import PackageError
+from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.trust import TrustStore
+from sealed_experts.packages.recipients.encryption import Identity
+from sealed_experts.packages.tgsp.examination import ANY, VerifiedPackage
 
 if TYPE_CHECKING:
     from sealed_experts.moe.generation import Experts

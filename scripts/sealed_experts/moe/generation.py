@@ -14,9 +14,9 @@ from sealed_experts.errors import UserError
 from sealed_experts.models.adapters import peft_config
 from sealed_experts.models.loading import Base, load_base, resolve_device
 from sealed_experts.moe.configuration import BaseReference
-from sealed_experts.sealing.content.linter import WEIGHTS
-from sealed_experts.sealing.errors import IncompatibleError
-from sealed_experts.sealing.tgsp.package import VerifiedPackage
+from sealed_experts.packages.content.linter import WEIGHTS
+from sealed_experts.packages.errors import IncompatibleError
+from sealed_experts.packages.tgsp.package import VerifiedPackage
 from sealed_experts.settings.types import AdapterSettings
 
 SMALLEST_TEMPERATURE, LARGEST_TEMPERATURE = 1e-3, 1e3  # logits divided by less are no longer finite in float32

@@ -15,7 +15,7 @@ _NUMBER, _IDENTIFIER = r"(0|[1-9][0-9]*)", r"(?:0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-
 _PRE_RELEASE = rf"(?:-({_IDENTIFIER}(?:\.{_IDENTIFIER})*))?"
 _VERSION = rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}{_PRE_RELEASE}(?:\+([0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?"
 VERSION = rf"^{_VERSION}$"
-# `name@*`, or `name@` and conditions joined by commas; what they mean stands in sealing/content/versions.py.
+# `name@*`, or `name@` and conditions joined by commas; what they mean stands in packages/content/versions.py.
 _CONDITION = rf"(?:(?:>=|<=|>|<)?{_VERSION}|\^{_NUMBER}(?:\.{_NUMBER}(?:\.{_NUMBER}{_PRE_RELEASE})?)?)"
 VERSION_PATTERN = rf"^[a-z0-9][a-z0-9_-]{{0,99}}@(?:\*|{_CONDITION}(?:,{_CONDITION})*)$"
 LICENCE = r"^[A-Za-z0-9(][A-Za-z0-9.+() -]*$"  # an SPDX expression; which names there are is checked beside

@@ -1,0 +1,134 @@
+"""The base that a package is used with: its digest, and the shapes that it gives every adapter.
+
+A base's folder is read without torch: base.json, the digests of the files that it lists, and the headers of their
+safetensors files.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import read_json
+from sealed_experts.models.manifest import MANIFEST, MAX_HEADER_BYTES, verify_base
+from sealed_experts.packages.content.linter import WEIGHTS
+from sealed_experts.packages.errors import IncompatibleError, PackageError
+from sealed_experts.packages.tgsp.examination import PackageReport
+
+_PREFIX, _WEIGHT = "base_model.model.", ".weight"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_NUMBERS = ("F64", "F32", "F16", "BF16")  # others hold several weights in one number
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModules:
+    """A base, as far as packages are held against it.
+
+    Attributes:
+        digest: SHA-256 over the names and digests of its files.
+        shapes: outputs and inputs of each of its matrices, by the module's name; None where its files are not at hand.
+            A matrix that is stored in another way than one number a weight has no shape.
+    """
+
+    digest: str
+    shapes: Mapping[str, tuple[int, int] | None] | None = None
+
+
+def read_base(path: Path) -> BaseModules:
+    """Read a base's folder, the files of which must be those of its base.json; or a base.json alone, for its digest.
+
+    Raises:
+        UserError: it cannot be read, is no base, or its files are others than base.json lists.
+    """
+    try:
+        if not path.is_dir():
+            return BaseModules(digest=_digest(read_json(path), path))
+        manifest = verify_base(path)
+        shapes: dict[str, tuple[int, int] | None] = {}
+        for file in sorted(path.rglob("*.safetensors")):
+            shapes.update(_shapes(file))
+    except OSError as error:
+        raise UserError(f"cannot read the base {path}: {error.strerror}") from error
+    return BaseModules(digest=_digest(manifest, path / MANIFEST), shapes=shapes)
+
+
+def check_base(report: PackageReport, base: BaseModules | None, *, where: Path) -> None:
+    """Hold the base that a package states against the one that it is to be used with; `where` is for messages.
+
+    Raises:
+        IncompatibleError: it is another one.
+    """
+    stated, manifest = report.manifest["base"], report.manifest
+    if base is not None and base.digest != stated["digest"]:
+        raise IncompatibleError(
+            f"{where}: {manifest['name']} {manifest['version']} belongs to the base {stated['name'][:100]!a} of digest"
+            f" {stated['digest']}; the given base has {base.digest}: take the package that was made for it"
+        )
+
+
+def check_fits(report: PackageReport, base: BaseModules | None, *, where: Path) -> None:
+    """Hold a verified package's tensors against the base: every module that is meant has its pair, of its own shape.
+
+    Raises:
+        IncompatibleError: the base is another one, or stores a module in a way that shows no shape.
+        PackageError: a tensor is missing, foreign, or of another shape.
+    """
+    check_base(report, base, where=where)
+    if base is None or base.shapes is None:
+        return
+    expected, found = _expected(report.manifest["adapter"], base.shapes, where), dict(report.shapes)
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            raise PackageError(f"{where}: {WEIGHTS}: {name} is missing, which the base has a targeted module for")
+        if name not in expected:
+            raise PackageError(f"{where}: {WEIGHTS}: {name} belongs to no matrix of the base")
+        if found[name] != expected[name]:
+            raise PackageError(
+                f"{where}: {WEIGHTS}: {name} has the shape {list(found[name])}; the base needs {list(expected[name])}"
+            )
+
+
+def _expected(
+    adapter: Mapping[str, Any], modules: Mapping[str, tuple[int, int] | None], where: Path
+) -> dict[str, tuple[int, int]]:
+    """Return the tensors of an adapter on its targets: of W (outputs x inputs), A is r x inputs and B outputs x r."""
+    expected = {}
+    for module, shape in modules.items():
+        if not any(module == target or module.endswith(f".{target}") for target in adapter["target_modules"]):
+            continue
+        if shape is None:
+            raise IncompatibleError(
+                f"{where}: the base stores {module} in fewer bits, so its shape cannot be compared: give --base the"
+                " base.json alone, which compares the digest"
+            )
+        expected[f"{_PREFIX}{module}.lora_A.weight"] = (adapter["r"], shape[1])
+        expected[f"{_PREFIX}{module}.lora_B.weight"] = (shape[0], adapter["r"])
+    return expected
+
+
+def _digest(manifest: Any, path: Path) -> str:
+    digest = manifest.get("digest") if isinstance(manifest, dict) else None
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise UserError(f"{path} states no digest: --base takes the base.json that `sealed-experts run` writes")
+    return digest
+
+
+def _shapes(path: Path) -> Iterator[tuple[str, tuple[int, int] | None]]:
+    """Yield name and shape of the matrices in a safetensors file: 8 bytes of length (little-endian), then JSON."""
+    with open(path, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        text = stream.read(length) if length <= MAX_HEADER_BYTES else b""
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            dtype, shape = entry["dtype"], tuple(entry["shape"])
+            if name.endswith(_WEIGHT) and dtype not in _NUMBERS:
+                yield name.removesuffix(_WEIGHT), None
+            elif name.endswith(_WEIGHT) and len(shape) == 2:
+                yield name.removesuffix(_WEIGHT), shape
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a safetensors file: fetch the base again") from error

@@ -1,0 +1,179 @@
+"""Everything that is checked about a package's content, whatever the container: the door behind the signature."""
+
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sealed_experts.packages.content.linter import CONFIG, WEIGHTS, AdapterFacts, adapter_facts
+from sealed_experts.packages.content.manifest import canonical_object
+from sealed_experts.packages.content.provenance import PROVENANCE, check_provenance
+from sealed_experts.packages.content.receipt import RECEIPT, privacy_summary
+from sealed_experts.packages.content.receipt_rules import check_receipt
+from sealed_experts.packages.content.tensors import Tensor, TensorCheck
+from sealed_experts.packages.content.tokenizer import check_tokenizer
+from sealed_experts.packages.errors import PackageError
+from sealed_experts.packages.source import Buffer
+
+TEXTS = ("README.md", "LICENSE")  # members that must be UTF-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """Members that passed every check, by name (weights only where asked for), the adapter's facts and tensors."""
+
+    members: dict[str, bytes]
+    facts: AdapterFacts
+    shapes: dict[str, tuple[int, ...]]
+
+
+def check_content(
+    manifest: Mapping[str, Any],
+    read: Callable[[str], Iterable[Buffer]],
+    *,
+    known: Mapping[str, str] | None = None,
+    seen: Callable[[TensorCheck], None] | None = None,
+    keep_weights: bool = False,
+) -> Content:
+    """Check the members of a package whose signature and manifest are verified.
+
+    Order: sizes and digests of all members, then texts, receipt, linter, and the manifest against these.
+
+    Args:
+        manifest: it passed `check_manifest`, so that the set of members and their largest sizes are right.
+        read: returns a member's content in blocks, each valid until the next is taken; called once for each, in the
+            manifest's order.
+        known: digests of members that a signature already fixed; they are not computed again.
+        seen: hands the weights to their check, where their digest is known and they are not kept; `read` then has only
+            the other members.
+        keep_weights: whether the weights are held in memory and returned.
+
+    Raises:
+        PackageError: a check failed; the message names the member and what was expected.
+    """
+    members: dict[str, bytes] = {}
+    weights = _Weights(keep=keep_weights)
+    for entry in manifest["members"]:
+        path, digest, kept = entry["path"], (known or {}).get(entry["path"]), io.BytesIO()
+        take = weights.taker(entry["size"]) if path == WEIGHTS else kept.write
+        if path == WEIGHTS and seen is not None:
+            assert digest is not None, "it was hashed when it was seen"
+            weights.hand_over(seen)
+        else:
+            digest = _take(_exactly(read(path), entry), take, digest)
+        if digest != entry["sha256"]:
+            raise PackageError(f"member {path}: its SHA-256 is not {entry['sha256']}, which the manifest states")
+        members[path] = kept.getvalue()
+    _check_texts(members)
+    _check_receipt(manifest, members[RECEIPT])
+    tensors = weights.finish()
+    facts = adapter_facts(members[CONFIG], tensors)
+    _check_adapter(manifest, facts)
+    check_provenance(manifest, members[PROVENANCE])
+    check_tokenizer(members)
+    del members[WEIGHTS]
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    return Content(members={**members, **weights.content()}, facts=facts, shapes=shapes)
+
+
+def _take(blocks: Iterable[Buffer], take: Callable[[Buffer], object], known: str | None) -> str:
+    """Pass blocks on, and return their digest: the known one, or what they give."""
+    state = hashlib.sha256()
+    for block in blocks:
+        take(block)
+        if known is None:
+            state.update(block)
+    return known or state.hexdigest()
+
+
+class _Weights:
+    """The weights as they stream by. What the linter finds is raised when all digests are known to be right."""
+
+    def __init__(self, *, keep: bool) -> None:
+        self._kept = io.BytesIO() if keep else None
+        self._check: TensorCheck | None = None
+        self._refusal: PackageError | None = None
+
+    def taker(self, size: int) -> Callable[[Buffer], object]:
+        self._check = TensorCheck(size=size, member=WEIGHTS)
+        return self._take
+
+    def hand_over(self, seen: Callable[[TensorCheck], None]) -> None:
+        assert self._check is not None, "the manifest lists the weights"
+        try:
+            seen(self._check)
+        except PackageError as error:
+            self._refusal = error
+
+    def _take(self, block: Buffer) -> None:
+        assert self._check is not None, "the manifest lists the weights"
+        if self._kept is not None:
+            self._kept.write(block)
+        if self._refusal is None:
+            try:
+                self._check.feed(block)
+            except PackageError as error:
+                self._refusal = error
+
+    def finish(self) -> Mapping[str, Tensor]:
+        assert self._check is not None, "the manifest lists the weights"
+        if self._refusal is not None:
+            raise self._refusal
+        return self._check.finish()
+
+    def content(self) -> dict[str, bytes]:
+        return {} if self._kept is None else {WEIGHTS: self._kept.getvalue()}
+
+
+def _exactly(blocks: Iterable[Buffer], entry: Mapping[str, Any]) -> Iterator[Buffer]:
+    """Pass a member's blocks on, and refuse before a byte more than the manifest states."""
+    size = 0
+    for block in blocks:
+        size += len(block)
+        if size > entry["size"]:
+            break
+        yield block
+    if size != entry["size"]:
+        problem = "more" if size > entry["size"] else f"{size}"
+        raise PackageError(f"member {entry['path']}: it has {problem} bytes where the manifest states {entry['size']}")
+
+
+def _check_texts(members: Mapping[str, bytes]) -> None:
+    for name in TEXTS:
+        try:
+            members.get(name, b"").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise PackageError(f"{name}: it is not UTF-8 text (byte {error.start})") from error
+
+
+def _check_receipt(manifest: Mapping[str, Any], content: bytes) -> None:
+    receipt = canonical_object(content, RECEIPT)
+    stated = privacy_summary(receipt)
+    for field in sorted(stated.keys() | manifest["privacy"].keys()):
+        if stated.get(field) != manifest["privacy"].get(field):
+            raise PackageError(
+                f"{RECEIPT}: its {field} is {ascii(stated.get(field))[:100]}, but the manifest states"
+                f" {ascii(manifest['privacy'].get(field))[:100]}"
+            )
+    check_receipt(receipt, stages=manifest["training"]["stages"])
+
+
+def _check_adapter(manifest: Mapping[str, Any], facts: AdapterFacts) -> None:
+    """Hold what the manifest says about the adapter against what the adapter's own files say."""
+    adapter, base = manifest["adapter"], manifest["base"]
+    pairs = {
+        "adapter.r": (adapter["r"], facts.rank),
+        "adapter.alpha": (adapter["alpha"], facts.alpha),
+        "adapter.target_modules": (sorted(adapter["target_modules"]), list(facts.target_modules)),
+        "adapter.dropout": (adapter["dropout"], facts.dropout),
+        "perf.parameters": (manifest["perf"]["parameters"], facts.parameters),
+        "perf.size": (manifest["perf"]["size"], facts.tensor_bytes),
+        "base.name": (base["name"], facts.base_name),
+        "base.revision": (base["revision"], facts.base_revision),
+    }
+    for field, (stated, found) in pairs.items():
+        if stated != found:
+            raise PackageError(
+                f"manifest: {field} is {ascii(stated)[:100]}, but the adapter's files say {ascii(found)[:100]}"
+            )

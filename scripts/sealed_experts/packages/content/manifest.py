@@ -1,0 +1,205 @@
+"""Reading, checking and writing the manifest: RFC 8785 JSON by an allow-list of fields."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import canonical_json, strict_json
+from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.packages.content.linter import WEIGHTS
+from sealed_experts.packages.content.manifest_schema import (
+    MANIFEST_SCHEMA,
+    MAX_MANIFEST,
+    MEMBER_NAME,
+    MEMBERS,
+    REQUIRED_MEMBERS,
+    TOKENIZER_MEMBERS,
+)
+from sealed_experts.packages.content.schema_parts import LazyValidator
+from sealed_experts.packages.content.versions import VersionPattern
+from sealed_experts.packages.errors import PackageError
+
+# Control characters, and those that turn the direction of what follows.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_MEMBER_NAME = re.compile(MEMBER_NAME)
+_SCHEMA = LazyValidator(MANIFEST_SCHEMA)
+
+
+def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """Check a manifest and return its canonical bytes.
+
+    Raises:
+        PackageError: a field is missing, unknown or wrong.
+    """
+    check_manifest(manifest)
+    content = canonical_json(dict(manifest)).encode()
+    if len(content) > MAX_MANIFEST:
+        raise PackageError(f"manifest: it has {len(content)} bytes; at most {MAX_MANIFEST} are allowed")
+    return content
+
+
+def parse_manifest(content: bytes) -> dict[str, Any]:
+    """Parse a manifest strictly and check it.
+
+    Raises:
+        PackageError: it is not canonical JSON of the manifest's schema.
+    """
+    manifest = canonical_object(content, "manifest")
+    check_manifest(manifest)
+    return manifest
+
+
+def canonical_object(content: bytes, name: str) -> dict[str, Any]:
+    """Parse one JSON object whose bytes must be its RFC 8785 form; `name` is for messages.
+
+    Raises:
+        PackageError: it is something else.
+    """
+    try:
+        value = strict_json(content)
+        canonical = canonical_json(value).encode()
+    except (ValueError, RecursionError, UserError) as error:
+        raise PackageError(f"{name}: it is not strict JSON: {one_line(error)}") from error
+    if not isinstance(value, dict):
+        raise PackageError(f"{name}: it must be a JSON object, not {type(value).__name__}")
+    if canonical != content:
+        raise PackageError(f"{name}: its bytes are not its canonical form (RFC 8785)")
+    return value
+
+
+def payload_order(paths: Iterable[str]) -> list[str]:
+    """Return members' names in the payload's order: the weights, then the others by name.
+
+    So the digest of the whole payload passes through that of the weights, which are hashed once.
+    """
+    return sorted(paths, key=lambda path: (path != WEIGHTS, path))
+
+
+def member_entries(members: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    """Return the manifest's list of members, in the payload's order."""
+    return [
+        {"path": path, "size": len(members[path]), "sha256": sha256_bytes(members[path])}
+        for path in payload_order(members)
+    ]
+
+
+def check_manifest(manifest: Mapping[str, Any]) -> None:
+    """Hold a manifest against its schema and its list of members against the members a package has.
+
+    Raises:
+        PackageError: the first mistake, with its field.
+    """
+    check_schema(manifest, _SCHEMA, name="manifest")
+    _refuse_control_characters(manifest)
+    _check_training(manifest["training"], manifest["privacy"])
+    _check_constraints(manifest["constraints"], own=manifest["name"])
+    _check_members(manifest["members"])
+    _check_adapter(manifest)
+
+
+def check_schema(value: Mapping[str, Any], schema: LazyValidator, *, name: str) -> None:
+    """Hold an object against a JSON Schema; `name` is for messages.
+
+    Raises:
+        PackageError: the first mistake, with its field.
+    """
+    try:
+        first = next(schema.validator.iter_errors(dict(value)), None)
+    except RecursionError as error:
+        raise PackageError(f"{name}: it is nested too deeply") from error
+    if first is not None:
+        place = ".".join(str(part) for part in first.absolute_path) or "its fields"
+        raise PackageError(f"{name}: {one_line(place)}: {one_line(first.message)}")
+
+
+def check_member_names(paths: list[str]) -> None:
+    """Refuse names that could stand for another file, here or on another system.
+
+    Raises:
+        PackageError: a name is outside the allow-list, or two are one after case folding and normalisation.
+    """
+    seen: dict[str, str] = {}
+    for path in paths:
+        if not _MEMBER_NAME.fullmatch(path):
+            raise PackageError(f"member {path!a}: its name must match {MEMBER_NAME}")
+        folded = unicodedata.normalize("NFC", path).casefold()
+        if folded in seen:
+            raise PackageError(f"member {path!a}: its name is the same as {seen[folded]!a} on some systems")
+        seen[folded] = path
+
+
+def _check_training(training: Mapping[str, Any], privacy: Mapping[str, Any]) -> None:
+    if training["selected_stage"] not in training["stages"]:
+        raise PackageError(
+            f"manifest: training.selected_stage: {training['selected_stage']} is not one of training.stages"
+        )
+    if "seed" in training and privacy["mode"] != "reproducible":
+        raise PackageError("manifest: training.seed: only a reproducible run states it")
+    if "started" in training and "finished" in training and training["started"] > training["finished"]:
+        raise PackageError("manifest: training.finished: it is before training.started")
+    if privacy["epsilon"] is None and "reason" not in privacy:
+        raise PackageError("manifest: privacy.reason: it must say why epsilon is null")
+
+
+def _check_constraints(constraints: Mapping[str, Any], *, own: str) -> None:
+    for field in ("requires", "incompatible_with"):
+        for text in constraints[field]:
+            if VersionPattern.parse(text).name == own:
+                raise PackageError(f"manifest: constraints.{field}: {text} speaks of the package itself")
+
+
+def _check_adapter(manifest: Mapping[str, Any]) -> None:
+    """The adapter's size and digest are its weights' own, and its scaling follows from its rank."""
+    adapter = manifest["adapter"]
+    weights = next(entry for entry in manifest["members"] if entry["path"] == WEIGHTS)
+    pairs = {
+        "size": (adapter["size"], weights["size"]),
+        "digest": (adapter["digest"], weights["sha256"]),
+        "scaling": (adapter["scaling"], adapter["alpha"] / adapter["r"]),
+    }
+    for field, (stated, found) in pairs.items():
+        if stated != found:
+            raise PackageError(f"manifest: adapter.{field} is {stated}, but it must be {found}")
+
+
+def _check_members(entries: list[dict[str, Any]]) -> None:
+    paths = [entry["path"] for entry in entries]
+    check_member_names(paths)
+    required = set(REQUIRED_MEMBERS)
+    if TOKENIZER_MEMBERS.keys() & set(paths):
+        required |= {"tokenizer.json", "tokenizer_config.json"}
+    missing, foreign = sorted(required - set(paths)), sorted(set(paths) - MEMBERS.keys())
+    if missing or foreign:
+        problem = f"lacks {missing[0]}" if missing else f"has the foreign member {foreign[0]}"
+        raise PackageError(
+            f"manifest: members: the package {problem}; it must have exactly {', '.join(REQUIRED_MEMBERS)}, and of a"
+            f" tokenizer {', '.join(TOKENIZER_MEMBERS)} (the first two, or none)"
+        )
+    if paths != payload_order(paths):
+        raise PackageError(f"manifest: members: {WEIGHTS} must stand first, and the others sorted by path")
+    for entry in entries:
+        if entry["size"] > MEMBERS[entry["path"]]:
+            raise PackageError(
+                f"member {entry['path']}: {entry['size']} bytes; at most {MEMBERS[entry['path']]} are allowed"
+            )
+
+
+def _refuse_control_characters(value: Any, place: str = "") -> None:
+    """A line break or an escape sequence in a field could forge what a terminal or a log shows."""
+    if isinstance(value, str):
+        if _CONTROL.search(value):
+            raise PackageError(f"manifest: {place}: it holds a control character: {one_line(value)!a}")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _refuse_control_characters(item, f"{place}.{key}" if place else key)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _refuse_control_characters(item, f"{place}[{index}]")
+
+
+def one_line(value: object) -> str:
+    """Return a value as one short line for a message."""
+    text = _CONTROL.sub(" ", str(value))
+    return text if len(text) <= 300 else f"{text[:300]} …"

@@ -1,0 +1,287 @@
+"""JSON Schema (2020-12) of a package's manifest: the allow-list of what a package says about itself.
+
+`config/schemas/manifest.schema.json` is this text for other programs; a test holds the two equal.
+"""
+
+from typing import Any
+
+from sealed_experts.packages.content.receipt_schema import MAX_STAGES, STAGE
+from sealed_experts.packages.content.schema_parts import (
+    mapping,
+    matching,
+    number,
+    or_null,
+    patterns,
+    text,
+    texts,
+    whole,
+)
+from sealed_experts.settings.fields import CAPABILITY, LICENCE, TIME, VERSION
+from sealed_experts.settings.packages import LARGEST_LICENCE
+
+MANIFEST_FORMAT = 1
+MAX_MANIFEST = 1 << 20  # bytes
+# The members of every package, in the order in which the payload holds them, each with its largest size in bytes.
+REQUIRED_MEMBERS = {
+    "adapter_model.safetensors": (1 << 32) - (1 << 20),
+    "LICENSE": LARGEST_LICENCE,
+    "README.md": 1 << 18,
+    "adapter_config.json": 1 << 16,
+    "privacy_receipt.json": 1 << 20,
+    "provenance.json": 1 << 20,
+}
+# Those of a package with the base's tokenizer: the first two always, the others where the base has them.
+TOKENIZER_MEMBERS = {
+    "tokenizer.json": 1 << 26,
+    "tokenizer_config.json": 1 << 20,
+    "special_tokens_map.json": 1 << 18,
+    "chat_template.jinja": 1 << 20,
+}
+MEMBERS = {**REQUIRED_MEMBERS, **TOKENIZER_MEMBERS}
+MEMBER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+EXPERT_NAME = r"^[a-z0-9][a-z0-9_-]{0,99}$"
+_DIGEST = r"^[0-9a-f]{64}$"
+_ROPE_NUMBERS = (
+    *("attention_factor", "beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor", "mscale", "mscale_all_dim"),
+    *("rope_theta", "partial_rotary_factor"),
+)
+
+
+_FACTORS = {
+    "description": "A factor for each dimension.",
+    "type": "array",
+    "items": {"type": "number"},
+    "maxItems": 1024,
+}
+ROPE_SCALING = {
+    "rope_type": text("Name of the method.", most=100),
+    "factor": number("Factor of the context's length."),
+    "original_max_position_embeddings": whole("The context it was pretrained on.", least=1),
+    **{name: number("See the base's config.json.") for name in _ROPE_NUMBERS},
+    "truncate": {"description": "See the base's config.json.", "type": "boolean"},
+    "short_factor": _FACTORS,
+    "long_factor": _FACTORS,
+}
+_BASE = mapping(
+    "The frozen language model that the adapter belongs to.",
+    {
+        "name": text("Its name: a hub id, a folder's name or `demo`."),
+        "revision": or_null(text("Commit of a hub model.")),
+        "digest": matching("SHA-256 over the names and digests of its files.", _DIGEST),
+        "quantization": or_null(
+            mapping(
+                "How its weights are stored in fewer bits; null: they are not.",
+                {"method": text("Name of the method.", most=100), "bits": whole("Bits a weight.", least=1, most=16)},
+                optional=("bits",),
+            )
+        ),
+        "rope_scaling": or_null(
+            mapping(
+                "How its positions are stretched beyond the context it was pretrained on; null: they are not.",
+                ROPE_SCALING,
+                optional=tuple(ROPE_SCALING.keys() - {"rope_type"}),
+            )
+        ),
+    },
+)
+_ADAPTER = mapping(
+    "The adapter.",
+    {
+        "kind": {"description": "Its kind.", "enum": ["lora"]},
+        "r": whole("Rank of the update.", least=1, most=4096),
+        "alpha": number("LoRA's alpha.", exclusiveMinimum=0),
+        "scaling": number("What the update is multiplied by: alpha / r.", exclusiveMinimum=0),
+        "dropout": number("Dropout before the update while it was trained.", minimum=0, exclusiveMaximum=1),
+        "target_modules": texts("The base's modules that it adapts.", least=1, most=100),
+        "size": whole("Bytes of adapter_model.safetensors.", least=0),
+        "digest": matching("SHA-256 of adapter_model.safetensors.", _DIGEST),
+    },
+)
+_ROUTING = mapping(
+    "Which questions the expert answers.",
+    {
+        "keywords": texts("Words and phrases that call it.", least=0, most=10_000),
+        "exclude": texts("Words and phrases that keep it out.", least=0, most=10_000),
+        "priority": whole("Decides between experts with as many matches.", least=-1000, most=1000),
+        "always_active": {"description": "Whether it is the fallback.", "type": "boolean"},
+        "gate_type": {"description": "Type of the gate.", "enum": ["step", "none"]},
+        "match": {"description": "How keywords are matched.", "enum": ["word", "substring"]},
+    },
+)
+_CONSTRAINTS = mapping(
+    "What it needs of other packages.",
+    {
+        "requires": patterns("Packages that must be installed."),
+        "incompatible_with": patterns("Packages that must not be."),
+        "load_order": whole("Place among adapters that are active together: lower first.", least=-1000, most=1000),
+        "max_chain": or_null(whole("Most adapters active together, itself included.", least=1, most=1000)),
+    },
+)
+_DATASET = {
+    "description": "A dataset.",
+    "oneOf": [
+        mapping(
+            "Declared public: `public_evaluation`.",
+            {"name": text("Its name.", most=100), "sha256": matching("SHA-256 of its training records.", _DIGEST)},
+        ),
+        mapping(
+            "Private: named by HMAC-SHA-256 under a key that only the owner has.",
+            {"hmac_sha256": matching("The name.", _DIGEST)},
+        ),
+    ],
+}
+_TRAINING = mapping(
+    "How it was trained. No number here depends on which private records were drawn, or on what they hold.",
+    {
+        "datasets": {
+            "description": "What it learned from.",
+            "type": "array",
+            "items": _DATASET,
+            "minItems": 1,
+            "maxItems": 100,
+        },
+        "stages": {
+            "description": "The chain of stages, in order.",
+            "type": "array",
+            "items": {"type": "string", "pattern": STAGE},
+            "minItems": 1,
+            "maxItems": MAX_STAGES,
+            "uniqueItems": True,
+        },
+        "selected_stage": matching("The stage that the package holds; settings and steps are its own.", STAGE),
+        "selection_reason": text("Why that one."),
+        "steps": whole("Optimizer steps of the selected stage.", least=0),
+        "stopped_reason": text("Why it ended.", most=100),
+        "learning_rate": number("Peak learning rate.", exclusiveMinimum=0),
+        "batch_size": whole("Logical batch in examples; under privacy, the expected number.", least=1),
+        "max_seq_len": whole("Longest example, or prompt with its sampled answer, in tokens.", least=1),
+        "schedule": text("Learning-rate schedule.", most=100),
+        "warmup_steps": whole("Steps of linear warmup.", least=0),
+        "weight_decay": number("Decoupled weight decay.", minimum=0),
+        "reward": text("What scored sampled answers, by its name."),
+        "max_new_tokens": whole("Longest sampled answer in tokens.", least=1),
+        "temperature": number("Divides the logits that answers were sampled from.", exclusiveMinimum=0),
+        "top_p": number("Share of probability that answers were sampled from.", exclusiveMinimum=0, maximum=1),
+        "kl_coef": number("Weight of the divergence from the stage before.", minimum=0),
+        "entropy_coef": number("Weight of the entropy bonus.", minimum=0),
+        "seed": whole("The run's seed, only where the run is reproducible by it.", least=0),
+        "started": matching("When training started, if that was to be stated.", TIME),
+        "finished": matching("When it ended, if that was to be stated.", TIME),
+    },
+    optional=(
+        *("seed", "started", "finished"),
+        *("learning_rate", "batch_size", "max_seq_len", "schedule", "warmup_steps", "weight_decay", "reward"),
+        *("max_new_tokens", "temperature", "top_p", "kl_coef", "entropy_coef"),
+    ),
+)
+_METRIC = mapping(
+    "One of them.",
+    {
+        "metric": {"description": "What was measured.", "enum": ["held_out_loss", "held_out_reward"]},
+        "value": number("The expert's mean."),
+        "base_value": number("The base's mean."),
+        "interval": or_null(
+            mapping(
+                "Interval of the expert's mean; null: of too few records.",
+                {
+                    "low": number("Its lower end."),
+                    "high": number("Its upper end."),
+                    "confidence": number("Its confidence.", exclusiveMinimum=0, exclusiveMaximum=1),
+                },
+            )
+        ),
+    },
+)
+_QUALITY = {
+    "description": "Numbers measured on held-out records, only where these are not private.",
+    "oneOf": [
+        mapping(
+            "Published.",
+            {
+                "published": {"const": True},
+                "metrics": {
+                    "description": "Each with the base's own value on the same records.",
+                    "type": "array",
+                    "items": _METRIC,
+                    "minItems": 1,
+                    "maxItems": 20,
+                },
+            },
+        ),
+        mapping("Withheld.", {"published": {"const": False}, "reason": text("Why.")}),
+    ],
+}
+_PRIVACY = mapping(
+    "What is guaranteed to each unit of the training data; the member privacy_receipt.json says how.",
+    {
+        "epsilon": or_null(number("Joint ε of all stages, selected or not; null where none is claimed.", minimum=0)),
+        "delta": or_null(number("The δ at which ε is stated.", exclusiveMinimum=0, exclusiveMaximum=1)),
+        "mode": {
+            "description": "`release`, `reproducible` (noise follows from the seed) or `none`.",
+            "enum": ["release", "reproducible", "none"],
+        },
+        "unit": or_null(text("What one unit of privacy is.", most=200)),
+        "reason": text("Why no ε is claimed."),
+    },
+    optional=("reason",),
+)
+_MEMBERS = {
+    "description": "The members, in the order in which the payload holds them.",
+    "type": "array",
+    "minItems": 1,
+    "maxItems": 64,
+    "items": mapping(
+        "A member.",
+        {
+            "path": matching("Its name.", MEMBER_NAME),
+            "size": whole("Its size in bytes.", least=0, most=1 << 32),
+            "sha256": matching("Its SHA-256.", _DIGEST),
+        },
+    ),
+}
+
+MANIFEST_SCHEMA: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "Manifest of a sealed expert",
+    **mapping(
+        "What a package says about itself. RFC 8785 JSON; every field is listed here, others are refused.",
+        {
+            "format_version": {"description": "Version of this schema.", "const": MANIFEST_FORMAT},
+            "name": matching("The expert's name.", EXPERT_NAME),
+            "version": matching("The package's version.", VERSION),
+            "description": text("One line about the expert.", least=0),
+            "author": text("Who made it.", least=0, most=200),
+            "licence": matching("Its licence, an SPDX expression; NOASSERTION: none is stated.", LICENCE),
+            "base": _BASE,
+            "adapter": _ADAPTER,
+            "template": text("How instruction, input and answer become text.", most=100),
+            "capabilities": {
+                **texts("What it can do.", least=0, most=50),
+                "items": {"type": "string", "pattern": CAPABILITY, "maxLength": 64},
+            },
+            "routing": _ROUTING,
+            "constraints": _CONSTRAINTS,
+            "training": _TRAINING,
+            "quality": _QUALITY,
+            "perf": mapping(
+                "What it costs to load.",
+                {
+                    "size": whole("Bytes of its tensors.", least=1),
+                    "parameters": whole("Number of its parameters.", least=1),
+                },
+            ),
+            "privacy": _PRIVACY,
+            "payload": mapping(
+                "How the members are stored.",
+                {
+                    "compression": {"description": "Compression of the payload.", "enum": ["none", "zstd"]},
+                    "encryption": {
+                        "description": "Encryption of the payload.",
+                        "enum": ["none", "hpke-mlkem768-x25519"],
+                    },
+                },
+            ),
+            "members": _MEMBERS,
+        },
+    ),
+}

@@ -1,0 +1,250 @@
+"""From what a run left behind to what its package says: only fields that are named here leave the machine."""
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import strict_json
+from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.packages.content.base_facts import quantization_of, rope_scaling_of
+from sealed_experts.packages.content.licence import LICENCE_MEMBER, licence_bytes
+from sealed_experts.packages.content.linter import CONFIG, WEIGHTS, AdapterFacts, adapter_facts
+from sealed_experts.packages.content.manifest_schema import MANIFEST_FORMAT
+from sealed_experts.packages.content.model_card import model_card
+from sealed_experts.packages.content.naming import OwnerNames
+from sealed_experts.packages.content.provenance import PROVENANCE, Origin, provenance_bytes
+from sealed_experts.packages.content.receipt import RECEIPT, privacy_summary, receipt_bytes
+from sealed_experts.packages.content.receipt_rules import check_receipt
+from sealed_experts.packages.content.tensors import TensorCheck
+from sealed_experts.packages.source import Memory, blocks, open_source
+from sealed_experts.settings.chain import PackageRun
+from sealed_experts.settings.fields import plain
+from sealed_experts.settings.times import stated_times
+from sealed_experts.settings.types import RoutingSettings
+
+_WITHHELD = "measured on held-out private records; the dataset does not declare public_evaluation"
+_NOT_MEASURED = "nothing was measured on held-out records"
+# Settings of a stage that a manifest may state. Not the reward's own options: they may hold words of the owner's.
+_TRAINING_SETTINGS = (
+    *("learning_rate", "batch_size", "rollout_batch_size", "max_seq_len", "schedule", "warmup_steps", "weight_decay"),
+    *("reward", "max_new_tokens", "temperature", "top_p", "kl_coef", "entropy_coef"),
+)
+_NAMED_THERE = {"rollout_batch_size": "batch_size"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealingInputs:
+    """The files that a package is made from, read.
+
+    Attributes:
+        settings: what the configuration says about the package.
+        selection: selection.json.
+        metrics: the selected stage's metrics.
+        chain: those of every stage, in the chain's order.
+        privacy: the receipt of everything that the package depends on (`receipt.covering`).
+        base: base.json.
+        base_config: the base's config.json.
+        evaluation: evaluation.json; only looked at where the dataset is declared public.
+        licence: the licence's own text, if there is one.
+        adapter_config: content of adapter_config.json.
+        adapter_weights: content of adapter_model.safetensors, or its path.
+        tokenizer: the base's tokenizer, by its files' names, if the package is to hold it.
+        names: how private data are named.
+        origin: what is known of the program.
+        epoch: SOURCE_DATE_EPOCH, seconds since 1970, if it is set: stands for times that the settings do not state.
+    """
+
+    settings: PackageRun
+    selection: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    chain: Mapping[str, Mapping[str, Any]]
+    privacy: Mapping[str, Any]
+    base: Mapping[str, Any]
+    base_config: Mapping[str, Any]
+    evaluation: Mapping[str, Any] | None = None
+    licence: bytes | None = None
+    adapter_config: bytes
+    adapter_weights: bytes | Path
+    tokenizer: Mapping[str, bytes] = field(default_factory=dict)
+    names: OwnerNames
+    origin: Origin
+    epoch: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Weights:
+    """The weights' size in bytes, digest, and what the adapter's files say."""
+
+    size: int
+    digest: str
+    facts: AdapterFacts
+
+
+def package_content(inputs: SealingInputs) -> tuple[dict[str, Any], dict[str, bytes | Path]]:
+    """Return the manifest (but for payload and members) and the members of an expert's package.
+
+    Raises:
+        PackageError: the adapter is not one that a package may hold.
+        UserError: an input lacks a field, or two inputs contradict each other.
+    """
+    members: dict[str, bytes | Path] = {
+        CONFIG: inputs.adapter_config,
+        WEIGHTS: inputs.adapter_weights,
+        **inputs.tokenizer,
+    }
+    weights = _examined(inputs)
+    try:
+        manifest = _manifest(inputs, weights)
+        members[PROVENANCE] = provenance_bytes(
+            manifest,
+            subject={CONFIG: sha256_bytes(inputs.adapter_config), WEIGHTS: weights.digest},
+            chain=inputs.chain,
+            names=inputs.names,
+            origin=inputs.origin,
+        )
+    except KeyError as error:
+        raise UserError(f"the inputs of the package lack the field {error.args[0]!r}: make them again") from error
+    members[RECEIPT] = receipt = receipt_bytes(inputs.privacy)
+    check_receipt(strict_json(receipt), stages=manifest["training"]["stages"])
+    members["README.md"] = model_card(manifest).encode()
+    members[LICENCE_MEMBER] = licence_bytes(manifest["licence"], author=manifest["author"], text=inputs.licence)
+    return manifest, members
+
+
+def _examined(inputs: SealingInputs) -> _Weights:
+    """Lint the adapter and hash its weights, in one pass and a memory that does not grow with them."""
+    digest, content = hashlib.sha256(), inputs.adapter_weights
+    with open_source(content) if isinstance(content, Path) else nullcontext(Memory(content)) as source:
+        check = TensorCheck(size=source.size, member=WEIGHTS)
+        for block in blocks(source, offset=0, length=source.size):
+            digest.update(block)
+            check.feed(block)
+        tensors = check.finish()
+        return _Weights(
+            size=source.size,
+            digest=digest.hexdigest(),
+            facts=adapter_facts(inputs.adapter_config, tensors),
+        )
+
+
+def _manifest(inputs: SealingInputs, weights: _Weights) -> dict[str, Any]:
+    settings, package, base = inputs.settings, inputs.settings.package, inputs.base
+    if inputs.metrics["base_digest"] != base["digest"]:
+        raise UserError(
+            f"the adapter was trained on a base of digest {inputs.metrics['base_digest']}, but base.json states "
+            f"{base['digest']}: train it again on this base"
+        )
+    return {
+        "format_version": MANIFEST_FORMAT,
+        "name": settings.name,
+        "version": settings.version,
+        # Of several lines a field makes one: a manifest holds no control characters.
+        "description": " ".join(settings.description.split()),
+        "author": " ".join(package.author.split()),
+        "licence": package.licence,
+        "base": {
+            **{field: base[field] for field in ("name", "revision", "digest")},
+            "quantization": quantization_of(inputs.base_config),
+            "rope_scaling": rope_scaling_of(inputs.base_config),
+        },
+        "adapter": _adapter(inputs, weights),
+        "template": settings.template,
+        "capabilities": list(package.capabilities),
+        "routing": _routing(settings.routing),
+        "constraints": plain(package.constraints),
+        "training": _training(inputs),
+        "quality": _quality(inputs),
+        "privacy": privacy_summary(inputs.privacy),
+        "perf": {"size": weights.facts.tensor_bytes, "parameters": weights.facts.parameters},
+    }
+
+
+def _adapter(inputs: SealingInputs, weights: _Weights) -> dict[str, Any]:
+    """What the settings say, so that an adapter of other settings is refused; and what the files say."""
+    adapter = inputs.settings.adapter
+    return {
+        "kind": adapter.kind,
+        "r": adapter.rank,
+        "alpha": adapter.alpha,
+        "scaling": adapter.alpha / adapter.rank,
+        "dropout": weights.facts.dropout,
+        "target_modules": sorted(adapter.target_modules),
+        "size": weights.size,
+        "digest": weights.digest,
+    }
+
+
+def _routing(routing: RoutingSettings) -> dict[str, Any]:
+    return {
+        "keywords": list(routing.keywords),
+        "exclude": list(routing.exclude),
+        "priority": routing.priority,
+        "always_active": routing.always_active,
+        "gate_type": routing.gate,
+        "match": routing.match,
+    }
+
+
+def _training(inputs: SealingInputs) -> dict[str, Any]:
+    stage = inputs.metrics["settings"]["training"]
+    facts = {
+        _NAMED_THERE.get(field, field): stage[field] for field in _TRAINING_SETTINGS if stage.get(field) is not None
+    }
+    return {
+        **facts,
+        **_seed(inputs),
+        **stated_times(inputs.settings.package, epoch=inputs.epoch),
+        "datasets": [_dataset(inputs)],
+        "stages": list(inputs.selection["candidates"]),
+        "selected_stage": inputs.selection["stage"],
+        "selection_reason": inputs.selection["reason"],
+        "steps": inputs.metrics["total_steps"],
+        "stopped_reason": inputs.metrics["stopped_reason"],
+    }
+
+
+def _seed(inputs: SealingInputs) -> dict[str, int]:
+    """The seed of a reproducible run is what makes it one. Any other run's is the owner's business."""
+    return {"seed": inputs.metrics["seed"]} if privacy_summary(inputs.privacy)["mode"] == "reproducible" else {}
+
+
+def _dataset(inputs: SealingInputs) -> dict[str, str]:
+    digest = inputs.metrics["train_digest"]
+    if inputs.settings.public_evaluation and inputs.settings.dataset is not None:
+        return {"name": inputs.settings.dataset, "sha256": digest}
+    return {"hmac_sha256": inputs.names.of_data(digest)}
+
+
+def _quality(inputs: SealingInputs) -> dict[str, Any]:
+    """Return what evaluation.json says of the selected stage and of the base, where that may be published."""
+    if not inputs.settings.public_evaluation:
+        return {"published": False, "reason": _WITHHELD}
+    evaluation = inputs.evaluation
+    if evaluation is None:
+        return {"published": False, "reason": _NOT_MEASURED}
+    if evaluation["expert"] != inputs.settings.name:
+        raise UserError(f"the evaluation is of {evaluation['expert']}, not of {inputs.settings.name}: make it again")
+    confidence = evaluation["intervals"]["confidence"]
+    models = evaluation["models"]
+    chosen, base = models[inputs.selection["stage"]], models["base"]
+    reward, before = chosen["reward"] or {}, base["reward"] or {}
+    measured: list[tuple[str, float | None, float | None, Mapping[str, Any]]] = [
+        ("held_out_loss", chosen["loss"], base["loss"], chosen["loss_interval"]),
+        ("held_out_reward", reward.get("mean"), before.get("mean"), reward),
+    ]
+    metrics = [
+        {"metric": name, "value": value, "base_value": of_base, "interval": _interval(ends, confidence)}
+        for name, value, of_base, ends in measured
+        if value is not None and of_base is not None
+    ]
+    return {"published": True, "metrics": metrics} if metrics else {"published": False, "reason": _NOT_MEASURED}
+
+
+def _interval(ends: Mapping[str, Any], confidence: float) -> dict[str, float] | None:
+    if ends["low"] is None or ends["high"] is None:
+        return None
+    return {"low": ends["low"], "high": ends["high"], "confidence": confidence}

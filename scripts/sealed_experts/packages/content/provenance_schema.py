@@ -1,0 +1,80 @@
+"""JSON Schema (2020-12) of provenance.json: the part of in-toto's statement and SLSA's predicate that we write."""
+
+from typing import Any
+
+from sealed_experts.packages.content.receipt_schema import MAX_STAGES, STAGE
+from sealed_experts.packages.content.schema_parts import mapping
+
+_DIGEST = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+_SHORT = {"type": "string", "minLength": 1, "maxLength": 1200, "pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"}
+_TIME = {"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"}
+_STAGE = {"type": "string", "pattern": STAGE}
+_DIGESTS = {
+    "sha256": _DIGEST,
+    "hmacSha256": _DIGEST,
+    "gitCommit": {"type": "string", "pattern": "^([0-9a-f]{40}|[0-9a-f]{64})$"},
+}
+_DEPENDENCY = mapping(
+    "Something that the package was made from.",
+    {
+        "name": {"enum": ["base", "training-data", "held-out-data", "training-code", "source", "requirements.txt"]},
+        "uri": _SHORT,
+        "digest": {**mapping("One of these.", _DIGESTS, optional=tuple(_DIGESTS)), "minProperties": 1},
+        "annotations": mapping(
+            "What the digest is over, where it is no file; of which stage.",
+            {"digestOf": _SHORT, "stage": _STAGE},
+            optional=("stage",),
+        ),
+    },
+    optional=("uri", "annotations"),
+)
+_VERSIONS = {
+    "type": "object",
+    "maxProperties": 100,
+    "propertyNames": {"pattern": "^[A-Za-z0-9._-]{1,100}$"},
+    "additionalProperties": _SHORT,
+}
+_STAGES = mapping(
+    "A stage of the chain.",
+    {"stage": _STAGE, "configuration": mapping("Its settings.", {"hmacSha256": _DIGEST}), "libraries": _VERSIONS},
+)
+_BUILD = mapping(
+    "What was done, and from what.",
+    {
+        "buildType": {"const": "urn:sealed-experts:package:v1"},
+        "externalParameters": {"type": "object"},  # they equal fields of the manifest
+        "internalParameters": mapping(
+            "What else decided the result.",
+            {"stages": {"type": "array", "minItems": 1, "maxItems": MAX_STAGES, "items": _STAGES}},
+        ),
+        "resolvedDependencies": {"type": "array", "minItems": 2, "maxItems": 100, "items": _DEPENDENCY},
+    },
+)
+_RUN = mapping(
+    "What did it, and when.",
+    {
+        "builder": mapping("The program.", {"id": {"const": "urn:sealed-experts:pipeline:v1"}, "version": _VERSIONS}),
+        "metadata": mapping(
+            "Times, if they were to be stated.",
+            {"startedOn": _TIME, "finishedOn": _TIME},
+            optional=("startedOn", "finishedOn"),
+        ),
+    },
+    optional=("metadata",),
+)
+PROVENANCE_SCHEMA: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    **mapping(
+        "An in-toto statement.",
+        {
+            "_type": {"const": "https://in-toto.io/Statement/v1"},
+            "subject": {
+                "type": "array",
+                "maxItems": 16,
+                "items": mapping("A file.", {"name": _SHORT, "digest": mapping("Its digest.", {"sha256": _DIGEST})}),
+            },
+            "predicateType": {"const": "https://slsa.dev/provenance/v1"},
+            "predicate": mapping("SLSA's provenance.", {"buildDefinition": _BUILD, "runDetails": _RUN}),
+        },
+    ),
+}

@@ -1,0 +1,137 @@
+"""JSON Schema (2020-12) of privacy_receipt.json: the allow-list of what a package says about its privacy.
+
+`config/schemas/receipt.schema.json` is this text for other programs; a test holds the two equal.
+"""
+
+from typing import Any
+
+from sealed_experts.packages.content.schema_parts import mapping, matching, number, or_null, text, whole
+
+MAX_EVENTS, MAX_STAGES = 64, 16
+STAGE = r"^[a-z][a-z0-9_]{0,63}$"
+# Numbers beyond these mean nothing, and no accountant computes with them.
+NOISE = {"minimum": 1e-3, "maximum": 1e6}
+_TOGETHER = {**NOISE, "minimum": 5e-4}  # of several queries on one draw
+RATE = {"minimum": 1e-12, "maximum": 1}
+DELTA = {"minimum": 1e-12, "exclusiveMaximum": 1}
+_STEPS = whole("Noisy steps on record.", least=0)
+_EVENT = mapping(
+    "Steps that each drew every unit with the same probability, and released a noised sum over the drawn ones.",
+    {
+        "stage": matching("The stage that took them.", STAGE),
+        "noise_multiplier": number("Noise of all a step's queries together, over their sensitivity.", **_TOGETHER),
+        "sample_rate": number("Probability with which a step draws each unit.", **RATE),
+        "steps": _STEPS,
+        "key_id": text("Id of the noise key, which is secret itself: steps of one key are one release.", most=200),
+    },
+    optional=("key_id",),
+)
+_OVER_RELEASES = mapping(
+    "The same over all that was ever sealed from these units.",
+    {
+        "epsilon": or_null(number("The joint ε; null where none can be claimed.", minimum=0)),
+        "delta": number("The δ at which it is stated: the receipt's own.", **DELTA),
+        "reason": or_null(text("Why none is claimed.", most=4000)),
+        "meaning": text("What is counted.", most=4000),
+    },
+    optional=("delta", "reason", "meaning"),
+)
+
+
+def _texts(description: str) -> dict[str, Any]:
+    items = {"type": "string", "minLength": 1, "maxLength": 4000}
+    return {"description": description, "type": "array", "maxItems": 32, "items": items}
+
+
+def _numbers(description: str, values: dict[str, Any], most: int) -> dict[str, Any]:
+    return {
+        "description": description,
+        "type": "object",
+        "maxProperties": most,
+        "propertyNames": {"pattern": STAGE},
+        "additionalProperties": values,
+    }
+
+
+_FIELDS: dict[str, Any] = {
+    "enabled": {"description": "Whether the last stage was trained under privacy.", "type": "boolean"},
+    "mode": {
+        "description": "`release`, `reproducible` (noise follows from the seed) or null.",
+        "enum": ["release", "reproducible", None],
+    },
+    "unit": or_null(text("What one unit of privacy is.", most=200)),
+    "units": or_null(whole("How many there are; public.", least=1)),
+    "public": _texts("What is treated as public."),
+    "neighbouring": {"description": "Which data are neighbours.", "enum": ["add_or_remove_one", None]},
+    "sampling": {"description": "How a step draws units.", "enum": ["poisson", None]},
+    "mechanism": {"description": "What a step releases.", "enum": ["gaussian_on_clipped_sums", None]},
+    "expected_batch_size": or_null(whole("Units that a step draws on average.", least=1)),
+    "sample_rate": or_null(number("Probability with which a step of the last stage draws each unit.", **RATE)),
+    "noise_multiplier": or_null(number("Noise of the last stage's gradient.", **NOISE)),
+    "queries": _numbers("Noise of what else its steps asked of the same draw.", number("Noise.", **NOISE), MAX_STAGES),
+    "effective_noise_multiplier": or_null(number("Noise of its gradient and queries together.", **_TOGETHER)),
+    "max_grad_norm": or_null(number("Norm to which it clipped each unit's gradient.", exclusiveMinimum=0)),
+    "steps": _STEPS,
+    "events": {
+        "description": "All that every stage released about the units.",
+        "type": "array",
+        "maxItems": MAX_EVENTS,
+        "items": _EVENT,
+    },
+    "accountant": or_null(text("What computed ε, and its version.", most=200)),
+    "delta": or_null(number("The δ at which every ε here is stated.", **DELTA)),
+    "target_epsilon": or_null(number("The cap on the joint ε.", exclusiveMinimum=0)),
+    "epsilon": or_null(number("Joint ε of all events; null where none is claimed.", minimum=0)),
+    "stage_epsilon": _numbers(
+        "Joint ε at each stage's end; null where none is claimed.",
+        or_null(number("The joint ε.", minimum=0)),
+        MAX_STAGES,
+    ),
+    "over_releases": _OVER_RELEASES,
+    "reason": or_null(text("Why no ε is claimed.", most=4000)),
+    "covers": text("Which stages it speaks of, where the package holds an earlier one.", most=4000),
+    "protects": _texts("What is protected, and against whom."),
+    "does_not_protect": _texts("What is not."),
+}
+RECEIPT_FIELDS = tuple(_FIELDS)
+# What a claim of ε rests on. Another relation, sampling or mechanism would have another ε.
+CLAIMED = {
+    "enabled": {"const": True},
+    "mode": {"const": "release"},
+    "unit": {"type": "string"},
+    "units": {"type": "integer", "minimum": 2},
+    "neighbouring": {"const": "add_or_remove_one"},
+    "sampling": {"const": "poisson"},
+    "mechanism": {"const": "gaussian_on_clipped_sums"},
+    "expected_batch_size": {"type": "integer"},
+    "sample_rate": {"type": "number"},
+    "noise_multiplier": {"type": "number"},
+    "queries": {"type": "object"},
+    "effective_noise_multiplier": {"type": "number"},
+    "max_grad_norm": {"type": "number"},
+    "steps": {"type": "integer"},
+    "events": {"minItems": 1},
+    "accountant": {"type": "string"},
+    "delta": {"type": "number"},
+    "stage_epsilon": {"additionalProperties": {"type": "number"}},
+}
+_NO_CLAIM = {
+    "required": ["reason"],
+    "properties": {
+        "reason": {"type": "string"},
+        "stage_epsilon": {"additionalProperties": {"type": "null"}},
+        "over_releases": {"properties": {"epsilon": {"type": "null"}}},
+    },
+}
+RECEIPT_SCHEMA: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "Privacy receipt of a sealed expert",
+    **mapping(
+        "What is promised to each unit of the training data, and on what grounds. Every field is listed here.",
+        _FIELDS,
+        optional=tuple(_FIELDS.keys() - {"enabled", "epsilon", "events"}),
+    ),
+    "if": {"properties": {"epsilon": {"type": "null"}}},
+    "then": _NO_CLAIM,
+    "else": {"required": sorted(CLAIMED), "properties": CLAIMED},
+}

@@ -1,0 +1,144 @@
+"""What a package says about itself, for people, and whether any of it is verified."""
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sealed_experts.errors import shown
+from sealed_experts.packages import opening
+from sealed_experts.packages.content.manifest import canonical_object
+from sealed_experts.packages.content.receipt import RECEIPT
+from sealed_experts.packages.errors import EncryptedError, PackageError, SignatureError
+from sealed_experts.packages.expert.container import ExpertReport
+from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.trust import TrustStore
+from sealed_experts.packages.printable import printable
+from sealed_experts.packages.recipients.encryption import Identity
+from sealed_experts.packages.tgsp.examination import ANY, PackageReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a package says about itself, and what of it is verified.
+
+    Attributes:
+        lines: for people.
+        exit_code: 0 when all of the package is verified, else that of what it is refused for.
+        manifest_verified: whether a trusted publisher signed the manifest.
+        report: what is known of the package, if anything may be shown.
+        receipt: the privacy receipt as it is, where it was verified.
+        refusal: why not all of it is verified.
+    """
+
+    lines: list[str]
+    exit_code: int
+    manifest_verified: bool = False
+    report: PackageReport | None = None
+    receipt: dict[str, Any] | None = None
+    refusal: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return it for programs: manifest and receipt as they are, and whether they are verified."""
+        report = self.report
+        return {
+            "verified": self.exit_code == 0,
+            "manifest_verified": self.manifest_verified,
+            "refusal": self.refusal,
+            "publisher": None if report is None else report.publisher,
+            "publisher_name": None if report is None else report.publisher_name,
+            "signatures": [] if report is None else list(report.signatures),
+            "digest": None if report is None else report.digest,
+            "manifest": None if report is None else report.manifest,
+            "receipt": self.receipt,
+        }
+
+
+def describe(
+    path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+) -> Description:
+    """Describe a package.
+
+    The manifest of an untrusted publisher is shown when the file is whole by the key it carries itself, marked as
+    not verified: one reads it to decide about trust. Of an altered file nothing is shown. Of a file that is encrypted
+    for others, the manifest is shown when its signature is verified, and the exit code is not 0, for the rest is not.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        report, refusal = _report(path, trust=trust, policy=policy, identity=identity)
+    except PackageError as error:
+        return _unverified(path, error)
+    readers = ", ".join(report.recipients)
+    note = f" IN ITS MANIFEST ONLY, for the content is encrypted for {readers}" if refusal else ""
+    signers = " and ".join(report.signatures)
+    head = [f"VERIFIED{note}: signed by {printable(report.publisher_name)} ({report.publisher}) with {signers}"]
+    if report.digest is not None:
+        head.append(f"digest: {report.digest}")
+    receipt = None if refusal else canonical_object(report.members[RECEIPT], RECEIPT)
+    return Description(
+        lines=[*head, *_described(report), *_lines({"receipt": receipt} if receipt else {}, "")],
+        exit_code=refusal.exit_code if refusal else 0,
+        manifest_verified=True,
+        report=report,
+        receipt=receipt,
+        refusal=shown(refusal) if refusal else None,
+    )
+
+
+def _report(
+    path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy, identity: Identity | None
+) -> tuple[PackageReport, EncryptedError | None]:
+    """Return what is known, and why that is the manifest only where it is."""
+    try:
+        return opening.verify_any(path, trust=trust, policy=policy, identity=identity), None
+    except EncryptedError as error:
+        return opening.verify_manifest(path, trust=trust, policy=policy), error
+
+
+def _unverified(path: str | os.PathLike[str], error: PackageError) -> Description:
+    """Of a stranger's package nothing is read but the manifest: who decompresses or parses the rest trusts them."""
+    head = [f"NOT VERIFIED: {shown(error)}"]
+    nothing = Description(lines=head, exit_code=error.exit_code, refusal=shown(error))
+    if not isinstance(error, SignatureError):
+        return nothing
+    try:
+        report = opening.verify_manifest(path, trust=opening.own_publisher(path))
+    except PackageError:
+        return nothing
+    lines = [
+        *head,
+        f"The file is whole by the key that it carries itself ({report.publisher}). Anyone can make such a file: nobody"
+        " vouches for what follows.",
+        *_described(report),
+    ]
+    return replace(nothing, lines=lines, report=report)
+
+
+def _described(report: PackageReport) -> list[str]:
+    """Return the manifest as lines `field: value`, nested fields joined by dots."""
+    fields = {key: value for key, value in report.manifest.items() if key != "members"}
+    if isinstance(report, ExpertReport):
+        kept = {key: value for key, value in report.integrity.items() if key not in ("files", "signature")}
+        fields["integrity"] = kept
+    members = [
+        f"member: {entry['path']} ({entry['size']} bytes, {entry['sha256']})" for entry in report.manifest["members"]
+    ]
+    return [*_lines(fields, ""), *members]
+
+
+def _lines(value: Any, place: str) -> list[str]:
+    if isinstance(value, dict):
+        return [line for key in sorted(value) for line in _lines(value[key], f"{place}.{key}" if place else key)]
+    if isinstance(value, list):
+        # Items that are mappings themselves stand one a line.
+        if any(isinstance(item, dict) for item in value):
+            return [line for index, item in enumerate(value) for line in _lines(item, f"{place}[{index}]")]
+        return [f"{place}: {', '.join(_shown(item) for item in value)}"]
+    return [f"{place}: {_shown(value)}"]
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "–", True: "yes", False: "no"}[value]
+    return printable(str(value))

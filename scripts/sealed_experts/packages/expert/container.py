@@ -1,0 +1,300 @@
+"""The `.expert` container: the same content as a `.tgsp`, in a tar.gz of which every byte is signed or rebuilt.
+
+`docs/expert.md` specifies it. Its manifest is a package's manifest and `integrity`; its archive calls the member
+LICENSE `license.txt`.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sealed_experts.files.atomic import write_bytes
+from sealed_experts.packages.content.checks import check_content
+from sealed_experts.packages.content.long_name import check_long_name
+from sealed_experts.packages.content.manifest import canonical_object, check_manifest, manifest_bytes
+from sealed_experts.packages.content.manifest_schema import MAX_MANIFEST, MEMBERS
+from sealed_experts.packages.content.new_folder import new_folder, written
+from sealed_experts.packages.errors import PackageError, SignatureError, named
+from sealed_experts.packages.expert.archive import ArchiveReader, MemberSource
+from sealed_experts.packages.expert.integrity import (
+    MANIFEST,
+    SIGNATURE,
+    SIGNATURE_LENGTH,
+    Entry,
+    check_integrity,
+    claimed_key,
+    signature_value,
+    signed_message,
+)
+from sealed_experts.packages.expert.plain_gzip import compressed_size
+from sealed_experts.packages.expert.plain_tar import archive_size
+from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.publisher import PublicKey, Publisher
+from sealed_experts.packages.keys.signing import ED25519, verify_signature
+from sealed_experts.packages.keys.trust import TrustStore
+from sealed_experts.packages.source import Buffer, Memory, Source, blocks, open_source
+from sealed_experts.packages.tgsp.examination import ANY, PackageReport, VerifiedPackage
+
+MAGIC = b"\x1f\x8b"
+ARCHIVE_NAMES = {"LICENSE": "license.txt"}
+_CONTENT_NAMES = {archived: name for name, archived in ARCHIVE_NAMES.items()}
+_LIMITS = {
+    **{ARCHIVE_NAMES.get(name, name): limit for name, limit in MEMBERS.items()},
+    MANIFEST: 2 * MAX_MANIFEST,  # `integrity` comes on top
+    SIGNATURE: SIGNATURE_LENGTH,
+}
+ONE_SIGNATURE = Policy(signatures=(ED25519,))  # what the format can hold, whatever keys a publisher has
+LARGEST = compressed_size(archive_size(_LIMITS.values()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertReport(PackageReport):
+    """What is known of an `.expert` file that was verified without keeping its weights.
+
+    Attributes:
+        integrity: the manifest's field of this name, which `manifest` lacks.
+    """
+
+    integrity: dict[str, Any]
+
+
+def open_expert(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY) -> VerifiedPackage:
+    """Read an `.expert` file once, into memory, verify it, and return its content.
+
+    Args:
+        path: the file.
+        trust: the publishers that may have signed it.
+        policy: what is required of it beyond that.
+
+    Raises:
+        UserError: the file cannot be read.
+        PackageError: a check failed. Its message names the file, what is wrong and what was expected.
+    """
+    with named(path), open_source(path) as source:
+        ArchiveReader(source, limits=_LIMITS)  # its start and size are right, before all of it is read
+        if source.size > LARGEST:
+            raise PackageError(f"the file has {source.size} bytes; at most {LARGEST} are allowed")
+        data = source.read(0, source.size)
+        source.check_unchanged()
+        return open_expert_bytes(data, trust=trust, policy=policy)
+
+
+def open_expert_bytes(data: bytes, *, trust: TrustStore, policy: Policy = ANY) -> VerifiedPackage:
+    """Verify an `.expert` file that is already in memory. Raises as `open_expert`."""
+    fields = vars(examine_expert(Memory(data), trust=trust, policy=policy, weights=True))
+    return VerifiedPackage(**{field: value for field, value in fields.items() if field != "integrity"})
+
+
+def verify_expert(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY) -> ExpertReport:
+    """Check all that `open_expert` checks, in a memory that does not grow with the file.
+
+    The file is read twice by one descriptor: for its signature, and then for its content.
+
+    Raises:
+        UserError, PackageError: as `open_expert`.
+    """
+    with named(path), open_source(path) as source:
+        return examine_expert(source, trust=trust, policy=policy)
+
+
+def unpack_expert(
+    path: str | os.PathLike[str], folder: Path, *, trust: TrustStore, policy: Policy = ANY
+) -> ExpertReport:
+    """Verify a file, and write its manifest and members into a new folder, in a memory that does not grow with it.
+
+    The manifest is written without `integrity`, and the members under the names that it gives them.
+
+    Raises:
+        UserError: the folder exists, or cannot be written; or as `open_expert`.
+        PackageError: as `open_expert`.
+    """
+    with named(path), open_source(path) as source, new_folder(folder) as temporary:
+        report = examine_expert(source, trust=trust, policy=policy, unpack_to=temporary)
+        write_bytes(temporary / MANIFEST, manifest_bytes(report.manifest))
+        return report
+
+
+def verify_expert_manifest(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY) -> ExpertReport:
+    """Check the signature and what it fixes, and look at nothing but the manifest.
+
+    Raises:
+        UserError, PackageError: as `open_expert`.
+    """
+    with named(path), open_source(path) as source:
+        signed = _checked(source, trust=trust, policy=policy)
+        source.check_unchanged()
+        return _report(source, signed, members={})
+
+
+def examine_expert(
+    source: Source,
+    *,
+    trust: TrustStore,
+    policy: Policy = ANY,
+    weights: bool = False,
+    unpack_to: Path | None = None,
+) -> ExpertReport:
+    """Check everything about an `.expert` file, wherever its bytes come from.
+
+    Order: signature under a trusted key, container, manifest, set of members both ways, sizes, digests, linter.
+
+    Args:
+        policy: what is required beyond a trusted publisher; of signatures, by default all that it has keys for, so
+            that one with a second key is refused unless the policy names Ed25519 alone.
+        weights: whether the report holds them too.
+        unpack_to: a new folder that the members are written into; nothing in it counts before this has returned.
+
+    Raises:
+        UserError, PackageError: as `open_expert`.
+    """
+    signed = _checked(source, trust=trust, policy=policy)
+
+    def read(name: str) -> Iterator[Buffer]:
+        return blocks(signed.members[name], offset=0, length=signed.members[name].size)
+
+    # What may have changed between the two readings, and what is written, is hashed again.
+    again = unpack_to is not None or not source.constant
+    content = check_content(
+        signed.manifest,
+        read if unpack_to is None else written(read, unpack_to),
+        known=None if again else {name: entry.sha256 for name, entry in signed.entries.items()},
+        keep_weights=weights,
+    )
+    source.check_unchanged()
+    return _report(source, signed, members=content.members, shapes=content.shapes)
+
+
+def _checked(source: Source, *, trust: TrustStore, policy: Policy) -> "_Signed":
+    """Check all but the members' content."""
+    signed = _signed(source, trust=trust, policy=policy)
+    check_manifest(signed.manifest)
+    check_long_name(signed.manifest)
+    policy.check(signed.publisher, [(ED25519, signed.publisher.raw)], signed.manifest)
+    _check_members(signed)
+    return signed
+
+
+def _report(
+    source: Source,
+    signed: "_Signed",
+    *,
+    members: dict[str, bytes],
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> ExpertReport:
+    return ExpertReport(
+        manifest=signed.manifest,
+        integrity=signed.integrity,
+        members=members,
+        publisher=signed.publisher.fingerprint,
+        publisher_name=signed.publisher.name,
+        digest=signed.digest,
+        size=source.size,
+        signatures=(ED25519,),
+        shapes=shapes or {},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Signed:
+    """A file whose every byte a trusted publisher signed, or follows from what it signed; no more is known of it.
+
+    `members` and `entries` go by the manifest's names, without manifest and signature.
+    """
+
+    manifest: dict[str, Any]
+    integrity: dict[str, Any]
+    members: dict[str, MemberSource]
+    entries: dict[str, Entry]
+    publisher: Publisher
+    digest: str
+
+
+def claimed_keys(source: Source) -> tuple[PublicKey, ...]:
+    """Return the key that a file names itself, which proves nothing: anyone can name a key of their own.
+
+    Raises:
+        PackageError: this is no `.expert` file.
+    """
+    own, _ = _scan(ArchiveReader(source, limits=_LIMITS))
+    return (PublicKey(raw=claimed_key(_manifest(own))),)
+
+
+def _signed(source: Source, *, trust: TrustStore, policy: Policy) -> _Signed:
+    """Read a file from start to end.
+
+    Until the signature under a trusted key is checked, nothing is done but what it takes to build the signed message:
+    members are found by their headers, their content is hashed, and the manifest is parsed as JSON.
+    """
+    reader = ArchiveReader(source, limits=_LIMITS)
+    own, entries = _scan(reader)
+    manifest = _manifest(own)
+    raw, signature = claimed_key(manifest), signature_value(own[SIGNATURE])
+    publisher = trust.publisher_of([(ED25519, raw)], required=())
+    _check_one_is_enough(publisher, policy)
+    message = signed_message(manifest=manifest, entries=entries)
+    verify_signature(algorithm=ED25519, public_key=publisher.raw, value=signature, message=message)
+    check_integrity(manifest, signature=signature, entries=entries)
+    return _Signed(
+        digest=reader.finish(),
+        integrity=manifest.pop("integrity"),
+        manifest=manifest,
+        members={_CONTENT_NAMES.get(name, name): reader.member(name) for name in entries},
+        entries={_CONTENT_NAMES.get(name, name): entry for name, entry in entries.items()},
+        publisher=publisher,
+    )
+
+
+def _check_one_is_enough(publisher: Publisher, policy: Policy) -> None:
+    """Refuse a publisher known with more keys, unless a policy says that Ed25519 will do: a forger would choose this.
+
+    Raises:
+        SignatureError: another signature is required, which the format cannot hold.
+    """
+    required = publisher.algorithms if policy.signatures is None else policy.signatures
+    missing = sorted(set(required) - {ED25519})
+    if missing:
+        raise SignatureError(
+            f"a signature with {' and '.join(missing)} is required of {publisher.name} too, and an .expert carries"
+            f" {ED25519} alone: get the package as .tgsp, or accept this one by a policy file (--policy) that says"
+            f" `signatures: [{ED25519}]`"
+        )
+
+
+def _manifest(own: dict[str, bytes]) -> dict[str, Any]:
+    for name in (MANIFEST, SIGNATURE):
+        if name not in own:
+            raise PackageError(f"member {name} is missing: the file was altered, or is no .expert package")
+    return canonical_object(own[MANIFEST], MANIFEST)
+
+
+def _scan(reader: ArchiveReader) -> tuple[dict[str, bytes], dict[str, Entry]]:
+    """Return manifest and signature, and size and digest of every other member."""
+    own, entries = {}, {}
+    for name, size, content in reader.members():
+        if name in (MANIFEST, SIGNATURE):
+            own[name] = b"".join(content)
+            continue
+        digest = hashlib.sha256()
+        for piece in content:
+            digest.update(piece)
+        entries[name] = Entry(size=size, sha256=digest.hexdigest())
+    return own, entries
+
+
+def _check_members(signed: _Signed) -> None:
+    """Compare the archive's members with those that the manifest lists: the sets, sizes and digests."""
+    listed = {entry["path"]: entry for entry in signed.manifest["members"]}
+    for name in sorted(listed.keys() | signed.entries.keys()):
+        if name not in signed.entries:
+            raise PackageError(f"member {name} is missing, which the manifest lists")
+        if name not in listed:
+            raise PackageError(f"member {name} is foreign: the manifest does not list it")
+        found = signed.entries[name]
+        if (found.size, found.sha256) != (listed[name]["size"], listed[name]["sha256"]):
+            raise PackageError(
+                f"member {name}: it has {found.size} bytes of SHA-256 {found.sha256}, where the manifest states"
+                f" {listed[name]['size']} of {listed[name]['sha256']}"
+            )

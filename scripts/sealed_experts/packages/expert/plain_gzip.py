@@ -1,0 +1,184 @@
+"""gzip (RFC 1952) without compression: of one content there is one file, and a reader that accepts no other.
+
+A compressor's bytes depend on its library and version, and many streams decode to the same content. Here the content
+stands in stored blocks (RFC 1951, 3.2.4) of 65,535 bytes, the last of which is shorter, behind a constant header.
+"""
+
+import hashlib
+import zlib
+from typing import IO
+
+from sealed_experts.packages.errors import PackageError
+from sealed_experts.packages.source import Source
+
+# No flags, no time, no extra flags, unknown operating system.
+HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+BLOCK = 65_535
+_TRAILER = 8
+_RESEAL = (
+    "only the one encoding that `sealed-experts publish` writes is accepted; unpack it with tar, look at the files, "
+    "and run `sealed-experts publish` on the folder to seal it again"
+)
+
+
+def compressed_size(size: int) -> int:
+    """Return how many bytes the file of a content of `size` bytes has; `size` is at least 1."""
+    return len(HEADER) + size + 5 * -(-size // BLOCK) + _TRAILER
+
+
+def content_size(size: int) -> int | None:
+    """Return how many bytes the content of a file of `size` bytes has, or None where no content has such a file."""
+    rest = size - len(HEADER) - _TRAILER
+    content = rest - 5 * -(-rest // (BLOCK + 5))
+    return content if content >= 1 and compressed_size(content) == size else None
+
+
+class PlainGzipWriter:
+    """Writes a content whose size is known beforehand, piece by piece."""
+
+    def __init__(self, stream: IO[bytes], *, size: int) -> None:
+        self._stream, self._size = stream, size
+        self._position, self._crc = 0, 0
+        stream.write(HEADER)
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Write the next piece of the content."""
+        view = memoryview(content)
+        if self._position + len(view) > self._size:
+            raise ValueError(f"the content is longer than the {self._size} bytes that were announced")
+        self._crc = zlib.crc32(view, self._crc)
+        while view:
+            if self._position % BLOCK == 0:
+                self._stream.write(_block_header(self._position, self._size))
+            piece = view[: BLOCK - self._position % BLOCK]
+            self._stream.write(piece)
+            self._position += len(piece)
+            view = view[len(piece) :]
+
+    def finish(self) -> None:
+        """Write what follows the content."""
+        if self._position != self._size:
+            raise ValueError(f"the content has {self._position} bytes where {self._size} were announced")
+        self._stream.write(_trailer(self._crc, self._size))
+
+
+class PlainGzipReader:
+    """Reads a file from its start, and holds every byte that is not content against what a writer would put there.
+
+    Attributes:
+        size: bytes of the content.
+    """
+
+    def __init__(self, source: Source, *, unit: int = 1) -> None:
+        """Read the start of a file.
+
+        Args:
+            source: the file.
+            unit: what the content's size is a multiple of.
+
+        Raises:
+            PackageError: the file is another encoding, or its size is that of no content.
+        """
+        self._source, self._offset = source, 0  # in the file
+        self._position, self._crc = 0, 0  # of the content
+        self._hash = hashlib.sha256()
+        start = self._next(len(HEADER))
+        if start[:2] != HEADER[:2]:
+            raise PackageError("this is not an .expert package: its first bytes are not gzip's")
+        if start != HEADER:
+            raise PackageError(f"its gzip header is {start.hex()}, where {HEADER.hex()} is expected: {_RESEAL}")
+        first = self._next(1)
+        if first and first[0] >> 1 != 0:
+            raise PackageError(f"its gzip layer is compressed, or its first block is no stored one: {_RESEAL}")
+        size = content_size(source.size)
+        if size is None or size % unit:
+            raise PackageError(
+                f"the file is cut short, or foreign bytes follow it: no content gives {source.size} bytes"
+            )
+        self.size = size
+        self._expect(_block_header(0, size), start=first)
+
+    def read(self, count: int) -> bytes:
+        """Return the next `count` bytes of the content; fewer only where it ends.
+
+        Raises:
+            PackageError: a block's header is not the one that belongs there.
+        """
+        pieces = []
+        count = min(count, self.size - self._position)
+        while count:
+            within = self._position % BLOCK
+            if within == 0 and self._position:
+                self._expect(_block_header(self._position, self.size))
+            piece = self._next(min(count, BLOCK - within))
+            self._crc = zlib.crc32(piece, self._crc)
+            self._position += len(piece)
+            count -= len(piece)
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def finish(self) -> None:
+        """Check what follows the content, all of which must have been read.
+
+        Raises:
+            PackageError: it is not what the content gives.
+        """
+        if self._position != self.size:
+            raise PackageError(f"the content was read up to byte {self._position} of {self.size}")
+        self._expect(_trailer(self._crc, self.size))
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the file, when `finish` has found its end."""
+        return self._hash.hexdigest()
+
+    def _next(self, count: int) -> bytes:
+        piece = bytes(self._source.read(self._offset, min(count, self._source.size - self._offset)))
+        self._offset += len(piece)
+        self._hash.update(piece)
+        return piece
+
+    def _expect(self, expected: bytes, start: bytes = b"") -> None:
+        found = start + self._next(len(expected) - len(start))
+        if found != expected:
+            raise PackageError(
+                f"its gzip layer has {found.hex()} behind byte {self._position} of the content, where {expected.hex()}"
+                f" is expected: the file was altered, or another program wrote it; {_RESEAL}"
+            )
+
+
+class PlainGzipContent:
+    """The content of a file that a `PlainGzipReader` has read to its end, at any place."""
+
+    def __init__(self, source: Source, *, size: int) -> None:
+        self.size, self.constant = size, source.constant
+        self._source = source
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes.
+
+        Raises:
+            PackageError: there are fewer.
+        """
+        if offset + length > self.size:
+            raise PackageError(f"it is cut short: {self.size} bytes where {offset + length} are expected")
+        pieces = []
+        while length:
+            count = min(length, BLOCK - offset % BLOCK)
+            pieces.append(self._source.read(len(HEADER) + 5 * (offset // BLOCK + 1) + offset, count))
+            offset, length = offset + count, length - count
+        return b"".join(pieces)
+
+    def check_unchanged(self) -> None:
+        """Raise PackageError if the file may have changed since it was opened."""
+        self._source.check_unchanged()
+
+
+def _block_header(position: int, size: int) -> bytes:
+    """Return the five bytes before the block that starts at `position` of the content."""
+    length = min(BLOCK, size - position)
+    final = position + length == size
+    return bytes([final]) + length.to_bytes(2, "little") + (length ^ 0xFFFF).to_bytes(2, "little")
+
+
+def _trailer(crc: int, size: int) -> bytes:
+    return crc.to_bytes(4, "little") + (size % (1 << 32)).to_bytes(4, "little")

@@ -1,0 +1,238 @@
+"""Rotating and revoking keys: one's own, and those of publishers that one trusts."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.atomic import atomic_writer, sync_folder, write_bytes, write_text
+from sealed_experts.files.locks import folder_lock
+from sealed_experts.packages.keys.leftovers import clear_leftovers, show_statement, stage_statement
+from sealed_experts.packages.keys.own_entry import RETIRED, following_entry, own_entry, refuse_unusable
+from sealed_experts.packages.keys.private_file import read_private_file, refuse_place
+from sealed_experts.packages.keys.private_keys import MISSING, key_path, new_key, unlocked, write_key
+from sealed_experts.packages.keys.publisher import PublicKey, Publisher, check_usable
+from sealed_experts.packages.keys.retired import refuse_rotated_in, retired_path
+from sealed_experts.packages.keys.statements import (
+    Revocation,
+    Rotation,
+    read_statement,
+    revocation_statement,
+    rotation_statement,
+)
+from sealed_experts.packages.keys.trust import TrustStore, load_trust, mark_revoked, trust_publisher
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotated:
+    """What a rotation did.
+
+    Attributes:
+        old: public half of the key that signed until now.
+        new: the trust store's entry of the key that signs from now on.
+        path: where the new key is.
+        retired: where the old key is kept.
+    """
+
+    old: Publisher
+    new: Publisher
+    path: Path
+    retired: Path
+
+
+def rotate_key(*, output: Path, name: str | None = None) -> Rotated:
+    """Put a new key in the place of one's own, and write the statement by which others can follow.
+
+    The new key has every algorithm that works here, the old one's passphrase, scopes and expiry. The old key stays
+    trusted, so that what it signed can still be used, and is kept beside the new one; nothing is signed with it any
+    more.
+
+    Raises:
+        UserError: as `load_key`; or the old key expired; or the output exists or cannot be written: nothing is changed
+            then.
+    """
+    path = _own_path(name)
+    refuse_existing(output)
+    with folder_lock(path.parent):
+        clear_leftovers(path.parent)
+        old, secret = unlocked(path)
+        refuse_unusable(path, old.public)
+        new = new_key(name=path.stem)
+        entry = following_entry(path, old=old.public, new=new.public)
+        statement = rotation_statement(old=old, new=new)
+        retired = retired_path(path, old.public)
+        with _statement_file(output, statement):
+            # The old key first: whenever this is cut short, a key to sign with is in place. The statement does not go
+            # by its name before the key that it introduces is there.
+            write_bytes(retired, read_private_file(path), mode=0o600)
+            write_text(retired.with_suffix(".pub"), old.public.pem)
+            staged = stage_statement(retired, statement)
+            trusted = write_key(path, new, entry=entry, secret=secret)
+            show_statement(staged)
+    return Rotated(old=old.public, new=trusted, path=path, retired=retired)
+
+
+def revoke_key(*, reason: str, output: Path, name: str | None = None, fingerprint: str | None = None) -> Publisher:
+    """Revoke one's own key here, put it aside, and write the statement by which others refuse it.
+
+    Args:
+        reason: why; it is public.
+        output: the statement to write.
+        name: which key, by default the one that signs.
+        fingerprint: that of the key that is meant, which a key that was rotated in needs.
+
+    Returns:
+        the trust store's entry of it, which stays there as revoked.
+
+    Raises:
+        UserError: as `unlocked` and `refuse_rotated_in`; or the output exists or cannot be written, or the reason is
+            not one line of text.
+    """
+    path = _own_path(name)
+    refuse_existing(output)
+    with folder_lock(path.parent):
+        clear_leftovers(path.parent)
+        key, _ = unlocked(path)
+        refuse_rotated_in(path, key.public, fingerprint=fingerprint)
+        with _statement_file(output, revocation_statement(key=key, reason=reason)):
+            pass
+        entry = mark_revoked(own_entry(path, key.public), reason=reason)
+        if RETIRED not in path.stem:
+            aside = retired_path(path, key.public)
+            for suffix in (".pub", ".pem"):
+                if path.with_suffix(suffix).exists():
+                    os.replace(path.with_suffix(suffix), aside.with_suffix(suffix))
+            sync_folder(path.parent)
+    return entry
+
+
+def revoke_in_advance(*, reason: str, output: Path, name: str | None = None) -> Publisher:
+    """Write the statement that would revoke one's own key, for the day when the key is lost. Nothing is revoked.
+
+    The file has mode 0600: whoever gets it can revoke the key.
+
+    Returns:
+        the public half of the key.
+
+    Raises:
+        UserError: as `revoke_key`.
+    """
+    refuse_existing(output)
+    key, _ = unlocked(key_path(name))
+    with _statement_file(output, revocation_statement(key=key, reason=reason), mode=0o600):
+        pass
+    return key.public
+
+
+def follow_rotation(path: Path, *, name: str | None = None) -> Publisher:
+    """Trust the key that follows a trusted one, with its scopes and its expiry, by a rotation statement.
+
+    A publisher that is trusted already keeps what limits it, and gains the keys that the statement adds.
+
+    Raises:
+        UserError: the statement is none of a rotation, or about a key that is not trusted here; it names other keys
+            than a publisher is trusted with; as `trust_publisher`.
+        SignatureError: the former key is revoked or expired here, or a signature does not match.
+    """
+    statement = read_statement(path)
+    if not isinstance(statement, Rotation):
+        raise UserError(f"{path} revokes a key: give it to `sealed-experts keys revoke --statement`")
+    store = load_trust()
+    former = _known(store, statement.old, path)
+    if former is None:
+        raise UserError(
+            f"{path} is signed by the key {statement.old[0].fingerprint}, which is not trusted here: nothing is to be "
+            "done"
+        )
+    check_usable(former)
+    fingerprint = statement.new[0].fingerprint
+    known = store.find(fingerprint)
+    if known is not None:
+        check_usable(known)
+        if name not in (None, known.name):
+            raise UserError(f"this key is already trusted as {known.name}: leave --name out, or untrust it first")
+        return trust_publisher(replace(known, keys=statement.new))
+    name = name or f"{former.name[:55]}-{fingerprint[:8]}"
+    ancestors = (former.fingerprint, *former.ancestors)
+    return trust_publisher(replace(former, name=name, keys=statement.new, ancestors=ancestors))
+
+
+def follow_revocation(path: Path, *, with_introduced: bool = False) -> tuple[Publisher, tuple[Publisher, ...]]:
+    """Refuse a key from now on, by its holder's revocation statement, whether or not it was ever trusted here.
+
+    Args:
+        path: the statement.
+        with_introduced: whether the keys that rest on it are revoked here too.
+
+    Returns:
+        the entry of the revoked key, and those of all that rest on its rotation statements, at first or at second hand,
+        and were not refused before: whoever had the key could write such statements too.
+
+    Raises:
+        UserError: the statement is none of a revocation, or does not speak for all keys that a publisher is trusted
+            with.
+        SignatureError: a signature does not match.
+    """
+    statement = read_statement(path)
+    if not isinstance(statement, Revocation):
+        raise UserError(f"{path} introduces a new key: give it to `sealed-experts keys trust`")
+    first = statement.key[0].fingerprint
+    # An unknown key signed this itself, so it is kept as revoked: a public file of it may still lie about.
+    unknown = Publisher(name=f"revoked-{first[:8]}", keys=statement.key)
+    entry = mark_revoked(_known(load_trust(), statement.key, path) or unknown, reason=statement.reason)
+    introduced = tuple(_introduced_by(entry.fingerprint, load_trust()))
+    if with_introduced:
+        reason = f"introduced by the revoked key {entry.fingerprint[:16]}: {statement.reason}"[:200]
+        introduced = tuple(mark_revoked(other, reason=reason) for other in introduced)
+    return entry, introduced
+
+
+def refuse_existing(output: Path) -> None:
+    """Refuse to write over a file.
+
+    Raises:
+        UserError: it exists.
+    """
+    if os.path.lexists(output):
+        raise UserError(f"{output} exists: name a new file")
+
+
+def _own_path(name: str | None) -> Path:
+    """Return the file of one's own key, where it really is: not even its lock is made where others can write."""
+    chosen = key_path(name)
+    refuse_place(chosen, remedy=MISSING)
+    return Path(os.path.realpath(chosen))
+
+
+@contextlib.contextmanager
+def _statement_file(output: Path, statement: dict[str, Any], *, mode: int = 0o644) -> Iterator[None]:
+    """Write a statement, which appears when the block has ended; that it can be written is known before the block."""
+    text = json.dumps(statement, indent=2, sort_keys=True) + "\n"
+    try:
+        with atomic_writer(output, mode=mode) as stream:
+            stream.write(text.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+            yield
+    except OSError as error:
+        raise UserError(f"cannot write {output} ({error.strerror}): name a file in a folder of yours") from error
+
+
+def _known(store: TrustStore, keys: Sequence[PublicKey], path: Path) -> Publisher | None:
+    """Return the publisher in the store, if there is one, all of whose keys are among those that signed a statement."""
+    entry = store.find(keys[0].fingerprint)
+    if entry is not None and not all(key in keys for key in entry.keys):
+        raise UserError(f"{path} is not signed with every key that {entry.name} is trusted with here: it is refused")
+    return entry
+
+
+def _introduced_by(key_fingerprint: str, store: TrustStore) -> Iterator[Publisher]:
+    """Yield the publishers, not revoked, that came through rotation statements of a key or of those that it brought."""
+    resting = {key_fingerprint}
+    while more := {each.fingerprint for each in store if resting & set(each.ancestors)} - resting:
+        resting |= more
+    yield from (each for each in store if each.fingerprint in resting - {key_fingerprint} and each.revoked is None)

@@ -1,0 +1,61 @@
+"""What a killed command leaves in a folder of private keys, and how the next one clears it up."""
+
+import contextlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.atomic import sync_folder
+from sealed_experts.files.canonical import read_json, write_json
+from sealed_experts.packages.keys.pem import known_public
+from sealed_experts.packages.keys.private_file import read_private_file
+
+# As the atomic writer names them; a private key is in it, whole or in part.
+_TEMPORARY = re.compile(r"\..+\.(pem|rotation\.json\.staged)\.[0-9a-f]{16}\.tmp")
+_STATEMENT, _STAGED = ".rotation.json", ".staged"
+
+
+def stage_statement(retired: Path, statement: dict[str, Any]) -> Path:
+    """Keep the statement of a rotation where nobody takes it for one until its new key is in place."""
+    staged = retired.with_name(f".{retired.stem}{_STATEMENT}{_STAGED}")
+    write_json(staged, statement)
+    return staged
+
+
+def show_statement(staged: Path) -> None:
+    """Give a staged statement its name: its new key is in place."""
+    os.replace(staged, staged.with_name(staged.name.removeprefix(".").removesuffix(_STAGED)))
+    sync_folder(staged.parent)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove half-written private keys and the statements that would introduce a lost one; show the others.
+
+    The caller holds the folder's lock, so that whoever wrote these is dead.
+    """
+    for path in sorted(folder.iterdir()):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink()
+    for staged in sorted(folder.glob(f".*{_STATEMENT}{_STAGED}")):
+        if _introduced(staged) & _held(folder):
+            show_statement(staged)
+        else:
+            staged.unlink()
+
+
+def _introduced(staged: Path) -> set[str]:
+    try:
+        return {read_json(staged)["new"]["ed25519"]}
+    except (UserError, KeyError, TypeError):
+        return set()
+
+
+def _held(folder: Path) -> set[str]:
+    """Return a folder's Ed25519 public keys, in hexadecimal digits, as far as no passphrase is needed."""
+    held = set()
+    for path in folder.glob("*.pem"):
+        with contextlib.suppress(UserError):
+            held |= {key.raw.hex() for key in known_public(read_private_file(path), where=str(path)) or ()}
+    return held

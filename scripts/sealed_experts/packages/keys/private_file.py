@@ -1,0 +1,77 @@
+"""The one way in which private keys of any kind are read: publishers', recipients', and those of model signing."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from sealed_experts.errors import UserError
+from sealed_experts.packages.keys.home import refuse_foreign, refuse_project, refuse_shared
+from sealed_experts.packages.regular_file import open_regular
+
+LARGEST_FILE = 16_384
+_CORRECT = "correct its path"
+_MOST_LINKS = 40  # as many as Linux follows
+
+
+def read_private_file(path: Path, *, remedy: str = _CORRECT) -> bytes:
+    """Return the content of a private file that only this user can read.
+
+    Args:
+        path: the file.
+        remedy: what to do where it does not exist.
+
+    Raises:
+        UserError: it is missing, no regular file or too large; it lies in a project's folder or among results; or
+            others can read or replace it, or a symlink to it.
+    """
+    refuse_place(path, remedy=remedy)
+    try:
+        with open_regular(path) as (stream, status):
+            if status.st_mode & 0o077:
+                mode = f"{status.st_mode & 0o777:04o}"
+                raise UserError(f"other users can use the private key {path} (mode {mode}): chmod 600 it")
+            refuse_foreign(path, status)
+            content = stream.read(LARGEST_FILE + 1)
+    except FileNotFoundError as error:
+        raise UserError(_missing(path, remedy)) from error
+    except OSError as error:
+        raise UserError(f"cannot read the private key {path}: {error.strerror}") from error
+    if len(content) > LARGEST_FILE:
+        raise UserError(f"{path} is larger than {LARGEST_FILE} bytes, so it is no private key: give another file")
+    return content
+
+
+def refuse_place(path: Path, *, remedy: str = _CORRECT) -> None:
+    """Refuse a place for a private key where others could replace it, or where it would travel with a project's files.
+
+    Args:
+        path: the private key.
+        remedy: what to do where its folder does not exist.
+
+    Raises:
+        UserError: it is one; or a folder on the way is missing or cannot be read.
+    """
+    try:
+        refuse_project(path)
+        os.stat(path.parent)  # a fresh home has no folder of keys yet: then it is the key that is missing
+        for folder in _folders(path):
+            refuse_shared(folder)
+    except FileNotFoundError as error:
+        raise UserError(_missing(path, remedy)) from error
+    except OSError as error:
+        raise UserError(f"cannot read the private key {path}: {error.strerror}") from error
+
+
+def _missing(path: Path, remedy: str) -> str:
+    return f"the private key {path} does not exist: {remedy}"
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    """Yield the folder of a file and, where it is a symlink, those of all that it leads through."""
+    yield path.parent
+    for _ in range(_MOST_LINKS):
+        if not path.is_symlink():
+            break
+        path = path.parent / os.readlink(path)
+        yield path.parent
+    yield Path(os.path.realpath(path)).parent

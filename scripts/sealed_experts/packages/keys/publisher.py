@@ -1,0 +1,139 @@
+"""A publisher: public keys of several algorithms under one name, and what this machine's user lets it sign."""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from sealed_experts.packages.errors import SignatureError
+from sealed_experts.packages.keys.signing import ED25519, encode_public, fingerprint
+
+ANYTHING = ("*",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicKey:
+    """A raw public key of one algorithm."""
+
+    raw: bytes
+    algorithm: str = ED25519
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the raw key, lower-case hex."""
+        return fingerprint(self.raw)
+
+    @property
+    def pem(self) -> str:
+        """The key as SubjectPublicKeyInfo in PEM."""
+        return encode_public(algorithm=self.algorithm, public_key=self.raw).decode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publisher:
+    """Who signs packages, as the trust store knows it.
+
+    Attributes:
+        name: for people; it proves nothing.
+        keys: its public keys, one an algorithm, Ed25519 first.
+        scopes: patterns of the experts' names that it may sign (`*` and `?` as in file names).
+        expires: the last day (UTC) on which its signatures are accepted, or None.
+        revoked: why its signatures are no longer accepted, or None.
+        ancestors: fingerprints of the former keys through whose rotation statements it came, the last one first: who
+            held one of them could have made all that followed.
+    """
+
+    name: str
+    keys: tuple[PublicKey, ...]
+    scopes: tuple[str, ...] = ANYTHING
+    expires: datetime.date | None = None
+    revoked: str | None = None
+    ancestors: tuple[str, ...] = ()
+
+    @property
+    def certified_by(self) -> str | None:
+        """Fingerprint of the former key whose rotation statement brought this one, or None."""
+        return self.ancestors[0] if self.ancestors else None
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """The algorithms of its keys."""
+        return tuple(key.algorithm for key in self.keys)
+
+    @property
+    def raw(self) -> bytes:
+        """Its raw Ed25519 public key."""
+        return self.keys[0].raw
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint that stands for it: that of its Ed25519 key."""
+        return self.keys[0].fingerprint
+
+    @property
+    def pem(self) -> str:
+        """Its public file: one block an algorithm."""
+        return "".join(key.pem for key in self.keys)
+
+    def status(self) -> str:
+        """Return `revoked`, `expired` or `trusted`, as of today by this machine's clock."""
+        if self.revoked is not None:
+            return "revoked"
+        return "expired" if self.expires is not None and today() > self.expires else "trusted"
+
+
+def today() -> datetime.date:
+    """Return today's date in UTC."""
+    return datetime.datetime.now(datetime.UTC).date()
+
+
+def check_usable(publisher: Publisher) -> None:
+    """Refuse what a revoked or expired publisher signed, whenever that was: a package holds no trusted time.
+
+    Raises:
+        SignatureError: it is revoked or expired.
+    """
+    who = f"the key of {publisher.name} ({publisher.fingerprint})"
+    if publisher.revoked is not None:
+        raise SignatureError(
+            f"{who} was revoked ({publisher.revoked}): all that it ever signed is refused; get the package sealed with "
+            "its publisher's present key"
+        )
+    if publisher.status() == "expired":
+        raise SignatureError(
+            f"{who} expired here on {publisher.expires}: all that it ever signed is refused; if you still trust it, "
+            f"run `sealed-experts keys trust` with --name {publisher.name} and a later --expires"
+        )
+
+
+def check_required(publisher: Publisher, *, signed: Sequence[str], required: Sequence[str] | None) -> None:
+    """Refuse a package that lacks a signature: by default of any algorithm that the publisher has a key of.
+
+    Raises:
+        SignatureError: a required algorithm did not sign.
+    """
+    for algorithm in publisher.algorithms if required is None else required:
+        if algorithm not in publisher.algorithms:
+            raise SignatureError(
+                f"an {algorithm} signature is required, but no {algorithm} key of {publisher.name} is known here: get "
+                "its present public file and run `sealed-experts keys trust`"
+            )
+        if algorithm not in signed:
+            raise SignatureError(
+                f"the {algorithm} signature of {publisher.name} is missing: it signs with "
+                f"{' and '.join(publisher.algorithms)}, and the package carries {' and '.join(signed)} only; get the "
+                "package again, or accept it by a policy that names the signatures it needs"
+            )
+
+
+def check_scope(publisher: Publisher, package_name: str) -> None:
+    """Refuse an expert whose name the publisher may not sign.
+
+    Raises:
+        SignatureError: none of its scopes covers the name.
+    """
+    if not any(fnmatchcase(package_name, scope) for scope in publisher.scopes):
+        raise SignatureError(
+            f"{publisher.name} may not sign an expert called {ascii(package_name)[:80]}: it is trusted for "
+            f"{', '.join(publisher.scopes)} only (`sealed-experts keys trust` with --scope changes that)"
+        )

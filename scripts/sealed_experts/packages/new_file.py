@@ -1,0 +1,64 @@
+"""A finished file gets a name that nothing has: nothing is ever written over."""
+
+import contextlib
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.atomic import sync_folder, write_error
+from sealed_experts.packages.regular_file import open_regular
+from sealed_experts.packages.source import BLOCK
+
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+def place(draft: Path, target: Path) -> bool:
+    """Give a draft its name, and return whether it has it: False, and nothing is done, where something else has.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        _link(draft, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise write_error(target, error) from error
+    discard(draft)
+    sync_folder(target.parent)
+    return True
+
+
+def digest_at(path: Path) -> str:
+    """Return the SHA-256 of the file that has a name already.
+
+    Raises:
+        UserError: it is no plain file, or cannot be read.
+    """
+    try:
+        with open_regular(path, follow=False) as (stream, _):
+            state = hashlib.sha256()
+            while piece := stream.read(BLOCK):
+                state.update(piece)
+            return state.hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} stands in the way ({error.strerror}): remove it, or choose another folder") from error
+
+
+def discard(draft: Path) -> None:
+    """Remove a draft, if it is there; that it could not be made is told by what tried to."""
+    with contextlib.suppress(OSError):
+        draft.unlink()
+
+
+def _link(draft: Path, target: Path) -> None:
+    try:
+        os.link(draft, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # A file system without links, such as a USB stick's: an empty file takes the name first.
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
+        os.replace(draft, target)

@@ -1,0 +1,175 @@
+"""The door to packages of either container, which are told apart by their first bytes."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sealed_experts.errors import UserError
+from sealed_experts.packages.content.manifest import canonical_object
+from sealed_experts.packages.content.manifest_schema import MAX_MANIFEST
+from sealed_experts.packages.content.receipt import RECEIPT
+from sealed_experts.packages.errors import PackageError, named
+from sealed_experts.packages.expert import container as expert_container
+from sealed_experts.packages.keys.pem import read_public_keys
+from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.publisher import PublicKey, Publisher, check_usable
+from sealed_experts.packages.keys.trust import TrustStore, load_trust
+from sealed_experts.packages.recipients.encryption import Identity
+from sealed_experts.packages.regular_file import open_regular
+from sealed_experts.packages.source import open_source
+from sealed_experts.packages.tgsp import container
+from sealed_experts.packages.tgsp import package as tgsp
+from sealed_experts.packages.tgsp.examination import ANY, PackageReport, VerifiedPackage
+
+if TYPE_CHECKING:
+    from sealed_experts.packages.content.second_accountant import Bounds
+
+TGSP, EXPERT = "tgsp", "expert"
+NOBODY = "nobody you trust"
+LARGEST = max(
+    expert_container.LARGEST,
+    container.HEADER.size + MAX_MANIFEST + container.MAX_RECIPIENTS + container.MAX_PAYLOAD + container.MAX_SIGNATURES,
+)
+
+
+def container_of(path: str | os.PathLike[str]) -> str:
+    """Return the container of a file, `tgsp` or `expert`, by its first bytes. Nothing of it is verified.
+
+    Raises:
+        UserError: the file cannot be read.
+        PackageError: it is neither.
+    """
+    try:
+        with open_regular(path) as (stream, _):
+            start = stream.read(len(container.MAGIC))
+    except OSError as error:
+        raise UserError(f"cannot read the package {os.fspath(path)}: {error.strerror}") from error
+    if start == container.MAGIC:
+        return TGSP
+    if start.startswith(expert_container.MAGIC):
+        return EXPERT
+    raise PackageError(
+        f"{os.fspath(path)}: this is no package: its first bytes are {start.hex(' ') or 'none'}, where a .tgsp has "
+        f"{container.MAGIC.hex(' ')} and an .expert {expert_container.MAGIC.hex(' ')}"
+    )
+
+
+def open_any(
+    path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+) -> VerifiedPackage:
+    """Verify a package of either container in memory, and return its content.
+
+    Raises:
+        UserError: the file cannot be read, or is encrypted for others.
+        PackageError: a check failed. Its message names the file, what is wrong and what was expected.
+    """
+    if container_of(path) == EXPERT:
+        return expert_container.open_expert(path, trust=trust, policy=policy)
+    return tgsp.open_package(path, trust=trust, policy=policy, identity=identity)
+
+
+def verify_any(
+    path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+) -> PackageReport:
+    """Verify a package of either container in a memory that does not grow with the file. Raises as `open_any`."""
+    if container_of(path) == EXPERT:
+        return expert_container.verify_expert(path, trust=trust, policy=policy)
+    return tgsp.verify_package(path, trust=trust, policy=policy, identity=identity, digest=True)
+
+
+def verify_manifest(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY) -> PackageReport:
+    """Check a package's signatures and manifest, and look at nothing of its content. Raises as `open_any`."""
+    if container_of(path) == EXPERT:
+        return expert_container.verify_expert_manifest(path, trust=trust, policy=policy)
+    return tgsp.verify_manifest(path, trust=trust, policy=policy)
+
+
+def unpack_any(
+    path: str | os.PathLike[str],
+    folder: Path,
+    *,
+    trust: TrustStore,
+    policy: Policy = ANY,
+    identity: Identity | None = None,
+) -> PackageReport:
+    """Verify a package of either container, and write its manifest and members into a new folder.
+
+    The memory that it takes does not grow with the file.
+
+    Raises:
+        UserError: the folder exists, or cannot be written; or as `open_any`.
+        PackageError: as `open_any`.
+    """
+    if container_of(path) == EXPERT:
+        return expert_container.unpack_expert(path, folder, trust=trust, policy=policy)
+    return tgsp.unpack_package(path, folder, trust=trust, policy=policy, identity=identity)
+
+
+def own_publisher(path: str | os.PathLike[str]) -> TrustStore:
+    """Return a store of the keys that a file carries itself, under a name that says what that proves: nothing.
+
+    Raises:
+        UserError: the file cannot be read; as `load_trust`.
+        PackageError: it is no package.
+        SignatureError: one of its keys was revoked here: what that signed is refused, whoever asks.
+    """
+    kind = container_of(path)
+    with named(path):
+        with open_source(path) as source:
+            if kind == EXPERT:
+                keys = expert_container.claimed_keys(source)
+            else:
+                signers = container.read_frame(source).signers
+                keys = tuple(PublicKey(algorithm=algorithm, raw=raw) for algorithm, raw in signers)
+        for known in _knowing(keys):
+            if known.revoked is not None:
+                check_usable(known)
+    return TrustStore([Publisher(name=NOBODY, keys=keys)])
+
+
+def trust_in_file(path: Path) -> TrustStore:
+    """Return a store of the publisher in a public file, and of nobody else.
+
+    Where the trust store knows that publisher, its scopes, its expiry and all of its keys hold: naming a file takes
+    none of them back.
+
+    Raises:
+        UserError: as `read_public_keys` and `load_trust`; or the store knows one of the keys beside other ones.
+        SignatureError: the publisher was revoked or expired here.
+    """
+    keys = read_public_keys(path)
+    known = _knowing(keys)
+    for entry in known:
+        check_usable(entry)
+        other = [key for key in keys if key not in entry.keys and key.algorithm in entry.algorithms]
+        if other:
+            raise UserError(
+                f"{path} holds keys of {entry.name}, whose {other[0].algorithm} key is another one here: ask its owner;"
+                f" `sealed-experts keys untrust {entry.name}` first if this is meant"
+            )
+    if not known:
+        return TrustStore([Publisher(name=path.stem, keys=keys)])
+    added = tuple(key for key in keys if key not in known[0].keys)
+    return TrustStore([replace(known[0], keys=(*known[0].keys, *added))])
+
+
+def _knowing(keys: Sequence[PublicKey]) -> list[Publisher]:
+    """Return the publishers of the trust store that have one of these keys."""
+    return [entry for entry in load_trust() if not set(entry.keys).isdisjoint(keys)]
+
+
+def recompute(path: str | os.PathLike[str], members: Mapping[str, bytes]) -> "Bounds | None":
+    """Recompute the ε of a verified package's receipt with a second accountant. Takes seconds.
+
+    Returns:
+        The second accountant's bounds on ε; None where a package claims none.
+
+    Raises:
+        PackageError: the receipt claims less than its events cost. The message names `path`.
+    """
+    from sealed_experts.packages.content.recomputation import recompute_privacy  # scipy takes a second to import
+
+    with named(path):
+        return recompute_privacy(canonical_object(members[RECEIPT], RECEIPT))

@@ -1,0 +1,116 @@
+"""Publishing: from a sealed package, or from an expert's files, to an `.expert` file under its long name."""
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sealed_experts.errors import UserError
+from sealed_experts.packages import opening
+from sealed_experts.packages.content.long_name import check_long_name, long_name
+from sealed_experts.packages.content.manifest import canonical_object, check_manifest
+from sealed_experts.packages.content.manifest_schema import MAX_MANIFEST
+from sealed_experts.packages.errors import EncryptedError, PackageError, SignatureError, named
+from sealed_experts.packages.expert.archive import Content
+from sealed_experts.packages.expert.container import ARCHIVE_NAMES, ONE_SIGNATURE
+from sealed_experts.packages.expert.integrity import MANIFEST, SIGNATURE
+from sealed_experts.packages.expert.writer import seal_expert
+from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.private_keys import PublisherKey, load_key
+from sealed_experts.packages.keys.trust import TrustStore
+from sealed_experts.packages.new_file import digest_at, discard, place
+from sealed_experts.packages.regular_file import open_regular
+
+
+def publish_expert(path: Path, *, output: Path, publisher: str | None = None) -> tuple[Path, str]:
+    """Write an `.expert` file signed with the publisher key at hand; return its path and SHA-256.
+
+    Args:
+        path: a `.tgsp` or `.expert` file that this same key signed, or a folder of manifest.json and the members.
+        output: folder to write into.
+        publisher: the publisher's name in it; by default the manifest's author, or else the key's fingerprint.
+
+    Raises:
+        UserError: a file cannot be read or written, or this version was published with other content.
+        PackageError: the package does not verify under this key, or the files are not what a package may hold.
+    """
+    key = load_key()
+    manifest, members = _from_folder(path) if os.path.isdir(path) else _from_package(path, key)
+    check_long_name(manifest)
+    called = publisher or _author(manifest)
+    target = output / f"{long_name(manifest)}.expert"
+    draft = output / f".{secrets.token_hex(8)}.new"
+    try:
+        digest = seal_expert(draft, manifest=manifest, members=members, key=key, publisher=called)
+        if not place(draft, target) and digest_at(target) != digest:
+            raise UserError(
+                f"{target} exists with other content: a published version never changes, so raise the version, or"
+                " remove that file if nobody has it yet"
+            )
+    finally:
+        discard(draft)
+    return target, digest
+
+
+def seal_as_expert(path: Path, *, output: Path) -> str:
+    """Write the content of a package as an `.expert` file of this name; return its SHA-256.
+
+    Its bytes are those that `publish_expert` gives.
+
+    Args:
+        path: a `.tgsp` file that the publisher key at hand signed.
+        output: the file to write.
+
+    Raises:
+        UserError: a file cannot be read or written, or the package is encrypted.
+        PackageError: the package does not verify under this key.
+    """
+    key = load_key()
+    manifest, members = _from_package(path, key)
+    return seal_expert(output, manifest=manifest, members=members, key=key, publisher=_author(manifest))
+
+
+def _author(manifest: Mapping[str, Any]) -> str | None:
+    return manifest.get("author") or None
+
+
+def _from_package(path: Path, key: PublisherKey) -> tuple[dict[str, Any], Mapping[str, Content]]:
+    """Verify a package under the key that is to sign again: nobody puts a name under what another one made unseen."""
+    # Whoever has the key at hand has all of it: for one's own file the one signature of an .expert is enough.
+    policy = ONE_SIGNATURE if opening.container_of(path) == opening.EXPERT else Policy()
+    try:
+        package = opening.open_any(path, trust=TrustStore([key.public]), policy=policy)
+    except EncryptedError as error:
+        raise UserError(
+            f"{path} is encrypted, and an .expert never is, so that everybody could open it; if that is meant, unpack"
+            " it and publish the folder"
+        ) from error
+    except SignatureError as error:
+        raise SignatureError(
+            f"{error} (`publish` signs again only what the key at hand, {key.public.fingerprint}, signed; to publish"
+            " what somebody else made, unpack it, look at it, and publish the folder)"
+        ) from error
+    return package.manifest, package.members
+
+
+def _from_folder(folder: Path) -> tuple[dict[str, Any], Mapping[str, Content]]:
+    """Read the files of an expert as `unpack`, or tar from an `.expert`, wrote them."""
+    try:
+        with open_regular(folder / MANIFEST) as (stream, _):
+            content = stream.read(2 * MAX_MANIFEST + 1)
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        raise UserError(f"cannot read {folder / MANIFEST}: {error.strerror}; give a folder of `unpack`'s") from error
+    with named(folder):
+        manifest = canonical_object(content, MANIFEST)
+        manifest.pop("integrity", None)
+        check_manifest(manifest)
+    archived = {name: member for member, name in ARCHIVE_NAMES.items()}
+    members = {archived.get(name, name): folder / name for name in names if name not in (MANIFEST, SIGNATURE)}
+    listed = {entry["path"] for entry in manifest["members"]}
+    for name in sorted(members.keys() ^ listed):
+        problem = "is missing, which" if name in listed else "is foreign:"
+        verb = "lists" if name in listed else "does not list it; remove it"
+        raise PackageError(f"{folder}: member {name!a} {problem} {MANIFEST} {verb}")
+    return manifest, members

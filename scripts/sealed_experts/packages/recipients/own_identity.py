@@ -1,0 +1,44 @@
+"""The private key with which a run reads its own encrypted packages, to assemble and to use them."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sealed_experts.errors import UserError
+from sealed_experts.packages.keys.home import expanded
+from sealed_experts.packages.recipients.encryption import Identity
+from sealed_experts.packages.recipients.recipient_files import load_recipient, unlocked_identity
+
+VARIABLE = "SEALED_EXPERTS_IDENTITY"
+
+
+def own_identity() -> Identity | None:
+    """Return the private key in the file that ${SEALED_EXPERTS_IDENTITY} names; None where it is unset.
+
+    Raises:
+        UserError: it cannot be read, or its passphrase is missing or wrong.
+    """
+    chosen = os.environ.get(VARIABLE)
+    return unlocked_identity(expanded(chosen, variable=VARIABLE)) if chosen else None
+
+
+def check_readable(recipients: Mapping[str, Sequence[str]]) -> None:
+    """Check that this run can read every package that it is going to encrypt: the mixture is assembled from them.
+
+    Args:
+        recipients: each expert's `package.recipients`.
+
+    Raises:
+        UserError: a file holds no recipient's key, or the run's own key is not among them.
+    """
+    encrypted = {expert: paths for expert, paths in recipients.items() if paths}
+    if not encrypted:
+        return
+    identity = own_identity()
+    for expert, paths in encrypted.items():
+        known = {load_recipient(Path(path)).fingerprint for path in paths}
+        if identity is None or identity.recipient.fingerprint not in known:
+            raise UserError(
+                f"experts.{expert}.package.recipients: the mixture could not be assembled, because this run could not"
+                f" read the package: list your own public key too, and set {VARIABLE} to the file of its private half"
+            )

@@ -1,0 +1,112 @@
+"""Recipients' keys as files: two PEM blocks each, ML-KEM-768's and then X25519's."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.atomic import write_bytes
+from sealed_experts.packages.keys.home import refuse_project
+from sealed_experts.packages.keys.passphrase import read_passphrase
+from sealed_experts.packages.keys.pem import is_encrypted, private_pem
+from sealed_experts.packages.keys.private_file import LARGEST_FILE, read_private_file
+from sealed_experts.packages.recipients.encryption import Identity, Recipient
+from sealed_experts.packages.regular_file import open_regular
+
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----\n[A-Za-z0-9+/=\n]+-----END \1-----\n")
+
+
+def save_identity(path: Path, identity: Identity, *, passphrase: bytes | None = None) -> None:
+    """Write a private key, mode 0600: two blocks of PKCS8, encrypted where a passphrase is given.
+
+    Raises:
+        UserError: the file exists, lies in a project's folder, or cannot be written.
+    """
+    refuse_project(path)
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path} exists: choose another name, or move that key away first")
+    write_bytes(path, private_pem(identity.halves(), passphrase=passphrase), mode=0o600)
+
+
+def unlocked_identity(path: Path) -> Identity:
+    """Read a private key; its passphrase, if it has one, comes from the environment or is asked for on a terminal.
+
+    Raises:
+        UserError: as `load_identity`.
+    """
+    content = read_private_file(path)
+    return _identity(content, path, passphrase=read_passphrase(path) if is_encrypted(content) else None)
+
+
+def load_identity(path: Path, *, passphrase: bytes | None = None) -> Identity:
+    """Read a private key whose passphrase is at hand, or which has none.
+
+    Raises:
+        UserError: as `read_private_file`; it is something else; or the passphrase is missing or wrong.
+    """
+    return _identity(read_private_file(path), path, passphrase=passphrase)
+
+
+def _identity(content: bytes, path: Path, *, passphrase: bytes | None) -> Identity:
+    try:
+        keys: list[Any] = [
+            load_pem_private_key(block, passphrase if is_encrypted(block) else None) for block in _blocks(content)
+        ]
+    except TypeError as error:
+        raise UserError(f"{path} is encrypted: give its passphrase") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise UserError(f"{path} does not open: its passphrase is another one, or it is no private key") from error
+    if [isinstance(key, kind) for key, kind in zip(keys, _PRIVATE, strict=False)] != [True, True]:
+        raise UserError(f"{path} is not a recipient's private key: it must hold one of ML-KEM-768, then one of X25519")
+    return Identity(b"".join(key.private_bytes_raw() for key in keys))
+
+
+def save_recipient(path: Path, recipient: Recipient) -> None:
+    """Write a public key: two blocks of SubjectPublicKeyInfo."""
+    pieces = [key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo) for key in recipient.halves()]
+    write_bytes(path, b"".join(pieces))
+
+
+def load_recipient(path: Path) -> Recipient:
+    """Read a public key.
+
+    Raises:
+        UserError: it is missing, or something else.
+    """
+    try:
+        with open_regular(path) as (stream, _):
+            content = stream.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise UserError(f"cannot read the public key {path}: {error.strerror}") from error
+    if b"PRIVATE KEY" in content:
+        raise UserError(f"{path} holds a private key: give its owner's public half")
+    try:
+        keys: list[Any] = [load_pem_public_key(block) for block in _blocks(content)]
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise UserError(f"{path} is not a public key in PEM") from error
+    if [isinstance(key, kind) for key, kind in zip(keys, _PUBLIC, strict=False)] != [True, True]:
+        raise UserError(f"{path} is not a recipient's public key: it must hold one of ML-KEM-768, then one of X25519")
+    try:
+        return Recipient(b"".join(key.public_bytes_raw() for key in keys))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+_PRIVATE = (MLKEM768PrivateKey, X25519PrivateKey)
+_PUBLIC = (MLKEM768PublicKey, X25519PublicKey)
+
+
+def _blocks(content: bytes) -> list[bytes]:
+    """Return the PEM blocks of a file that holds nothing else, exactly two."""
+    blocks = [match.group() for match in _BLOCK.finditer(content)]
+    return blocks if len(blocks) == 2 and b"".join(blocks) == content else []

@@ -1,0 +1,291 @@
+"""A folder of installed packages, each under its long name. `docs/registry.md` describes it.
+
+Nothing but the packages is stored: what they say about themselves is read from them, verified, whenever it is asked.
+"""
+
+import os
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.atomic import atomic_writer, sync_folder
+from sealed_experts.files.locks import folder_lock
+from sealed_experts.packages import opening
+from sealed_experts.packages.base_modules import BaseModules, check_base, check_fits
+from sealed_experts.packages.constraints import check_install, check_uninstall, title
+from sealed_experts.packages.content.long_name import long_name
+from sealed_experts.packages.content.versions import Version
+from sealed_experts.packages.errors import EncryptedError, IncompatibleError, PackageError
+from sealed_experts.packages.keys.home import home_folder
+from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.trust import TrustStore
+from sealed_experts.packages.new_file import digest_at, discard, place
+from sealed_experts.packages.printable import printable
+from sealed_experts.packages.recipients.encryption import Identity
+from sealed_experts.packages.regular_file import open_regular
+from sealed_experts.packages.standing import (
+    Standing,
+    check_name,
+    check_plain,
+    judged,
+    refuse_unjudged,
+    signed_by_its_own_key,
+)
+from sealed_experts.packages.tgsp.examination import ANY, PackageReport
+
+SUFFIXES = (".expert", ".tgsp")
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installed:
+    """A file of the registry: verified, or refused."""
+
+    path: Path
+    report: PackageReport | None
+    refusal: str | None
+
+    @property
+    def verified(self) -> PackageReport:
+        """What is known of a verified package."""
+        assert self.report is not None, "a refused package says nothing"
+        return self.report
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What a verified package says about itself."""
+        return self.verified.manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registry:
+    """A registry's folder, and whom it accepts packages from.
+
+    Attributes:
+        folder: where the packages are; it may not exist yet.
+        trust: the publishers whose packages may be installed.
+        policy: what is required beyond that.
+        identity: the private key of a recipient, for encrypted packages.
+        beside: whom what is installed already is judged by, where that is more than `trust`.
+    """
+
+    folder: Path
+    trust: TrustStore
+    policy: Policy = ANY
+    identity: Identity | None = None
+    beside: TrustStore | None = None
+
+    def packages(self) -> list[Installed]:
+        """Verify every package of the registry and return them, by file name.
+
+        Raises:
+            UserError: the folder cannot be read.
+        """
+        return [self._installed(path) for path in self._paths()]
+
+    def install(
+        self,
+        path: Path,
+        *,
+        base: BaseModules | None = None,
+        upgrade: bool = False,
+        change_publisher: bool = False,
+    ) -> Installed:
+        """Verify a package, hold its constraints against what is installed, and put it there, all at once.
+
+        Args:
+            path: the package.
+            base: the base that it is to be used with, where that is known.
+            upgrade: whether it replaces a lower version of the same expert on the same base.
+            change_publisher: whether it may do so where another publisher made that one.
+
+        Raises:
+            UserError: a file cannot be read or written, this version is installed with other content, or nobody can
+                tell what a file of the registry requires or excludes.
+            PackageError: the package does not verify.
+            IncompatibleError: its base is another, or its constraints or an installed package's do not hold. The
+                message names both sides.
+        """
+        # Nothing is copied that nobody trusted signed, or that is no package at all.
+        report = opening.verify_manifest(path, trust=self.trust, policy=self.policy)
+        check_base(report, base, where=path)
+        with folder_lock(self.folder):
+            draft = self.folder / f".{secrets.token_hex(8)}.draft"
+            try:
+                _copy(path, draft)
+                try:
+                    # The copy, because nobody else changes that: what is installed is what was verified.
+                    report = self._verified(draft)
+                except (PackageError, EncryptedError) as error:
+                    raise type(error)(str(error).replace(f"{draft}", f"{path}", 1)) from error
+                check_fits(report, base, where=path)
+                target = self.folder / f"{long_name(report.manifest)}.{opening.container_of(draft)}"
+                self._place(draft, target, report, upgrade=upgrade, change_publisher=change_publisher)
+            finally:
+                discard(draft)
+        return Installed(path=target, report=report, refusal=None)
+
+    def uninstall(self, name: str) -> Path:
+        """Remove a package, by its name, `name@version` or its file's name, and return its path.
+
+        Raises:
+            UserError: nothing, or more than one package, is meant; it cannot be removed; or nobody can tell what
+                another file of the registry requires.
+            IncompatibleError: another installed package requires it.
+        """
+        with folder_lock(self.folder):
+            standing = self._standing()
+            meant = [each for each in standing if name in _names(each)]
+            if len(meant) != 1:
+                raise UserError(_not_one(name, [each.path.name for each in meant or standing], found=bool(meant)))
+            gone = meant[0]
+            rest = [each for each in standing if each is not gone]
+            if gone.report is not None:
+                refuse_unjudged(rest, doing="uninstalled")
+                check_uninstall(gone.manifest, installed=_usable(rest), refused=_refused(rest))
+            try:
+                gone.path.unlink()
+            except OSError as error:
+                raise UserError(f"cannot remove {gone.path} ({error.strerror}): remove it yourself") from error
+            sync_folder(self.folder)
+        return gone.path
+
+    def _place(
+        self, draft: Path, target: Path, report: PackageReport, *, upgrade: bool, change_publisher: bool
+    ) -> None:
+        """Check a verified draft against what is installed, and give it its name."""
+        if os.path.lexists(target):
+            _refuse_other_content(target, report)
+            return
+        standing = self._standing()
+        refuse_unjudged(standing, doing="installed")
+        same = [each for each in standing if _is_same_expert(each.manifest, report.manifest)]
+        for former in same:
+            self._check_upgrade(former, report, upgrade=upgrade, change_publisher=change_publisher)
+        rest = [each for each in standing if each not in same]
+        check_install(report.manifest, installed=_usable(rest), refused=_refused(rest))
+        if not place(draft, target):
+            raise UserError(f"{target} appeared while the package was installed: look at what made it, and run again")
+        for former in same:
+            former.path.unlink()
+        sync_folder(self.folder)
+
+    def _check_upgrade(self, former: Standing, report: PackageReport, *, upgrade: bool, change_publisher: bool) -> None:
+        """Hold a package against the one that it would replace."""
+        new, old = title(report.manifest), title(former.manifest)
+        version, installed = (Version.parse(each["version"]) for each in (report.manifest, former.manifest))
+        if version == installed:
+            raise UserError(
+                f"{old} is installed as {former.path.name}, and {new} is another file of that version: a version never"
+                " changes, so raise the version, or uninstall that one first"
+            )
+        if not upgrade:
+            raise IncompatibleError(
+                f"{new} cannot be installed beside {old} on the same base: give --upgrade to replace that, or uninstall"
+                " it first"
+            )
+        if version < installed:
+            raise IncompatibleError(f"{new} does not replace {old}, which is higher: uninstall that, if this is meant")
+        publisher = self.trust.find(report.publisher)
+        known = {report.publisher, *(publisher.ancestors if publisher else ())}
+        assert former.report is not None, "nothing is installed beside what nobody can judge"
+        if former.report.publisher not in known and not change_publisher:
+            raise IncompatibleError(
+                f"{new} is signed by {report.publisher_name} ({report.publisher}), but {old} by the key"
+                f" {former.report.publisher}: give --change-publisher if another publisher may replace it"
+            )
+
+    def _paths(self) -> list[Path]:
+        try:
+            return [self.folder / name for name in sorted(os.listdir(self.folder)) if _is_package(name)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise UserError(f"cannot read the registry {self.folder}: {error.strerror}") from error
+
+    def _standing(self) -> list[Standing]:
+        return [judged(path, trust=self.beside or self.trust) for path in self._paths()]
+
+    def _installed(self, path: Path) -> Installed:
+        try:
+            check_plain(path)
+            report = self._verified(path)
+            check_name(path, report.manifest)
+        except UserError as error:  # what it is refused for, an encrypted or unreadable one too
+            return Installed(path=path, report=None, refusal=str(error))
+        return Installed(path=path, report=report, refusal=None)
+
+    def _verified(self, path: Path) -> PackageReport:
+        return opening.verify_any(path, trust=self.trust, policy=self.policy, identity=self.identity)
+
+
+def registry_folder(chosen: Path | None = None) -> Path:
+    """Return the registry's folder: `chosen`, or ${SEALED_EXPERTS_HOME}/registry."""
+    return home_folder() / "registry" if chosen is None else chosen
+
+
+def _is_package(name: str) -> bool:
+    return name.endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _usable(standing: Iterable[Standing]) -> list[dict[str, Any]]:
+    return [each.manifest for each in standing if each.refusal is None]
+
+
+def _refused(standing: Iterable[Standing]) -> list[dict[str, Any]]:
+    return [each.manifest for each in standing if each.refusal is not None and each.report is not None]
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        with open_regular(source) as (stream, status), atomic_writer(target) as copy:
+            left = status.st_size
+            if left > opening.LARGEST:
+                raise PackageError(f"{source}: {left} bytes; a package has at most {opening.LARGEST}")
+            while left and (piece := stream.read(min(left, _PIECE))):
+                copy.write(piece)
+                left -= len(piece)
+    except OSError as error:
+        raise UserError(f"cannot copy {source} to {target.parent}: {error.strerror}") from error
+
+
+def _refuse_other_content(target: Path, report: PackageReport) -> None:
+    """Refuse what has a package's name already, unless it is the same; two experts can have one long name.
+
+    The names of expert and base are joined by a hyphen, which either may hold, and a base's name is shortened.
+    """
+    found = digest_at(target)
+    if found == report.digest:
+        return
+    there = signed_by_its_own_key(target)
+    if there is not None and not _is_same_expert(there.manifest, report.manifest):
+        base = there.manifest["base"]
+        raise IncompatibleError(
+            f"{target.name} is also the long name of {title(there.manifest)} on the base {base['name'][:100]!a} of"
+            f" digest {base['digest']}, which is installed: uninstall that first, or use another --registry"
+        )
+    raise UserError(
+        f"{target} is installed with other content (SHA-256 {found}; this one has {report.digest}): a version never"
+        " changes, so raise the version, or uninstall that one first"
+    )
+
+
+def _is_same_expert(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one["name"] == other["name"] and one["base"]["digest"] == other["base"]["digest"]
+
+
+def _names(standing: Standing) -> set[str]:
+    names = {standing.path.name, standing.path.stem}
+    if standing.report is not None:
+        names |= {standing.manifest["name"], f"{standing.manifest['name']}@{standing.manifest['version']}"}
+    return names
+
+
+def _not_one(name: str, files: Iterable[str], *, found: bool) -> str:
+    listed = ", ".join(printable(file) for file in files) or "nothing"
+    if found:
+        return f"{printable(name)} means several packages: name one of the files {listed}"
+    return f"no installed package is called {name!r}; installed are: {listed}"

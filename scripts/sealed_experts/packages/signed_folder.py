@@ -1,0 +1,123 @@
+"""A PEFT folder with a model signature beside it: made for tools of others, and accepted from them."""
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sealed_experts.errors import UserError
+from sealed_experts.files.atomic import write_bytes
+from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.packages import model_signature
+from sealed_experts.packages.content.linter import CONFIG, WEIGHTS, AdapterFacts, lint_adapter
+from sealed_experts.packages.content.manifest_schema import MEMBERS
+from sealed_experts.packages.errors import PackageError, named
+from sealed_experts.packages.regular_file import open_regular
+
+_MANIFEST = "manifest.json"
+_LIMITS = {**MEMBERS, _MANIFEST: 1 << 21}
+_MOST_ENTRIES = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedFolder:
+    """A folder whose every file a given key signed, and whose adapter passed the linter.
+
+    Attributes:
+        digests: SHA-256 of every file, by name.
+        facts: what the adapter's files say about it.
+    """
+
+    digests: dict[str, str]
+    facts: AdapterFacts
+
+
+def signature_path(folder: Path) -> Path:
+    """Return where the signature of a folder is by default: beside it, under its name and `.sig`."""
+    whole = Path(os.path.abspath(folder))
+    return whole.with_name(f"{whole.name}.sig")
+
+
+def sign_folder(folder: Path, *, key: Path, output: Path | None = None) -> Path:
+    """Write the model signature of a PEFT folder, and return where it is.
+
+    Raises:
+        UserError: the folder or the key cannot be read, or the signature is there already.
+        PackageError: the folder holds what no expert may hold.
+    """
+    private = model_signature.read_private_key(key)
+    members = _read(folder)
+    lint_adapter(members)
+    path = output or signature_path(folder)
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists: name another --output, or remove it to sign again")
+    if Path(os.path.abspath(path)).parent == Path(os.path.abspath(folder)):
+        raise UserError(f"{path} lies in the folder that it signs: put it beside {folder}")
+    name = Path(os.path.abspath(folder)).name
+    write_bytes(path, model_signature.sign_digests(_digests(members), folder=name, key=private))
+    return path
+
+
+def verify_folder(folder: Path, *, key: Path, signature: Path | None = None) -> SignedFolder:
+    """Check a PEFT folder: the signature under `key`, the set of files both ways, their digests, the linter.
+
+    Every file is read once, and what was read is what was checked.
+
+    Raises:
+        UserError: the folder, the key or the signature cannot be read.
+        SignatureError: the key did not sign it.
+        PackageError: a file is foreign, missing or altered, or not what an adapter may be.
+    """
+    path = signature or signature_path(folder)
+    public, bundle = model_signature.read_public_key(key), model_signature.read_bundle(path)
+    with named(path):
+        signed = model_signature.signed_digests(bundle, key=public)
+    members = _read(folder)
+    digests = _digests(members)
+    for name in sorted(signed.keys() | digests.keys()):
+        if name not in digests:
+            raise PackageError(f"{folder}: member {name!a} is missing, which the signature lists")
+        if name not in signed:
+            raise PackageError(f"{folder}: member {name!a} is foreign: the signature does not list it")
+        if signed[name] != digests[name]:
+            raise PackageError(f"{folder}: member {name}: its SHA-256 is not {signed[name]}, which is signed")
+    with named(folder):
+        return SignedFolder(digests=digests, facts=lint_adapter(members))
+
+
+def _read(folder: Path) -> dict[str, bytes]:
+    """Read a folder's files, which are of an expert and nothing else: no folders, links, hidden files or pickles."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry, _ in zip(entries, range(_MOST_ENTRIES), strict=False)]
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
+    foreign = sorted(set(names) - _LIMITS.keys())
+    if foreign:
+        raise PackageError(
+            f"{folder}: member {foreign[0]!a} is foreign: an expert's folder holds only {', '.join(sorted(_LIMITS))}"
+        )
+    missing = [name for name in (CONFIG, WEIGHTS) if name not in names]
+    if missing:
+        raise PackageError(f"{folder}: member {missing[0]} is missing: this is no PEFT folder")
+    return {name: _content(folder / name, limit=_LIMITS[name]) for name in sorted(names)}
+
+
+def _content(path: Path, *, limit: int) -> bytes:
+    try:
+        with open_regular(path, follow=False) as (stream, status):
+            if status.st_size > limit:
+                raise PackageError(
+                    f"{path.parent}: member {path.name}: {status.st_size} bytes; at most {limit} are allowed"
+                )
+            return stream.read(limit)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise PackageError(
+                f"{path.parent}: member {path.name}: it is a symbolic link; plain files are allowed only"
+            ) from error
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _digests(members: dict[str, bytes]) -> dict[str, str]:
+    return {name: sha256_bytes(content) for name, content in members.items()}

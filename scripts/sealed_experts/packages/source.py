@@ -1,0 +1,148 @@
+"""Where the bytes of a package come from: a file opened once, or memory."""
+
+import contextlib
+import fcntl
+import os
+import signal
+from collections.abc import Iterator
+from typing import Protocol
+
+from sealed_experts.errors import UserError
+from sealed_experts.packages.errors import PackageError
+from sealed_experts.packages.regular_file import open_regular
+
+Buffer = bytes | memoryview
+BLOCK = 1 << 20  # bytes that are read at a time: few calls, and a cache of the processor still holds them when hashed
+
+_CUT = "the file was cut while it was read: get it again"
+
+
+class Source(Protocol):
+    """Bytes that can be read at any place, from several threads."""
+
+    size: int
+
+    @property
+    def constant(self) -> bool:
+        """Whether what is read twice is the same, unless `check_unchanged` raises."""
+
+    def read(self, offset: int, length: int) -> Buffer:
+        """Return exactly `length` bytes.
+
+        Raises:
+            PackageError: there are fewer.
+        """
+
+    def check_unchanged(self) -> None:
+        """Raise PackageError if the bytes may have changed since the source was opened."""
+
+
+class Memory:
+    """Bytes that nobody else can change."""
+
+    def __init__(self, data: bytes) -> None:
+        self.size, self.constant = len(data), True
+        self._view = memoryview(data)
+
+    def read(self, offset: int, length: int) -> memoryview:
+        """Return a view of `length` bytes."""
+        if offset + length > self.size:
+            raise PackageError(f"it is cut short: {self.size} bytes where {offset + length} are expected")
+        return self._view[offset : offset + length]
+
+    def check_unchanged(self) -> None:
+        """Nothing to check."""
+
+
+class OpenFile:
+    """An open file, by its descriptor: its path is never looked at again.
+
+    While it is read, nobody can begin to write to it where the system grants a lease (`constant`). A file's times alone
+    prove nothing: a page that somebody has mapped, and written to before, changes without them.
+    """
+
+    def __init__(self, descriptor: int, status: os.stat_result) -> None:
+        self.size, self.constant = status.st_size, _take_lease(descriptor)
+        self._descriptor, self._status = descriptor, status
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes from the disk or its cache."""
+        content = os.pread(self._descriptor, length, offset)
+        while len(content) < length:
+            more = os.pread(self._descriptor, length - len(content), offset + len(content))
+            if not more:
+                raise PackageError(_CUT)
+            content += more
+        return content
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from the disk or its cache."""
+        done = 0
+        while done < len(buffer):
+            count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
+            if not count:
+                raise PackageError(_CUT)
+            done += count
+
+    def check_unchanged(self) -> None:
+        """Compare the file's status with that of the time when it was opened; a lease must still be held."""
+        if self.constant and fcntl.fcntl(self._descriptor, fcntl.F_GETLEASE) != fcntl.F_RDLCK:
+            raise PackageError("somebody began to write to the file while it was read: verify it again later")
+        if _identity(os.fstat(self._descriptor)) != _identity(self._status):
+            raise PackageError("the file was changed while it was read: verify it again when nobody writes to it")
+
+
+@contextlib.contextmanager
+def open_source(path: str | os.PathLike[str], *, what: str = "the package") -> Iterator[OpenFile]:
+    """Yield a file as a source; `what` says in messages what it is.
+
+    Raises:
+        UserError: the file is missing, is not a regular file, or cannot be read.
+    """
+    try:
+        with open_regular(path) as (stream, status):
+            yield OpenFile(stream.fileno(), status)
+    except OSError as error:
+        raise UserError(f"cannot read {what} {os.fspath(path)}: {error.strerror}") from error
+
+
+def blocks(source: Source, *, offset: int, length: int, size: int = BLOCK) -> Iterator[Buffer]:
+    """Yield `length` bytes from `offset` on, `size` at a time."""
+    for start in range(0, length, size):
+        yield source.read(offset + start, min(size, length - start))
+
+
+def passing_blocks(source: Source, *, offset: int, length: int) -> Iterator[Buffer]:
+    """As `blocks`, but a block is valid only until the next is taken: those of a file share one piece of memory.
+
+    New memory for each would take as long as the reading.
+    """
+    if not isinstance(source, OpenFile):
+        yield from blocks(source, offset=offset, length=length)
+        return
+    buffer = memoryview(bytearray(min(BLOCK, length)))
+    for start in range(0, length, BLOCK):
+        block = buffer[: min(BLOCK, length - start)]
+        source.read_into(offset + start, block)
+        yield block.toreadonly()
+
+
+def _take_lease(descriptor: int) -> bool:
+    """Ask the system to keep writers away until the descriptor is closed; tell whether it does.
+
+    It does for the file's owner, where nobody has it open for writing. Whoever then opens it to write waits.
+    """
+    if not hasattr(fcntl, "F_SETLEASE"):  # of Linux alone
+        return False
+    try:
+        # The signal for a waiting writer is one that is ignored by default; that of old would end the process.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError:
+        return False
+    return True
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    # The change time too: unlike the modification time, nobody can set it.
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,0 +1,112 @@
+"""The structure holds: a room knows only the rooms above it, light rooms stay light, no script shadows a module."""
+
+import ast
+import importlib.machinery
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+LIBRARY = ROOT / "scripts" / "sealed_experts"
+# From the top down: a room imports only from rooms before it (and from itself).
+ROOMS = [
+    *("errors", "machine", "files", "settings", "progress", "data", "models", "privacy", "rewards", "training"),
+    *("evaluation", "packages", "moe", "cli"),
+]
+# The same inside the packages room; what is not named here may import all of them.
+PACKAGES = ["errors", "printable", "regular_file", "source", "keys", "content", "recipients", "tgsp", "expert"]
+HEAVY = {"torch", "transformers", "peft", "opacus", "datasets", "snakemake"}
+LIGHT = {
+    *("settings", "files", "machine", "progress", "rewards", "packages", "cli", "errors", "privacy/ledger"),
+    "moe/router.py",
+}
+
+
+def imports(path):
+    """Yield the modules that a file imports, and whether at its top level."""
+    tree = ast.parse(path.read_text())
+    typing_only = {id(n) for block in ast.walk(tree) if _is_type_checking(block) for n in ast.walk(block)}
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        for name in names:
+            yield name, node in tree.body
+
+
+def _is_type_checking(node):
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def modules():
+    return [path for path in LIBRARY.rglob("*.py") if path.relative_to(LIBRARY).parts[0] != "__init__.py"]
+
+
+def room_of(path):
+    return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(LIBRARY)))
+def test_a_room_knows_only_the_rooms_above_it(path):
+    own = ROOMS.index(room_of(path))
+    for name, _ in imports(path):
+        parts = name.split(".")
+        if parts[0] == "sealed_experts" and len(parts) > 1:
+            assert ROOMS.index(parts[1]) <= own, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((LIBRARY / "packages").rglob("*.py")), ids=lambda path: str(path.relative_to(LIBRARY / "packages"))
+)
+def test_a_part_of_packages_knows_only_the_parts_above_it(path):
+    own = path.relative_to(LIBRARY / "packages").parts[0].removesuffix(".py")
+    if own not in PACKAGES:
+        return
+    for name, _ in imports(path):
+        parts = name.split(".")
+        if parts[:2] == ["sealed_experts", "packages"] and len(parts) > 2:
+            assert parts[2] in PACKAGES[: PACKAGES.index(own) + 1], f"{path} imports {name}"
+
+
+def light_modules():
+    return [path for path in modules() if any(str(path.relative_to(LIBRARY)).startswith(light) for light in LIGHT)]
+
+
+@pytest.mark.parametrize("path", light_modules(), ids=lambda path: str(path.relative_to(LIBRARY)))
+def test_light_rooms_import_nothing_heavy_at_the_top(path):
+    assert [name for name, top in imports(path) if top and name.split(".")[0] in HEAVY] == []
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "settings.reading",
+        "packages.tgsp.package",
+        "privacy.ledger.receipt",
+        "moe.router",
+        "cli.main",
+        "data.sources",
+        "rewards.registry",
+    ],
+)
+def test_importing_it_really_loads_no_torch(module):
+    code = f"import sys, sealed_experts.{module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "scripts")}, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_a_script_carries_its_rules_name_and_shadows_no_module(script):
+    rules = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    assert f"rule {script.stem}:" in rules
+    assert f"python scripts/{script.name} " in rules
+    others = [path for path in sys.path if Path(path or ".").resolve() != ROOT / "scripts"]
+    found = importlib.machinery.PathFinder.find_spec(script.stem, others)
+    assert found is None
+    assert script.stem not in sys.stdlib_module_names
