@@ -35,7 +35,7 @@ def sealed_from():
 
 
 def base_artifacts():
-    names = DEMO_BASE_FILES if SETTINGS.base.name == settings_chain.DEMO else []
+    names = DEMO_BASE_FILES if SETTINGS.base.name == DEMO else []
     return [BASE_MANIFEST, *(f"results/base/{BASE}/{name}" for name in names)]
 
 

@@ -1,6 +1,6 @@
 rule build_demo_base:
     input:
-        facts=DEMO_FACTS,
+        facts=demo_files(),
     output:
         manifest="results/base/demo/base.json",
         model=[f"results/base/demo/{name}" for name in DEMO_BASE_FILES],

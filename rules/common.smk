@@ -1,6 +1,5 @@
 # Wildcard constraints and the functions that rules ask for their inputs, parameters and resources. No rules.
 import functools
-import glob
 import os
 import shlex
 import signal
@@ -9,21 +8,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
+from sealed_experts.configuration import jobs as texts
+from sealed_experts.configuration.budget_checks import check_dataset_sizes
+from sealed_experts.configuration.resolution import load as load_settings
+from sealed_experts.data.demo_glossary import demo_files
 from sealed_experts.data.sources import dataset_bounds
 from sealed_experts.errors import UserError
 from sealed_experts.machine import has_nvidia_device
+from sealed_experts.models.bases import DEMO, base_key, base_kind, folder_of, model_files
 from sealed_experts.progress import STAGE_FILES, stage_folder
-from sealed_experts.rewards.registry import reward_source
+from sealed_experts.rewards.making.maker import reward_source
 from sealed_experts.packages.recipients.own_identity import check_readable
 from sealed_experts.packages.keys.private_keys import key_path
 from sealed_experts.packages.keys.signatures import settle_publisher
 
-# Plain names such as `chain` are those of Snakemake itself, whose module these files share.
-from sealed_experts.settings import chain as settings_chain
-from sealed_experts.settings.bases import base_kind, folder_of, model_files
-from sealed_experts.settings.crosschecks import check_dataset_sizes
-from sealed_experts.settings.reading import load as load_settings
-from sealed_experts.settings.times import check_times
+from sealed_experts.packages.times import check_times
 
 # Jobs call plain `python`: with the running interpreter's folder first, that is the one that has the packages, also
 # when no environment is activated. A conda environment of a rule still comes before it.
@@ -65,7 +64,7 @@ class Configured(dict):
 
 EXPERT = Configured("expert", {expert.name: expert for expert in SETTINGS.experts})
 DATASET = Configured("dataset", SETTINGS.datasets)
-BASE = settings_chain.base_key(SETTINGS.base)
+BASE = base_key(SETTINGS.base)
 BASE_MANIFEST = f"results/base/{BASE}/base.json"
 # Of the demo base every file is known beforehand; of another one, base.json names them.
 DEMO_BASE_FILES = [
@@ -88,8 +87,7 @@ def stages_of(expert):
 
 
 def combined_of(name):
-    settings = SETTINGS.datasets[name]
-    return settings.of if settings.source == "combined" else []
+    return list(SETTINGS.datasets[name].parts())
 
 
 DATA_FILES = ["train.jsonl", "val.jsonl", "stats.json"]
@@ -116,19 +114,13 @@ def base_folder_files(wildcards):
 
 
 def dataset_files(wildcards):
-    """What a dataset is made from: its files, or the demo's facts."""
-    settings = DATASET[wildcards.dataset]
-    if settings.source == "demo":
-        return DEMO_FACTS
-    return list(settings.paths) if settings.source == "files" else []
+    """The files that a dataset is made from."""
+    return DATASET[wildcards.dataset].files()
 
 
 def dataset_parts(wildcards):
     """The prepared files of the datasets that a combined one holds, and what their units are."""
     return expand("results/data/{part}/{file}", part=combined_of(wildcards.dataset), file=DATA_FILES)
-
-
-DEMO_FACTS = sorted(path for path in glob.glob("config/demo/**", recursive=True) if Path(path).is_file())
 
 
 def stage_metrics(wildcards):
@@ -157,7 +149,7 @@ def start_flag(wildcards, input, output):
 
 def reward_files(wildcards):
     """The source of a reward of the user's own."""
-    settings = EXPERT[wildcards.expert].reinforce
+    settings = EXPERT[wildcards.expert].stage("reinforce")
     return [str(path) for path in reward_source(settings.reward, settings.reward_options)]
 
 
@@ -197,28 +189,28 @@ def needs_evaluation(expert):
 
 
 def stage_settings(stage):
-    return lambda wildcards: settings_chain.stage_settings(SETTINGS, wildcards.expert, stage)
+    return lambda wildcards: texts.stage_settings(SETTINGS, wildcards.expert, stage)
 
 
 def stage_operation(stage):
     # A function that takes `output` is not tracked: an operational setting makes nothing stale.
-    return lambda wildcards, output: settings_chain.stage_operation(SETTINGS, wildcards.expert, stage)
+    return lambda wildcards, output: texts.stage_operation(SETTINGS, wildcards.expert, stage)
 
 
 def base_settings(wildcards):
-    return settings_chain.base_settings(SETTINGS)
+    return texts.base_settings(SETTINGS)
 
 
 def base_operation(wildcards, output):
-    return settings_chain.base_operation(SETTINGS)
+    return texts.base_operation(SETTINGS)
 
 
 def dataset_settings(wildcards):
-    return settings_chain.dataset_settings(SETTINGS, wildcards.dataset)
+    return texts.dataset_settings(SETTINGS, wildcards.dataset)
 
 
 def package_settings(wildcards):
-    return settings_chain.package_settings(SETTINGS, wildcards.expert)
+    return texts.package_settings(SETTINGS, wildcards.expert)
 
 
 @functools.cache
@@ -234,7 +226,7 @@ def publisher():
 
 
 def moe_settings(wildcards):
-    return settings_chain.moe_settings(SETTINGS)
+    return texts.moe_settings(SETTINGS)
 
 
 # Resources

@@ -1,6 +1,3 @@
-from sealed_experts.settings.evaluation import evaluation_operation, evaluation_settings, measured_stage
-
-
 rule evaluate_expert:
     input:
         base=BASE_MANIFEST,
@@ -17,15 +14,15 @@ rule evaluate_expert:
     conda:
         "../envs/train.yaml"
     # The stage's own number: sums differ by it, and these are to be the stage's to the last bit.
-    threads: lambda wildcards: measured_stage(EXPERT[wildcards.expert]).threads
+    threads: lambda wildcards: texts.measured_stage(EXPERT[wildcards.expert]).threads
     resources:
         gpu=gpus,
         mem_mb=memory_mb(16000),
         runtime=240,
     params:
-        settings=lambda wildcards: evaluation_settings(SETTINGS, wildcards.expert),
+        settings=lambda wildcards: texts.evaluation_settings(SETTINGS, wildcards.expert),
         # A function that takes `output` is not tracked: an operational setting makes nothing stale.
-        operation=lambda wildcards, output: evaluation_operation(SETTINGS, wildcards.expert),
+        operation=lambda wildcards, output: texts.evaluation_operation(SETTINGS, wildcards.expert),
     shell:
         "exec python scripts/evaluate_expert.py --base {input.base:q} --val {input.val:q}"
         " --adapters {input.adapters:q} --settings {params.settings:q} --operation {params.operation:q}"

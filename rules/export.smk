@@ -1,6 +1,3 @@
-from sealed_experts.settings.selection import selection_settings
-
-
 rule select_stage:
     input:
         metrics=stage_metrics,
@@ -18,7 +15,7 @@ rule select_stage:
         mem_mb=memory_mb(500),
         runtime=10,
     params:
-        settings=lambda wildcards: selection_settings(SETTINGS, wildcards.expert),
+        settings=lambda wildcards: texts.selection_settings(SETTINGS, wildcards.expert),
     shell:
         "exec python scripts/select_stage.py --settings {params.settings:q} --metrics {input.metrics:q}"
         " --evaluation {input.evaluation:q} --output {output.selection:q} > {log:q} 2>&1"

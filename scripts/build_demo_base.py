@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sealed_experts.errors import reports_user_errors
 from sealed_experts.models.demo_base import build_demo_base
-from sealed_experts.settings.chain import base_from_json
+from sealed_experts.models.job import base_from_json
 
 
 @reports_user_errors

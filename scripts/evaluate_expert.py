@@ -7,10 +7,10 @@ from pathlib import Path
 from sealed_experts.errors import UserError, reports_user_errors
 from sealed_experts.evaluation.experts import evaluate_expert
 from sealed_experts.evaluation.gains import verdict
+from sealed_experts.evaluation.job import evaluation_from_json
 from sealed_experts.files.canonical import write_json
 from sealed_experts.files.leases import device_lease
-from sealed_experts.rewards.registry import make_reward
-from sealed_experts.settings.evaluation import evaluation_from_json
+from sealed_experts.rewards.making.maker import make_reward
 
 
 @reports_user_errors

@@ -5,10 +5,10 @@ import io
 import sys
 from pathlib import Path
 
+from sealed_experts.data.job import dataset_from_json
 from sealed_experts.data.preparation import prepare, write_prepared
 from sealed_experts.data.statistics import token_counter
 from sealed_experts.errors import reports_user_errors
-from sealed_experts.settings.chain import dataset_from_json
 
 
 @reports_user_errors

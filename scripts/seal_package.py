@@ -21,14 +21,14 @@ from sealed_experts.packages.content.receipt import covering
 from sealed_experts.packages.content.release import released
 from sealed_experts.packages.content.revision import code_revision
 from sealed_experts.packages.content.tokenizer import tokenizer_members
+from sealed_experts.packages.job import PackageJob, package_from_json
 from sealed_experts.packages.keys.home import home_folder
 from sealed_experts.packages.keys.private_keys import PublisherKey, load_key
 from sealed_experts.packages.keys.signatures import check_signatures
 from sealed_experts.packages.recipients.recipient_files import load_recipient
 from sealed_experts.packages.tgsp.package import seal_package
+from sealed_experts.packages.times import read_epoch
 from sealed_experts.privacy.ledger.releases import ReleaseLog
-from sealed_experts.settings.chain import PackageRun, package_from_json
-from sealed_experts.settings.times import read_epoch
 
 ROOT = Path(__file__).resolve().parents[1]
 # `receipt` names the metrics of the chain's last stage, whose privacy covers every stage that the choice looked at.
@@ -74,7 +74,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _inputs(args: argparse.Namespace, settings: PackageRun, *, epoch: int | None) -> SealingInputs:
+def _inputs(args: argparse.Namespace, settings: PackageJob, *, epoch: int | None) -> SealingInputs:
     """Read every input, and put the version into the release log."""
     selection = _selection(args.selection)
     chain = _chain(selection, args.metrics)

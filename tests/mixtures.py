@@ -9,6 +9,8 @@ from sealed_experts.files.atomic import write_bytes
 from sealed_experts.files.canonical import read_json, write_json
 from sealed_experts.files.digests import sha256_bytes
 from sealed_experts.moe.assembly import Sources, assemble
+from sealed_experts.moe.job import MoeJob, MoeMember
+from sealed_experts.moe.settings import GatelinkSettings, HeSettings
 from sealed_experts.packages.content.linter import CONFIG, WEIGHTS, lint_adapter
 from sealed_experts.packages.content.manifest_schema import MANIFEST_FORMAT
 from sealed_experts.packages.content.naming import OwnerNames
@@ -17,10 +19,9 @@ from sealed_experts.packages.content.receipt import RECEIPT, privacy_summary, re
 from sealed_experts.packages.keys.home import home_folder
 from sealed_experts.packages.keys.private_keys import PublisherKey, ensure_publisher_key, load_key
 from sealed_experts.packages.keys.trust import load_trust
+from sealed_experts.packages.settings import RoutingSettings
 from sealed_experts.packages.tgsp.package import seal
 from sealed_experts.privacy.ledger.releases import ReleaseLog
-from sealed_experts.settings.chain import MoeMember, MoeRun
-from sealed_experts.settings.types import GatelinkSettings, HeSettings, RoutingSettings
 
 ROUTING = {
     "banking_expert": RoutingSettings(keywords=("bank", "deposit", "loan")),
@@ -43,9 +44,9 @@ class Workshop:
         self.sources = Sources(packages=folder / "packages", experts=folder / "experts", base=base)
         self.config = folder / "moe" / "moe_config.json"
 
-    def run(self, *, rank_limit: int = 32, names=tuple(ROUTING)) -> MoeRun:
+    def run(self, *, rank_limit: int = 32, names=tuple(ROUTING)) -> MoeJob:
         members = tuple(MoeMember(name=name, dataset=DATASETS[name], routing=ROUTING[name]) for name in names)
-        return MoeRun(
+        return MoeJob(
             base="tiny",
             revision=None,
             experts=members,
@@ -53,7 +54,7 @@ class Workshop:
             gatelink_config=GatelinkSettings(max_lora_rank=rank_limit),
         )
 
-    def assemble(self, run: MoeRun | None = None) -> dict:
+    def assemble(self, run: MoeJob | None = None) -> dict:
         assemble(
             run or self.run(),
             sources=self.sources,
@@ -194,11 +195,11 @@ def adapter_files(base: Path, *, name: str, seed: int) -> tuple[bytes, bytes]:
     from safetensors.torch import save
     from transformers import AutoModelForCausalLM
 
-    from sealed_experts.models.adapters import adapter_state, attach_adapter
-    from sealed_experts.settings.types import AdapterSettings
+    from sealed_experts.models.adapters.lora import Lora
+    from sealed_experts.models.attachment import adapter_state, attach_adapter
     from sealed_experts.training.peft_folder import adapter_config_bytes
 
-    settings = AdapterSettings(rank=2, alpha=4, target_modules=("q_proj", "v_proj"))
+    settings = Lora(rank=2, alpha=4, target_modules=("q_proj", "v_proj"))
     state = adapter_state(attach_adapter(AutoModelForCausalLM.from_pretrained(base), settings, seed=seed))
     random = torch.Generator().manual_seed(seed)
     weights = {key: torch.randn(tensor.shape, generator=random) * 0.5 for key, tensor in state.items()}

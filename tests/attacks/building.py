@@ -13,17 +13,18 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
 from sealed_experts.files.canonical import canonical_json
 from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.models.adapters.lora import Lora
 from sealed_experts.packages.content.naming import OwnerNames
 from sealed_experts.packages.content.package_content import SealingInputs, package_content
 from sealed_experts.packages.content.provenance import PROVENANCE, Origin, external_parameters
 from sealed_experts.packages.errors import PackageError, SignatureError
+from sealed_experts.packages.job import PackageJob
 from sealed_experts.packages.keys.private_keys import PublisherKey
 from sealed_experts.packages.keys.trust import TrustStore
+from sealed_experts.packages.settings import RoutingSettings
 from sealed_experts.packages.source import Memory
 from sealed_experts.packages.tgsp import container
 from sealed_experts.packages.tgsp.package import open_bytes, seal
-from sealed_experts.settings.chain import PackageRun
-from sealed_experts.settings.types import AdapterSettings, RoutingSettings
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 RANK, WIDTH = 2, 4
@@ -195,7 +196,7 @@ def reinforce_metrics() -> dict[str, Any]:
     }
 
 
-def run(**changes: Any) -> PackageRun:
+def run(**changes: Any) -> PackageJob:
     """Return what the configuration says about the package."""
     values: dict[str, Any] = {
         "name": "tiny_expert",
@@ -204,10 +205,10 @@ def run(**changes: Any) -> PackageRun:
         "template": "alpaca",
         "stages": ("sft",),
         "public_evaluation": False,
-        "adapter": AdapterSettings(rank=RANK, alpha=4, target_modules=("q_proj", "v_proj")),
+        "adapter": Lora(rank=RANK, alpha=4, target_modules=("q_proj", "v_proj")),
         "routing": RoutingSettings(keywords=("loan", "deposit rate")),
     }
-    return PackageRun(**{**values, **changes})
+    return PackageJob(**{**values, **changes})
 
 
 def inputs(**changes: Any) -> SealingInputs:

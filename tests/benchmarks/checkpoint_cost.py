@@ -46,8 +46,8 @@ def estimated(train: Callable[[], object], *, kind: str) -> dict[str, float]:
 
 def small() -> dict[str, float]:
     """Train a tiny model at the default interval."""
-    from sealed_experts.settings.types import SftSettings
     from sealed_experts.training.loop import TrainingLoop
+    from sealed_experts.training.stages.sft import Sft
 
     sft_throughput.build_model = _tiny_model
     sft_throughput.STEPS, sft_throughput.LOGICAL_BATCH = SMALL_STEPS - sft_throughput.WARMUP_STEPS, 1
@@ -57,7 +57,7 @@ def small() -> dict[str, float]:
     return {
         "step": (runs[0] - sum(saves)) / SMALL_STEPS,
         "save": statistics.median(saves),
-        "interval": SftSettings().checkpoint_steps * runs[0] / SMALL_STEPS,
+        "interval": Sft().checkpoint_steps * runs[0] / SMALL_STEPS,
         "share": sum(saves) / runs[0],
     }
 
@@ -113,7 +113,7 @@ def _tiny_model() -> Any:
 
 
 CONTENDERS = {
-    "sft": lambda: estimated(lambda: sft_throughput.run_ours(private=True), kind="SftSettings"),
+    "sft": lambda: estimated(lambda: sft_throughput.run_ours(private=True), kind="Sft"),
     "reinforce": lambda: estimated(lambda: rl_throughput.run_ours(private=True), kind="ReinforceSettings"),
     "small": small,
     "large": large,

@@ -61,12 +61,13 @@ def run_ours(*, private):
     """Our own loop, whole: draws, rollouts, rewards, gradients, journal, optimizer."""
     import torch
 
-    from sealed_experts.models.adapters import attach_adapter, trainable_parameters
+    from sealed_experts.models.adapters.lora import Lora
+    from sealed_experts.models.attachment import attach_adapter, trainable_parameters
     from sealed_experts.privacy.ledger.journal import Journal
     from sealed_experts.privacy.plan import plan_stage
+    from sealed_experts.privacy.settings import PrivacySettings
     from sealed_experts.privacy.streams import Stream
-    from sealed_experts.rewards.reward import Score
-    from sealed_experts.settings.types import AdapterSettings, PrivacySettings, ReinforceSettings
+    from sealed_experts.rewards import Score
     from sealed_experts.training.batches import Example
     from sealed_experts.training.checkpoints import CheckpointFolder
     from sealed_experts.training.dataset import UnitDataset
@@ -75,9 +76,10 @@ def run_ours(*, private):
     from sealed_experts.training.interruption import Interruption
     from sealed_experts.training.loop import TrainingLoop
     from sealed_experts.training.objectives.objective import Materials
-    from sealed_experts.training.objectives.reinforce import Reinforce
+    from sealed_experts.training.objectives.reinforce import PolicyGradient
     from sealed_experts.training.progress import ProgressFiles
     from sealed_experts.training.samplers import ShuffledSampler
+    from sealed_experts.training.stages.reinforce import Reinforce
 
     class Even:
         name = "even"
@@ -92,8 +94,8 @@ def run_ours(*, private):
     dataset = UnitDataset(
         [[Example(ids=(*ids, 2), prompt_length=len(ids), unit=unit)] for unit, ids in enumerate(prompts)]
     )
-    model = attach_adapter(build_model().requires_grad_(False), AdapterSettings(rank=8, alpha=16), seed=0)
-    settings = ReinforceSettings(
+    model = attach_adapter(build_model().requires_grad_(False), Lora(rank=8, alpha=16), seed=0)
+    settings = Reinforce(
         rollout_batch_size=ANSWERS,
         total_steps=STEPS + WARMUP_STEPS,
         max_new_tokens=NEW_TOKENS,
@@ -105,7 +107,7 @@ def run_ours(*, private):
     )
     stream, parameters = Stream(bytes(32)), trainable_parameters(model)
     materials = Materials(model=model, tokenizer=build_tokenizer(), pad_id=0, seed=0)
-    objective = Reinforce(settings=settings, reward=Even(), materials=materials)
+    objective = PolicyGradient(settings=settings, reward=Even(), materials=materials)
     clock = Clock()
     objective.prepare = clock.around(objective.prepare)
     with tempfile.TemporaryDirectory() as name:

@@ -119,7 +119,7 @@ def prepare(folder: Path, *, modules: int) -> None:
     make_adapter(folder / WEIGHTS, modules=modules)
     (folder / "model").mkdir()
     os.link(folder / WEIGHTS, folder / "model" / WEIGHTS)
-    adapter = building.AdapterSettings(rank=RANK, alpha=4, target_modules=("q_proj",))
+    adapter = building.Lora(rank=RANK, alpha=4, target_modules=("q_proj",))
     manifest, members = building.package_content(
         building.inputs(
             settings=building.run(adapter=adapter),

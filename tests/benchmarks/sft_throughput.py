@@ -54,10 +54,10 @@ def run_ours(*, private):
     """Our own loop, whole: draws, physical batches, gradients, journal, optimizer."""
     import torch
 
-    from sealed_experts.models.adapters import attach_adapter, trainable_parameters
+    from sealed_experts.models.adapters.lora import Lora
+    from sealed_experts.models.attachment import attach_adapter, trainable_parameters
     from sealed_experts.privacy.ledger.journal import Journal
     from sealed_experts.privacy.streams import Stream
-    from sealed_experts.settings.types import AdapterSettings, SftSettings
     from sealed_experts.training.batches import Example
     from sealed_experts.training.checkpoints import CheckpointFolder
     from sealed_experts.training.dataset import UnitDataset
@@ -68,14 +68,15 @@ def run_ours(*, private):
     from sealed_experts.training.objectives.sft import SupervisedFineTuning
     from sealed_experts.training.progress import ProgressFiles
     from sealed_experts.training.samplers import ShuffledSampler
+    from sealed_experts.training.stages.sft import Sft
 
     make_deterministic(threads=THREADS)
     rows = build_examples(LOGICAL_BATCH * (STEPS + WARMUP_STEPS))
     dataset = UnitDataset(
         [[Example(ids=tuple(ids), prompt_length=prompt, unit=index)] for index, (ids, prompt) in enumerate(rows)]
     )
-    model = attach_adapter(build_model().requires_grad_(False), AdapterSettings(rank=8, alpha=16), seed=0)
-    settings = SftSettings(
+    model = attach_adapter(build_model().requires_grad_(False), Lora(rank=8, alpha=16), seed=0)
+    settings = Sft(
         batch_size=LOGICAL_BATCH, max_steps=STEPS + WARMUP_STEPS, log_steps=1, eval_steps=10**6, learning_rate=1e-4
     )
     stream, objective, parameters = (

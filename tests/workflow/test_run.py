@@ -63,9 +63,9 @@ def test_the_peft_folder_gives_the_trainers_logits(finished):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from sealed_experts.models.adapters import attach_adapter, load_adapter_state
+    from sealed_experts.models.adapters.lora import Lora
+    from sealed_experts.models.attachment import attach_adapter, load_adapter_state
     from sealed_experts.models.loading import load_base
-    from sealed_experts.settings.types import AdapterSettings
     from sealed_experts.training.checkpoints import load_state
 
     base = finished.folder / "results" / "base" / "demo"
@@ -74,7 +74,7 @@ def test_the_peft_folder_gives_the_trainers_logits(finished):
         folder = finished.folder / "results" / "experts" / expert
         loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder / "peft").eval()
         state = load_state(finished.folder / json.loads((folder / "selection.json").read_text())["adapter"])
-        adapter = AdapterSettings(**{**state["adapter"], "target_modules": tuple(state["adapter"]["target_modules"])})
+        adapter = Lora(**{**state["adapter"], "target_modules": tuple(state["adapter"]["target_modules"])})
         trained = attach_adapter(load_base(base, device=torch.device("cpu")).model, adapter, seed=0)
         load_adapter_state(trained, state["model_state_dict"])
         with torch.no_grad():

@@ -11,13 +11,13 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sealed_experts.errors import UserError
 
 if TYPE_CHECKING:
-    from sealed_experts.rewards.reward import Reward, Score
-    from sealed_experts.settings.rewards import RewardOptions
+    from sealed_experts.rewards import Score
+    from sealed_experts.rewards.making.checked import CheckedReward
 
 # `rewards` and `settings` are imported by the functions that need them: other commands start without them.
 
@@ -75,7 +75,7 @@ def reward(args: argparse.Namespace) -> int:
     if args.list:
         _print_list(as_json=args.json)
         return 0
-    from sealed_experts.rewards.registry import make_reward
+    from sealed_experts.rewards.making.maker import make_reward
 
     options = _options(args.options)
     with _own_output_aside():
@@ -86,13 +86,13 @@ def reward(args: argparse.Namespace) -> int:
         for score in scores:
             print(json.dumps({"reward": score.value, "axes": dict(score.axes)}))
         return 0
-    table = _Table(weights=judge.weights, penalised=options.repetition_penalty > 0)
+    table = _Table(weights=judge.weights, penalised=judge.repetition_penalty > 0)
     lines = table.of_one(next(scores)) if args.file is None else table.of_many(list(scores))
     print("\n".join(lines))
     return 0
 
 
-def _score(judge: "Reward", prompt: str, response: str) -> "Score":
+def _score(judge: "CheckedReward", prompt: str, response: str) -> "Score":
     with _own_output_aside():
         return judge.score(prompt, response)
 
@@ -117,29 +117,23 @@ def _usage_problem(args: argparse.Namespace) -> str | None:
 
 
 def _print_list(*, as_json: bool) -> None:
-    from sealed_experts.rewards.registry import DESCRIPTIONS
+    from sealed_experts.rewards import REWARDS
 
+    known = {name: reward.about for name, reward in REWARDS.items()}
+    known["module:function"] = "a function of your own, f(prompt, response)"
     if as_json:
-        print(json.dumps(dict(DESCRIPTIONS)))
+        print(json.dumps(known))
         return
-    width = max(map(len, DESCRIPTIONS))
-    print("\n".join(f"{name.ljust(width)}  {text}" for name, text in DESCRIPTIONS.items()))
+    width = max(map(len, known))
+    print("\n".join(f"{name.ljust(width)}  {text}" for name, text in known.items()))
 
 
-def _options(text: str | None) -> "RewardOptions":
-    from sealed_experts.settings.rewards import RewardOptions
-
+def _options(text: str | None) -> dict[str, Any]:
     if text is None:
-        return RewardOptions()
-    from sealed_experts.settings.parsing import parse_group
+        return {}
     from sealed_experts.settings.reading import read_file, read_text
 
-    inline = text.lstrip().startswith("{")
-    data = read_text(text, origin="--options") if inline else read_file(text)
-    try:
-        return parse_group(RewardOptions, data)
-    except UserError as error:
-        raise UserError(f"--options: {error}") from error
+    return read_text(text, origin="--options") if text.lstrip().startswith("{") else read_file(text)
 
 
 def _answers(file: str) -> Iterator[tuple[str, str]]:

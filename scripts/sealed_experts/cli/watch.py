@@ -277,7 +277,7 @@ def _all_done(stages: Sequence[StageProgress]) -> bool:
 
 
 def _planned_stages(files: Sequence[Path]) -> list[tuple[str, str]]:
-    from sealed_experts.settings.reading import load
+    from sealed_experts.configuration.resolution import load
 
     settings = load(files, root=Path.cwd())
     return [(expert.name, stage) for expert in settings.experts for stage in expert.stages]

@@ -52,6 +52,11 @@ class Term:
         }
 
 
+def demo_files(folder: Path = DEMO_FOLDER) -> list[str]:
+    """Return every file that the demo's data and its base are made from, sorted."""
+    return sorted(str(path) for path in folder.rglob("*") if path.is_file())
+
+
 def read_terms(domain: str, *, folder: Path = DEMO_FOLDER) -> list[Term]:
     """Return a domain's terms in the order of its files.
 

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from sealed_experts.data.records import Record, write_records
-from sealed_experts.data.sources import read_rows
-from sealed_experts.data.sources.rows import TRAIN, VAL, BadRow, Row
+from sealed_experts.data.rows import TRAIN, VAL, BadRow, Row
+from sealed_experts.data.sources import RECORD, Source
 from sealed_experts.data.split import side_of_unit, split_key
 from sealed_experts.data.statistics import CountTokens, describe
+from sealed_experts.data.units import common_scheme
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json, write_json
 from sealed_experts.files.digests import digest_of_files, sha256_file
-from sealed_experts.settings.datachecks import RECORD, common_scheme, own_scheme
-from sealed_experts.settings.sources import DatasetSettings
 
 NAMED_BAD_ROWS = 20
 
@@ -43,7 +42,7 @@ class Prepared:
 
 
 def prepare(
-    settings: DatasetSettings, *, name: str, seed: int, parts: Sequence[Path] = (), log: Log = lambda line: None
+    settings: Source, *, name: str, seed: int, parts: Sequence[Path] = (), log: Log = lambda line: None
 ) -> Prepared:
     """Read a dataset, drop bad rows and exact duplicates, and split it.
 
@@ -53,8 +52,8 @@ def prepare(
     Raises:
         UserError: too many bad rows, no usable row, nothing left on one side, or a part is not prepared.
     """
-    scheme = common_scheme(map(_scheme_of, parts)) if parts else own_scheme(settings)
-    rows, bad = usable_rows(read_rows(settings, parts=parts), max_bad_share=settings.max_bad_share, log=log, name=name)
+    scheme = common_scheme(map(_scheme_of, parts)) if parts else settings.unit_scheme()
+    rows, bad = usable_rows(settings.read(parts=parts), max_bad_share=settings.bad_share(), log=log, name=name)
     owned = [(_record(row), row) for row in rows]
     sides = _sides(owned, settings=settings, seed=seed)
     distinct: dict[tuple[str, str], tuple[Record, Row]] = {}
@@ -140,7 +139,7 @@ def _record(row: Row) -> Record:
     return Record.from_text(instruction=row.instruction, input=row.input, output=row.output, unit=row.unit)
 
 
-def _sides(owned: Sequence[tuple[Record, Row]], *, settings: DatasetSettings, seed: int) -> dict[str, str]:
+def _sides(owned: Sequence[tuple[Record, Row]], *, settings: Source, seed: int) -> dict[str, str]:
     """Return {unit: side}. Duplicates count too, so that the order of rows decides nothing."""
     groups: dict[str, set[str]] = collections.defaultdict(set)
     inherited: dict[str, set[str]] = collections.defaultdict(set)
@@ -149,7 +148,7 @@ def _sides(owned: Sequence[tuple[Record, Row]], *, settings: DatasetSettings, se
         if row.side is not None:
             inherited[record.unit].add(row.side)
     key = split_key(seed)
-    sides = {unit: side_of_unit(of, key=key, val_fraction=settings.val_fraction) for unit, of in groups.items()}
+    sides = {unit: side_of_unit(of, key=key, val_fraction=settings.held_out_share()) for unit, of in groups.items()}
     # A unit that any part trains on is never held out in the combination.
     return sides | {unit: TRAIN if TRAIN in of else VAL for unit, of in inherited.items()}
 

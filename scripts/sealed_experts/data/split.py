@@ -8,7 +8,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 
-from sealed_experts.data.sources.rows import TRAIN, VAL
+from sealed_experts.data.rows import TRAIN, VAL
 
 
 def split_key(seed: int) -> bytes:

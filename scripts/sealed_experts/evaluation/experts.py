@@ -15,11 +15,11 @@ from sealed_experts.data.records import Record, read_records
 from sealed_experts.errors import UserError, is_out_of_memory
 from sealed_experts.evaluation.bootstrap import CONFIDENCE, Resampling
 from sealed_experts.evaluation.gains import gain_checks, rewarded_gain
+from sealed_experts.evaluation.job import EvaluationJob
 from sealed_experts.evaluation.measuring import Measured, gain_figures, model_figures, record_losses
-from sealed_experts.models.adapters import adapter_state, attach_adapter, load_adapter_state, trainable_parameters
+from sealed_experts.models.attachment import adapter_state, attach_adapter, load_adapter_state, trainable_parameters
 from sealed_experts.models.loading import Base, load_base, resolve_device
-from sealed_experts.rewards.reward import Reward
-from sealed_experts.settings.evaluation import EvaluationRun
+from sealed_experts.rewards import Reward
 from sealed_experts.settings.fields import plain
 from sealed_experts.training.batches import Example, physical_batches
 from sealed_experts.training.checkpoints import load_state
@@ -34,7 +34,7 @@ SAMPLE_RULE = "the first held-out prompts, in the file's order, that differ in t
 
 
 def evaluate_expert(
-    run: EvaluationRun, *, base: Path, val: Path, adapters: Sequence[Path], reward: Reward | None
+    run: EvaluationJob, *, base: Path, val: Path, adapters: Sequence[Path], reward: Reward | None
 ) -> dict[str, Any]:
     """Return the content of evaluation.json.
 
@@ -68,7 +68,7 @@ class _Bench:
     """One base in memory, which takes every stage's adapter in turn."""
 
     def __init__(
-        self, run: EvaluationRun, *, base: Path, val: Path, adapters: Sequence[Path], reward: Reward | None
+        self, run: EvaluationJob, *, base: Path, val: Path, adapters: Sequence[Path], reward: Reward | None
     ) -> None:
         self.run, self.reward = run, reward
         self.device = resolve_device(run.device)
@@ -204,14 +204,14 @@ def _answer(rollout: Rollout) -> dict[str, Any]:
     }
 
 
-def _sampling(run: EvaluationRun) -> dict[str, Any] | None:
+def _sampling(run: EvaluationJob) -> dict[str, Any] | None:
     if run.sampling is None:
         return None
     names = ("temperature", "top_p", "max_new_tokens")
     return {name: getattr(run.sampling, name) for name in names} | {"answers": run.eval_answers, "seed": run.seed}
 
 
-def _adapter_weights(path: Path, *, run: EvaluationRun, stage: str, base: Base) -> dict[str, torch.Tensor]:
+def _adapter_weights(path: Path, *, run: EvaluationJob, stage: str, base: Base) -> dict[str, torch.Tensor]:
     state = load_state(path)
     made = state.get("subject", {})
     for what, found, expected in (

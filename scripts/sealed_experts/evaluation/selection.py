@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
+from sealed_experts.evaluation.selection_job import SelectionJob
 from sealed_experts.files.canonical import read_json
-from sealed_experts.settings.selection import SelectionRun
 
 
-def selected_stage(run: SelectionRun, *, metrics: Sequence[Path], evaluation: Path | None) -> dict[str, Any]:
+def selected_stage(run: SelectionJob, *, metrics: Sequence[Path], evaluation: Path | None) -> dict[str, Any]:
     """Return the content of selection.json.
 
     `receipt` names the metrics whose privacy covers the package. Those are the last stage's also where an earlier one
@@ -42,7 +42,7 @@ def selected_stage(run: SelectionRun, *, metrics: Sequence[Path], evaluation: Pa
     }
 
 
-def _reason(run: SelectionRun) -> str:
+def _reason(run: SelectionJob) -> str:
     stages = ", ".join(run.stages)
     if len(run.stages) == 1:
         return "the only stage"
@@ -51,13 +51,13 @@ def _reason(run: SelectionRun) -> str:
     return f"the last of the stages {stages}"
 
 
-def _best(run: SelectionRun, values: Mapping[str, float]) -> str:
+def _best(run: SelectionJob, values: Mapping[str, float]) -> str:
     """Return the stage of the highest reward or the lowest loss; the later one of equals."""
     sign = 1.0 if run.metric == "reward" else -1.0
     return max(reversed(run.stages), key=lambda stage: sign * values[stage])  # `max` keeps the first of equals
 
 
-def _values(run: SelectionRun, evaluation: Path | None) -> dict[str, float]:
+def _values(run: SelectionJob, evaluation: Path | None) -> dict[str, float]:
     if evaluation is None:
         raise UserError(
             f"`select: best` chooses among the stages of {run.expert} by its evaluation.json: give its path"
@@ -68,7 +68,7 @@ def _values(run: SelectionRun, evaluation: Path | None) -> dict[str, float]:
     return {stage: _value(run, content, stage, evaluation) for stage in run.stages}
 
 
-def _value(run: SelectionRun, content: Mapping[str, Any], stage: str, path: Path) -> float:
+def _value(run: SelectionJob, content: Mapping[str, Any], stage: str, path: Path) -> float:
     """Return `models.<stage>.loss`, or `models.<stage>.reward.mean`."""
     keys = ["models", stage, "reward", "mean"] if run.metric == "reward" else ["models", stage, "loss"]
     value: Any = content

@@ -15,7 +15,7 @@ from sealed_experts.data.demo_general import Document, general_text
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import sync_folder
 from sealed_experts.models.manifest import MANIFEST, write_base_manifest
-from sealed_experts.settings.types import DemoBaseSettings
+from sealed_experts.models.settings import DemoBaseSettings
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 IGNORED = -100  # a label without loss

@@ -22,9 +22,9 @@ from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from sealed_experts.errors import UserError
+from sealed_experts.models.bases import MODEL_FILES, is_within, model_files
 from sealed_experts.models.manifest import write_base_manifest
-from sealed_experts.settings.bases import MODEL_FILES, is_within, model_files
-from sealed_experts.settings.types import BaseSettings
+from sealed_experts.models.settings import BaseSettings
 
 
 def fetch_base(base: BaseSettings, *, key: str, folder: Path) -> None:

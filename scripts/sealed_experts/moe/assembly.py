@@ -10,16 +10,16 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json, write_json
 from sealed_experts.moe.compatibility import active_together, check_package
 from sealed_experts.moe.configuration import FORMAT, BaseReference, parse_mixture
+from sealed_experts.moe.job import MoeJob, MoeMember
 from sealed_experts.moe.joint_privacy import MemberReceipt, check_limit, joint_privacy, receipt_of
 from sealed_experts.packages import opening
 from sealed_experts.packages.constraints import check_together
 from sealed_experts.packages.keys.trust import TrustStore
 from sealed_experts.packages.recipients.own_identity import own_identity
+from sealed_experts.packages.settings import RoutingSettings
 from sealed_experts.packages.tgsp.examination import VerifiedPackage
 from sealed_experts.privacy.ledger.releases import ReleaseLog
-from sealed_experts.settings.chain import MoeMember, MoeRun
 from sealed_experts.settings.fields import plain
-from sealed_experts.settings.types import RoutingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Sources:
         return archive if archive.is_file() and not path.exists() else path
 
 
-def assemble(run: MoeRun, *, sources: Sources, output: Path, trust: TrustStore, log: ReleaseLog) -> None:
+def assemble(run: MoeJob, *, sources: Sources, output: Path, trust: TrustStore, log: ReleaseLog) -> None:
     """Verify every package, and write moe_config.json to `output`.
 
     Raises:

@@ -11,13 +11,12 @@ from transformers.utils import logging
 
 from sealed_experts.data.templates import encode_prompt
 from sealed_experts.errors import UserError
-from sealed_experts.models.adapters import peft_config
+from sealed_experts.models.adapters.lora import Lora
 from sealed_experts.models.loading import Base, load_base, resolve_device
 from sealed_experts.moe.configuration import BaseReference
 from sealed_experts.packages.content.linter import WEIGHTS
 from sealed_experts.packages.errors import IncompatibleError
 from sealed_experts.packages.tgsp.package import VerifiedPackage
-from sealed_experts.settings.types import AdapterSettings
 
 SMALLEST_TEMPERATURE, LARGEST_TEMPERATURE = 1e-3, 1e3  # logits divided by less are no longer finite in float32
 LARGEST_SEED = 2**63 - 1
@@ -134,7 +133,7 @@ class Experts:
 def _with_adapters(model: Any, packages: Mapping[str, VerifiedPackage]) -> PeftModel:
     wrapped: PeftModel | None = None
     for adapter, package in packages.items():
-        config = peft_config(_adapter_settings(package.manifest["adapter"]))
+        config = _adapter_settings(package.manifest["adapter"]).peft_config()
         try:
             if wrapped is None:
                 wrapped = PeftModel(model, config, adapter_name=adapter)
@@ -163,8 +162,8 @@ def _shape(shape: torch.Size | None) -> str:
     return "none" if shape is None else str(list(shape))
 
 
-def _adapter_settings(adapter: Mapping[str, Any]) -> AdapterSettings:
-    return AdapterSettings(
+def _adapter_settings(adapter: Mapping[str, Any]) -> Lora:
+    return Lora(
         kind=adapter["kind"],
         rank=adapter["r"],
         alpha=adapter["alpha"],

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+from sealed_experts.data.units import MIXED
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.ledger.accounting import BudgetCurve, epsilon
 from sealed_experts.privacy.ledger.calibration import calibrate_noise_multiplier
 from sealed_experts.privacy.ledger.events import GaussianEvent, combined_noise_multiplier
-from sealed_experts.settings.datachecks import MIXED
-from sealed_experts.settings.types import PrivacySettings
+from sealed_experts.privacy.settings import PrivacySettings
 
 MODES = ("release", "reproducible")
 
@@ -143,8 +143,6 @@ def plan_stage(
     _check_data(stage=stage, units=units, unit=unit, expected_batch_size=expected_batch_size, delta=privacy.delta)
     noise = privacy.noise_multiplier
     if isinstance(noise, str):
-        if noise != "auto":
-            raise UserError(f"{stage}.privacy.noise_multiplier is {noise!r}: it must be a number above 0, or auto")
         noise = calibrate_noise_multiplier(
             stage=stage,
             sample_rate=expected_batch_size / units,

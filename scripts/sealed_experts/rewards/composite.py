@@ -1,45 +1,107 @@
 """`composite`: several rewards, weighted."""
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
-from sealed_experts.rewards.reward import Reward, Score
+from sealed_experts.rewards import REWARDS, Reward, RewardName, Score
+from sealed_experts.rewards.making.checks import reward_problems
+from sealed_experts.rewards.making.maker import described_reward, make_reward
+from sealed_experts.settings.checking import mistakes_in
+from sealed_experts.settings.fields import Group, Open, plain, setting
+from sealed_experts.settings.messages import KeyPath, listed
+
+_OF_A_PART = ("reward", "weight")
 
 
-class Composite:
+class Part(Group):
+    """What every part has besides its reward's own options."""
+
+    reward: RewardName = setting("The reward's name; any but `composite`.")
+    weight: float = setting("Its share; shares are divided by their sum.", default=1.0, gt=0)
+
+
+class Composite(Reward):
     """The weighted mean of other rewards; the weights are divided by their sum.
 
     The axes of a part are named `<part>.<axis>`, and `<part>` where the axis bears the part's own name. Of parts with
     the same name the second is called `<part>#2`, and so on.
     """
 
-    name = "composite"
+    parts: tuple[Open, ...] = setting(
+        "The rewards that it holds, at least one: each its name as `reward`, a `weight`, and its own options.",
+        default=(),
+    )
 
-    def __init__(self, parts: Sequence[tuple[Reward, float]]) -> None:
-        """Take the parts with their weights, at least one, each weight above 0."""
-        total = math.fsum(weight for _, weight in parts)
-        labels = _labels([part.name for part, _ in parts])
-        self._parts = [(label, part, weight / total) for label, (part, weight) in zip(labels, parts, strict=True)]
-        self._weights = {
-            _axis(label, part, axis): share * weight
-            for label, part, share in self._parts
-            for axis, weight in part.weights.items()
-        }
+    about: ClassVar[str] = "weighted mean of other rewards, its `parts`"
+    order: ClassVar[int] = 1
+
+    def problems(self) -> Iterator[tuple[KeyPath, str]]:
+        """Yield what is wrong with each part."""
+        if not self.parts:
+            yield ("parts",), "none are given; list the rewards to combine: {reward: finance, weight: 2}"
+        for place, part in enumerate(self.parts):
+            for path, text in _part_problems(part):
+                yield ("parts", place, *path), text
+
+    def options(self) -> dict[str, Any]:
+        """Return every option, those of the parts among them."""
+        parts = [
+            {"reward": part["reward"], "weight": float(part.get("weight", 1.0))}
+            | described_reward(part["reward"], _own(part)).options()
+            for part in self.parts
+        ]
+        return super().options() | {"parts": parts}
+
+    def modules(self) -> list[str]:
+        """Return the modules that its parts call."""
+        return [module for part in self.parts for module in described_reward(part["reward"], _own(part)).modules()]
+
+    @functools.cached_property
+    def _shares(self) -> list[tuple[str, Any, float]]:
+        """Each part's label, the part, and its share."""
+        made = [(make_reward(part["reward"], _own(part)), float(part.get("weight", 1.0))) for part in self.parts]
+        total = math.fsum(weight for _, weight in made)
+        labels = _labels([part.name for part, _ in made])
+        return [(label, part, weight / total) for label, (part, weight) in zip(labels, made, strict=True)]
 
     @property
     def weights(self) -> Mapping[str, float]:
         """Each part's axes, weighted within the part and by the part's share."""
-        return self._weights
+        return {
+            _axis(label, part, axis): share * weight
+            for label, part, share in self._shares
+            for axis, weight in part.weights.items()
+        }
 
     def score(self, prompt: str, response: str) -> Score:
         """Return the weighted mean and every part's axes."""
         values: list[float] = []
         axes: dict[str, float] = {}
-        for label, part, share in self._parts:
+        for label, part, share in self._shares:
             score = part.score(prompt, response)
             values.append(share * score.value)
             axes |= {_axis(label, part, axis): value for axis, value in score.axes.items()}
         return Score(min(1.0, math.fsum(values)), axes)
+
+
+def _own(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: plain(value) for key, value in part.items() if key not in _OF_A_PART}
+
+
+def _part_problems(part: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    mistakes = mistakes_in(Part, {key: part[key] for key in _OF_A_PART if key in part})
+    for mistake in mistakes:
+        yield mistake.path, mistake.text
+    if any(mistake.path == ("reward",) for mistake in mistakes):
+        return
+    if part["reward"] == "composite":
+        inner = [name for name in REWARDS if name != "composite"]
+        yield ("reward",), f"a composite holds no composite; name {listed(inner)} or your own"
+        return
+    for path, text in reward_problems(part["reward"], _own(part)):
+        yield path or ("reward",), text
 
 
 def _labels(names: Sequence[str]) -> list[str]:

@@ -5,10 +5,11 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import ClassVar
 
-from sealed_experts.rewards.disclaimers import has_disclaimer
-from sealed_experts.rewards.glossary import terms_in
-from sealed_experts.rewards.reward import Score
+from sealed_experts.rewards import Reward, Score
+from sealed_experts.rewards.language.disclaimers import has_disclaimer
+from sealed_experts.rewards.language.glossary import terms_in
 
 WEIGHTS: Mapping[str, float] = MappingProxyType({"format": 0.4, "terminology": 0.3, "relevance": 0.2, "safety": 0.1})
 
@@ -31,11 +32,15 @@ _ASKS_FOR_ADVICE = re.compile(
 )
 
 
-class Finance:
+class Finance(Reward):
     """Rules that a reader can check by hand; surrounding white space is no part of an answer."""
 
-    name = "finance"
-    weights = WEIGHTS
+    about: ClassVar[str] = "form, terminology, relevance and safety of an answer about money"
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The axes' shares."""
+        return WEIGHTS
 
     def score(self, prompt: str, response: str) -> Score:
         """Return the score with its four axes."""

@@ -1,30 +1,76 @@
-"""Checking a configuration against its schema: every mistake at once, each as one plain line."""
+"""Checking plain data against a group of settings: every mistake at once, each as one plain line."""
 
 import copy
-import functools
+import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from sealed_experts.settings.messages import KeyPath, Mistake, expected, shown, suggestion, type_hint
-from sealed_experts.settings.schema import document_schema
-from sealed_experts.settings.types import LARGEST_INTEGER
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-# jsonschema takes 0.15 s to import, and only who checks a configuration pays for it: hence its errors and validators
-# are `Any` here.
+from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import strict_json
+from sealed_experts.settings.fields import Group
+from sealed_experts.settings.messages import KeyPath, Mistake, expected, shown, suggestion, type_hint, unknown_key
+from sealed_experts.settings.schema import schema_at
+
+LARGEST_INTEGER = 2**53 - 1  # what JSON readers carry exactly
+
+_HALF_CHARACTER = "it holds half a character (a lone surrogate); write it again"
+
+SomeGroup = TypeVar("SomeGroup", bound=Group)
 
 
-def schema_mistakes(document: Mapping[str, Any]) -> list[Mistake]:
-    """Return every place where the document differs from the schema, in the document's order of keys.
+def mistakes_in(group: type[Group], data: Any, *, at: KeyPath = (), partial: bool = False) -> list[Mistake]:
+    """Return every place where plain data differ from what a group of settings holds, in pydantic's order.
 
-    Nothing is filled in: a default of the schema must never beat the user's `defaults`.
+    Args:
+        at: the path of the data in the configuration.
+        partial: the data are one layer of several, so that nothing in them is missing.
     """
-    found: dict[KeyPath, Mistake] = {}
-    for error in _validator().iter_errors(document):
-        for mistake in _explain(error):
-            found.setdefault(mistake.path, mistake)  # a wrong type says more than the ranges it also misses
-    return list(found.values())
+    found = {path: Mistake(path, _HALF_CHARACTER) for path in _half_characters(data)}
+    try:
+        group.model_validate_json(_json(data))
+    except ValidationError as error:
+        for details in error.errors(include_url=False, include_context=True):
+            path = _without_tags(details, data)
+            if partial and details["type"] == "missing":
+                continue
+            mistake = _EXPLANATIONS.get(details["type"], _wrong_value)(group, data, path, details)
+            # A mistaken item takes its whole list with it, which then looks empty.
+            if not any(known[: len(path)] == path for known in found):
+                found.setdefault(mistake.path, mistake)
+    return [Mistake((*at, *mistake.path), mistake.text) for mistake in found.values()]
+
+
+def parse_group(group: type[SomeGroup], data: Mapping[str, Any] | str) -> SomeGroup:
+    """Return plain data, or its JSON text, as settings; defaults fill what is absent.
+
+    Raises:
+        UserError: the text is not a JSON object, or a setting is unknown, missing or wrong.
+    """
+    if isinstance(data, str):
+        data = parse_object(data)
+    mistakes = mistakes_in(group, data)
+    if mistakes:
+        raise UserError(f"{group.__name__}: {'; '.join(map(str, mistakes))}")
+    return group.model_validate_json(_json(data))
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """Return the mapping that a JSON text holds.
+
+    Raises:
+        UserError: the text is not strict JSON, or holds no mapping.
+    """
+    try:
+        data = strict_json(text)
+    except ValueError as error:
+        raise UserError(f"these settings are not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise UserError("these settings are not a JSON object")
+    return data
 
 
 def without(document: Mapping[str, Any], mistakes: list[Mistake]) -> dict[str, Any]:
@@ -45,116 +91,107 @@ def _delete(document: dict[str, Any], path: KeyPath) -> None:
         parent.pop(keys[-1], None)
 
 
-@functools.cache
-def _validator() -> Any:
-    import jsonschema
-
-    checker = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
-        {"integer": lambda _, value: _is_whole(value), "number": lambda _, value: _is_number(value)}
-    )
-    validators = {"pattern": _pattern, "$ref": _inlined_reference}
-    kind = jsonschema.validators.extend(jsonschema.Draft202012Validator, validators=validators, type_checker=checker)
-    return kind(document_schema())
+def _json(data: Any) -> str:
+    return json.dumps(_readable(data), default=str)
 
 
-def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
+def _readable(value: Any) -> Any:
+    """Return data as pydantic's strict reader takes them.
+
+    `60.0` is a whole number, `1e400` is no number, and a text holds whole characters.
+    """
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, bool) or not isinstance(value, int | float | Mapping | list | tuple):
+        return value
+    if isinstance(value, Mapping):
+        return {_readable(str(key)): _readable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_readable(item) for item in value]
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) <= LARGEST_INTEGER else value
     try:
-        return math.isfinite(value)
+        return value if abs(value) <= LARGEST_INTEGER else float(value)
     except OverflowError:  # a whole number that no float holds
-        return False
+        return math.inf
 
 
-def _is_whole(value: Any) -> bool:
-    return _is_number(value) and value == math.floor(value) and abs(value) <= LARGEST_INTEGER
+def _half_characters(value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
+    """Yield the places of texts that hold a lone surrogate, which no UTF-8 file can."""
+    if isinstance(value, str) and value != value.encode(errors="replace").decode():
+        yield path
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from _half_characters(item, (*path, key))
 
 
-def _pattern(validator: Any, pattern: str, instance: object, schema: Mapping[str, Any]) -> Iterator[Any]:
-    """As the standard says it: `$` is the very end, whereas Python's also stands before a final line break."""
-    from jsonschema import ValidationError
-
-    if isinstance(instance, str) and not re.search(pattern.replace("$", r"\Z"), instance):
-        yield ValidationError(f"{instance!r} does not match {pattern!r}")
-
-
-def _inlined_reference(validator: Any, reference: str, instance: object, schema: Any) -> Iterator[Any]:
-    """All our references are `#/$defs/NAME`: following them directly is several times faster than resolving URIs."""
-    yield from validator.descend(instance, document_schema()["$defs"][reference.rpartition("/")[2]])
-
-
-def _explain(error: Any) -> Iterator[Mistake]:
-    path: KeyPath = tuple(error.absolute_path)
-    explain = _EXPLANATIONS.get(str(error.validator), _wrong_value)
-    yield from explain(error, path)
+def _without_tags(details: ErrorDetails, data: Any) -> KeyPath:
+    """Return where an error is, without the names that pydantic gives to the choices of a union."""
+    path: list[str | int] = []
+    for place, key in enumerate(details["loc"]):
+        last = place == len(details["loc"]) - 1
+        known = key in data if isinstance(data, Mapping) else isinstance(data, list | tuple) and isinstance(key, int)
+        if known:
+            data = data[key]
+        elif not (last and details["type"] == "missing"):
+            continue
+        path.append(key)
+    return tuple(path)
 
 
-def _unknown_keys(error: Any, path: KeyPath) -> Iterator[Mistake]:
-    known = error.schema["properties"]
-    for key in error.instance:
-        if key not in known:
-            yield Mistake((*path, key), f"no such setting; {_deeper(key, known) or suggestion(str(key), known)}")
+def _value(data: Any, path: KeyPath) -> Any:
+    for key in path:
+        data = data[key]
+    return data
 
 
-def _deeper(key: str, known: Mapping[str, Any]) -> str:
-    """Say where the key belongs when a group right below knows it."""
-    for name, schema in known.items():
-        group = document_schema()["$defs"].get(schema.get("$ref", "").rpartition("/")[2], {})
-        if key in group.get("properties", {}):
-            return f"did you mean `{name}.{key}`?"
-    return ""
+def _unknown(group: type[Group], data: Any, path: KeyPath, details: ErrorDetails) -> Mistake:
+    return Mistake(path, unknown_key(str(path[-1]), schema_at(group, path[:-1]), schema_at(group, ())))
 
 
-def _missing_key(error: Any, path: KeyPath) -> Iterator[Mistake]:
-    # jsonschema reports each missing key as an error of its own, and names it only inside its message.
-    key = next(key for key in error.validator_value if error.message.startswith(repr(key)))
-    yield Mistake((*path, key), f"it is missing; give {expected(error.schema['properties'][key])}")
+def _missing(group: type[Group], data: Any, path: KeyPath, details: ErrorDetails) -> Mistake:
+    return Mistake(path, f"it is missing; give {expected(schema_at(group, path))}")
 
 
-def _bad_name(error: Any, path: KeyPath) -> Iterator[Mistake]:
-    rule = "at most 64 characters" if error.validator == "maxLength" else expected({"type": "string", **error.schema})
-    yield Mistake((*path, str(error.instance)), f"this name becomes part of paths: it must be {rule}")
+def _repeated(group: type[Group], data: Any, path: KeyPath, details: ErrorDetails) -> Mistake:
+    return Mistake(path, f"{shown(details['ctx']['item'])} stands twice in the list; name each once")
 
 
-def _wrong_value(error: Any, path: KeyPath) -> Iterator[Mistake]:
-    if "propertyNames" in error.absolute_schema_path:
-        yield from _bad_name(error, path)
-        return
-    hint = type_hint(error.instance, error.schema.get("type", "object"))
-    if not hint and "enum" in error.schema and isinstance(error.instance, str):
-        hint = suggestion(error.instance, [str(value) for value in error.schema["enum"]])
-        hint = hint if hint.startswith("did") else ""
-    yield Mistake(path, f"{shown(error.instance)} is not {expected(error.schema)}" + (f"; {hint}" if hint else ""))
+def _too_few(group: type[Group], data: Any, path: KeyPath, details: ErrorDetails) -> Mistake:
+    return Mistake(path, "nothing is listed; give at least one")
 
 
-def _repeated(error: Any, path: KeyPath) -> Iterator[Mistake]:
-    twice = next(item for place, item in enumerate(error.instance) if item in error.instance[:place])
-    yield Mistake(path, f"{shown(twice)} stands twice in the list; name each once")
+def _too_many(group: type[Group], data: Any, path: KeyPath, details: ErrorDetails) -> Mistake:
+    count, most = len(_value(data, path)), details["ctx"]["max_length"]
+    return Mistake(path, f"the list has {count} items; at most {most} are allowed")
 
 
-def _too_few(error: Any, path: KeyPath) -> Iterator[Mistake]:
-    yield Mistake(path, "nothing is listed; give at least one")
-
-
-def _too_many(error: Any, path: KeyPath) -> Iterator[Mistake]:
-    yield Mistake(path, f"the list has {len(error.instance)} items; at most {error.validator_value} are allowed")
-
-
-def _too_long(error: Any, path: KeyPath) -> Iterator[Mistake]:
-    if "propertyNames" in error.absolute_schema_path:
-        yield from _bad_name(error, path)
-    else:
-        yield Mistake(
-            path, f"the text has {len(error.instance)} characters; at most {error.validator_value} are allowed"
+def _too_long(group: type[Group], data: Any, path: KeyPath, details: ErrorDetails) -> Mistake:
+    if details["loc"][-1] == "[key]":
+        return Mistake(
+            path, f"this name becomes part of paths: it must be at most {details['ctx']['max_length']} characters"
         )
+    count, most = len(_value(data, path)), details["ctx"]["max_length"]
+    return Mistake(path, f"the text has {count} characters; at most {most} are allowed")
 
 
-_EXPLANATIONS: dict[str, Callable[[Any, KeyPath], Iterator[Mistake]]] = {
-    "additionalProperties": _unknown_keys,
-    "required": _missing_key,
-    "uniqueItems": _repeated,
-    "minItems": _too_few,
-    "minProperties": _too_few,
-    "maxItems": _too_many,
-    "maxLength": _too_long,
+def _wrong_value(group: type[Group], data: Any, path: KeyPath, details: ErrorDetails) -> Mistake:
+    if details["loc"] and details["loc"][-1] == "[key]":
+        names = schema_at(group, path[:-1])["propertyNames"]
+        return Mistake(path, f"this name becomes part of paths: it must be {names['patternErrorMessage']}")
+    value, schema = _value(data, path), schema_at(group, path)
+    hint = type_hint(value, schema)
+    if not hint and "enum" in schema and isinstance(value, str):
+        near = suggestion(value, [str(choice) for choice in schema["enum"]])
+        hint = near if near.startswith("did") else ""
+    return Mistake(path, f"{shown(value)} is not {expected(schema)}" + (f"; {hint}" if hint else ""))
+
+
+_EXPLANATIONS: dict[str, Callable[[type[Group], Any, KeyPath, ErrorDetails], Mistake]] = {
+    "extra_forbidden": _unknown,
+    "missing": _missing,
+    "repeated": _repeated,
+    "too_short": _too_few,
+    "too_long": _too_many,
+    "string_too_long": _too_long,
 }

@@ -1,100 +1,126 @@
-"""How a setting is declared: its default, its meaning and its bounds in one place.
+"""How a setting is declared: its type, default, meaning and bounds in one place.
 
-The JSON Schema, the README's table and the checks are all generated from these declarations.
+The JSON Schema, the tables in docs/settings.md and the checks are all generated from these declarations.
 """
 
-import dataclasses
-import functools
-import typing
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Generic, Self, TypeVar
 
-COMMIT = r"^[0-9a-f]{40}$"  # of a hub repository: a branch or tag may move, a commit does not
-KNOWN_ENDING = r"\.([jJ][sS][oO][nN][lL]|[cC][sS][vV]|[pP][aA][rR][qQ][uU][eE][tT])$"
-# Semantic Versioning 2.0.0, the regular expression of semver.org.
-_NUMBER, _IDENTIFIER = r"(0|[1-9][0-9]*)", r"(?:0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
-_PRE_RELEASE = rf"(?:-({_IDENTIFIER}(?:\.{_IDENTIFIER})*))?"
-_VERSION = rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}{_PRE_RELEASE}(?:\+([0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?"
-VERSION = rf"^{_VERSION}$"
-# `name@*`, or `name@` and conditions joined by commas; what they mean stands in packages/content/versions.py.
-_CONDITION = rf"(?:(?:>=|<=|>|<)?{_VERSION}|\^{_NUMBER}(?:\.{_NUMBER}(?:\.{_NUMBER}{_PRE_RELEASE})?)?)"
-VERSION_PATTERN = rf"^[a-z0-9][a-z0-9_-]{{0,99}}@(?:\*|{_CONDITION}(?:,{_CONDITION})*)$"
-LICENCE = r"^[A-Za-z0-9(][A-Za-z0-9.+() -]*$"  # an SPDX expression; which names there are is checked beside
-CAPABILITY = r"^[a-z0-9]+([._-][a-z0-9]+)*$"
-TIME = r"^[0-9]{4}-(0[1-9]|1[0-2])-([0-2][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z$"
-# What a package may hold: neither control characters nor signs that turn the direction of what follows, which could
-# forge what a terminal, a log or a page shows.
-_FORGING = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"
-PRINTABLE = rf"^[^{_FORGING}]*$"
-KEYWORD = rf"^\s*[^\s{_FORGING}][^{_FORGING}]*$"
-# The same, but for white space, of which a package's description makes single spaces.
-LINES = r"^[^\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069]*$"
-MODULE = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$"
-BASE_KEY = r"^[a-z0-9][a-z0-9._-]*$"
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError, PydanticUndefined
+
+Item = TypeVar("Item")
 
 
-def setting(
-    description: str,
-    *,
-    default: Any = dataclasses.MISSING,
-    default_factory: Any = dataclasses.MISSING,
-    operation: bool = False,
-    **schema: Any,
-) -> Any:
-    """Declare one setting as a dataclass field.
+class Group(BaseModel):
+    """A mapping of settings. Every class of settings is one; its fields are declared with `setting`."""
 
-    `schema` holds JSON Schema keywords (`minimum`, `exclusiveMinimum`, `enum`, `pattern`, …). A setting marked
-    `operation` says how a stage is run, not what it computes: changing it makes no finished artifact stale.
-    """
-    metadata = {"description": description, "operation": operation, "schema": schema}
-    return dataclasses.field(default=default, default_factory=default_factory, metadata=metadata)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,  # text is no number, and `yes` is no truth value
+        allow_inf_nan=False,
+        validate_default=True,
+        arbitrary_types_allowed=True,
+    )
 
+    def replace(self, **changes: Any) -> Self:
+        """Return the same settings with other values.
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Group:
-    """A mapping of settings."""
+        Raises:
+            pydantic.ValidationError: a value is wrong.
+        """
+        return type(self)(**{**dict(self), **changes})
 
     def part(self, *, operation: bool) -> dict[str, Any]:
         """Return as plain data either the operational settings or those that change the numbers."""
         return {
-            field.name: plain(getattr(self, field.name))
-            for field in dataclasses.fields(self)
-            if field.metadata.get("operation", False) == operation
+            name: plain(getattr(self, name))
+            for name, field in type(self).model_fields.items()
+            if is_operational(field) == operation
         }
 
 
-def declared(group: type[Group]) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
-    """Return {name: (field, type)} of every setting that a configuration may give in this group.
+def setting(
+    description: str, *, default: Any = PydanticUndefined, operation: bool = False, public: bool = False, **bounds: Any
+) -> Any:
+    """Declare one setting; without a default it is required.
 
-    Fields without a description (an expert's name, which is its key) are not settings.
+    Args:
+        description: what it means, as the tables and the schema show it.
+        operation: it says how a stage is run, not what it computes: changing it makes no finished artifact stale.
+        public: a package's manifest may state it.
+        bounds: pydantic's `ge`, `gt`, `le`, `lt`, `multiple_of`, `min_length`, `max_length`, `pattern`.
     """
-    key: Any = group  # type checkers do not see that classes are hashable
-    return _declared(key)
+    marks = {name: True for name, given in {"operation": operation, "public": public}.items() if given}
+    # Only where there are marks: an empty one would hide what the type's own declaration says.
+    extra: dict[str, Any] = {"json_schema_extra": marks} if marks else {}
+    return Field(default, description=description, **extra, **bounds)
 
 
-@functools.cache
-def _declared(group: Any) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
-    hints = typing.get_type_hints(group)
-    return {
-        field.name: (field, hints[field.name]) for field in dataclasses.fields(group) if "description" in field.metadata
-    }
+def text(pattern: str, meaning: str, **bounds: Any) -> Any:
+    """Return what makes a `str` a text that matches a pattern; `meaning` says in words what such a text is.
+
+    The pattern is one of Rust's `regex` and of JSON Schema: `$` is the very end.
+    """
+    return Field(pattern=pattern, json_schema_extra={"patternErrorMessage": meaning}, **bounds)
 
 
-def as_group(annotation: Any) -> type[Group] | None:
-    """Return the annotation when it is a group of settings, else None."""
-    return annotation if isinstance(annotation, type) and issubclass(annotation, Group) else None
+def is_operational(field: FieldInfo) -> bool:
+    """Tell whether a setting is marked `operation`."""
+    return _is_marked(field, "operation")
 
 
-def is_required(field: dataclasses.Field[Any]) -> bool:
-    """Tell whether a setting has no default."""
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+def is_public(field: FieldInfo) -> bool:
+    """Tell whether a setting is marked `public`."""
+    return _is_marked(field, "public")
+
+
+def _is_marked(field: FieldInfo, mark: str) -> bool:
+    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get(mark))
+
+
+def _distinct(items: tuple[Item, ...]) -> tuple[Item, ...]:
+    for place, item in enumerate(items):
+        if item in items[:place]:
+            raise PydanticCustomError("repeated", "an item stands twice", {"item": item})
+    return items
+
+
+# A list in which nothing stands twice.
+Distinct = Annotated[tuple[Item, ...], AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})]
+
+
+class Frozen(Mapping[str, Item], Generic[Item]):
+    """A mapping that cannot be changed, and unlike `MappingProxyType` can be copied."""
+
+    def __init__(self, items: Mapping[str, Item]) -> None:
+        self._items = dict(items)
+
+    def __getitem__(self, key: str) -> Item:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+
+# Settings whose names another setting decides; checked by whoever knows which.
+Open = Annotated[Mapping[str, Any], AfterValidator(Frozen)]
 
 
 def plain(value: Any) -> Any:
     """Return a setting's value as what JSON can carry."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, BaseModel):
+        return {name: plain(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return value

@@ -3,20 +3,17 @@
 From weakest to strongest: what is built in, `defaults`, the expert, `overrides`. The layer decides first. Within one
 layer a stage's own `privacy` (`sft.privacy`) beats the `privacy` beside the stage; an expert's `privacy` therefore
 beats `defaults.sft.privacy`, and `overrides.privacy` beats everything but `overrides.sft.privacy`.
-
-The logical batch has two spellings, `batch_size` and `micro_batch_size` with `gradient_accumulation`. A layer that
-gives one of them replaces the other one if it was inherited.
 """
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from sealed_experts.settings.merging import merge
+from sealed_experts.settings.merging import ALTERNATIVES, merge, names_another, without_taken_back
 from sealed_experts.settings.messages import KeyPath
 
-PRODUCT = ("micro_batch_size", "gradient_accumulation")
+OVERRIDES = "overrides"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +31,7 @@ class Layers:
             layers=(
                 (("defaults",), document.get("defaults", {})),
                 (("experts", expert), document["experts"][expert]),
-                (("overrides",), document.get("overrides", {})),
+                ((OVERRIDES,), document.get(OVERRIDES, {})),
             ),
         )
 
@@ -43,35 +40,39 @@ class Layers:
         given = [layer[name] for _, layer in self.layers if name in layer]
         return {name: given[-1]} if given else {}
 
-    def group(self, name: str) -> dict[str, Any]:
-        """Return a group of the expert's settings that is not a stage."""
-        return {key: value for _, layer in self.layers for key, value in layer.get(name, {}).items()}
-
     def merged(self, name: str) -> dict[str, Any]:
         """Return a group of the expert's settings whose inner groups are merged too."""
         return functools.reduce(merge, [layer.get(name, {}) for _, layer in self.layers], {})
 
-    def stage(self, name: str) -> dict[str, Any]:
-        """Return a stage's settings with its privacy."""
-        settings: dict[str, Any] = {}
-        privacy: dict[str, Any] = {}
+    def chosen(self, name: str, *, key: str, default: str) -> tuple[str, dict[str, Any]]:
+        """Return what `key` chooses for a group, and the group's settings, replaced where a layer chooses another."""
+        settings: dict[str, Any] = {key: default}
         for _, layer in self.layers:
             given = layer.get(name, {})
-            if "batch_size" in given:
-                settings = {key: value for key, value in settings.items() if key not in PRODUCT}
-            elif any(key in given for key in PRODUCT):
-                settings.pop("batch_size", None)
-            settings |= given
+            settings = dict(given) if names_another(settings, given) else {**settings, **given}
+        return settings[key], settings
+
+    def stage(self, name: str, *, skipped: Collection[str] = ()) -> dict[str, Any]:
+        """Return a stage's settings with its privacy; `overrides` may hold the `skipped` keys of other stages."""
+        settings: dict[str, Any] = {}
+        privacy: dict[str, Any] = {}
+        for prefix, layer in self.layers:
+            given = layer.get(name, {})
+            if prefix == (OVERRIDES,):
+                given = {key: value for key, value in given.items() if key not in skipped}
+            settings = without_taken_back(settings, given) | given
             privacy |= layer.get("privacy", {}) | given.get("privacy", {})
         return settings | {"privacy": privacy}
 
-    def doubled(self, stage: str) -> list[KeyPath]:
-        """Return the layers that give the logical batch in both spellings."""
-        return [
-            prefix
-            for prefix, layer in self.layers
-            if _stands(layer, (stage, "batch_size")) and any(_stands(layer, (stage, key)) for key in PRODUCT)
-        ]
+    def doubled(self, stage: str) -> list[tuple[KeyPath, list[str], list[str]]]:
+        """Return the layers that say one thing of a stage in two ways: (where, keys of the one, keys of the other)."""
+        found = []
+        for prefix, layer in self.layers:
+            for pair in ALTERNATIVES:
+                one, other = (sorted(key for key in keys if _stands(layer, (stage, key))) for keys in pair)
+                if one and other:
+                    found.append(((*prefix, stage), one, other))
+        return found
 
     def locate(self, *path: str) -> KeyPath:
         """Return where the strongest layer gives a setting; the expert's own place when only the built-in holds."""

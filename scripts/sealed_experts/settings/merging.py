@@ -1,35 +1,52 @@
-"""How later configuration files change earlier ones."""
+"""How later configuration files change earlier ones, and later layers of an expert the earlier layers."""
 
 from collections.abc import Mapping
 from typing import Any
 
-_REPLACING_KEYS = ("source", "name")
+# A mapping in which one of them changes is about another thing.
+NAMING_KEYS = ("source", "name", "kind")
+# Two ways to say one thing: whoever gives one of them takes back the other.
+ALTERNATIVES = (
+    (frozenset({"batch_size"}), frozenset({"micro_batch_size", "gradient_accumulation"})),
+    (frozenset({"max_steps"}), frozenset({"epochs"})),
+)
 
 
 def merge(first: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
     """Return `later` over `first`: mappings deeply, lists replaced, None deletes its key.
 
-    A mapping whose `source` or `name` changes is replaced whole: the old one's other settings belong to another thing.
+    A mapping whose `source`, `name` or `kind` changes is replaced whole: the old one's other settings belong to another
+    thing. Of two ways to say one thing, those of `first` go where `later` uses the other one.
     """
-    merged = dict(first)
+    merged = without_taken_back(first, later)
     for key, value in later.items():
         old = merged.get(key)
         if value is None:
             merged.pop(key, None)
         elif not isinstance(value, Mapping):
             merged[key] = value
-        elif isinstance(old, Mapping) and not _has_become_another(old, value):
+        elif isinstance(old, Mapping) and not names_another(old, value):
             merged[key] = merge(old, value)
         else:
             merged[key] = merge({}, value)
     return merged
 
 
-def _has_become_another(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    pairs = [(old.get(key), new.get(key)) for key in _REPLACING_KEYS]
+def names_another(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Tell whether a mapping is about another thing than the one that it is laid over."""
+    pairs = [(old.get(key), new.get(key)) for key in NAMING_KEYS]
     return any(_is_scalar(before) and _is_scalar(after) and before != after for before, after in pairs)
 
 
+def without_taken_back(first: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `first` without what `later` says in another way."""
+    taken_back: set[str] = set()
+    for one, other in (*ALTERNATIVES, *(pair[::-1] for pair in ALTERNATIVES)):
+        if any(_is_scalar(later.get(key)) for key in one):
+            taken_back |= other
+    return {key: value for key, value in first.items() if key not in taken_back or not _is_scalar(value)}
+
+
 def _is_scalar(value: Any) -> bool:
-    # An expert or a dataset may itself be called `name` or `source`: that key then holds a mapping.
+    # An expert or a dataset may itself be called `name` or `epochs`: that key then holds a mapping.
     return value is not None and not isinstance(value, Mapping | list | tuple)

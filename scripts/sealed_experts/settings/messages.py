@@ -8,22 +8,6 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from sealed_experts.settings.fields import (
-    BASE_KEY,
-    CAPABILITY,
-    COMMIT,
-    KEYWORD,
-    KNOWN_ENDING,
-    LICENCE,
-    LINES,
-    MODULE,
-    PRINTABLE,
-    TIME,
-    VERSION,
-    VERSION_PATTERN,
-)
-from sealed_experts.settings.schema import NAME
-
 KeyPath = tuple[str | int, ...]
 
 _NOUNS = {
@@ -33,23 +17,6 @@ _NOUNS = {
     "boolean": "`true` or `false`",
     "array": "a list",
     "object": "a mapping of settings",
-}
-_PATTERNS = {
-    COMMIT: "a commit of 40 hexadecimal digits",
-    NAME: "a name of lower-case letters, digits, `_` and `-` that begins with a letter or digit",
-    BASE_KEY: "lower-case letters, digits, `.`, `_` and `-`, beginning with a letter or digit",
-    VERSION: 'a version such as "1.0.0"',
-    KNOWN_ENDING: "a file that ends in .jsonl, .csv or .parquet",
-    "^auto$": "`auto`",
-    r"\S": "text that is not blank",
-    KEYWORD: "visible text without control characters or signs that turn its direction",
-    PRINTABLE: "text without control characters or signs that turn its direction",
-    LINES: "text without control characters or signs that turn its direction",
-    MODULE: "a module's name",
-    VERSION_PATTERN: 'a version pattern such as "name@>=1.0.0", "name@^1.2" or "name@*"',
-    LICENCE: 'an SPDX expression such as "Apache-2.0"',
-    CAPABILITY: "a word of lower-case letters, digits, `.`, `_` and `-`",
-    TIME: 'a time in UTC such as "2026-01-31T09:00:00Z"',
 }
 _MEANT = {"gpu": "cuda"}  # what is meant, where another name is nearer in spelling
 _BOUNDS = {
@@ -113,30 +80,45 @@ def suggestion(name: str, valid: Collection[str]) -> str:
     return f"did you mean `{near}`?" if near is not None else f"known here: {listed(valid) or 'none'}"
 
 
+def unknown_key(key: str, known: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
+    """Return what to say of a key that a group does not have: the one that was meant, or where it belongs.
+
+    Args:
+        known: the group's schema.
+        whole: the schema whose `$defs` hold the groups inside it.
+    """
+    properties = known.get("properties", {})
+    for name, schema in properties.items():  # a group right below may know it
+        group = whole.get("$defs", {}).get(schema.get("$ref", "").rpartition("/")[2], schema)
+        if key in group.get("properties", {}):
+            return f"no such setting; did you mean `{name}.{key}`?"
+    return f"no such setting; {suggestion(key, properties)}"
+
+
 def expected(schema: Mapping[str, Any]) -> str:
     """Return what a setting's schema asks for, in words."""
+    if "anyOf" in schema:
+        return " or ".join(map(expected, schema["anyOf"]))
     if "const" in schema:
         return f"`{schema['const']}`"
     if "enum" in schema:
         return "one of " + ", ".join(f"`{value}`" for value in schema["enum"])
-    kinds = schema.get("type", "object")
-    if kinds == ["number", "string"]:
-        return f"{expected({**schema, 'type': 'number'})} or {expected({**schema, 'type': 'string'})}"
-    if kinds == "string":
+    kind = schema.get("type", "object")
+    if kind == "string":
         if schema.get("pattern"):
-            return _PATTERNS.get(schema["pattern"], f"text that matches `{schema['pattern']}`")
+            return str(schema.get("patternErrorMessage", f"text that matches `{schema['pattern']}`"))
         return "text that is not empty" if schema.get("minLength") else "text"
-    if kinds == "array":
+    if kind == "array":
         return "a list of at least one item" if schema.get("minItems") else "a list"
     if "minimum" in schema and "maximum" in schema:
-        return f"{_NOUNS[kinds]} from {schema['minimum']} to {schema['maximum']}"
+        return f"{_NOUNS[kind]} from {schema['minimum']} to {schema['maximum']}"
     bounds = [phrase.format(schema[key]) for key, phrase in _BOUNDS.items() if key in schema]
-    return " ".join([_NOUNS[kinds], " and ".join(bounds)]).rstrip()
+    return " ".join([_NOUNS[kind], " and ".join(bounds)]).rstrip()
 
 
-def type_hint(value: Any, kinds: str | list[str]) -> str:
+def type_hint(value: Any, schema: Mapping[str, Any]) -> str:
     """Return how to write a value so that YAML gives it the wanted type; empty when there is nothing to say."""
-    wanted = [kinds] if isinstance(kinds, str) else kinds
+    wanted = [choice.get("type", "object") for choice in schema.get("anyOf", [schema])]
     if isinstance(value, str) and ("integer" in wanted or "number" in wanted):
         return _number_hint(value, whole="integer" in wanted)
     if isinstance(value, str) and "boolean" in wanted and value.lower() in ("yes", "on", "no", "off", "true", "false"):

@@ -1,4 +1,4 @@
-"""Reading configuration files: strict YAML, and how several files become one document.
+"""Reading configuration files: strict YAML.
 
 YAML is read as its version 1.2 means it, not as 1.1: only `true` and `false` are truth values (`on`, `no` and dates are
 text), numbers have no sexagesimal or octal forms, and a key may stand only once. `1e-4` stays text, as in every YAML
@@ -7,40 +7,18 @@ reader that Snakemake's users meet; the check says to write `1.0e-4`.
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sealed_experts.errors import UserError
-from sealed_experts.settings.merging import merge
-from sealed_experts.settings.resolution import resolve
-from sealed_experts.settings.types import Settings
 
 DEEPEST = 100  # levels of nesting
 MOST_DIGITS = 100  # of a whole number: Python itself reads no more than some thousand
 
 _SUFFIXES = (".yaml", ".yml", ".json")
-_COMMAND_LINE_KEYS = ("seed", "device")
-
-
-def load(paths: Sequence[str | os.PathLike[str]], *, root: Path, extra: Mapping[str, Any] | None = None) -> Settings:
-    """Read, merge, check and resolve configuration files.
-
-    Args:
-        paths: the files, later ones over earlier ones.
-        root: folder that relative paths inside the configuration start from.
-        extra: top-level settings from the command line (`--config seed=7`), applied over all files.
-
-    Raises:
-        UserError: a file cannot be read, or the configuration has mistakes: all of them, one a line.
-    """
-    document: dict[str, Any] = {}
-    for path in paths:
-        document = merge(document, read_file(path))
-    document.update(_command_line(extra or {}))
-    return resolve(document, root=root, origin=", ".join(os.fspath(path) for path in paths))
 
 
 def check_files(paths: Sequence[str | os.PathLike[str]]) -> None:
@@ -110,23 +88,6 @@ def _not_yaml(error: yaml.YAMLError, origin: str) -> UserError:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         return UserError(f"{origin}{line}: this is not YAML we can read: {error.problem}")
     return UserError(f"{origin}: this is not YAML we can read: {str(error).splitlines()[0]}")
-
-
-def _command_line(extra: Mapping[str, Any]) -> dict[str, Any]:
-    values = {key: _scalar(value) if isinstance(value, str) else value for key, value in extra.items()}
-    for key, value in values.items():
-        if key not in _COMMAND_LINE_KEYS or isinstance(value, Mapping | list | tuple):
-            raise UserError(
-                f"--config {key}=…: only {' and '.join(_COMMAND_LINE_KEYS)} can be given this way; for every other"
-                " setting write a second file and pass both: `--configfile config/config.yaml my.yaml --`"
-            )
-        if value is None:
-            raise UserError(f"--config {key}=: no value is given; write one behind it, or leave the option out")
-    return values
-
-
-def _scalar(text: str) -> Any:
-    return read_text(f"value: {text}", origin="--config")["value"]
 
 
 class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml is ten times faster

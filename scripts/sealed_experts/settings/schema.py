@@ -1,183 +1,77 @@
-"""The JSON Schema (2020-12) of a configuration, generated from the typed settings.
+"""The JSON Schema (2020-12) of a group of settings, generated from its declarations."""
 
-`python -m sealed_experts.settings.schema > config/schemas/config.schema.json` writes the committed copy.
-"""
-
-import dataclasses
 import functools
 import inspect
-import json
-import sys
-import types
-import typing
+from collections.abc import Mapping
 from typing import Any
 
-from sealed_experts.settings.fields import Group, as_group, declared, is_required, plain
-from sealed_experts.settings.types import (
-    DATASET_SOURCES,
-    INHERITED,
-    STAGES,
-    AdapterSettings,
-    BaseSettings,
-    DatasetSettings,
-    ExpertSettings,
-    PrivacySettings,
-    Settings,
-)
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+from sealed_experts.settings.fields import Group
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-NAME = r"^[a-z0-9][a-z0-9_-]*$"  # part of paths and of Snakemake's wildcards
-_JSON_TYPES = {int: "integer", float: "number", str: "string", bool: "boolean"}
 
 
-@functools.cache
-def document_schema() -> dict[str, Any]:
-    """Return the schema of a whole configuration file after merging."""
-    properties = _properties(Settings)
-    properties["datasets"] = _named("The data, by name.", "Dataset")
-    properties["defaults"] = {"$ref": "#/$defs/Layer", "description": "What every expert inherits."}
-    properties["experts"] = _named("The experts, by name; their order decides the router's ties.", "ExpertSettings")
-    properties["experts"]["minProperties"] = 1
-    properties["overrides"] = {"$ref": "#/$defs/Overrides", "description": "Applied last, over every expert."}
-    return {
-        "$schema": DIALECT,
-        "title": "Sealed Experts configuration",
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["datasets", "experts"],
-        "properties": properties,
-        "$defs": _definitions(),
-    }
+class _Plain(GenerateJsonSchema):
+    """Without the titles that pydantic makes of names, and without null: an absent setting is left out."""
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        if isinstance(schema.get("default"), Group | Mapping):  # what stands in it has its own defaults
+            return self.generate_inner(schema["schema"])
+        return super().default_schema(schema)
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
 
 
-def group_schema(group: type[Group]) -> dict[str, Any]:
-    """Return the schema of one group of settings; other groups inside it are references."""
-    unused = group.unused if issubclass(group, DatasetSettings) else frozenset()
-    names = [name for name in declared(group) if name not in unused]
+def schema_of(group: type[Group]) -> dict[str, Any]:
+    """Return the schema of a group; groups inside it stand under `$defs`, by the names of their classes."""
     key: Any = group  # type checkers do not see that classes are hashable
-    schema: dict[str, Any] = {
-        "type": "object",
-        "description": inspect.cleandoc(group.__doc__ or "").split("\n\n")[0].replace("\n", " "),
-        "additionalProperties": False,
-    }
-    required = [name for name in names if is_required(declared(group)[name][0]) or "const" in _keywords(group, name)]
-    if required:
-        schema["required"] = required
-    return schema | {"properties": {name: _properties(key)[name] for name in names}}
-
-
-def _keywords(group: type[Group], name: str) -> dict[str, Any]:
-    return declared(group)[name][0].metadata["schema"]
+    return _schema_of(key)
 
 
 @functools.cache
-def _properties(group: Any) -> dict[str, Any]:
-    return {name: _setting_schema(field, annotation) for name, (field, annotation) in declared(group).items()}
-
-
-def _setting_schema(field: dataclasses.Field[Any], annotation: Any) -> dict[str, Any]:
-    description = {"description": field.metadata["description"]}
-    keywords = dict(field.metadata["schema"])
-    group = as_group(annotation)
-    if group is not None:
-        return {"$ref": f"#/$defs/{group.__name__}"} | description
-    schema = _type_schema(annotation)
-    if "items" in schema:
-        schema["items"] |= keywords.pop("items", {})
-    if field.name == "stages":
-        schema["items"]["enum"] = list(STAGES)
-    schema |= description | keywords
-    if field.default not in (dataclasses.MISSING, None) and "const" not in keywords:
-        schema["default"] = plain(field.default)
+def _schema_of(group: Any) -> dict[str, Any]:
+    schema = group.model_json_schema(schema_generator=_Plain)
+    for part in (schema, *schema.get("$defs", {}).values()):
+        part.pop("title", None)
+        if "description" in part:
+            part["description"] = inspect.cleandoc(part["description"]).split("\n\n")[0].replace("\n", " ")
+        for mapping in (part, *part.get("properties", {}).values()):
+            if "patternProperties" in mapping:
+                mapping["additionalProperties"] = False
+        for setting in part.get("properties", {}).values():
+            setting.pop("operation", None)
+            setting.pop("public", None)
+            if setting.get("default", ...) is None:
+                del setting["default"]
     return schema
 
 
-def _type_schema(annotation: Any) -> dict[str, Any]:
-    group = as_group(annotation)
-    if group is not None:
-        return {"$ref": f"#/$defs/{group.__name__}"}
-    if typing.get_origin(annotation) is tuple:
-        return {"type": "array", "items": _type_schema(typing.get_args(annotation)[0])}
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        kinds = [_JSON_TYPES[kind] for kind in typing.get_args(annotation) if kind is not type(None)]
-        return {"type": kinds[0] if len(kinds) == 1 else kinds}
-    return {"type": _JSON_TYPES[annotation]}
+def schema_at(group: type[Group], path: tuple[str | int, ...]) -> dict[str, Any]:
+    """Return the schema of what stands at a path of keys and places in a group; {} where nothing is known of it."""
+    whole = schema_of(group)
+    part: dict[str, Any] = whole
+    for key in path:
+        part = _resolved(part, whole)
+        inner = part.get("items", {}) if isinstance(key, int) else part.get("properties", {}).get(key)
+        part = inner or _named(part)
+    return _resolved(part, whole)
 
 
-def _named(description: str, definition: str) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "description": description,
-        "propertyNames": {"pattern": NAME, "maxLength": 64},
-        "additionalProperties": {"$ref": f"#/$defs/{definition}"},
-    }
+def _resolved(part: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" not in part:
+        return part
+    target: dict[str, Any] = whole["$defs"][part["$ref"].rpartition("/")[2]]
+    return target | {key: value for key, value in part.items() if key != "$ref"}
 
 
-def _definitions() -> dict[str, Any]:
-    definitions: dict[str, Any] = {}
-
-    def add(group: type[Group]) -> None:
-        if group.__name__ not in definitions:
-            definitions[group.__name__] = group_schema(group)
-            for _, annotation in declared(group).values():
-                inner = as_group(annotation) or _item_group(annotation)
-                if inner is not None:
-                    add(inner)
-
-    for group in (BaseSettings, AdapterSettings, PrivacySettings, ExpertSettings, *DATASET_SOURCES.values()):
-        add(group)
-    for _, annotation in declared(Settings).values():
-        inner = as_group(annotation)
-        if inner is not None:
-            add(inner)
-    privacy = {"$ref": "#/$defs/PrivacySettings", "description": "Privacy of every stage that does not say otherwise."}
-    expert = definitions["ExpertSettings"]["properties"]
-    expert["privacy"] = privacy
-    layer = {name: expert[name] for name in (*INHERITED, "adapter", *STAGES, "package")} | {"privacy": privacy}
-    definitions["Layer"] = _closed(layer)
-    definitions["Dataset"] = _dataset()
-    definitions["PartOfDataset"] = _closed(_dataset_properties())
-    overrides = {
-        "base": {"$ref": "#/$defs/BaseSettings", "description": "Laid over the base."},
-        "datasets": _named("Laid over the datasets.", "PartOfDataset"),
-    }
-    definitions["Overrides"] = _closed(layer | overrides)
-    return definitions
-
-
-def _item_group(annotation: Any) -> type[Group] | None:
-    return as_group(typing.get_args(annotation)[0]) if typing.get_origin(annotation) is tuple else None
-
-
-def _closed(properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "additionalProperties": False, "properties": properties}
-
-
-def _dataset() -> dict[str, Any]:
-    """One variant a source, chosen by `source`, so that a mistake is reported by the variant that was meant."""
-    variants = [
-        {
-            "if": {"required": ["source"], "properties": {"source": {"const": source}}},
-            "then": {"$ref": f"#/$defs/{group.__name__}"},
-        }
-        for source, group in DATASET_SOURCES.items()
-    ]
-    source = {"type": "string", "enum": list(DATASET_SOURCES), "description": "Where the rows come from."}
-    return {"type": "object", "required": ["source"], "properties": {"source": source}, "allOf": variants}
-
-
-def _dataset_properties() -> dict[str, Any]:
-    """Settings of any source: what an override may change without naming the source again."""
-    properties: dict[str, Any] = {}
-    groups: list[type[Group]] = [DatasetSettings, *DATASET_SOURCES.values()]
-    for group in groups:
-        for name, schema in group_schema(group)["properties"].items():
-            properties.setdefault(
-                name, {key: value for key, value in schema.items() if key not in ("default", "const")}
-            )
-    return properties | {"source": _dataset()["properties"]["source"]}
-
-
-if __name__ == "__main__":
-    json.dump(document_schema(), sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+def _named(part: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of the values of a mapping whose names are the user's."""
+    patterns = part.get("patternProperties", {})
+    values = next(iter(patterns.values()), part.get("additionalProperties"))
+    return values if isinstance(values, dict) else {}

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from sealed_experts.errors import UserError
-from sealed_experts.settings.chain import stage_from_json
-from sealed_experts.settings.parsing import parse_object
-from sealed_experts.settings.types import StageSettings
 from sealed_experts.training.interruption import EXIT_INTERRUPTED, Interrupted
-from sealed_experts.training.job import StageJob
+from sealed_experts.training.job import StageJob, stage_from_json
 from sealed_experts.training.stage import MakeObjective, train_stage
+from sealed_experts.training.stages import Stage
 
-SomeSettings = TypeVar("SomeSettings", bound=StageSettings)
+SomeSettings = TypeVar("SomeSettings", bound=Stage)
 
 
 def parse_job(description: str | None, *, kind: type[SomeSettings]) -> tuple[StageJob, SomeSettings]:
@@ -23,28 +21,11 @@ def parse_job(description: str | None, *, kind: type[SomeSettings]) -> tuple[Sta
     Raises:
         UserError: the settings are not what the workflow writes, or are of another kind of stage.
     """
-    args = _parser(description).parse_args()
-    run = stage_from_json(args.settings, args.operation)
-    if not isinstance(run.training, kind):
-        raise UserError(f"these settings are of stage `{run.stage}`, which another script trains")
-    job = StageJob(
-        stage=run.stage,
-        expert=run.expert,
-        seed=run.seed,
-        device=run.device,
-        template=run.template,
-        adapter=run.adapter,
-        settings=run.training,
-        computed=parse_object(args.settings),
-        base=args.base,
-        train=args.train,
-        val=args.val,
-        stats=args.stats,
-        start=args.start,
-        checkpoints=args.checkpoints,
-        output=args.output,
-    )
-    return job, run.training
+    args = vars(_parser(description).parse_args())
+    job = stage_from_json(args.pop("settings"), args.pop("operation"), **args)
+    if not isinstance(job.settings, kind):
+        raise UserError(f"these settings are of stage `{job.stage}`, which another script trains")
+    return job, job.settings
 
 
 def run_job(job: StageJob, make_objective: MakeObjective) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sealed_experts.models.adapters import trainable_parameters
+from sealed_experts.models.attachment import trainable_parameters
 from sealed_experts.privacy.streams import Stream, derive_key
 from sealed_experts.training.batches import Example, physical_batches
 from sealed_experts.training.objectives.distributions import other_weights, policy_terms

@@ -5,7 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sealed_experts.settings.types import AdapterSettings, StageSettings
+from sealed_experts.errors import UserError
+from sealed_experts.models.adapters import ADAPTER, AdapterKind
+from sealed_experts.settings.checking import parse_group
+from sealed_experts.settings.job_text import read_text
+from sealed_experts.training.stages import STAGES, Stage
+
+STAGE_KEYS = {"expert", "stage", "revision", "seed", "template", "adapter", "training"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +23,8 @@ class StageJob:
     seed: int
     device: str
     template: str
-    adapter: AdapterSettings
-    settings: StageSettings
+    adapter: AdapterKind
+    settings: Stage
     computed: dict[str, Any]  # the settings that decide the numbers, as plain data
     base: Path  # base.json
     train: Path
@@ -28,3 +34,28 @@ class StageJob:
     checkpoints: Path
     output: Path
     code: Mapping[str, str] = field(default_factory=dict)  # digests of the user's own code that it runs, by file
+
+
+def stage_from_json(settings: str, operation: str, **files: Any) -> StageJob:
+    """Return the job of the texts of `configuration.jobs`: `stage_settings` and `stage_operation`.
+
+    Args:
+        files: the paths of `StageJob`, from `base` to `output`.
+
+    Raises:
+        UserError: a text is not what these functions write.
+    """
+    numbers, how = read_text(settings, STAGE_KEYS), read_text(operation, {"device", "training"})
+    if numbers["stage"] not in STAGES:
+        raise UserError(f"these settings are of an unknown stage {numbers['stage']!r}; known: {', '.join(STAGES)}")
+    return StageJob(
+        expert=numbers["expert"],
+        stage=numbers["stage"],
+        seed=numbers["seed"],
+        template=numbers["template"],
+        device=how["device"],
+        adapter=ADAPTER.parse(numbers["adapter"]),
+        settings=parse_group(STAGES[numbers["stage"]], numbers["training"] | how["training"]),
+        computed=numbers,
+        **files,
+    )

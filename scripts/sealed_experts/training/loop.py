@@ -15,11 +15,10 @@ from typing import Any
 import torch
 
 from sealed_experts.errors import UserError, is_out_of_memory
-from sealed_experts.models.adapters import adapter_state, load_adapter_state, trainable_parameters
+from sealed_experts.models.attachment import adapter_state, load_adapter_state, trainable_parameters
 from sealed_experts.models.loading import clear_device_memory
 from sealed_experts.privacy.ledger.accounting import BudgetCurve
 from sealed_experts.privacy.streams import Stream
-from sealed_experts.settings.types import StageSettings
 from sealed_experts.training.batches import Batch, Example, longest_first, physical_batches
 from sealed_experts.training.checkpoints import CheckpointFolder, state_digest
 from sealed_experts.training.dataset import UnitDataset
@@ -31,6 +30,7 @@ from sealed_experts.training.progress import ProgressFiles, without_nan
 from sealed_experts.training.refusals import not_finite
 from sealed_experts.training.samplers import Sampler
 from sealed_experts.training.schedules import learning_rate
+from sealed_experts.training.stages import Stage
 
 
 @dataclass(kw_only=True)
@@ -70,7 +70,7 @@ class TrainingLoop:
         gradients: GradientSource,
         stream: Stream,
         stage: str,
-        settings: StageSettings,
+        settings: Stage,
         total_steps: int,
         curve: BudgetCurve | None,
         checkpoints: CheckpointFolder,

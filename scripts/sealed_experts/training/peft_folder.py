@@ -12,8 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_bytes
 from sealed_experts.files.canonical import read_json
-from sealed_experts.models.adapters import peft_config
-from sealed_experts.settings.types import AdapterSettings
+from sealed_experts.models.adapters import ADAPTER, AdapterKind
 from sealed_experts.training.checkpoints import load_state
 
 
@@ -27,7 +26,7 @@ def write_peft_folder(adapter_file: Path, *, base_folder: Path, config: Path, we
         UserError: the adapter does not fit the base.
     """
     state = load_state(adapter_file)
-    adapter = AdapterSettings(**{**state["adapter"], "target_modules": tuple(state["adapter"]["target_modules"])})
+    adapter = ADAPTER.parse(state["adapter"])
     tensors = {name: tensor.contiguous() for name, tensor in state["model_state_dict"].items()}
     _check_fit(tensors, adapter, base_folder, adapter_file)
     manifest = read_json(base_folder / "base.json")
@@ -35,20 +34,18 @@ def write_peft_folder(adapter_file: Path, *, base_folder: Path, config: Path, we
     write_bytes(config, adapter_config_bytes(adapter, base_name=manifest["name"], revision=manifest["revision"]))
 
 
-def adapter_config_bytes(adapter: AdapterSettings, *, base_name: str, revision: str | None) -> bytes:
+def adapter_config_bytes(adapter: AdapterKind, *, base_name: str, revision: str | None) -> bytes:
     """Return adapter_config.json: PEFT's own content, with every set as a sorted list and sorted keys."""
-    content = peft_config(adapter, base_name=base_name, revision=revision).to_dict()
+    content = adapter.peft_config(base_name=base_name, revision=revision).to_dict()
     content["inference_mode"] = True
     canonical = {key: _plain(value) for key, value in content.items() if key != "auto_mapping"}
     return json.dumps(canonical, indent=2, sort_keys=True).encode() + b"\n"
 
 
-def _check_fit(
-    tensors: dict[str, torch.Tensor], adapter: AdapterSettings, base_folder: Path, adapter_file: Path
-) -> None:
+def _check_fit(tensors: dict[str, torch.Tensor], adapter: AdapterKind, base_folder: Path, adapter_file: Path) -> None:
     base_config = AutoConfig.from_pretrained(base_folder, local_files_only=True)
     with torch.device("meta"):
-        model = get_peft_model(AutoModelForCausalLM.from_config(base_config), peft_config(adapter))
+        model = get_peft_model(AutoModelForCausalLM.from_config(base_config), adapter.peft_config())
     expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:

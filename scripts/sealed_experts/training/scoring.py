@@ -11,10 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.streams import Stream
-from sealed_experts.rewards.reward import Reward, Score
-from sealed_experts.settings.types import ReinforceSettings
+from sealed_experts.rewards import Reward, Score
 from sealed_experts.training.batches import Example
 from sealed_experts.training.rollouts import Sampled, Sampling, check_row_independence, sample_answers
+from sealed_experts.training.stages.reinforce import Reinforce
 
 # Nothing is kept for a backward pass while answers are sampled, so many more tokens fit than in a physical batch.
 _SAMPLING_TOKENS = 16
@@ -48,7 +48,7 @@ class Scorer:
     def __init__(
         self,
         *,
-        settings: ReinforceSettings,
+        settings: Reinforce,
         reward: Reward,
         tokenizer: PreTrainedTokenizerBase,
         check: Callable[[], None] = lambda: None,

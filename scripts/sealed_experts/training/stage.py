@@ -13,7 +13,7 @@ from sealed_experts.files.canonical import read_json
 from sealed_experts.files.digests import digest_of, sha256_file
 from sealed_experts.files.leases import device_lease
 from sealed_experts.files.locks import folder_lock
-from sealed_experts.models.adapters import adapter_state, attach_adapter, load_adapter_state, trainable_parameters
+from sealed_experts.models.attachment import adapter_state, attach_adapter, load_adapter_state, trainable_parameters
 from sealed_experts.models.loading import clear_device_memory, context_length, load_base, resolve_device
 from sealed_experts.models.memory import recompute_activations
 from sealed_experts.privacy.ledger.events import GaussianEvent, events_from_json

@@ -12,8 +12,8 @@ import time
 import pytest
 
 from sealed_experts.cli import main as cli
-from sealed_experts.rewards.registry import DESCRIPTIONS, make_reward
-from sealed_experts.settings.rewards import RewardOptions
+from sealed_experts.rewards import REWARDS
+from sealed_experts.rewards.making.maker import make_reward
 from tests.conftest import ROOT
 
 PAIRS = [
@@ -48,7 +48,7 @@ def printed(capsys, *arguments):
 
 def test_json_is_the_reward_and_its_axes(capsys):
     line = json.loads(printed(capsys, "finance", "--prompt", PAIRS[0][0], "--response", PAIRS[0][1], "--json"))
-    score = make_reward("finance", RewardOptions()).score(*PAIRS[0])
+    score = make_reward("finance", {}).score(*PAIRS[0])
     assert line == {"reward": score.value, "axes": dict(score.axes)}
     assert list(line["axes"]) == ["format", "terminology", "relevance", "safety"]
 
@@ -77,13 +77,13 @@ def test_the_penalty_shows_what_it_takes(capsys):
 
 def test_a_file_is_scored_line_by_line(answers, capsys):
     lines = [json.loads(line) for line in printed(capsys, "finance", "--file", answers, "--json").splitlines()]
-    reward = make_reward("finance", RewardOptions())
+    reward = make_reward("finance", {})
     assert [line["reward"] for line in lines] == [reward.score(*pair).value for pair in PAIRS]
 
 
 def test_a_file_for_people_is_its_figures(answers, capsys):
     text = printed(capsys, "finance", "--file", answers)
-    scores = [make_reward("finance", RewardOptions()).score(*pair) for pair in PAIRS]
+    scores = [make_reward("finance", {}).score(*pair) for pair in PAIRS]
     values = [score.value for score in scores]
     mean = statistics.fmean(values)
     assert text.splitlines()[0] == (
@@ -125,9 +125,11 @@ def test_options_inline_or_in_a_file(tmp_path, capsys):
 
 
 def test_list_has_one_line_a_reward(capsys):
+    known = {name: reward.about for name, reward in REWARDS.items()}
+    known["module:function"] = "a function of your own, f(prompt, response)"
     lines = printed(capsys, "--list").splitlines()
-    assert [re.split(" {2,}", line) for line in lines] == [[name, text] for name, text in DESCRIPTIONS.items()]
-    assert json.loads(printed(capsys, "--list", "--json")) == DESCRIPTIONS
+    assert [re.split(" {2,}", line) for line in lines] == [[name, text] for name, text in known.items()]
+    assert json.loads(printed(capsys, "--list", "--json")) == known
 
 
 @pytest.mark.parametrize(
@@ -196,12 +198,12 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path, capsys):
         (["finance", "--file", "."], "cannot read .: Is a directory"),
         (["finance", "--options", "nowhere.yaml", "--file", "a"], "nowhere.yaml"),
         (["finance", "--options", "{", "--file", "a"], "--options, line 2: this is not YAML"),
-        (["finance", "--options", "{keyword: [a]}", "--file", "a"], "--options: RewardOptions: `keyword`"),
         (
-            ["finance", "--options", "{keywords: a}", "--file", "a"],
-            "--options: RewardOptions: `keywords` cannot be 'a'",
+            ["keyword_contains", "--options", "{keyword: [a]}", "--file", "a"],
+            "keyword: no such setting; did you mean `keywords`?",
         ),
-        (["finance", "--options", "{repetition_penalty: 2}", "--file", "a"], "repetition_penalty: 2.0 is not"),
+        (["keyword_contains", "--options", "{keywords: a}", "--file", "a"], 'keywords: "a" is not a list; write [a]'),
+        (["finance", "--options", "{repetition_penalty: 2}", "--file", "a"], "repetition_penalty: 2 is not"),
         (["no_module_here:f", "--prompt", "p", "--response", "r"], "there is no module `no_module_here`"),
     ],
 )

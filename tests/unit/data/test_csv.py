@@ -6,10 +6,9 @@ import io
 import pytest
 
 from sealed_experts.data.preparation import prepare
-from sealed_experts.data.sources import read_rows
-from sealed_experts.data.sources.rows import BadRow, Row
+from sealed_experts.data.rows import BadRow, Row
+from sealed_experts.data.sources.files import Files
 from sealed_experts.errors import UserError
-from sealed_experts.settings.sources import FilesSource
 
 HEADER = "instruction,input,output,customer"
 
@@ -21,7 +20,7 @@ def lines(number=500):
 def rows_of(tmp_path, content, **kwargs):
     path = tmp_path / "a.csv"
     path.write_bytes(content if isinstance(content, bytes) else "\n".join([HEADER, *content, ""]).encode())
-    return list(read_rows(FilesSource(paths=(str(path),), **kwargs)))
+    return list(Files(paths=(str(path),), **kwargs).read())
 
 
 def test_an_unclosed_quote_does_not_lose_the_rest_of_the_file(tmp_path):
@@ -69,7 +68,7 @@ def test_every_line_of_a_record_with_a_wrong_number_of_fields_counts_as_bad(tmp_
     bad = [row for row in rows_of(tmp_path, broken) if isinstance(row, BadRow)]
     assert len(bad) == 251
     with pytest.raises(UserError, match="251 of 500 rows cannot be used"):
-        prepare(FilesSource(paths=(str(tmp_path / "a.csv"),)), name="x", seed=1)
+        prepare(Files(paths=(str(tmp_path / "a.csv"),)), name="x", seed=1)
 
 
 def test_a_field_beyond_the_csv_modules_limit_is_read_whole(tmp_path):

@@ -12,9 +12,8 @@ from sealed_experts.data.demo_calculations import FORMATTER, KINDS, instances, p
 from sealed_experts.data.demo_general import general_text
 from sealed_experts.data.demo_glossary import DOMAINS, read_terms, read_yaml
 from sealed_experts.data.demo_questions import house_questions
-from sealed_experts.data.sources.demo import read
+from sealed_experts.data.sources.demo import Demo
 from sealed_experts.errors import UserError
-from sealed_experts.settings.sources import DemoSource
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "config" / "demo"
@@ -229,7 +228,7 @@ def test_questions_are_many_distinct_and_in_the_house_style(domain):
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_source_reads_as_many_as_asked_each_with_its_fact(domain):
-    rows = list(read(DemoSource(domain=domain, records=200), folder=FOLDER))
+    rows = list(Demo(domain=domain, records=200).read(folder=FOLDER))
     assert [(row.instruction, row.group) for row in rows] == [(item.ask, item.fact) for item in QUESTIONS[domain][:200]]
     assert len({row.group for row in rows}) > 100
 

@@ -11,21 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sealed_experts.data.records import Record, write_records
-from sealed_experts.data.sources import count_upper_bound, read_rows
-from sealed_experts.data.sources.rows import BadRow, Row
+from sealed_experts.data.rows import BadRow, FieldMap, Row
+from sealed_experts.data.sources.combined import Combined
+from sealed_experts.data.sources.demo import Demo
+from sealed_experts.data.sources.files import Files
+from sealed_experts.data.sources.hub import Hub
 from sealed_experts.errors import UserError
-from sealed_experts.settings.sources import CombinedSource, DemoSource, FieldMap, FilesSource, HubSource
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1).filter(lambda text: text.strip())
 GOOD = {"instruction": "What is a bond?", "output": "A loan."}
 
 
 def files(*paths, **kwargs):
-    return FilesSource(paths=tuple(map(str, paths)), **kwargs)
+    return Files(paths=tuple(map(str, paths)), **kwargs)
 
 
 def rows_of(path, **kwargs):
-    return list(read_rows(files(path, **kwargs)))
+    return list(files(path, **kwargs).read())
 
 
 def jsonl(path, *lines):
@@ -161,7 +163,7 @@ def test_any_text_survives_jsonl_and_csv(tmp_path_factory, records):
     expected = [(ask, context if context.strip() else "", answer) for ask, context, answer in records]
     for name in ("a.jsonl", "a.csv"):
         assert [(row.instruction, row.input, row.output) for row in rows_of(folder / name)] == expected
-        assert count_upper_bound(files(folder / name)) >= len(records)
+        assert files(folder / name).count_upper_bound({}) >= len(records)
 
 
 @settings(max_examples=100, deadline=None)
@@ -169,7 +171,7 @@ def test_any_text_survives_jsonl_and_csv(tmp_path_factory, records):
 def test_no_bytes_make_a_reader_fail_otherwise_than_by_a_message(tmp_path_factory, content, ending):
     path = tmp_path_factory.mktemp("bytes") / f"a{ending}"
     path.write_bytes(content)
-    bound = count_upper_bound(files(path))
+    bound = files(path).count_upper_bound({})
     try:
         found = rows_of(path)
     except UserError:
@@ -179,30 +181,30 @@ def test_no_bytes_make_a_reader_fail_otherwise_than_by_a_message(tmp_path_factor
 
 def test_bounds(tmp_path):
     one = files(jsonl(tmp_path / "a.jsonl", GOOD, GOOD))
-    demo = DemoSource(records=70)
-    hub = HubSource(path="x/y", revision="0" * 40)
-    assert count_upper_bound(demo) == 70
-    assert count_upper_bound(hub) is None
-    assert count_upper_bound(files(tmp_path / "none.jsonl")) is None
-    both = CombinedSource(of=("one", "demo"))
-    assert count_upper_bound(both, datasets={"one": one, "demo": demo}) == 72
-    assert count_upper_bound(both, datasets={"one": hub, "demo": demo}) is None
+    demo = Demo(records=70)
+    hub = Hub(path="x/y", revision="0" * 40)
+    assert demo.count_upper_bound({}) == 70
+    assert hub.count_upper_bound({}) is None
+    assert files(tmp_path / "none.jsonl").count_upper_bound({}) is None
+    both = Combined(of=("one", "demo"))
+    assert both.count_upper_bound({"one": one, "demo": demo}) == 72
+    assert both.count_upper_bound({"one": hub, "demo": demo}) is None
 
 
 def test_hub_reads_through_the_datasets_library(tmp_path):
     jsonl(tmp_path / "train.jsonl", GOOD | {"extra": 1}, {"instruction": "q", "output": ""})
-    found = list(read_rows(HubSource(path=str(tmp_path), revision="0" * 40)))
+    found = list(Hub(path=str(tmp_path), revision="0" * 40).read())
     assert [(row.line, getattr(row, "reason", "good")) for row in found] == [(1, "good"), (2, "empty field")]
     with pytest.raises(UserError, match="no column 'q'"):
-        list(read_rows(HubSource(path=str(tmp_path), revision="0" * 40, fields=FieldMap(instruction="q"))))
+        list(Hub(path=str(tmp_path), revision="0" * 40, fields=FieldMap(instruction="q")).read())
     with pytest.raises(UserError, match="test"):
-        list(read_rows(HubSource(path=str(tmp_path), revision="0" * 40, split="test")))
+        list(Hub(path=str(tmp_path), revision="0" * 40, split="test").read())
 
 
 def test_hub_failures_say_which(monkeypatch):
     import datasets
 
-    source = HubSource(path="owner/data", revision="0" * 40)
+    source = Hub(path="owner/data", revision="0" * 40)
     for error, message in [
         (
             datasets.exceptions.DatasetNotFoundError("Dataset 'owner/data' doesn't exist on the Hub"),
@@ -213,7 +215,7 @@ def test_hub_failures_say_which(monkeypatch):
     ]:
         monkeypatch.setattr(datasets, "load_dataset", lambda *args, error=error, **kwargs: (_ for _ in ()).throw(error))
         with pytest.raises(UserError, match=message):
-            list(read_rows(source))
+            list(source.read())
 
 
 def test_combined_reads_the_parts_it_names_in_their_order(tmp_path):
@@ -222,8 +224,8 @@ def test_combined_reads_the_parts_it_names_in_their_order(tmp_path):
             record = Record.from_text(instruction=f"{name} {side}?", output="x", unit=name)
             write_records(tmp_path / name / f"{side}.jsonl", [record])
     parts = [tmp_path / "one", tmp_path / "two"]
-    found = list(read_rows(CombinedSource(of=("two", "one")), parts=parts))
+    found = list(Combined(of=("two", "one")).read(parts=parts))
     named = [(row.instruction, row.side, row.unit) for row in found]
     assert named == [(f"{name} {side}?", side, name) for side in ("train", "val") for name in ("two", "one")]
     with pytest.raises(UserError, match="got the folders"):
-        list(read_rows(CombinedSource(of=("two",)), parts=parts))
+        list(Combined(of=("two",)).read(parts=parts))

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from sealed_experts.data.preparation import prepare, write_prepared
 from sealed_experts.data.records import Record, read_records, write_records
+from sealed_experts.data.sources.combined import Combined
+from sealed_experts.data.sources.files import Files
 from sealed_experts.data.split import side_of_group, side_of_unit, split_key
 from sealed_experts.data.statistics import describe, lengths
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import write_json
-from sealed_experts.settings.sources import CombinedSource, FilesSource
 from tests.conftest import ROOT
 
 
@@ -29,7 +30,7 @@ def words(texts):
 def source(tmp_path, rows, **kwargs):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
-    return FilesSource(paths=(str(path),), **({"val_fraction": 0.4} | kwargs))
+    return Files(paths=(str(path),), **({"val_fraction": 0.4} | kwargs))
 
 
 def row(number, **more):
@@ -168,9 +169,7 @@ def test_combined_inherits_the_sides_and_never_holds_out_what_it_trains_on(tmp_p
         write_json(tmp_path / name / "stats.json", {"unit": "record"})
         write_records(tmp_path / name / "train.jsonl", train)
         write_records(tmp_path / name / "val.jsonl", val)
-    prepared = prepare(
-        CombinedSource(of=("one", "two")), name="both", seed=9, parts=[tmp_path / "one", tmp_path / "two"]
-    )
+    prepared = prepare(Combined(of=("one", "two")), name="both", seed=9, parts=[tmp_path / "one", tmp_path / "two"])
     assert prepared.train == [common, _record("1"), _record("3")]
     assert prepared.val == [_record("2"), _record("4")]
     assert (prepared.duplicates_dropped, prepared.dropped_from_val, prepared.unit) == (2, 0, "record")
@@ -184,9 +183,7 @@ def test_combined_drops_held_out_rows_of_a_unit_that_another_part_trains_on(tmp_
                 tmp_path / name / f"{side}.jsonl",
                 [_record(key, unit="u1" if key in "ad" else f"u-{key}") for key in keys],
             )
-    prepared = prepare(
-        CombinedSource(of=("one", "two")), name="both", seed=9, parts=[tmp_path / "one", tmp_path / "two"]
-    )
+    prepared = prepare(Combined(of=("one", "two")), name="both", seed=9, parts=[tmp_path / "one", tmp_path / "two"])
     assert prepared.dropped_from_val == 1
     assert {record.instruction for record in prepared.val} == {"b", "e"}
     assert {record.instruction for record in prepared.train} == {"a", "c"}

@@ -11,39 +11,38 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from sealed_experts.configuration.jobs import evaluation_operation, evaluation_settings
+from sealed_experts.configuration.resolution import load
 from sealed_experts.data.records import Record, read_records, write_records
 from sealed_experts.errors import UserError
 from sealed_experts.evaluation.experts import evaluate_expert, sample_indices
 from sealed_experts.evaluation.gains import gain_checks, verdict
+from sealed_experts.evaluation.job import EvaluationJob, evaluation_from_json
 from sealed_experts.evaluation.measuring import Losses, Measured, record_losses
 from sealed_experts.files.canonical import read_json, write_json
+from sealed_experts.models.adapters.lora import Lora
 from sealed_experts.models.loading import load_base
-from sealed_experts.rewards.reward import Score
-from sealed_experts.settings.evaluation import (
-    EvaluationRun,
-    evaluation_from_json,
-    evaluation_operation,
-    evaluation_settings,
-)
-from sealed_experts.settings.reading import load
-from sealed_experts.settings.types import AdapterSettings, PrivacySettings, ReinforceSettings, SftSettings
+from sealed_experts.privacy.settings import PrivacySettings
+from sealed_experts.rewards import Score
 from sealed_experts.training.batches import physical_batches
 from sealed_experts.training.checkpoints import load_state, save_state
 from sealed_experts.training.dataset import UnitDataset
 from sealed_experts.training.held_out import HeldOutAnswers
 from sealed_experts.training.job import StageJob
-from sealed_experts.training.objectives.reinforce import Reinforce
+from sealed_experts.training.objectives.reinforce import PolicyGradient
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
 from sealed_experts.training.stage import train_stage
+from sealed_experts.training.stages.reinforce import Reinforce
+from sealed_experts.training.stages.sft import Sft
 from sealed_experts.training.summary import reward_metrics, training_metrics
 from tests.evaluations import made_evaluation, without_reward
 from tests.tiny import build_tiny_base, build_tiny_dataset
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "evaluate_expert.py"
-ADAPTER = AdapterSettings(rank=2, alpha=4)
+ADAPTER = Lora(rank=2, alpha=4)
 COMMON = {"max_seq_len": 110, "token_budget": 300, "threads": 1, "privacy": PrivacySettings(enabled=False)}
-SFT = SftSettings(learning_rate=5e-3, batch_size=8, max_steps=3, **COMMON)
-REINFORCE = ReinforceSettings(
+SFT = Sft(learning_rate=5e-3, batch_size=8, max_steps=3, **COMMON)
+REINFORCE = Reinforce(
     learning_rate=2e-2, rollout_batch_size=8, total_steps=3, max_new_tokens=8, temperature=0.9, top_p=0.95, **COMMON
 )
 
@@ -74,10 +73,10 @@ class Run:
         )
         train_stage(
             self._job("reinforce", REINFORCE, self.reinforce, start=self.sft),
-            lambda materials: Reinforce(settings=REINFORCE, reward=Letters(), materials=materials),
+            lambda materials: PolicyGradient(settings=REINFORCE, reward=Letters(), materials=materials),
         )
 
-    def _job(self, stage: str, settings: SftSettings | ReinforceSettings, output: Path, **start: Path) -> StageJob:
+    def _job(self, stage: str, settings: Sft | Reinforce, output: Path, **start: Path) -> StageJob:
         return StageJob(
             stage=stage,
             expert="tiny_expert",
@@ -96,7 +95,7 @@ class Run:
             output=output,
         )
 
-    def settings(self, **changes: object) -> EvaluationRun:
+    def settings(self, **changes: object) -> EvaluationJob:
         values = {
             "expert": "tiny_expert",
             "dataset": "tiny",
@@ -112,7 +111,7 @@ class Run:
             "threads": 1,
             "sampling": REINFORCE,
         }
-        return EvaluationRun(**{**values, **changes})  # type: ignore[arg-type]
+        return EvaluationJob(**{**values, **changes})  # type: ignore[arg-type]
 
     def evaluate(self, *, val: Path | None = None, adapters: list[Path] | None = None, **changes: object) -> dict:
         run = self.settings(**changes)

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
+from sealed_experts.configuration import jobs
+from sealed_experts.configuration.document import Settings
+from sealed_experts.configuration.jobs import selection_settings
+from sealed_experts.configuration.resolution import resolve
 from sealed_experts.errors import UserError
 from sealed_experts.evaluation.selection import selected_stage
+from sealed_experts.evaluation.selection_job import SelectionJob, selection_from_json
 from sealed_experts.files.canonical import canonical_json, read_json, write_json
-from sealed_experts.settings import chain
+from sealed_experts.moe.job import moe_from_json
 from sealed_experts.settings.merging import merge
-from sealed_experts.settings.resolution import resolve
-from sealed_experts.settings.selection import SelectionRun, selection_from_json, selection_settings
-from sealed_experts.settings.types import Settings
 from tests.attacks import building
 from tests.conftest import ROOT
 
@@ -55,7 +57,7 @@ class Results:
     def select(
         self, select: str = "best", metric: str | None = "reward", stages=("sft", "reinforce")
     ) -> dict[str, Any]:
-        run = SelectionRun(expert="one", stages=stages, select=select, metric=metric)
+        run = SelectionJob(expert="one", stages=stages, select=select, metric=metric)
         return selected_stage(run, metrics=self.metrics[: len(stages)], evaluation=self.evaluation)
 
 
@@ -65,7 +67,7 @@ def results(tmp_path: Path) -> Results:
 
 
 def test_the_last_stage_is_shipped_without_a_look_at_held_out_records(results: Results) -> None:
-    run = SelectionRun(expert="one", stages=("sft", "reinforce"), select="last", metric=None)
+    run = SelectionJob(expert="one", stages=("sft", "reinforce"), select="last", metric=None)
     assert selected_stage(run, metrics=results.metrics, evaluation=None) == {
         "expert": "one",
         "stage": "reinforce",
@@ -172,11 +174,11 @@ def test_the_settings_are_canonical_and_read_back() -> None:
     settings = settings_of(experts={"one": {"select": "best", "select_metric": "loss"}})
     text = selection_settings(settings, "one")
     assert canonical_json(json.loads(text)) == text
-    assert selection_from_json(text) == SelectionRun(
+    assert selection_from_json(text) == SelectionJob(
         expert="one", stages=("sft", "reinforce"), select="best", metric="loss"
     )
     with pytest.raises(UserError, match="these settings should hold"):
-        selection_from_json(chain.package_settings(settings, "one"))
+        selection_from_json(jobs.package_settings(settings, "one"))
 
 
 def test_how_to_choose_is_inherited() -> None:
@@ -189,12 +191,12 @@ def test_how_to_choose_is_inherited() -> None:
 
 
 def texts(settings: Settings) -> dict[str, str]:
-    found = {"moe": chain.moe_settings(settings), "data": chain.dataset_settings(settings, "a")}
+    found = {"moe": jobs.moe_settings(settings), "data": jobs.dataset_settings(settings, "a")}
     for name in settings.by_name:
         found[f"select {name}"] = selection_settings(settings, name)
-        found[f"package {name}"] = chain.package_settings(settings, name)
+        found[f"package {name}"] = jobs.package_settings(settings, name)
         for stage in ("sft", "reinforce"):
-            found[f"{stage} {name}"] = chain.stage_settings(settings, name, stage)
+            found[f"{stage} {name}"] = jobs.stage_settings(settings, name, stage)
     return found
 
 
@@ -216,7 +218,7 @@ def test_an_edit_makes_stale_what_it_changes_and_nothing_else(changes: dict[str,
 def test_the_limit_of_the_mixture_is_read_back() -> None:
     for limit in (None, 6.5):
         settings = settings_of(moe={"max_epsilon": limit})
-        assert chain.moe_from_json(chain.moe_settings(settings)).max_epsilon == limit
+        assert moe_from_json(jobs.moe_settings(settings)).max_epsilon == limit
 
 
 # The script

@@ -13,7 +13,7 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.digests import digest_of_files, sha256_file
 from sealed_experts.models.demo_base import IGNORED, build_demo_base, new_model, pack, pretrain, train_tokenizer
 from sealed_experts.models.manifest import verify_base, write_base_manifest
-from sealed_experts.settings.types import DemoBaseSettings
+from sealed_experts.models.settings import DemoBaseSettings
 from tests.conftest import ROOT
 
 TINY = DemoBaseSettings(hidden_size=16, layers=2, heads=2, vocab_size=400, context=64, pretrain_steps=4, threads=1)

@@ -13,7 +13,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from sealed_experts.errors import UserError
 from sealed_experts.models import hub
 from sealed_experts.models.manifest import verify_base
-from sealed_experts.settings.types import BaseSettings
+from sealed_experts.models.settings import BaseSettings
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HUB_MODEL = BaseSettings(name="some-org/Some-Model", revision=COMMIT)

@@ -166,7 +166,7 @@ def test_order_of_experts_is_kept(workshop):
 def test_excluded_words_and_priorities_are_written_where_they_say_something_and_are_followed(workshop):
     run = workshop.run()
     banking, *others = run.experts
-    routing = dataclasses.replace(banking.routing, exclude=("river",), priority=3)
+    routing = banking.routing.replace(exclude=("river",), priority=3)
     content = workshop.assemble(
         dataclasses.replace(run, experts=(dataclasses.replace(banking, routing=routing), *others))
     )

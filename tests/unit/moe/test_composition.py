@@ -20,7 +20,7 @@ from sealed_experts.moe.engine import Engine
 from sealed_experts.moe.generation import Experts
 from sealed_experts.packages.errors import PackageError
 from sealed_experts.packages.keys.trust import load_trust
-from sealed_experts.settings.types import RoutingSettings
+from sealed_experts.packages.settings import RoutingSettings
 from tests.conftest import ROOT
 from tests.mixtures import ROUTING, Workshop, adapter_files, edit
 

@@ -13,8 +13,8 @@ from sealed_experts.packages.content.package_content import package_content
 from sealed_experts.packages.content.receipt import receipt_bytes
 from sealed_experts.packages.content.tensors import read_tensors
 from sealed_experts.packages.errors import PackageError
+from sealed_experts.packages.settings import RoutingSettings
 from sealed_experts.packages.tgsp.package import VerifiedPackage, open_bytes, unpack
-from sealed_experts.settings.types import RoutingSettings
 from tests.attacks import building
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -228,11 +228,11 @@ def test_every_key_that_peft_writes_is_known_and_a_package_loads_in_peft(tmp_pat
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from sealed_experts.models.adapters import adapter_state, attach_adapter
-    from sealed_experts.settings.types import AdapterSettings
+    from sealed_experts.models.adapters.lora import Lora
+    from sealed_experts.models.attachment import adapter_state, attach_adapter
     from sealed_experts.training.peft_folder import adapter_config_bytes
 
-    settings = AdapterSettings(rank=2, alpha=4, target_modules=("q_proj", "v_proj"))
+    settings = Lora(rank=2, alpha=4, target_modules=("q_proj", "v_proj"))
     config = adapter_config_bytes(settings, base_name="tiny", revision=None)
     assert set(read_adapter_config(config)) <= set(_ALLOWED)
     trained = attach_adapter(AutoModelForCausalLM.from_pretrained(tiny_base.parent), settings, seed=1)

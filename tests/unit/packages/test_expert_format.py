@@ -357,9 +357,7 @@ def test_verifying_a_large_file_needs_little_memory(tmp_path):
         arrays[f"{name}.lora_A.weight"] = np.full((rank, width), 0.5, dtype="<f4")
         arrays[f"{name}.lora_B.weight"] = np.full((width, rank), 0.25, dtype="<f4")
     package = building.package(
-        settings=building.run(
-            adapter=building.AdapterSettings(rank=rank, alpha=4, target_modules=("q_proj", "v_proj"))
-        ),
+        settings=building.run(adapter=building.Lora(rank=rank, alpha=4, target_modules=("q_proj", "v_proj"))),
         adapter_config=building.adapter_config(r=rank),
         adapter_weights=building.weights(arrays),
     )

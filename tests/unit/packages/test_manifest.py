@@ -20,9 +20,9 @@ from sealed_experts.packages.content.manifest_schema import (
     REQUIRED_MEMBERS,
 )
 from sealed_experts.packages.errors import PackageError
+from sealed_experts.packages.settings import ConstraintSettings, PackageSettings, RoutingSettings
 from sealed_experts.packages.tgsp.package import open_bytes
-from sealed_experts.settings.times import stated_times
-from sealed_experts.settings.types import ConstraintSettings, PackageSettings, RoutingSettings
+from sealed_experts.packages.times import stated_times
 from tests.attacks import building
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -16,7 +16,7 @@ from sealed_experts.packages.content.second_accountant import epsilon_bounds, tr
 from sealed_experts.packages.errors import PackageError
 from sealed_experts.privacy.ledger.receipt import stage_receipt, unprotected_receipt
 from sealed_experts.privacy.plan import plan_stage
-from sealed_experts.settings.types import PrivacySettings
+from sealed_experts.privacy.settings import PrivacySettings
 from tests.attacks import building
 
 DELTA = 1e-5

@@ -21,8 +21,8 @@ from sealed_experts.packages.keys.publisher import Publisher
 from sealed_experts.packages.keys.trust import TrustStore, trust_key, trust_publisher
 from sealed_experts.packages.recipients.encryption import generate_identity
 from sealed_experts.packages.registry import Registry
+from sealed_experts.packages.settings import ConstraintSettings, PackageSettings
 from sealed_experts.packages.standing import with_known
-from sealed_experts.settings.packages import ConstraintSettings, PackageSettings
 from tests.attacks import building, expert_building
 
 OTHER_BASE = {"name": "org/Other-1.5B", "revision": None, "digest": "c" * 64}

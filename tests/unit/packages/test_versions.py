@@ -10,8 +10,8 @@ from packaging.specifiers import SpecifierSet
 
 from sealed_experts.packages.content.versions import Version, VersionPattern
 from sealed_experts.packages.errors import PackageError
-from sealed_experts.settings.fields import VERSION
-from sealed_experts.settings.fields import VERSION_PATTERN as PATTERN
+from sealed_experts.packages.settings import VERSION_PATTERN as PATTERN
+from sealed_experts.settings.texts import VERSION
 
 # semver.org, section 11.4, in ascending order; and what lies around them.
 ASCENDING = (

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from sealed_experts.models.adapters import attach_adapter, trainable_parameters
+from sealed_experts.models.adapters.lora import Lora
+from sealed_experts.models.attachment import attach_adapter, trainable_parameters
 from sealed_experts.models.memory import enable_gradient_checkpointing
 from sealed_experts.privacy.gradients import GradientMismatch, HookGradients, check_per_example_gradients
 from sealed_experts.privacy.streams import Stream
-from sealed_experts.settings.types import AdapterSettings
 from sealed_experts.training.batches import Example, physical_batches
 from sealed_experts.training.objectives.response import mean_response_loss, response_logits
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
@@ -34,7 +34,7 @@ def examples(count=5, seed=0):
 
 def adapted(dtype=torch.float32, target_modules=ALL):
     model = tiny_qwen2().to(dtype).requires_grad_(False)
-    model = attach_adapter(model, AdapterSettings(rank=4, alpha=8, target_modules=target_modules), seed=1)
+    model = attach_adapter(model, Lora(rank=4, alpha=8, target_modules=target_modules), seed=1)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(2)
         for parameter in trainable_parameters(model):
@@ -98,7 +98,7 @@ def test_the_bases_dropout_is_off_while_it_trains():
         )
     )
     model = attach_adapter(
-        base.requires_grad_(False), AdapterSettings(rank=2, alpha=4, target_modules=("q_proj", "v_proj")), seed=0
+        base.requires_grad_(False), Lora(rank=2, alpha=4, target_modules=("q_proj", "v_proj")), seed=0
     )
     assert model.training
     batch = batch_of(examples(2))[0]

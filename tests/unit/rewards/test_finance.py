@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealed_experts.rewards.disclaimers import has_disclaimer
 from sealed_experts.rewards.finance import (
     WEIGHTS,
     format_axis,
@@ -15,10 +14,10 @@ from sealed_experts.rewards.finance import (
     safety_axis,
     terminology_axis,
 )
-from sealed_experts.rewards.registry import make_reward
-from sealed_experts.settings.rewards import RewardOptions
+from sealed_experts.rewards.language.disclaimers import has_disclaimer
+from sealed_experts.rewards.making.maker import make_reward
 
-FINANCE = make_reward("finance", RewardOptions())
+FINANCE = make_reward("finance", {})
 AXES = ("format", "terminology", "relevance", "safety")
 
 
@@ -254,7 +253,7 @@ UNITS = [
 
 @pytest.mark.parametrize("unit", UNITS, ids=repr)
 def test_long_texts_take_no_longer_than_their_length_asks(unit):
-    reward = make_reward("finance", RewardOptions(repetition_penalty=1.0))
+    reward = make_reward("finance", {"repetition_penalty": 1.0})
     text = unit * (100_000 // len(unit)) + "x"
     started = time.perf_counter()
     reward.score(text, text)

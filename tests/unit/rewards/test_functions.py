@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 
 from sealed_experts.errors import UserError
-from sealed_experts.rewards.checked import CheckedReward
-from sealed_experts.rewards.registry import make_reward, reward_code, reward_source
-from sealed_experts.rewards.reward import Score
-from sealed_experts.settings.rewardchecks import find_module
-from sealed_experts.settings.rewards import RewardOptions, RewardPart
+from sealed_experts.rewards import Score
+from sealed_experts.rewards.making.checked import CheckedReward
+from sealed_experts.rewards.making.maker import make_reward, reward_code, reward_source
+from sealed_experts.rewards.making.modules import find_module
 from tests.conftest import ROOT
 
-PLAIN = RewardOptions()
+PLAIN = {}
 
 
 @pytest.fixture
@@ -184,13 +183,11 @@ def test_an_axis_called_repetition_does_not_meet_the_penalty(write):
     text = "def f(p, r):\n    return {'reward': 1, 'repetition': 0.5}\n"
     assert scored(text, write).axes["repetition"] == 0.5
     with pytest.raises(UserError, match="`repetition` is the name of the axis"):
-        scored(text, write, options=RewardOptions(repetition_penalty=0.5))
+        scored(text, write, options={"repetition_penalty": 0.5})
 
 
 def test_the_penalty_is_for_every_reward(write):
-    score = scored(
-        "def f(p, r):\n    return 0.8\n", write, options=RewardOptions(repetition_penalty=0.5), response="so " * 40
-    )
+    score = scored("def f(p, r):\n    return 0.8\n", write, options={"repetition_penalty": 0.5}, response="so " * 40)
     assert score.axes["own_reward:f"] == 0.8
     assert score.value == pytest.approx(0.8 * (1 - 0.5 * score.axes["repetition"]))
     assert score.axes["repetition"] > 0.9
@@ -198,8 +195,8 @@ def test_the_penalty_is_for_every_reward(write):
 
 def test_a_function_within_a_composite(write):
     write("def f(p, r):\n    return {'reward': 0.5, 'tone': 0.25}\n")
-    parts = (RewardPart(reward="own_reward:f", weight=3.0), RewardPart(reward="length_penalty"))
-    reward = make_reward("composite", RewardOptions(parts=parts))
+    parts = ({"reward": "own_reward:f", "weight": 3.0}, {"reward": "length_penalty"})
+    reward = make_reward("composite", {"parts": parts})
     score = reward.score("p", "r")
     assert score.value == pytest.approx(0.75 * 0.5 + 0.25)
     assert score.axes == {"own_reward:f": 0.5, "own_reward:f.tone": 0.25, "length_penalty": 1.0}
@@ -208,7 +205,7 @@ def test_a_function_within_a_composite(write):
 
 def test_a_mistake_within_a_composite_names_the_part(write):
     write("def f(p, r):\n    return 7\n")
-    reward = make_reward("composite", RewardOptions(parts=(RewardPart(reward="own_reward:f"),)))
+    reward = make_reward("composite", {"parts": ({"reward": "own_reward:f"},)})
     with pytest.raises(UserError, match=r"reward own_reward:f: .*returned 7"):
         reward.score("p", "r")
 
@@ -247,16 +244,15 @@ def test_source_is_found_without_running_it(write, tmp_path):
     assert reward_source("own_package.inner:f", PLAIN) == [Path("own_package/inner.py")]
     assert reward_source("own_reward.inner:f", PLAIN) == []
     assert reward_source("nowhere_at_all:f", PLAIN) == []
-    assert reward_source("no_such_reward", PLAIN) == []
 
 
 def test_sources_of_a_composite_each_once(write):
     write("")
     write("", path="own_other.py")
     names = ("own_reward:f", "finance", "own_other:g", "own_reward:g")
-    options = RewardOptions(parts=tuple(RewardPart(reward=name) for name in names))
+    options = {"parts": tuple({"reward": name} for name in names)}
     assert reward_source("composite", options) == [Path("own_reward.py"), Path("own_other.py")]
-    assert reward_source("finance", options) == []
+    assert reward_source("finance", {}) == []
 
 
 def test_the_code_of_a_reward_is_its_module_and_what_that_imports(write):
@@ -275,7 +271,7 @@ def test_the_code_of_a_reward_is_its_module_and_what_that_imports(write):
         "__main__",
     }
     assert reward_code("finance", PLAIN) == {}
-    parts = RewardOptions(parts=(RewardPart(reward="finance"), RewardPart(reward="own_reward:f")))
+    parts = {"parts": ({"reward": "finance"}, {"reward": "own_reward:f"})}
     assert reward_code("composite", parts)["own_reward"] == code["own_reward"]
 
 
@@ -307,6 +303,7 @@ def test_a_folder_that_is_no_package_is_no_module(write):
 
 class Fixed:
     name = "fixed"
+    repetition_penalty = 0.0
 
     def __init__(self, value, **axes):
         self.weights = dict.fromkeys(axes, 1 / len(axes))
@@ -325,10 +322,11 @@ def test_built_in_rewards_are_checked_as_well():
 def test_scoring_loads_no_torch():
     code = """
 import sys
-from sealed_experts.rewards.registry import make_reward, reward_source
-from sealed_experts.settings.rewards import REWARDS, RewardOptions, RewardPart
-parts = tuple(RewardPart(reward=name, keywords=("a",) * (name == "keyword_contains")) for name in REWARDS[:4])
-make_reward("composite", RewardOptions(parts=parts, repetition_penalty=1.0)).score("Buy it?", "a\\nb")
+from sealed_experts.rewards import REWARDS
+from sealed_experts.rewards.making.maker import make_reward, reward_source
+own = {"keyword_contains": {"keywords": ["a"]}}
+parts = [{"reward": name, **own.get(name, {})} for name in REWARDS if name != "composite"]
+make_reward("composite", dict(parts=parts, repetition_penalty=1.0)).score("Buy it?", "a\\nb")
 sys.exit(str([name for name in ("torch", "transformers", "numpy", "jsonschema", "yaml") if name in sys.modules] or ""))
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealed_experts.rewards.glossary import BANKING, INVESTMENT, terms, terms_in
+from sealed_experts.rewards.language.glossary import BANKING, INVESTMENT, terms, terms_in
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sealed_experts.errors import UserError
-from sealed_experts.rewards.registry import DESCRIPTIONS, make_reward, reward_source
-from sealed_experts.settings.rewards import REWARDS, RewardOptions, RewardPart
+from sealed_experts.rewards import REWARDS
+from sealed_experts.rewards.making.maker import make_reward, reward_source
 
 KEYWORDS = ("fee", "interest rate", "401(k)", "C++")
 
 
 def value(name, response, **options):
-    score = make_reward(name, RewardOptions(**options)).score("a prompt", response)
+    score = make_reward(name, dict(**options)).score("a prompt", response)
     assert score.axes == {name: score.value}
     return score.value
 
@@ -123,13 +123,13 @@ def test_numbered_list(response, share):
 
 def test_composite_is_the_weighted_mean_with_every_axis():
     parts = (
-        RewardPart(reward="finance", weight=3.0),
-        RewardPart(reward="keyword_contains", keywords=("fee",), weight=0.5),
-        RewardPart(reward="keyword_contains", keywords=("tax", "fee"), weight=0.5),
+        {"reward": "finance", "weight": 3.0},
+        {"reward": "keyword_contains", "keywords": ("fee",), "weight": 0.5},
+        {"reward": "keyword_contains", "keywords": ("tax", "fee"), "weight": 0.5},
     )
-    reward = make_reward("composite", RewardOptions(parts=parts))
+    reward = make_reward("composite", {"parts": parts})
     score = reward.score("Why?", "A fee.")
-    finance = make_reward("finance", RewardOptions()).score("Why?", "A fee.")
+    finance = make_reward("finance", {}).score("Why?", "A fee.")
     assert score.value == pytest.approx(0.75 * finance.value + 0.125 * 1 + 0.125 * 0.5)
     assert score.axes == {
         **{f"finance.{axis}": number for axis, number in finance.axes.items()},
@@ -150,18 +150,18 @@ def test_composite_is_the_weighted_mean_with_every_axis():
 
 @given(weights=st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=5), response=st.text())
 def test_a_composite_of_equal_parts_is_the_part(weights, response):
-    parts = tuple(RewardPart(reward="finance", weight=weight) for weight in weights)
-    combined = make_reward("composite", RewardOptions(parts=parts)).score("a prompt", response)
-    assert combined.value == pytest.approx(make_reward("finance", RewardOptions()).score("a prompt", response).value)
+    parts = tuple({"reward": "finance", "weight": weight} for weight in weights)
+    combined = make_reward("composite", {"parts": parts}).score("a prompt", response)
+    assert combined.value == pytest.approx(make_reward("finance", {}).score("a prompt", response).value)
     assert len(combined.axes) == 4 * len(weights)
 
 
 NAMED = {
-    "finance": RewardOptions(),
-    "keyword_contains": RewardOptions(keywords=("a", "the")),
-    "length_penalty": RewardOptions(min_words=2, max_words=5),
-    "format_compliance": RewardOptions(format="numbered_list"),
-    "composite": RewardOptions(parts=(RewardPart(reward="finance"), RewardPart(reward="length_penalty"))),
+    "finance": {},
+    "keyword_contains": {"keywords": ("a", "the")},
+    "length_penalty": {"min_words": 2, "max_words": 5},
+    "format_compliance": {"format": "numbered_list"},
+    "composite": {"parts": ({"reward": "finance"}, {"reward": "length_penalty"})},
 }
 
 
@@ -169,7 +169,7 @@ NAMED = {
 @given(prompt=st.text(), response=st.text(), penalty=st.sampled_from([0.0, 0.3, 1.0]))
 def test_every_reward_stays_in_its_range_and_is_the_sum_of_its_axes(name, prompt, response, penalty):
     options = NAMED[name]
-    reward = make_reward(name, RewardOptions(**{**vars(options), "repetition_penalty": penalty}))
+    reward = make_reward(name, dict(**{**options, "repetition_penalty": penalty}))
     score = reward.score(prompt, response)
     assert reward.name == name
     assert sum(reward.weights.values()) == pytest.approx(1)
@@ -181,7 +181,7 @@ def test_every_reward_stays_in_its_range_and_is_the_sum_of_its_axes(name, prompt
 
 
 def test_every_reward_is_described_and_reads_no_file():
-    assert set(DESCRIPTIONS) == {*REWARDS, "module:function"}
+    assert all(REWARDS[name].about for name in REWARDS)
     assert all(reward_source(name, NAMED[name]) == [] for name in REWARDS)
 
 
@@ -200,20 +200,20 @@ def test_every_reward_is_described_and_reads_no_file():
         ("finance", {"repetition_penalty": 1.5}, "repetition_penalty: 1.5 is not a number from 0 to 1"),
         ("finance", {"repetition_penalty": float("nan")}, "repetition_penalty"),
         ("composite", {}, "parts: none are given"),
-        ("composite", {"parts": (RewardPart(reward="composite"),)}, "parts[0].reward: a composite holds no composite"),
+        ("composite", {"parts": ({"reward": "composite"},)}, "parts[0].reward: a composite holds no composite"),
         (
             "composite",
-            {"parts": (RewardPart(reward="finance", weight=0.0),)},
-            "parts[0].weight: 0.0 is not a number above 0",
+            {"parts": ({"reward": "finance", "weight": 0.0},)},
+            "parts[0].weight: 0 is not a number above 0",
         ),
-        ("composite", {"parts": (RewardPart(reward="finance", weight=float("inf")),)}, "parts[0].weight"),
-        ("composite", {"parts": (RewardPart(reward="finace"),)}, "parts[0].reward"),
-        ("composite", {"parts": (RewardPart(reward="keyword_contains"),)}, "parts[0].keywords: none are given"),
+        ("composite", {"parts": ({"reward": "finance", "weight": float("inf")},)}, "parts[0].weight"),
+        ("composite", {"parts": ({"reward": "finace"},)}, "parts[0].reward"),
+        ("composite", {"parts": ({"reward": "keyword_contains"},)}, "parts[0].keywords: none are given"),
         ("nowhere_at_all:f", {}, "there is no module `nowhere_at_all`"),
     ],
 )
 def test_mistakes_say_what_would_be_right(name, options, message):
     with pytest.raises(UserError) as caught:
-        make_reward(name, RewardOptions(**options))
+        make_reward(name, dict(**options))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

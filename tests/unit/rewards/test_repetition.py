@@ -7,17 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealed_experts.data.sources import read_rows
-from sealed_experts.rewards.registry import make_reward
-from sealed_experts.rewards.repetition import (
+from sealed_experts.data.sources.demo import Demo
+from sealed_experts.rewards.language.repetition import (
     disclaimer_excess,
     listed_terms,
     repeated_ngrams,
     repeated_sentences,
     repetition,
 )
-from sealed_experts.settings.rewards import RewardOptions
-from sealed_experts.settings.sources import DemoSource
+from sealed_experts.rewards.making.maker import make_reward
 
 DISCLAIMERS = (
     "This is not financial advice. Consult a financial advisor. Do your own research."
@@ -85,8 +83,8 @@ GOOD = {
 
 @pytest.mark.parametrize("name", HACKS)
 def test_hacks_lose(name):
-    plain = make_reward("finance", RewardOptions())
-    strict = make_reward("finance", RewardOptions(repetition_penalty=1.0))
+    plain = make_reward("finance", {})
+    strict = make_reward("finance", {"repetition_penalty": 1.0})
     before, after = plain.score("What is a bond?", HACKS[name]), strict.score("What is a bond?", HACKS[name])
     assert after.axes["repetition"] >= 0.5
     assert after.value == pytest.approx(before.value * (1 - after.axes["repetition"]))
@@ -99,7 +97,7 @@ def test_good_answers_lose_next_to_nothing(name):
 
 
 def test_the_demos_own_answers_lose_next_to_nothing():
-    rows = [row for domain in ("banking", "investment") for row in read_rows(DemoSource(domain=domain, records=500))]
+    rows = [row for domain in ("banking", "investment") for row in Demo(domain=domain, records=500).read()]
     measured = [repetition(row.output) for row in rows]
     assert len(measured) >= 500
     assert statistics.fmean(measured) < 0.005
@@ -107,7 +105,7 @@ def test_the_demos_own_answers_lose_next_to_nothing():
 
 
 def test_the_penalty_takes_its_share():
-    score = make_reward("finance", RewardOptions(repetition_penalty=0.25)).score("Why?", HACKS["five terms"])
+    score = make_reward("finance", {"repetition_penalty": 0.25}).score("Why?", HACKS["five terms"])
     assert score.axes["repetition"] == 1
     # Format 0.2, terminology 1, relevance 0.5, safety 1 make 0.58; a quarter of it is gone.
     assert score.value == pytest.approx(0.75 * 0.58)

@@ -2,11 +2,10 @@
 
 import pytest
 
+from sealed_experts.rewards.making.checks import reward_mistakes
+from sealed_experts.settings.checking import parse_group
 from sealed_experts.settings.layers import Layers
-from sealed_experts.settings.parsing import parse_group
-from sealed_experts.settings.rewardchecks import reward_mistakes
-from sealed_experts.settings.rewards import REWARD_OPTIONS, REWARDS, RewardOptions
-from sealed_experts.settings.types import ReinforceSettings
+from sealed_experts.training.stages.reinforce import Reinforce
 
 
 def told(own=None, *, defaults=None, overrides=None):
@@ -16,8 +15,8 @@ def told(own=None, *, defaults=None, overrides=None):
         "overrides": {"reinforce": overrides or {}},
     }
     layers = Layers.of(document, "a")
-    stage = parse_group(ReinforceSettings, layers.stage("reinforce"))
-    return [str(mistake) for mistake in reward_mistakes(stage, layers, "reinforce")]
+    stage = parse_group(Reinforce, layers.stage("reinforce"))
+    return [str(mistake) for mistake in reward_mistakes(stage.reward, stage.reward_options, layers, "reinforce")]
 
 
 @pytest.fixture(autouse=True)
@@ -116,9 +115,3 @@ def test_every_mistake_of_a_composite_is_told():
         "parts[1].keywords",
         "parts[2].reward",
     ]
-
-
-def test_every_option_is_known_to_some_reward():
-    options = {field for field in vars(RewardOptions()) if field != "repetition_penalty"}
-    assert {option for known in REWARD_OPTIONS.values() for option in known} == options
-    assert set(REWARD_OPTIONS) < set(REWARDS)

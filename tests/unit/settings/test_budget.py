@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sealed_experts.configuration.budget_checks import check_dataset_sizes
+from sealed_experts.configuration.resolution import resolve
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.ledger.accounting import epsilon
 from sealed_experts.privacy.ledger.events import GaussianEvent
+from sealed_experts.privacy.ledger.first_steps import least_epsilon
 from sealed_experts.privacy.plan import plan_stage
-from sealed_experts.settings.budgetchecks import least_epsilon
-from sealed_experts.settings.crosschecks import check_dataset_sizes
-from sealed_experts.settings.resolution import resolve
-from sealed_experts.settings.types import PrivacySettings
+from sealed_experts.privacy.settings import PrivacySettings
 from tests.conftest import ROOT
 from tests.unit.settings.test_configuration_mistakes import changed
 
@@ -227,7 +227,7 @@ def test_noise_of_any_size_has_a_least_epsilon(noise):
 
 def test_the_check_loads_neither_torch_nor_an_accountant(tmp_path):
     program = (
-        "import sys; from sealed_experts.settings.budgetchecks import least_epsilon;"
+        "import sys; from sealed_experts.privacy.ledger.first_steps import least_epsilon;"
         "least_epsilon(((0.5, 1.0),), delta=1e-5);"
         "sys.exit(any(name in sys.modules for name in ('torch', 'dp_accounting', 'scipy', 'numpy')))"
     )

@@ -7,12 +7,20 @@ from typing import Any
 
 import pytest
 
+from sealed_experts.configuration import jobs
+from sealed_experts.configuration.document import Settings
+from sealed_experts.configuration.resolution import resolve
+from sealed_experts.data.job import dataset_from_json
+from sealed_experts.data.sources.files import Files
+from sealed_experts.data.sources.hub import Hub
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json
-from sealed_experts.settings import chain
+from sealed_experts.models.job import base_from_json
+from sealed_experts.moe.job import moe_from_json
+from sealed_experts.packages.job import package_from_json
 from sealed_experts.settings.merging import merge
-from sealed_experts.settings.resolution import resolve
-from sealed_experts.settings.types import FilesSource, HubSource, Settings, SftSettings
+from sealed_experts.training.job import stage_from_json
+from sealed_experts.training.stages.sft import Sft
 
 COMMIT = "8faed761d45a263340a0528343f099c05c9a4323"
 DOCUMENT: dict[str, Any] = {
@@ -37,12 +45,12 @@ def settings_of(**changes: Any) -> Settings:
 
 def texts(settings: Settings) -> dict[str, str]:
     """Return every text that makes something stale."""
-    found = {"base": chain.base_settings(settings), "moe": chain.moe_settings(settings)}
+    found = {"base": jobs.base_settings(settings), "moe": jobs.moe_settings(settings)}
     for name in settings.datasets:
-        found[f"data {name}"] = chain.dataset_settings(settings, name)
+        found[f"data {name}"] = jobs.dataset_settings(settings, name)
     for name in settings.by_name:
-        found[f"sft {name}"] = chain.stage_settings(settings, name, "sft")
-        found[f"package {name}"] = chain.package_settings(settings, name)
+        found[f"sft {name}"] = jobs.stage_settings(settings, name, "sft")
+        found[f"package {name}"] = jobs.package_settings(settings, name)
     return found
 
 
@@ -142,20 +150,21 @@ def test_the_texts_are_canonical_json() -> None:
 
 def test_two_experts_with_the_same_settings_have_different_texts() -> None:
     settings = settings_of(experts={"two": {"dataset": "a"}})
-    assert chain.stage_settings(settings, "one", "sft") != chain.stage_settings(settings, "two", "sft")
+    assert jobs.stage_settings(settings, "one", "sft") != jobs.stage_settings(settings, "two", "sft")
 
 
 def test_a_stage_is_read_back_as_it_was() -> None:
     settings = settings_of(defaults={"sft": {"micro_batch_size": 2, "gradient_accumulation": 4, "batch_size": None}})
-    numbers, how = chain.stage_settings(settings, "one", "sft"), chain.stage_operation(settings, "one", "sft")
-    run = chain.stage_from_json(numbers, how)
+    numbers, how = jobs.stage_settings(settings, "one", "sft"), jobs.stage_operation(settings, "one", "sft")
+    files = dict.fromkeys(("base", "train", "val", "stats", "start", "checkpoints", "output"), Path("x"))
+    run = stage_from_json(numbers, how, **files)
     expert = settings.by_name["one"]
     assert (run.expert, run.stage, run.seed, run.device, run.template) == ("one", "sft", 1, "cpu", "alpaca")
     assert run.adapter == expert.adapter
-    assert run.training.logical_batch == expert.sft.logical_batch == 8
-    assert run.training.part(operation=True) == expert.sft.part(operation=True)
-    assert run.training.privacy == expert.sft.privacy
-    assert isinstance(run.training, SftSettings)
+    assert run.settings.logical_batch == expert.stage("sft").logical_batch == 8
+    assert run.settings.part(operation=True) == expert.stage("sft").part(operation=True)
+    assert run.settings.privacy == expert.stage("sft").privacy
+    assert isinstance(run.settings, Sft)
 
 
 def test_datasets_are_read_back_as_they_were(tmp_path: Path) -> None:
@@ -165,35 +174,35 @@ def test_datasets_are_read_back_as_they_were(tmp_path: Path) -> None:
         "b": {"source": "hub", "path": "org/data", "revision": COMMIT, "name": "en", "unit": "customer"},
     }
     settings = resolve(merge(DOCUMENT, {"datasets": datasets}), root=tmp_path)
-    for name, kind in {"a": FilesSource, "b": HubSource}.items():
-        run = chain.dataset_from_json(chain.dataset_settings(settings, name))
+    for name, kind in {"a": Files, "b": Hub}.items():
+        run = dataset_from_json(jobs.dataset_settings(settings, name))
         assert isinstance(run.dataset, kind)
         assert (run.name, run.seed, run.dataset) == (name, 1, settings.datasets[name])
-    combined = chain.dataset_from_json(chain.dataset_settings(settings, "ab"))
+    combined = dataset_from_json(jobs.dataset_settings(settings, "ab"))
     assert combined.dataset == settings.datasets["ab"]
 
 
 def test_the_base_is_read_back_as_it_was() -> None:
     settings = settings_of(base={"demo": {"layers": 2, "threads": 1}})
-    run = chain.base_from_json(chain.base_settings(settings), chain.base_operation(settings))
+    run = base_from_json(jobs.base_settings(settings), jobs.base_operation(settings))
     assert (run.key, run.seed, run.device, run.base) == ("demo", 1, "cpu", settings.base)
     hub = settings_of(base={"name": "org/Some-Model", "revision": COMMIT, "model_type": "qwen2"})
-    run = chain.base_from_json(chain.base_settings(hub))
+    run = base_from_json(jobs.base_settings(hub))
     assert (run.key, run.base) == ("some-model", hub.base)
 
 
 def test_the_seed_belongs_to_the_demo_base_alone() -> None:
     base = {"name": "org/model", "revision": COMMIT}
-    assert chain.base_settings(settings_of(base=base)) == chain.base_settings(settings_of(base=base, seed=2))
+    assert jobs.base_settings(settings_of(base=base)) == jobs.base_settings(settings_of(base=base, seed=2))
 
 
 def test_package_and_mixture_are_read_back_as_they_were() -> None:
     settings = settings_of(experts={"one": {"description": "d", "version": "1.2.3"}})
-    run = chain.package_from_json(chain.package_settings(settings, "one"))
+    run = package_from_json(jobs.package_settings(settings, "one"))
     expert = settings.by_name["one"]
     assert (run.name, run.version, run.description, run.stages) == ("one", "1.2.3", "d", ("sft",))
     assert (run.adapter, run.routing, run.public_evaluation) == (expert.adapter, expert.routing, True)
-    mixture = chain.moe_from_json(chain.moe_settings(settings))
+    mixture = moe_from_json(jobs.moe_settings(settings))
     assert [member.name for member in mixture.experts] == ["one", "two"]
     assert [member.dataset for member in mixture.experts] == ["a", "ab"]
     assert [member.routing for member in mixture.experts] == [expert.routing for expert in settings.experts]
@@ -205,10 +214,10 @@ def test_package_and_mixture_are_read_back_as_they_were() -> None:
 def test_texts_of_something_else_are_refused() -> None:
     settings = settings_of()
     with pytest.raises(UserError, match="these settings should hold"):
-        chain.stage_from_json(chain.package_settings(settings, "one"), chain.stage_operation(settings, "one", "sft"))
+        stage_from_json(jobs.package_settings(settings, "one"), jobs.stage_operation(settings, "one", "sft"))
     with pytest.raises(UserError, match="not JSON"):
-        chain.dataset_from_json("{")
+        dataset_from_json("{")
     with pytest.raises(UserError, match="no expert is called 'three'"):
-        chain.stage_settings(settings, "three", "sft")
+        jobs.stage_settings(settings, "three", "sft")
     with pytest.raises(UserError, match="expert one has no stage 'rl'"):
-        chain.stage_settings(settings, "one", "rl")
+        jobs.stage_settings(settings, "one", "rl")

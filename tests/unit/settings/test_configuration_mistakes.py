@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sealed_experts.configuration.budget_checks import check_dataset_sizes
+from sealed_experts.configuration.resolution import load, resolve
 from sealed_experts.errors import UserError
-from sealed_experts.settings.crosschecks import MODULUS_BITS, check_dataset_sizes
-from sealed_experts.settings.reading import load, read_text
-from sealed_experts.settings.resolution import resolve
+from sealed_experts.moe.settings import MODULUS_BITS
+from sealed_experts.settings.reading import read_text
 
 SOUND: dict[str, Any] = {
     "base": {"name": "demo"},
@@ -484,7 +485,7 @@ def test_the_best_reward_needs_a_stage_that_measures_one(tmp_path: Path) -> None
 def test_an_answer_may_be_one_token_shorter_than_its_sequence(tmp_path: Path) -> None:
     reinforce = {"max_new_tokens": 63, "max_seq_len": 64, "warmup_steps": 9, "total_steps": 9}
     document = changed({"defaults.reinforce": reinforce, "experts.banker.stages": ["sft", "reinforce"]})
-    assert resolve(document, root=tmp_path).by_name["banker"].reinforce.max_new_tokens == 63
+    assert resolve(document, root=tmp_path).by_name["banker"].stage("reinforce").max_new_tokens == 63
 
 
 def test_a_rollout_batch_must_be_smaller_than_the_data_under_privacy(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sealed_experts.configuration.resolution import resolve
+from sealed_experts.configuration.schema import document_schema
+from sealed_experts.data.units import unit_scheme
 from sealed_experts.errors import UserError
 from sealed_experts.moe.router import normalised
 from sealed_experts.packages.content.linter import read_adapter_config
 from sealed_experts.packages.content.manifest_schema import MANIFEST_SCHEMA, MEMBERS
 from sealed_experts.packages.content.model_card import model_card
-from sealed_experts.settings.datachecks import unit_scheme
-from sealed_experts.settings.resolution import resolve
-from sealed_experts.settings.schema import document_schema
 from tests.unit.settings.test_configuration_mistakes import changed, mistakes
 
 ROW = {"instruction": "q", "output": "a", "customer": "c"}
@@ -155,7 +155,7 @@ def test_a_base_folder_that_is_the_pipelines_own_is_refused(tmp_path):
 def test_the_limits_of_a_package_are_those_of_the_configuration():
     groups = document_schema()["$defs"]
     manifest = MANIFEST_SCHEMA["properties"]
-    routing, adapter = groups["RoutingSettings"]["properties"], groups["AdapterSettings"]["properties"]
+    routing, adapter = groups["RoutingSettings"]["properties"], groups["Adapter"]["properties"]
     keywords, sealed = routing["keywords"], manifest["routing"]["properties"]["keywords"]
     assert keywords["maxItems"] == sealed["maxItems"]
     assert keywords["items"]["maxLength"] == sealed["items"]["maxLength"]
@@ -163,7 +163,7 @@ def test_the_limits_of_a_package_are_those_of_the_configuration():
     targets = manifest["adapter"]["properties"]["target_modules"]
     assert adapter["target_modules"]["maxItems"] == targets["maxItems"]
     assert adapter["target_modules"]["items"]["maxLength"] == targets["items"]["maxLength"]
-    expert = groups["ExpertSettings"]["properties"]
+    expert = groups["ExpertLayer"]["properties"]
     assert expert["version"]["maxLength"] == manifest["version"]["maxLength"]
     assert expert["description"]["maxLength"] == manifest["description"]["maxLength"]
     assert (

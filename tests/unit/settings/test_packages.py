@@ -7,20 +7,20 @@ from typing import Any
 
 import pytest
 
+from sealed_experts.configuration import jobs
+from sealed_experts.configuration.resolution import resolve
+from sealed_experts.configuration.schema import document_schema
 from sealed_experts.errors import UserError
 from sealed_experts.packages.content.base_facts import quantization_of, rope_scaling_of
 from sealed_experts.packages.content.licence import licence_bytes
 from sealed_experts.packages.content.long_name import check_long_name
 from sealed_experts.packages.content.manifest_schema import MANIFEST_SCHEMA
 from sealed_experts.packages.errors import PackageError
+from sealed_experts.packages.job import package_from_json
 from sealed_experts.packages.recipients.encryption import MAX_RECIPIENTS
-from sealed_experts.settings import chain
-from sealed_experts.settings.packagechecks import LONGEST_NAME_AND_VERSION
-from sealed_experts.settings.packages import MOST_RECIPIENTS
-from sealed_experts.settings.resolution import resolve
-from sealed_experts.settings.schema import document_schema
-from sealed_experts.settings.times import check_times
-from sealed_experts.settings.types import ConstraintSettings, PackageSettings, RoutingSettings
+from sealed_experts.packages.settings import MOST_RECIPIENTS, ConstraintSettings, PackageSettings, RoutingSettings
+from sealed_experts.packages.settings_checks import LONGEST_NAME_AND_VERSION
+from sealed_experts.packages.times import check_times
 
 DOCUMENT: dict[str, Any] = {
     "datasets": {"a": {"source": "demo", "domain": "banking"}},
@@ -69,7 +69,7 @@ def test_overrides_beat_the_expert():
 
 def test_the_rules_text_is_read_back_as_it_was():
     settings = resolve(DOCUMENT, root=Path())
-    run = chain.package_from_json(chain.package_settings(settings, "one"))
+    run = package_from_json(jobs.package_settings(settings, "one"))
     assert run.package == settings.experts[0].package
     assert run.routing == settings.experts[0].routing
     assert run.dataset == "a"  # the demo's records are public
@@ -78,12 +78,12 @@ def test_the_rules_text_is_read_back_as_it_was():
 def test_the_name_of_a_private_dataset_stays_at_home():
     document = copy.deepcopy(DOCUMENT)
     document["datasets"]["a"]["public_evaluation"] = False
-    text = chain.package_settings(resolve(document, root=Path()), "one")
-    assert chain.package_from_json(text).dataset is None
+    text = jobs.package_settings(resolve(document, root=Path()), "one")
+    assert package_from_json(text).dataset is None
     document["datasets"] = {"b": document["datasets"]["a"]}
     for expert in document["experts"].values():
         expert["dataset"] = "b"
-    assert chain.package_settings(resolve(document, root=Path()), "one") == text
+    assert jobs.package_settings(resolve(document, root=Path()), "one") == text
 
 
 @pytest.mark.parametrize(
@@ -95,10 +95,10 @@ def test_the_name_of_a_private_dataset_stays_at_home():
 )
 def test_an_edited_package_makes_the_package_stale_and_no_training(package):
     before, after = resolve(DOCUMENT, root=Path()), resolve(changed(package), root=Path())
-    assert chain.package_settings(before, "one") != chain.package_settings(after, "one")
-    assert chain.package_settings(before, "two") == chain.package_settings(after, "two")
-    assert chain.stage_settings(before, "one", "sft") == chain.stage_settings(after, "one", "sft")
-    assert chain.moe_settings(before) == chain.moe_settings(after)
+    assert jobs.package_settings(before, "one") != jobs.package_settings(after, "one")
+    assert jobs.package_settings(before, "two") == jobs.package_settings(after, "two")
+    assert jobs.stage_settings(before, "one", "sft") == jobs.stage_settings(after, "one", "sft")
+    assert jobs.moe_settings(before) == jobs.moe_settings(after)
 
 
 def test_another_container_makes_no_package_stale():
@@ -106,7 +106,7 @@ def test_another_container_makes_no_package_stale():
     plain = resolve(changed({}), root=Path())
     assert [expert.package.containers for expert in before.experts] == [("tgsp",), ("tgsp",)]
     assert [expert.package.containers for expert in after.experts] == [("tgsp", "expert"), ("tgsp",)]
-    assert chain.package_settings(after, "one") == chain.package_settings(plain, "one")
+    assert jobs.package_settings(after, "one") == jobs.package_settings(plain, "one")
 
 
 HERE = "experts.one.package."
@@ -188,11 +188,11 @@ def test_a_mistake_is_found_before_the_first_job(package, match, root):
 
 
 def test_zstandard_must_be_installed_where_it_is_asked_for(root, monkeypatch):
-    monkeypatch.setattr("sealed_experts.settings.packagechecks._has_zstandard", lambda: False)
+    monkeypatch.setattr("sealed_experts.packages.settings_checks._has_zstandard", lambda: False)
     assert mistakes(changed({"compression": "zstd"}), root) == [
         f"{HERE}compression: `zstd` needs the package backports.zstd: install it"
     ]
-    monkeypatch.setattr("sealed_experts.settings.packagechecks._has_zstandard", lambda: True)
+    monkeypatch.setattr("sealed_experts.packages.settings_checks._has_zstandard", lambda: True)
     assert resolve(changed({"compression": "zstd"}), root=root).experts[0].package.compression == "zstd"
 
 
@@ -296,7 +296,7 @@ def test_the_limits_of_settings_are_those_of_the_manifest():
             whole[name][end] for end in ("minimum", "maximum")
         ]
     assert groups["RoutingSettings"]["properties"]["exclude"]["maxItems"] == routing["exclude"]["maxItems"]
-    assert groups["ExpertSettings"]["properties"]["version"]["pattern"] == manifest["version"]["pattern"]
+    assert groups["ExpertLayer"]["properties"]["version"]["pattern"] == manifest["version"]["pattern"]
 
 
 # What a package says about its licence and its base

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sealed_experts.configuration.resolution import load
 from sealed_experts.settings.merging import merge
-from sealed_experts.settings.reading import load, read_text
+from sealed_experts.settings.reading import read_text
 
 ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / "config"

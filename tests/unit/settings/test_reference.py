@@ -1,49 +1,45 @@
-"""The README's tables of settings are the generated ones."""
+"""The tables of settings in docs/settings.md are the generated ones."""
 
 from pathlib import Path
 
 import pytest
 
+from sealed_experts.configuration.reference import settings_tables, with_tables
+from sealed_experts.data.sources import SOURCES
 from sealed_experts.errors import UserError
-from sealed_experts.settings.fields import as_group, declared
-from sealed_experts.settings.reference import settings_tables, with_tables
-from sealed_experts.settings.types import (
-    DATASET_SOURCES,
-    AdapterSettings,
-    GatelinkSettings,
-    HeSettings,
-    PrivacySettings,
-    RoutingSettings,
-    SftSettings,
-)
+from sealed_experts.models.adapters.lora import Lora
+from sealed_experts.moe.settings import GatelinkSettings, HeSettings
+from sealed_experts.packages.settings import RoutingSettings
+from sealed_experts.privacy.settings import PrivacySettings
+from sealed_experts.settings.fields import Group, is_operational
+from sealed_experts.training.stages.sft import Sft
 
-README = Path(__file__).parents[3] / "README.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "settings.md"
 
 
-def test_the_readme_holds_the_generated_tables() -> None:
-    text = README.read_text(encoding="utf-8") if README.is_file() else ""
-    if "<!-- settings -->" not in text:
-        pytest.skip("README.md has no `<!-- settings -->` markers yet")
-    assert with_tables(text) == text, "run: python -m sealed_experts.settings.reference README.md"
+def test_the_document_holds_the_generated_tables() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert with_tables(text) == text, "run: python -m sealed_experts.configuration.reference docs/settings.md"
 
 
 def test_every_setting_has_a_row() -> None:
     tables = settings_tables()
     prefixed = {
-        "adapter.": AdapterSettings,
-        "sft.": SftSettings,
+        "adapter.": Lora,
+        "sft.": Sft,
         "privacy.": PrivacySettings,
         "routing.": RoutingSettings,
         "moe.he_config.": HeSettings,
         "moe.gatelink_config.": GatelinkSettings,
     }
     for prefix, group in prefixed.items():
-        for name, (field, annotation) in declared(group).items():
-            if as_group(annotation) is None:
+        for name, field in group.model_fields.items():
+            if not (isinstance(field.annotation, type) and issubclass(field.annotation, Group)):
                 row = next(line for line in tables.splitlines() if line.startswith(f"| `{prefix}{name}` |"))
-                assert field.metadata["description"] in row
-                assert row.endswith("| yes |" if field.metadata["operation"] else "|  |")
-    for source in DATASET_SOURCES:
+                assert field.description is not None
+                assert field.description in row
+                assert row.endswith("| yes |" if is_operational(field) else "|  |")
+    for source in SOURCES:
         assert f"### Dataset of source `{source}`" in tables
 
 

@@ -9,23 +9,23 @@ from typing import Any
 
 import pytest
 
+from sealed_experts.configuration.resolution import load, resolve
+from sealed_experts.data.sources import SOURCES
+from sealed_experts.data.sources.demo import Demo
+from sealed_experts.data.sources.files import Files
 from sealed_experts.errors import UserError
-from sealed_experts.settings.architectures import MODULES
-from sealed_experts.settings.bases import base_key, base_kind
-from sealed_experts.settings.fields import declared, plain
+from sealed_experts.models.adapters import KINDS
+from sealed_experts.models.adapters.lora import Lora
+from sealed_experts.models.architectures import MODULES
+from sealed_experts.models.bases import base_key, base_kind
+from sealed_experts.models.settings import BaseSettings
+from sealed_experts.privacy.settings import PrivacySettings
+from sealed_experts.rewards import REWARDS
+from sealed_experts.settings.checking import parse_group
+from sealed_experts.settings.fields import plain
 from sealed_experts.settings.merging import merge
-from sealed_experts.settings.parsing import parse_group
-from sealed_experts.settings.reading import load
-from sealed_experts.settings.resolution import resolve
-from sealed_experts.settings.types import (
-    STAGES,
-    AdapterSettings,
-    BaseSettings,
-    DemoSource,
-    FilesSource,
-    PrivacySettings,
-    SftSettings,
-)
+from sealed_experts.training.stages import STAGES
+from sealed_experts.training.stages.sft import Sft
 
 ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / "config"
@@ -37,8 +37,8 @@ def configuration(**layers: Any) -> dict[str, Any]:
     return {"datasets": {"d": {"source": "demo"}}, "experts": {"e": expert}, **layers}
 
 
-def resolved_sft(**layers: Any) -> SftSettings:
-    return resolve(configuration(**layers), root=ROOT).experts[0].sft
+def resolved_sft(**layers: Any) -> Sft:
+    return resolve(configuration(**layers), root=ROOT).experts[0].stage("sft")
 
 
 def privacy(noise: float) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def test_adapter_and_template_follow_the_layers_and_lists_are_replaced() -> None
     }
     expert = resolve(configuration(**layers), root=ROOT).experts[0]
     assert expert.template == "alpaca"
-    assert expert.adapter == AdapterSettings(rank=4, alpha=3, target_modules=("v_proj",))
+    assert expert.adapter == Lora(rank=4, alpha=3, target_modules=("v_proj",))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,9 @@ def test_the_demo_configuration_is_what_the_design_says() -> None:
     }
     assert [expert.name for expert in settings.experts if expert.routing.always_active] == ["shared_attention"]
     assert {expert.stages for expert in settings.experts} == {("sft", "reinforce")}
-    assert {stage.threads for expert in settings.experts for stage in (expert.sft, expert.reinforce)} == {1}
+    assert {
+        stage.threads for expert in settings.experts for stage in (expert.stage("sft"), expert.stage("reinforce"))
+    } == {1}
 
 
 def test_the_full_size_configuration_has_exactly_its_numbers(tmp_path: Path) -> None:
@@ -170,7 +172,7 @@ def test_the_full_size_configuration_has_exactly_its_numbers(tmp_path: Path) -> 
     assert settings.base.revision == "8faed761d45a263340a0528343f099c05c9a4323"
     for expert in settings.experts:
         assert (expert.adapter.kind, expert.adapter.rank, expert.adapter.alpha) == ("lora", 32, 64)
-        sft = expert.sft
+        sft = expert.stage("sft")
         assert (sft.weight_decay, sft.max_grad_norm, sft.learning_rate) == (0.01, 1.0, 1e-4)
         assert (sft.micro_batch_size, sft.gradient_accumulation, sft.logical_batch) == (1, 8, 8)
         assert (sft.max_steps, sft.max_seq_len) == (2000, 512)
@@ -179,7 +181,7 @@ def test_the_full_size_configuration_has_exactly_its_numbers(tmp_path: Path) -> 
         assert (sft.privacy.enabled, sft.privacy.mode) == (True, "release")
         assert (sft.privacy.noise_multiplier, sft.privacy.target_epsilon, sft.privacy.delta) == (1.0, 8.0, 1e-5)
         assert expert.stages == ("sft", "reinforce")
-        rl = expert.reinforce
+        rl = expert.stage("reinforce")
         assert (rl.learning_rate, rl.rollout_batch_size, rl.total_steps, rl.reward) == (1e-5, 1, 500, "finance")
         assert (rl.max_new_tokens, rl.temperature, rl.top_p, rl.reward_scale) == (64, 0.7, 0.9, 1.0)
         assert (rl.baseline_decay, rl.kl_coef, rl.entropy_coef) == (0.99, 0.01, 0.01)
@@ -210,9 +212,11 @@ def test_the_overlay_makes_a_configuration_run_without_network_and_data(name: st
     demo = load([CONFIG / "config.yaml"], root=ROOT)
     assert small.base == demo.base
     assert small.datasets == demo.datasets
-    assert [expert.sft.logical_batch for expert in small.experts] == [128, 128, 128]
-    assert [expert.sft.max_steps for expert in small.experts] == [60, 60, 60]
-    assert [expert.reinforce for expert in small.experts] == [expert.reinforce for expert in demo.experts]
+    assert [expert.stage("sft").logical_batch for expert in small.experts] == [128, 128, 128]
+    assert [expert.stage("sft").max_steps for expert in small.experts] == [60, 60, 60]
+    assert [expert.stage("reinforce") for expert in small.experts] == [
+        expert.stage("reinforce") for expert in demo.experts
+    ]
     assert [expert.adapter.rank for expert in small.experts] == [8, 8, 8]
     assert [expert.adapter.target_modules for expert in small.experts] == [
         expert.adapter.target_modules for expert in demo.experts
@@ -254,9 +258,9 @@ def test_a_folder_comes_before_a_hub_id(tmp_path: Path) -> None:
 
 def test_parsing_gives_back_what_plain_gave() -> None:
     for settings in (
-        SftSettings(batch_size=3),
-        FilesSource(paths=("a.csv",)),
-        DemoSource(),
+        Sft(batch_size=3),
+        Files(paths=("a.csv",)),
+        Demo(),
         BaseSettings(),
         STAGES["sft"](),
     ):
@@ -267,35 +271,35 @@ def test_parsing_gives_back_what_plain_gave() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"rank": 4.5}, "`rank` cannot be 4.5: a whole number is needed"),
-        ({"rank": True}, "`rank` cannot be True"),
-        ({"alpha": "16"}, "`alpha` cannot be '16': a number is needed"),
-        ({"target_modules": "q_proj"}, "`target_modules` cannot be 'q_proj': a list is needed"),
-        ({"ranks": 4}, "`ranks` is not one of its settings"),
+        ({"rank": 4.5}, "rank: 4.5 is not a whole number"),
+        ({"rank": True}, "rank: true is not a whole number"),
+        ({"alpha": "16"}, 'alpha: "16" is not a number above 0'),
+        ({"target_modules": "q_proj"}, 'target_modules: "q_proj" is not a list'),
+        ({"ranks": 4}, "ranks: no such setting; did you mean `rank`?"),
         ("[]", "not a JSON object"),
         ('{"rank": 1, "rank": 2}', "not JSON: duplicate key 'rank'"),
     ],
 )
 def test_parsing_refuses_what_no_configuration_gives(data: Any, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        parse_group(AdapterSettings, data)
+        parse_group(Lora, data)
     assert message in str(caught.value)
 
 
 def test_a_missing_setting_is_named() -> None:
-    with pytest.raises(UserError, match="FilesSource: `paths` is missing"):
-        parse_group(FilesSource, {"source": "files"})
+    with pytest.raises(UserError, match="Files: paths: it is missing"):
+        parse_group(Files, {"source": "files"})
 
 
 def test_whole_numbers_may_be_spelled_with_a_point_and_numbers_without() -> None:
-    adapter = parse_group(AdapterSettings, {"rank": 4.0, "alpha": 8})
+    adapter = parse_group(Lora, {"rank": 4.0, "alpha": 8})
     assert (adapter.rank, type(adapter.rank), type(adapter.alpha)) == (4, int, float)
 
 
 def test_every_stage_is_a_setting_of_an_expert_and_has_a_place_in_each_layer() -> None:
     schema = json.loads((CONFIG / "schemas" / "config.schema.json").read_text())
     for stage in STAGES:
-        for definition in ("ExpertSettings", "Layer", "Overrides"):
+        for definition in ("ExpertLayer", "Layer", "Overrides"):
             assert stage in schema["$defs"][definition]["properties"]
 
 
@@ -316,7 +320,7 @@ def test_a_thousand_experts_resolve_quickly() -> None:
 
 def test_importing_the_room_loads_nothing_heavy() -> None:
     code = (
-        "import sys, sealed_experts.settings.reading, sealed_experts.settings.chain;"
+        "import sys, sealed_experts.configuration.resolution, sealed_experts.configuration.jobs;"
         "print([name for name in ('torch', 'transformers', 'numpy', 'snakemake', 'jsonschema') if name in sys.modules])"
     )
     found = subprocess.run(
@@ -342,6 +346,13 @@ def test_the_table_of_modules_is_transformers_own(model_type: str) -> None:
 
 
 def test_every_setting_says_what_it_means() -> None:
-    for group in (SftSettings, AdapterSettings, PrivacySettings, BaseSettings, FilesSource):
-        for name, (field, _) in declared(group).items():
-            assert field.metadata["description"].endswith("."), f"{group.__name__}.{name}"
+    for group in (
+        *STAGES.values(),
+        *KINDS.values(),
+        *SOURCES.values(),
+        *REWARDS.values(),
+        PrivacySettings,
+        BaseSettings,
+    ):
+        for name, field in group.model_fields.items():
+            assert (field.description or "").endswith("."), f"{group.__name__}.{name}"

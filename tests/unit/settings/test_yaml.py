@@ -2,9 +2,10 @@
 
 import pytest
 
+from sealed_experts.configuration.resolution import load
 from sealed_experts.errors import UserError
 from sealed_experts.settings.merging import merge
-from sealed_experts.settings.reading import load, read_file, read_text
+from sealed_experts.settings.reading import read_file, read_text
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Several processes train what one would: the same batches, weights within rounding, one journal, the same ε."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -23,7 +22,7 @@ from sealed_experts.training.samplers import PoissonSampler
 from tests.distributed import Forked, train_as
 from tests.unit.training.test_stage import PLAIN, PRIVATE, comparable, make_job, supervised, train
 
-REPRODUCIBLE = dataclasses.replace(PRIVATE, mode="reproducible")
+REPRODUCIBLE = PRIVATE.replace(mode="reproducible")
 STEPS = 4
 
 

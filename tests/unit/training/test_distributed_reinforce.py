@@ -1,6 +1,5 @@
 """Policy gradients on several processes: from the same rollouts the same rewards, baseline, weights and noise."""
 
-import dataclasses
 import json
 
 import pytest
@@ -13,7 +12,7 @@ from tests.unit.training.test_distributed import close
 from tests.unit.training.test_reinforce_stage import PLAIN, PRIVATE, objective, rl_job, train
 from tests.unit.training.test_stage import comparable, make_job, supervised
 
-REPRODUCIBLE = dataclasses.replace(PRIVATE, mode="reproducible")
+REPRODUCIBLE = PRIVATE.replace(mode="reproducible")
 
 
 @pytest.fixture

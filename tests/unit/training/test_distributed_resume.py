@@ -1,6 +1,5 @@
 """A run goes on with another number of processes: nothing is lost, no noise is used twice, every step is counted."""
 
-import dataclasses
 import json
 import secrets
 import shutil
@@ -159,7 +158,7 @@ def _killed(*_arguments, **_named):
 def test_steps_that_were_noised_twice_come_out_of_the_budget(tmp_path, tiny_base, tiny_dataset, monkeypatch, claiming):
     free = train(job_in(tmp_path / "free", tiny_base, tiny_dataset, max_steps=STEPS))
     curve = [line["epsilon"] for line in free["history"] if "loss" in line]
-    tight = dataclasses.replace(PRIVATE, target_epsilon=(curve[4] + curve[5]) / 2)  # five steps
+    tight = PRIVATE.replace(target_epsilon=(curve[4] + curve[5]) / 2)  # five steps
     job = job_in(tmp_path / "job", tiny_base, tiny_dataset, privacy=tight, max_steps=STEPS, checkpoint_steps=2)
     claiming(2)
     with monkeypatch.context() as patch:  # dies after step 3, with a checkpoint of step 2

@@ -21,7 +21,7 @@ from sealed_experts.training.objectives.sft import SupervisedFineTuning
 from sealed_experts.training.stage import train_stage
 from tests.unit.training.test_stage import PLAIN, PRIVATE, comparable, interrupt_after, make_job, supervised, train
 
-REPRODUCIBLE = dataclasses.replace(PRIVATE, mode="reproducible")
+REPRODUCIBLE = PRIVATE.replace(mode="reproducible")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """A full disk at each write of a stage, of sealing and of assembly; a read-only disk; a folder that is taken away."""
 
-import dataclasses
 import gc
 import importlib.util
 import itertools
@@ -24,7 +23,7 @@ from tests.unit.packages.test_seal_package import project
 from tests.unit.training.test_stage import PLAIN, PRIVATE, comparable, make_job, supervised, train
 
 # Its key follows from the seed, so that two folders give the same bits.
-REPRODUCIBLE = dataclasses.replace(PRIVATE, mode="reproducible")
+REPRODUCIBLE = PRIVATE.replace(mode="reproducible")
 
 
 @pytest.fixture(autouse=True)

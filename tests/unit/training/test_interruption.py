@@ -33,7 +33,7 @@ def endless(tmp_path, tiny_base, tiny_dataset, monkeypatch):
     """A job of more steps than anybody waits for."""
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     job = make_job(tmp_path / "run", tiny_base, tiny_dataset, privacy=PLAIN)
-    settings = dataclasses.replace(job.settings, max_steps=10**6, checkpoint_steps=10**6, checkpoint_minutes=10**6)
+    settings = job.settings.replace(max_steps=10**6, checkpoint_steps=10**6, checkpoint_minutes=10**6)
     return dataclasses.replace(job, settings=settings)
 
 

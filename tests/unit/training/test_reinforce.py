@@ -1,17 +1,15 @@
 """REINFORCE: log-probabilities, divergence, loss, baseline and queries against definitions written out."""
 
-import dataclasses
-
 import pytest
 import torch
 
 from sealed_experts.errors import UserError
-from sealed_experts.models.adapters import attach_adapter, trainable_parameters
+from sealed_experts.models.adapters.lora import Lora
+from sealed_experts.models.attachment import attach_adapter, trainable_parameters
 from sealed_experts.models.loading import load_tokenizer
 from sealed_experts.privacy.gradients import HookGradients
 from sealed_experts.privacy.streams import Stream
-from sealed_experts.rewards.reward import Score
-from sealed_experts.settings.types import AdapterSettings, ReinforceSettings
+from sealed_experts.rewards import Score
 from sealed_experts.training.batches import Example, physical_batches
 from sealed_experts.training.objectives.baseline import Baseline
 from sealed_experts.training.objectives.distributions import (
@@ -20,12 +18,13 @@ from sealed_experts.training.objectives.distributions import (
     policy_terms,
 )
 from sealed_experts.training.objectives.objective import Materials
-from sealed_experts.training.objectives.reinforce import Reinforce
+from sealed_experts.training.objectives.reinforce import PolicyGradient
+from sealed_experts.training.stages.reinforce import Reinforce
 from tests.tiny import build_tiny_base, tiny_qwen2
 
 CPU = torch.device("cpu")
 STREAM = Stream(b"r" * 32)
-SETTINGS = ReinforceSettings(
+SETTINGS = Reinforce(
     rollout_batch_size=4, max_new_tokens=5, max_seq_len=40, temperature=0.8, top_p=0.7, kl_coef=0.3, entropy_coef=0.2
 )
 
@@ -59,7 +58,7 @@ def moved(model, seed, scale=0.3):
 
 def adapted():
     model = tiny_qwen2().requires_grad_(False)
-    model = attach_adapter(model, AdapterSettings(rank=2, alpha=4), seed=1)
+    model = attach_adapter(model, Lora(rank=2, alpha=4), seed=1)
     moved(model, 3)
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(10.0)  # a random head says all tokens alike
@@ -68,7 +67,7 @@ def adapted():
 
 def objective_of(model, tokenizer, settings=SETTINGS, reward=None):
     materials = Materials(model=model, tokenizer=tokenizer, pad_id=tokenizer.pad_token_id, seed=5)
-    return Reinforce(settings=settings, reward=reward or Vowels(), materials=materials)
+    return PolicyGradient(settings=settings, reward=reward or Vowels(), materials=materials)
 
 
 def prompts(count=4):
@@ -219,7 +218,7 @@ def test_the_loss_and_its_gradient_are_the_formulas(tokenizer):
 
 def test_advantages_come_from_the_baseline_before_it_moves(tokenizer):
     model = adapted()
-    settings = dataclasses.replace(SETTINGS, reward_scale=2.0, baseline_decay=0.5)
+    settings = SETTINGS.replace(reward_scale=2.0, baseline_decay=0.5)
     objective = objective_of(model, tokenizer, settings)
     (batch,) = prepared(model, objective)
     for rollout in batch.examples:
@@ -279,7 +278,7 @@ def test_prompts_that_leave_no_room_are_refused_before_training(tokenizer, tmp_p
 def run_bandit(tokenizer, *, sign=1.0, steps=30):
     """Train on the share of vowels with plain Adam; return mean rewards of the first and last steps."""
     model = adapted()
-    settings = dataclasses.replace(SETTINGS, kl_coef=0.0, entropy_coef=0.0, temperature=1.0, top_p=1.0, reward_scale=1)
+    settings = SETTINGS.replace(kl_coef=0.0, entropy_coef=0.0, temperature=1.0, top_p=1.0, reward_scale=1)
     objective = objective_of(model, tokenizer, settings)
     optimizer = torch.optim.Adam(trainable_parameters(model), lr=3e-2)
     rows = [Example(ids=(10, 11, 12, 13), prompt_length=3, unit=unit, prompt="p") for unit in range(48)]

@@ -12,14 +12,15 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 
 from sealed_experts.data.records import Record, read_records, write_records
 from sealed_experts.errors import UserError
-from sealed_experts.rewards.reward import Score
-from sealed_experts.settings.types import PrivacySettings, ReinforceSettings
+from sealed_experts.privacy.settings import PrivacySettings
+from sealed_experts.rewards import Score
 from sealed_experts.training import held_out
 from sealed_experts.training.checkpoints import load_state
 from sealed_experts.training.interruption import Interrupted
 from sealed_experts.training.objectives.baseline import Baseline
-from sealed_experts.training.objectives.reinforce import Reinforce
+from sealed_experts.training.objectives.reinforce import PolicyGradient
 from sealed_experts.training.stage import train_stage
+from sealed_experts.training.stages.reinforce import Reinforce
 from sealed_experts.training.summary import reward_metrics
 from tests.unit.training.test_stage import comparable, interrupt_after, make_job, share_key, supervised
 
@@ -41,11 +42,11 @@ class Vowels:
 
 
 def objective(job, reward=None):
-    return lambda materials: Reinforce(settings=job.settings, reward=reward or Vowels(), materials=materials)
+    return lambda materials: PolicyGradient(settings=job.settings, reward=reward or Vowels(), materials=materials)
 
 
 def rl_job(folder, start, *, privacy=PRIVATE, **changes):
-    settings = ReinforceSettings(
+    settings = Reinforce(
         **{
             "learning_rate": 5e-3,
             "rollout_batch_size": 8,
@@ -168,7 +169,7 @@ def test_the_budget_stop_looks_at_the_joint_epsilon(tuned, whole, tmp_path):
     if not tuned[1].enabled:
         pytest.skip("no budget without privacy")
     after_three = next(line["epsilon"] for line in whole[1]["history"] if line["step"] == 3 and "loss" in line)
-    privacy = dataclasses.replace(PRIVATE, target_epsilon=after_three * 1.0001)
+    privacy = PRIVATE.replace(target_epsilon=after_three * 1.0001)
     state = train(rl_job(tmp_path, tuned[0], privacy=privacy))
     assert (state["step"], state["stopped_reason"]) == (3, "privacy_budget")
 
@@ -176,7 +177,7 @@ def test_the_budget_stop_looks_at_the_joint_epsilon(tuned, whole, tmp_path):
 def test_the_baseline_learns_of_other_records_through_noise_alone(tuned, whole):
     """Without noise it would be the moving average of the logged means, clipped; with it, it is somewhere else."""
     lines = [line for line in whole[1]["history"] if "loss" in line]
-    plain = Baseline(decay=ReinforceSettings().baseline_decay)
+    plain = Baseline(decay=Reinforce().baseline_decay)
     noiseless = []
     for line in lines:
         plain.update(line["reward_mean"])
@@ -226,7 +227,7 @@ def test_a_reward_that_fails_stops_the_run_and_keeps_its_state(tuned, tmp_path):
 
 
 def test_recomputed_activations_change_no_rollout(tuned, tmp_path):
-    privacy = dataclasses.replace(tuned[1], mode="reproducible")
+    privacy = tuned[1].replace(mode="reproducible")
     job = rl_job(tmp_path, tuned[0], privacy=privacy, total_steps=2, gradient_checkpointing="on")
     state = train(job)
     assert state["step"] == 2

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from sealed_experts.models.adapters import attach_adapter, trainable_parameters
+from sealed_experts.models.adapters.lora import Lora
+from sealed_experts.models.attachment import attach_adapter, trainable_parameters
 from sealed_experts.models.memory import enable_gradient_checkpointing
 from sealed_experts.privacy.gradients import HookGradients
 from sealed_experts.privacy.streams import Stream
-from sealed_experts.settings.types import AdapterSettings
 from sealed_experts.training.objectives.distributions import nucleus_log_probs
 from sealed_experts.training.rollouts import Sampling, check_row_independence, pick_tokens, sample_answers
 from tests.tiny import tiny_qwen2
@@ -20,7 +20,7 @@ PROMPTS = [[5, 9, 11], [20, 21, 22, 23, 24, 25, 26], [40], [61, 62, 63, 64, 65]]
 
 def policy(seed=0, sharpness=1.0):
     model = tiny_qwen2().requires_grad_(False)
-    model = attach_adapter(model, AdapterSettings(rank=2, alpha=4), seed=1)
+    model = attach_adapter(model, Lora(rank=2, alpha=4), seed=1)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(seed)
         for parameter in trainable_parameters(model):

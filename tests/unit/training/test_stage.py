@@ -11,9 +11,10 @@ import torch
 
 from sealed_experts.data.records import read_records, write_records
 from sealed_experts.errors import UserError
+from sealed_experts.models.adapters.lora import Lora
 from sealed_experts.privacy.mechanism import GradientMechanism
+from sealed_experts.privacy.settings import PrivacySettings
 from sealed_experts.settings.fields import plain
-from sealed_experts.settings.types import AdapterSettings, PrivacySettings, SftSettings
 from sealed_experts.training import loop as loop_module
 from sealed_experts.training.checkpoints import CheckpointFolder, load_state
 from sealed_experts.training.interruption import Interrupted, Interruption
@@ -21,6 +22,7 @@ from sealed_experts.training.job import StageJob
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
 from sealed_experts.training.samplers import PoissonSampler
 from sealed_experts.training.stage import train_stage
+from sealed_experts.training.stages.sft import Sft
 from sealed_experts.training.summary import training_metrics
 from tests.measured import MEASURED
 
@@ -33,7 +35,7 @@ def supervised(materials):
 
 
 def make_job(folder, base, dataset, *, privacy=PRIVATE, **changes):
-    settings = SftSettings(
+    settings = Sft(
         **{
             "learning_rate": 5e-3,
             "batch_size": 8,
@@ -54,7 +56,7 @@ def make_job(folder, base, dataset, *, privacy=PRIVATE, **changes):
         seed=3,
         device="cpu",
         template="alpaca",
-        adapter=AdapterSettings(rank=2, alpha=4),
+        adapter=Lora(rank=2, alpha=4),
         settings=settings,
         computed={"sft": settings.part(operation=False)},
         base=base,
@@ -133,7 +135,7 @@ def test_release_mode_draws_a_new_key_for_every_run(tmp_path, tiny_base, tiny_da
 
 
 def test_reproducible_mode_repeats_itself_and_claims_nothing(tmp_path, tiny_base, tiny_dataset):
-    privacy = dataclasses.replace(PRIVATE, mode="reproducible")
+    privacy = PRIVATE.replace(mode="reproducible")
     one, two = (train(make_job(tmp_path / name, tiny_base, tiny_dataset, privacy=privacy)) for name in ("one", "two"))
     assert comparable(one) == comparable(two)
     assert one["privacy"]["epsilon"] is None
@@ -147,20 +149,16 @@ def test_reproducible_mode_repeats_itself_and_claims_nothing(tmp_path, tiny_base
 def test_the_budget_stops_the_run_and_says_so(tmp_path, tiny_base, tiny_dataset):
     free = train(make_job(tmp_path / "free", tiny_base, tiny_dataset))
     epsilons = [line["epsilon"] for line in free["history"] if "loss" in line]
-    tight = dataclasses.replace(PRIVATE, target_epsilon=(epsilons[2] + epsilons[3]) / 2)
+    tight = PRIVATE.replace(target_epsilon=(epsilons[2] + epsilons[3]) / 2)
     state = train(make_job(tmp_path / "tight", tiny_base, tiny_dataset, privacy=tight))
     assert (state["step"], state["stopped_reason"]) == (3, "privacy_budget")
     assert state["privacy"]["epsilon"] == epsilons[2] <= tight.target_epsilon
     with pytest.raises(UserError, match="the first step would bring"):
-        train(
-            make_job(
-                tmp_path / "none", tiny_base, tiny_dataset, privacy=dataclasses.replace(PRIVATE, target_epsilon=1e-3)
-            )
-        )
+        train(make_job(tmp_path / "none", tiny_base, tiny_dataset, privacy=PRIVATE.replace(target_epsilon=1e-3)))
 
 
 def test_auto_noise_ends_at_the_target(tmp_path, tiny_base, tiny_dataset):
-    privacy = dataclasses.replace(PRIVATE, noise_multiplier="auto", target_epsilon=4.0)
+    privacy = PRIVATE.replace(noise_multiplier="auto", target_epsilon=4.0)
     state = train(make_job(tmp_path, tiny_base, tiny_dataset, privacy=privacy))
     assert state["stopped_reason"] == "max_steps"
     assert 3.9 < state["privacy"]["epsilon"] <= 4.0
@@ -193,7 +191,7 @@ def test_without_privacy_it_learns_and_metrics_say_what_happened(tmp_path, tiny_
 
 def test_the_first_steps_equal_pytorchs_own_adamw(tmp_path, tiny_base, tiny_dataset):
     """One step without privacy against plain autograd and AdamW over the same batch, written out."""
-    from sealed_experts.models.adapters import adapter_state, attach_adapter, trainable_parameters
+    from sealed_experts.models.attachment import adapter_state, attach_adapter, trainable_parameters
     from sealed_experts.models.loading import load_base
     from sealed_experts.training.samplers import ShuffledSampler
 
@@ -203,7 +201,7 @@ def test_the_first_steps_equal_pytorchs_own_adamw(tmp_path, tiny_base, tiny_data
         patch.setattr(ShuffledSampler, "draw", lambda self, step: drawn.append(original(self, step)) or drawn[-1])
         state = train(make_job(tmp_path, tiny_base, tiny_dataset, privacy=PLAIN, max_steps=1))
     base = load_base(tiny_base.parent, device=torch.device("cpu"))
-    model = attach_adapter(base.model, AdapterSettings(rank=2, alpha=4), seed=3)
+    model = attach_adapter(base.model, Lora(rank=2, alpha=4), seed=3)
     records = read_records(tiny_dataset / "train.jsonl")
     losses = []
     for record in (records[index] for index in drawn[0]):
@@ -237,7 +235,7 @@ def test_a_unit_of_many_rows_gives_one_row_a_step(tmp_path, tiny_base, tiny_data
     write_records(folder / "train.jsonl", owned)
     write_records(folder / "val.jsonl", read_records(tiny_dataset / "val.jsonl"))
     (folder / "stats.json").write_text(json.dumps({"unit": "customer", "digest": "1" * 64}))
-    privacy = dataclasses.replace(PRIVATE, delta=1e-2)
+    privacy = PRIVATE.replace(delta=1e-2)
     state = train(make_job(tmp_path, tiny_base, folder, batch_size=5, privacy=privacy))
     assert (state["privacy"]["units"], state["privacy"]["unit"]) == (10, "customer")
     assert state["privacy"]["sample_rate"] == 0.5
@@ -327,7 +325,7 @@ def test_settled_noise_and_steps_are_part_of_the_fingerprint(tmp_path, tiny_base
     """`auto` may settle otherwise tomorrow; then the old key must not be used again."""
     from sealed_experts.training import stage as stage_module
 
-    privacy = dataclasses.replace(PRIVATE, noise_multiplier="auto", target_epsilon=4.0)
+    privacy = PRIVATE.replace(noise_multiplier="auto", target_epsilon=4.0)
     job = make_job(tmp_path, tiny_base, tiny_dataset, privacy=privacy)
     first = train(job)
     original = stage_module.plan_stage
@@ -347,7 +345,7 @@ def test_another_environment_starts_again_and_says_why(tmp_path, tiny_base, tiny
 
 
 def test_private_training_with_recomputed_activations_gives_the_same_adapter(tmp_path, tiny_base, tiny_dataset):
-    privacy = dataclasses.replace(PRIVATE, mode="reproducible")
+    privacy = PRIVATE.replace(mode="reproducible")
     state = train(
         make_job(tmp_path, tiny_base, tiny_dataset, privacy=privacy, gradient_checkpointing="on", max_steps=2)
     )

@@ -2,42 +2,97 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from sealed_experts.data.records import read_records
-from sealed_experts.data.sources import count_upper_bound as bound_of
-from sealed_experts.data.sources.rows import TRAIN, VAL, BadRow, Row
+from sealed_experts.data.rows import TRAIN, VAL, BadRow, Row
+from sealed_experts.data.sources import Source
 from sealed_experts.errors import UserError
-from sealed_experts.settings.sources import CombinedSource, DatasetSettings
+from sealed_experts.settings.fields import Distinct, setting
+from sealed_experts.settings.messages import Mistake, listed, shown, suggestion
 
 
-def read(settings: CombinedSource, *, parts: Sequence[Path] = ()) -> Iterator[Row | BadRow]:
-    """Yield the prepared records of `parts`, one folder for each dataset in `of`, in that order.
+class Combined(Source):
+    """Several other datasets together; each record stays on the side of the split it has there."""
 
-    Raises:
-        UserError: the folders are not those of the datasets, or one is not prepared.
-    """
-    folders = {folder.name: folder for folder in parts}
-    if folders.keys() != set(settings.of) or len(parts) != len(settings.of):
-        raise UserError(
-            f"a combined dataset of {', '.join(settings.of)} got the folders {', '.join(map(str, parts)) or 'none'}"
-        )
-    for side in (TRAIN, VAL):
-        for name in settings.of:
-            path = folders[name] / f"{side}.jsonl"
-            for line, record in enumerate(read_records(path), 1):
-                yield Row(
-                    file=str(path),
-                    line=line,
-                    instruction=record.instruction,
-                    input=record.input,
-                    output=record.output,
-                    unit=record.unit,
-                    side=side,
-                )
+    source: Literal["combined"] = setting("Other datasets.", default="combined")
+    of: Distinct[str] = setting("The datasets to combine.", min_length=1)
+
+    recipe: ClassVar[int] = 2
+    order: ClassVar[int] = 1
+
+    def read(self, *, parts: Sequence[Path] = ()) -> Iterator[Row | BadRow]:
+        """Yield the prepared records of `parts`, one folder for each dataset in `of`, in that order.
+
+        Raises:
+            UserError: the folders are not those of the datasets, or one is not prepared.
+        """
+        folders = {folder.name: folder for folder in parts}
+        if folders.keys() != set(self.of) or len(parts) != len(self.of):
+            raise UserError(
+                f"a combined dataset of {', '.join(self.of)} got the folders {', '.join(map(str, parts)) or 'none'}"
+            )
+        for side in (TRAIN, VAL):
+            for name in self.of:
+                path = folders[name] / f"{side}.jsonl"
+                for line, record in enumerate(read_records(path), 1):
+                    yield Row(
+                        file=str(path),
+                        line=line,
+                        instruction=record.instruction,
+                        input=record.input,
+                        output=record.output,
+                        unit=record.unit,
+                        side=side,
+                    )
+
+    def count_upper_bound(self, datasets: Mapping[str, Source]) -> int | None:
+        """Return the sum of the parts' bounds, or None when one of them is not known."""
+        bounds = [datasets[name].count_upper_bound(datasets) if name in datasets else None for name in self.of]
+        known = [bound for bound in bounds if bound is not None]
+        return sum(known) if len(known) == len(bounds) else None
+
+    def parts(self) -> tuple[str, ...]:
+        """`of`."""
+        return self.of
+
+    def mistakes(
+        self, name: str, datasets: Mapping[str, Source], *, names: Sequence[str], root: Path
+    ) -> Iterator[Mistake]:
+        """Yield parts that do not exist, come in twice, or forbid publishing what the whole would publish."""
+        for place, part in enumerate(self.of):
+            if part not in names:
+                others = [other for other in names if other != name]
+                text = f"{shown(part)} is not a dataset; {suggestion(part, others)}"
+                yield Mistake(("datasets", name, "of", place), text, involves=(("datasets", part),))
+        leaves = _leaves(name, datasets, ())
+        if leaves is None:
+            yield Mistake(("datasets", name, "of"), f"the dataset is combined of itself, through {listed(self.of)}")
+            return
+        twice = sorted({leaf for leaf in leaves if leaves.count(leaf) > 1})
+        if twice:
+            yield Mistake(
+                ("datasets", name, "of"), f"{listed(twice)} would come in more than once; name each only once"
+            )
+        private = [leaf for leaf in leaves if leaf in datasets and not datasets[leaf].public_evaluation]
+        if self.public_evaluation and private:
+            yield Mistake(
+                ("datasets", name, "public_evaluation"),
+                f"true, but {listed(private)} in it does not allow publishing; set it there too, or false here",
+                involves=tuple(("datasets", leaf, "public_evaluation") for leaf in private),
+            )
 
 
-def count_upper_bound(settings: CombinedSource, *, datasets: Mapping[str, DatasetSettings]) -> int | None:
-    """Return the sum of the parts' bounds, or None when one of them is not known."""
-    bounds = [bound_of(datasets[name], datasets=datasets) if name in datasets else None for name in settings.of]
-    known = [bound for bound in bounds if bound is not None]
-    return sum(known) if len(known) == len(bounds) else None
+def _leaves(name: str, datasets: Mapping[str, Source], within: tuple[str, ...]) -> list[str] | None:
+    """Return the uncombined datasets that a dataset is made of, each as often as it comes in; None for a circle."""
+    if name in within:
+        return None
+    if name not in datasets or not datasets[name].parts():
+        return [name]
+    leaves: list[str] = []
+    for part in datasets[name].parts():
+        inner = _leaves(part, datasets, (*within, name))
+        if inner is None:
+            return None
+        leaves += inner
+    return leaves

@@ -2,26 +2,43 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
-from sealed_experts.data.demo_glossary import DEMO_FOLDER
+from sealed_experts.data.demo_glossary import DEMO_FOLDER, demo_files
 from sealed_experts.data.demo_questions import house_questions
-from sealed_experts.data.sources.rows import BadRow, Row
-from sealed_experts.settings.sources import DatasetSettings, DemoSource
+from sealed_experts.data.rows import BadRow, Row
+from sealed_experts.data.sources import Source, SplitSource
+from sealed_experts.settings.fields import setting
 
 
-def read(settings: DemoSource, *, parts: Sequence[Path] = (), folder: Path = DEMO_FOLDER) -> Iterator[Row | BadRow]:
-    """Yield at most `settings.records` questions of the domain, always the same; the group is the source fact."""
-    questions = house_questions(settings.domain, folder=folder)
-    for line, question in enumerate(questions[: settings.records], 1):
-        yield Row(
-            file=f"{folder}/{settings.domain}",
-            line=line,
-            instruction=question.ask,
-            output=question.answer,
-            group=question.fact,
-        )
+class Demo(SplitSource):
+    """Finance questions and answers made on the spot from the glossary and facts in config/demo/."""
 
+    source: Literal["demo"] = setting("Made on the spot.", default="demo")
+    domain: Literal["banking", "investment"] = setting("Which half of the demo data.", default="banking")
+    records: int = setting("How many records to make at most.", default=2500, ge=50)
+    public_evaluation: bool = setting("The demo's records are not private.", default=True)
 
-def count_upper_bound(settings: DemoSource, *, datasets: Mapping[str, DatasetSettings]) -> int | None:
-    """Return how many records were asked for."""
-    return settings.records
+    def read(self, *, parts: Sequence[Path] = (), folder: Path = DEMO_FOLDER) -> Iterator[Row | BadRow]:
+        """Yield at most `records` questions of the domain, always the same; the group is the source fact."""
+        questions = house_questions(self.domain, folder=folder)
+        for line, question in enumerate(questions[: self.records], 1):
+            yield Row(
+                file=f"{folder}/{self.domain}",
+                line=line,
+                instruction=question.ask,
+                output=question.answer,
+                group=question.fact,
+            )
+
+    def count_upper_bound(self, datasets: Mapping[str, Source]) -> int | None:
+        """Return how many records were asked for."""
+        return self.records
+
+    def files(self) -> list[str]:
+        """Return the demo's facts."""
+        return demo_files()
+
+    def places(self, root: Path) -> Iterator[tuple[str, str]]:
+        """Yield the domain's facts."""
+        yield f"demo {self.domain}", self.domain

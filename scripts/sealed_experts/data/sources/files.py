@@ -5,41 +5,98 @@ line and the rows after it are still read.
 """
 
 import codecs
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 from sealed_experts.data.csv_records import CsvRecord, csv_records
-from sealed_experts.data.sources.rows import BadRow, Row, check_columns, map_row, mapped_columns
+from sealed_experts.data.rows import BadRow, Mapped, Row, check_columns, map_row, mapped_columns
+from sealed_experts.data.sources import Source, SplitSource
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import strict_json
-from sealed_experts.settings.sources import DatasetSettings, FilesSource, RowsSettings
+from sealed_experts.settings.fields import Distinct, setting, text
+from sealed_experts.settings.messages import Mistake, shown
 
 COUNTED_BYTES = 64_000_000  # counting the lines of a larger file would delay every start
 UNKNOWN = None
+KnownFile = Annotated[
+    str,
+    text(
+        r"\.([jJ][sS][oO][nN][lL]|[cC][sS][vV]|[pP][aA][rR][qQ][uU][eE][tT])$",
+        "a file that ends in .jsonl, .csv or .parquet",
+    ),
+]
 
 
-def read(settings: FilesSource, *, parts: Sequence[Path] = ()) -> Iterator[Row | BadRow]:
-    """Yield the rows of every file in order; `line` is the line in the file (Parquet: the row, from 1).
+class Files(Mapped, SplitSource):
+    """JSONL, CSV or Parquet files."""
 
-    Raises:
-        UserError: a file is missing or of another format, or a column is missing from its header.
-    """
-    for name in settings.paths:
-        try:
-            yield from READERS[Path(name).suffix.lower()](name, settings)
-        except FileNotFoundError as error:
-            raise UserError(f"{name} does not exist: correct `paths`") from error
-        except OSError as error:
-            reason = error.strerror or str(error).splitlines()[0]
-            raise UserError(f"{name} cannot be read ({reason}): give a readable file in `paths`") from error
+    source: Literal["files"] = setting("Files.", default="files")
+    paths: Distinct[KnownFile] = setting(
+        "The files, read in this order; the ending decides the format: .jsonl, .csv or .parquet.", min_length=1
+    )
+
+    recipe: ClassVar[int] = 2
+
+    def read(self, *, parts: Sequence[Path] = ()) -> Iterator[Row | BadRow]:
+        """Yield the rows of every file in order; `line` is the line in the file (Parquet: the row, from 1).
+
+        Raises:
+            UserError: a file is missing or of another format, or a column is missing from its header.
+        """
+        for name in self.paths:
+            try:
+                yield from READERS[Path(name).suffix.lower()](name, self)
+            except FileNotFoundError as error:
+                raise UserError(f"{name} does not exist: correct `paths`") from error
+            except OSError as error:
+                reason = error.strerror or str(error).splitlines()[0]
+                raise UserError(f"{name} cannot be read ({reason}): give a readable file in `paths`") from error
+
+    def count_upper_bound(self, datasets: Mapping[str, Source]) -> int | None:
+        """Return the number of lines (Parquet: rows) of all files; None when one is missing, unreadable or large."""
+        counts = [_count(Path(name)) for name in self.paths]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+
+    def files(self) -> list[str]:
+        """`paths`."""
+        return list(self.paths)
+
+    def places(self, root: Path) -> Iterator[tuple[str, str]]:
+        """Yield every file, links followed."""
+        for path in self.paths:
+            yield f"file {_real(root / path)}", path
+
+    def mistakes(
+        self, name: str, datasets: Mapping[str, Source], *, names: Sequence[str], root: Path
+    ) -> Iterator[Mistake]:
+        """Yield files that do not exist, stand twice, or have a name that Snakemake cannot take."""
+        first: dict[str, str] = {}
+        for place, path in enumerate(self.paths):
+            here = ("datasets", name, "paths", place)
+            if not os.path.isfile(root / path):  # unlike Path's, it takes any text for a name
+                yield Mistake(
+                    here,
+                    f"{shown(path)} is not an existing file; put the data there or correct the path"
+                    " (relative paths start in the repository's folder)",
+                )
+            if "{" in path or "}" in path:
+                yield Mistake(
+                    here, f"{shown(path)} holds a brace, which Snakemake takes for a wildcard: rename the file"
+                )
+            real = _real(root / path)
+            if real in first:
+                yield Mistake(here, f"{shown(path)} is the same file as {shown(first[real])}; name each once")
+            first.setdefault(real, path)
 
 
-def count_upper_bound(settings: FilesSource, *, datasets: Mapping[str, DatasetSettings]) -> int | None:
-    """Return the number of lines (Parquet: rows) of all files; None when one is missing, unreadable or large."""
-    counts = [_count(Path(name)) for name in settings.paths]
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
+def _real(path: Path) -> str:
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):
+        return str(path)  # no such file can exist: said elsewhere
 
 
 def _count(path: Path) -> int | None:
@@ -54,7 +111,7 @@ def _count(path: Path) -> int | None:
         return UNKNOWN  # what is wrong with the file is said where it is read
 
 
-def _read_jsonl(name: str, settings: RowsSettings) -> Iterator[Row | BadRow]:
+def _read_jsonl(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
     with open(name, "rb") as stream:
         for number, line in enumerate(stream, 1):
             if number == 1:
@@ -74,7 +131,7 @@ def _read_jsonl(name: str, settings: RowsSettings) -> Iterator[Row | BadRow]:
                     yield BadRow(name, number, "wrong type", f"the line is {type(values).__name__}, not an object")
 
 
-def _read_csv(name: str, settings: RowsSettings) -> Iterator[Row | BadRow]:
+def _read_csv(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
     with open(name, "rb") as stream:
         # Bytes that are not UTF-8 travel as surrogates, which `map_row` reports for the row they stand in.
         records = csv_records(_decoded(stream), name=name)
@@ -107,7 +164,7 @@ def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
         yield (line.removeprefix(codecs.BOM_UTF8) if number == 0 else line).decode(errors="surrogateescape")
 
 
-def _read_parquet(name: str, settings: RowsSettings) -> Iterator[Row | BadRow]:
+def _read_parquet(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
     file = _open_parquet(name)
     columns = file.schema_arrow.names
     check_columns(name, columns, settings)
@@ -154,7 +211,7 @@ def _damaged(name: str, error: Exception) -> UserError:
     )
 
 
-READERS: dict[str, Callable[[str, RowsSettings], Iterator[Row | BadRow]]] = {
+READERS: dict[str, Callable[[str, Mapped], Iterator[Row | BadRow]]] = {
     ".jsonl": _read_jsonl,
     ".csv": _read_csv,
     ".parquet": _read_parquet,

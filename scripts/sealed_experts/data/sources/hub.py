@@ -1,36 +1,48 @@
 """A dataset on the Hugging Face hub, at a pinned revision, through the `datasets` package."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-from sealed_experts.data.sources.rows import BadRow, Row, check_columns, map_row, mapped_columns
+from sealed_experts.data.rows import BadRow, Mapped, Row, check_columns, map_row, mapped_columns
+from sealed_experts.data.sources import SplitSource
 from sealed_experts.errors import UserError
-from sealed_experts.settings.sources import DatasetSettings, HubSource
+from sealed_experts.settings.fields import setting
+from sealed_experts.settings.texts import Commit
 
 
-def read(settings: HubSource, *, parts: Sequence[Path] = ()) -> Iterator[Row | BadRow]:
-    """Yield the rows of one split; `line` is the row from 1.
+class Hub(Mapped, SplitSource):
+    """A dataset on the Hugging Face hub."""
 
-    HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are honoured by the library.
+    source: Literal["hub"] = setting("The hub.", default="hub")
+    path: str = setting("The dataset's id.", min_length=1)
+    revision: Commit = setting("The dataset's commit (40 hexadecimal digits).")
+    name: str | None = setting("The dataset's configuration, where it has several.", default=None, min_length=1)
+    split: str = setting("Which of its splits to read.", default="train", min_length=1)
 
-    Raises:
-        UserError: no network, unknown id, configuration or split, a gated dataset, or a missing column.
-    """
-    dataset = _load(settings)
-    check_columns(settings.path, dataset.column_names, settings)
-    wanted = [column for column in mapped_columns(settings) if column in dataset.column_names]
-    place = f"{settings.path}@{settings.revision[:12]}[{settings.split}]"
-    for number, values in enumerate(dataset.select_columns(wanted), 1):
-        yield map_row(values, settings=settings, file=place, line=number)
+    recipe: ClassVar[int] = 2
+
+    def read(self, *, parts: Sequence[Path] = ()) -> Iterator[Row | BadRow]:
+        """Yield the rows of one split; `line` is the row from 1.
+
+        HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are honoured by the library.
+
+        Raises:
+            UserError: no network, unknown id, configuration or split, a gated dataset, or a missing column.
+        """
+        dataset = _load(self)
+        check_columns(self.path, dataset.column_names, self)
+        wanted = [column for column in mapped_columns(self) if column in dataset.column_names]
+        place = f"{self.path}@{self.revision[:12]}[{self.split}]"
+        for number, values in enumerate(dataset.select_columns(wanted), 1):
+            yield map_row(values, settings=self, file=place, line=number)
+
+    def places(self, root: Path) -> Iterator[tuple[str, str]]:
+        """Yield the dataset on the hub."""
+        yield f"hub {self.path} {self.name}", self.path
 
 
-def count_upper_bound(settings: HubSource, *, datasets: Mapping[str, DatasetSettings]) -> int | None:
-    """Return None: the size is known only once the dataset is fetched."""
-    return None
-
-
-def _load(settings: HubSource) -> Any:
+def _load(settings: Hub) -> Any:
     import datasets
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 

@@ -1,8 +1,8 @@
 """The member LICENSE: the owner's own text, or the name of a licence whose text everybody can find."""
 
 from sealed_experts.errors import UserError
-from sealed_experts.settings.packagechecks import PRIVATE_KEY
-from sealed_experts.settings.packages import NO_LICENCE
+from sealed_experts.packages.settings import NO_LICENCE
+from sealed_experts.packages.settings_checks import PRIVATE_KEY
 
 LICENCE_MEMBER = "LICENSE"
 

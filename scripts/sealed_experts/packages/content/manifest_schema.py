@@ -16,8 +16,8 @@ from sealed_experts.packages.content.schema_parts import (
     texts,
     whole,
 )
-from sealed_experts.settings.fields import CAPABILITY, LICENCE, TIME, VERSION
-from sealed_experts.settings.packages import LARGEST_LICENCE
+from sealed_experts.packages.settings import CAPABILITY, LARGEST_LICENCE, LICENCE, TIME
+from sealed_experts.settings.texts import VERSION
 
 MANIFEST_FORMAT = 1
 MAX_MANIFEST = 1 << 20  # bytes

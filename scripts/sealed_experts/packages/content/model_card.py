@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sealed_experts.settings.packages import NO_LICENCE
+from sealed_experts.packages.settings import NO_LICENCE
 
 _TRAINING_ROWS = (
     ("steps", "Optimizer steps"),

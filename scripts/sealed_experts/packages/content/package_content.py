@@ -20,11 +20,11 @@ from sealed_experts.packages.content.provenance import PROVENANCE, Origin, prove
 from sealed_experts.packages.content.receipt import RECEIPT, privacy_summary, receipt_bytes
 from sealed_experts.packages.content.receipt_rules import check_receipt
 from sealed_experts.packages.content.tensors import TensorCheck
+from sealed_experts.packages.job import PackageJob
+from sealed_experts.packages.settings import RoutingSettings
 from sealed_experts.packages.source import Memory, blocks, open_source
-from sealed_experts.settings.chain import PackageRun
+from sealed_experts.packages.times import stated_times
 from sealed_experts.settings.fields import plain
-from sealed_experts.settings.times import stated_times
-from sealed_experts.settings.types import RoutingSettings
 
 _WITHHELD = "measured on held-out private records; the dataset does not declare public_evaluation"
 _NOT_MEASURED = "nothing was measured on held-out records"
@@ -58,7 +58,7 @@ class SealingInputs:
         epoch: SOURCE_DATE_EPOCH, seconds since 1970, if it is set: stands for times that the settings do not state.
     """
 
-    settings: PackageRun
+    settings: PackageJob
     selection: Mapping[str, Any]
     metrics: Mapping[str, Any]
     chain: Mapping[str, Mapping[str, Any]]
@@ -165,7 +165,7 @@ def _manifest(inputs: SealingInputs, weights: _Weights) -> dict[str, Any]:
 
 def _adapter(inputs: SealingInputs, weights: _Weights) -> dict[str, Any]:
     """What the settings say, so that an adapter of other settings is refused; and what the files say."""
-    adapter = inputs.settings.adapter
+    adapter: Any = inputs.settings.adapter
     return {
         "kind": adapter.kind,
         "r": adapter.rank,

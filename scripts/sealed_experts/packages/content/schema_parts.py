@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sealed_experts.settings.fields import VERSION_PATTERN
+from sealed_experts.packages.settings import VERSION_PATTERN
 
 
 class LazyValidator:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sealed_experts.packages.errors import PackageError
-from sealed_experts.settings.fields import VERSION, VERSION_PATTERN
+from sealed_experts.packages.settings import VERSION_PATTERN
+from sealed_experts.settings.texts import VERSION
 
 LONGEST = 200  # characters of a version, and of a pattern
 

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sealed_experts.data.units import MIXED
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.ledger.accounting import epsilon, upper_bound
 from sealed_experts.privacy.ledger.events import GaussianEvent, events_from_json
-from sealed_experts.settings.datachecks import MIXED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

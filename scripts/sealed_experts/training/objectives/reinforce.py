@@ -12,10 +12,9 @@ from typing import Any
 import torch
 
 from sealed_experts.errors import UserError
-from sealed_experts.models.adapters import trainable_parameters
+from sealed_experts.models.attachment import trainable_parameters
 from sealed_experts.privacy.streams import Stream
-from sealed_experts.rewards.reward import Reward
-from sealed_experts.settings.types import ReinforceSettings
+from sealed_experts.rewards import Reward
 from sealed_experts.training.batches import Batch, Example, physical_batches
 from sealed_experts.training.held_out import answer_held_out
 from sealed_experts.training.objectives.baseline import Baseline
@@ -27,11 +26,10 @@ from sealed_experts.training.objectives.distributions import (
 from sealed_experts.training.objectives.objective import Materials, Objective
 from sealed_experts.training.objectives.response import mean_response_loss, response_logits
 from sealed_experts.training.scoring import Rollout, Scorer, figures_of_observed, observed, reward_figures
+from sealed_experts.training.stages.reinforce import MEAN_REWARD, Reinforce
 
-MEAN_REWARD = "mean_reward"
 
-
-class Reinforce(Objective):
+class PolicyGradient(Objective):
     """Policy gradients on sampled answers.
 
     A row's loss is -(advantage) · Σ log π + kl_coef · KL - entropy_coef · H over its response tokens. The score term
@@ -45,7 +43,7 @@ class Reinforce(Objective):
 
     name = "reinforce"
 
-    def __init__(self, *, settings: ReinforceSettings, reward: Reward, materials: Materials) -> None:
+    def __init__(self, *, settings: Reinforce, reward: Reward, materials: Materials) -> None:
         self._settings, self._materials = settings, materials
         self._scorer = Scorer(
             settings=settings,

@@ -1,0 +1,1 @@
+"""A run's whole configuration: which settings there are, where they may stand, and what must fit what."""

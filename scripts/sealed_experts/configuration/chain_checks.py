@@ -1,0 +1,60 @@
+"""Checks of an expert's chain of stages, and of which of them is shipped."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+
+from sealed_experts.configuration.document import ExpertSettings
+from sealed_experts.data.sources import Source
+from sealed_experts.settings.layers import Layers
+from sealed_experts.settings.messages import Mistake, shown
+
+
+def chain_mistakes(expert: ExpertSettings, layers: Layers, *, datasets: Mapping[str, Source]) -> Iterator[Mistake]:
+    """Yield what is wrong with an expert's stages, each by itself and all of them together."""
+    for stage in expert.training.values():
+        yield from stage.mistakes(layers)
+    first = expert.stages[0]
+    if expert.stage(first).follows:
+        yield Mistake(
+            ("experts", expert.name, "stages"),
+            f"`{first}` refines an adapter, and none is there yet: put `sft` before it",
+        )
+    yield from _budget_mistakes(expert, layers)
+    if expert.select == "best":
+        yield from _selection_mistakes(expert, layers, datasets)
+
+
+def _budget_mistakes(expert: ExpertSettings, layers: Layers) -> Iterator[Mistake]:
+    """ε is joint over the chain and can only grow: a later stage with a lower target could not take a step."""
+    private = [name for name, stage in expert.training.items() if stage.privacy.enabled]
+    for before, after in itertools.pairwise(private):
+        earlier, later = (expert.stage(stage).privacy.target_epsilon for stage in (before, after))
+        if later < earlier:
+            yield Mistake(
+                layers.locate(after, "privacy", "target_epsilon"),
+                f"{later} is below the {earlier} of stage `{before}` before it; it caps the joint ε, which only grows",
+                involves=(layers.locate(before, "privacy", "target_epsilon"),),
+            )
+
+
+def _selection_mistakes(expert: ExpertSettings, layers: Layers, datasets: Mapping[str, Source]) -> Iterator[Mistake]:
+    """What `select: best` needs: numbers to compare, measured on records that are not private."""
+    rewarded = any(stage.scores_answers for stage in expert.training.values())
+    if expert.select_metric == "reward" and not rewarded:
+        yield Mistake(
+            layers.locate("select_metric"),
+            '"reward" is measured only for an expert with the stage `reinforce`; write `loss`, or `select: last`',
+            involves=(layers.locate("select"), ("experts", expert.name, "stages")),
+        )
+    dataset = datasets.get(expert.dataset)
+    private = [name for name, stage in expert.training.items() if stage.privacy.enabled]
+    if dataset is not None and not dataset.public_evaluation and private:
+        yield Mistake(
+            layers.locate("select"),
+            f"{shown(expert.select)} would choose by held-out records of `{expert.dataset}`, which are private, and no"
+            f" ε covers that; write `last`, or datasets.{expert.dataset}.public_evaluation: true if they are public",
+            involves=(
+                ("datasets", expert.dataset, "public_evaluation"),
+                *(layers.locate(name, "privacy", "enabled") for name in private),
+            ),
+        )

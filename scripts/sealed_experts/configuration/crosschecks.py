@@ -1,0 +1,121 @@
+"""What single settings cannot say: settings that must fit each other, and things that must exist."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sealed_experts.configuration.budget_checks import delta_mistakes
+from sealed_experts.configuration.chain_checks import chain_mistakes
+from sealed_experts.configuration.document import ExpertSettings, Settings
+from sealed_experts.data.units import unit_mistakes
+from sealed_experts.models.base_checks import BaseFacts, base_mistakes
+from sealed_experts.moe.settings import MoeSettings
+from sealed_experts.packages.settings_checks import package_mistakes
+from sealed_experts.settings.layers import Layers
+from sealed_experts.settings.messages import KeyPath, Mistake, listed, shown, suggestion
+
+
+def cross_mistakes(
+    settings: Settings, document: Mapping[str, Any], *, dataset_names: Sequence[str], root: Path
+) -> Iterator[Mistake]:
+    """Yield every mistake in settings whose single values are right.
+
+    Args:
+        settings: the settings, resolved.
+        document: what they were resolved from, for the places of messages.
+        dataset_names: every dataset the configuration declares, also one that is itself mistaken.
+        root: folder that relative paths start from.
+    """
+    facts = BaseFacts.of(settings.base, root=root)
+    yield from base_mistakes(settings.base, root=root)
+    for name, dataset in settings.datasets.items():
+        yield from dataset.mistakes(name, settings.datasets, names=dataset_names, root=root)
+    private = [
+        expert.dataset
+        for expert in settings.experts
+        if any(stage.privacy.enabled for stage in expert.training.values())
+    ]
+    yield from unit_mistakes(private, settings.datasets, root=root)
+    for expert in settings.experts:
+        layers = Layers.of({"defaults": {}, "overrides": {}, **document}, expert.name)
+        yield from _expert_mistakes(expert, dataset_names)
+        yield from expert.adapter.mistakes(layers, model_type=facts.model_type, modules=facts.modules)
+        yield from _length_mistakes(expert, layers, facts)
+        yield from package_mistakes(expert.name, expert.version, expert.routing, expert.package, layers, root=root)
+        yield from delta_mistakes(expert, layers)
+        yield from _rank_mistakes(expert, layers, settings.moe)
+        yield from chain_mistakes(expert, layers, datasets=settings.datasets)
+    yield from _fallback_mistakes(settings)
+    yield from settings.moe.he_config.mistakes()
+    yield from settings.moe.gatelink_config.mistakes()
+    yield from _limit_mistakes(settings, document)
+
+
+def _expert_mistakes(expert: ExpertSettings, datasets: Sequence[str]) -> Iterator[Mistake]:
+    here = ("experts", expert.name)
+    if expert.dataset not in datasets:
+        text = f"{shown(expert.dataset)} is not a dataset; {suggestion(expert.dataset, datasets)}"
+        yield Mistake((*here, "dataset"), text, involves=(("datasets", expert.dataset),))
+    routing = (*here, "routing", "keywords")
+    if not expert.routing.keywords and not expert.routing.always_active:
+        yield Mistake(
+            routing,
+            "none are given, so no question would reach this expert; list some, or set routing.always_active: true",
+            involves=((*here, "routing", "always_active"),),
+        )
+    first: dict[str, str] = {}
+    for place, keyword in enumerate(expert.routing.keywords):
+        folded = " ".join(keyword.casefold().split())
+        if folded in first:
+            text = f"{shown(keyword)} is the same keyword as {shown(first[folded])}; it would count twice: keep one"
+            yield Mistake((*routing, place), text)
+        first.setdefault(folded, keyword)
+
+
+def _length_mistakes(expert: ExpertSettings, layers: Layers, facts: BaseFacts) -> Iterator[Mistake]:
+    for name, stage in expert.training.items():
+        if facts.longest is not None and stage.max_seq_len > facts.longest:
+            yield Mistake(
+                layers.locate(name, "max_seq_len"),
+                f"{stage.max_seq_len} is longer than the base can read, which is {facts.longest} tokens",
+                involves=(("base", "demo", "context"), ("base", "name")),
+            )
+
+
+def _rank_mistakes(expert: ExpertSettings, layers: Layers, moe: MoeSettings) -> Iterator[Mistake]:
+    rank, most = expert.adapter.lora_rank, moe.gatelink_config.max_lora_rank
+    if rank is not None and rank > most:
+        yield Mistake(
+            layers.locate("adapter", "rank"),
+            f"{rank} is above moe.gatelink_config.max_lora_rank, which is {most}; lower the one or raise the other",
+            involves=(("moe", "gatelink_config", "max_lora_rank"),),
+        )
+
+
+def _fallback_mistakes(settings: Settings) -> Iterator[Mistake]:
+    """At most one fallback. None is allowed: a question without a keyword then finds no expert, and is told so."""
+    active = [expert.name for expert in settings.experts if expert.routing.always_active]
+    for name in active[1:]:
+        yield Mistake(
+            ("experts", name, "routing", "always_active"),
+            f"`{active[0]}` is always active already; at most one expert can be the fallback: set one of them to false",
+        )
+
+
+def _limit_mistakes(settings: Settings, document: Mapping[str, Any]) -> Iterator[Mistake]:
+    """A mixture with an expert that claims no ε is within no limit: it would be refused after all the training."""
+    unclaimed: list[str] = []
+    places: list[KeyPath] = []
+    for expert in settings.experts:
+        layers = Layers.of({"defaults": {}, "overrides": {}, **document}, expert.name)
+        for name, stage in expert.training.items():
+            if not stage.privacy.enabled or stage.privacy.mode == "reproducible":
+                unclaimed.append(f"{expert.name}.{name}")
+                places += [layers.locate(name, "privacy", key) for key in ("enabled", "mode")]
+    if unclaimed and settings.moe.max_epsilon is not None:
+        yield Mistake(
+            ("moe", "max_epsilon"),
+            f"{settings.moe.max_epsilon} cannot be kept: {listed(unclaimed)} will claim no ε, with privacy off or"
+            " reproducible; change that, or remove the limit",
+            involves=tuple(places),
+        )

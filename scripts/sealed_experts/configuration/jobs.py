@@ -1,0 +1,151 @@
+"""What each rule gets of the configuration, as canonical JSON; its script reads it back with the `job` of its room.
+
+The text of what decides a result is the only thing that makes the result stale, so it holds all of that and nothing
+else: two spellings of the same settings give the same text. What only says how a stage is run is another text. Every
+text holds a small number (`recipe`, `revision`) that is raised when the same settings come to mean something else.
+"""
+
+from typing import Any
+
+from sealed_experts.configuration.document import ExpertSettings, Settings
+from sealed_experts.errors import UserError
+from sealed_experts.evaluation import job as evaluation_job
+from sealed_experts.files.canonical import canonical_json
+from sealed_experts.models.bases import DEMO, base_key
+from sealed_experts.moe.settings import MoeSettings
+from sealed_experts.packages.job import PACKAGED, PUBLISHING
+from sealed_experts.packages.settings import PackageSettings
+from sealed_experts.settings.fields import plain
+from sealed_experts.training.stages import Stage
+
+
+def stage_settings(settings: Settings, expert_name: str, stage: str) -> str:
+    """Return what decides the numbers of one stage of one expert."""
+    expert = _expert(settings, expert_name)
+    training = _stage(expert, stage)
+    return canonical_json(
+        {
+            "expert": expert.name,  # so that no two experts ever share noise
+            "stage": stage,
+            "revision": training.revision,
+            "seed": settings.seed,
+            "template": expert.template,
+            "adapter": plain(expert.adapter),
+            "training": training.numbers(),
+        }
+    )
+
+
+def stage_operation(settings: Settings, expert_name: str, stage: str) -> str:
+    """Return how one stage of one expert is run; none of it makes the stage stale."""
+    training = _stage(_expert(settings, expert_name), stage)
+    return canonical_json({"device": settings.device, "training": training.part(operation=True)})
+
+
+def dataset_settings(settings: Settings, name: str) -> str:
+    """Return what decides a dataset's records."""
+    dataset = settings.datasets[name]
+    # What may be published about a dataset is no part of what its records are: it belongs to the package.
+    own = {key: value for key, value in dataset.part(operation=False).items() if key != PUBLISHING}
+    return canonical_json({"name": name, "recipe": dataset.recipe, "seed": settings.seed, "dataset": own})
+
+
+def base_settings(settings: Settings) -> str:
+    """Return what decides the base's files."""
+    base = settings.base
+    own = {key: value for key, value in base.part(operation=False).items() if key not in ("demo", "key")}
+    text: dict[str, Any] = {"key": base_key(base), "base": own}
+    if base.name == DEMO:
+        own["demo"] = base.demo.part(operation=False)
+        text |= {"recipe": base.recipe, "seed": settings.seed}
+    return canonical_json(text)
+
+
+def base_operation(settings: Settings) -> str:
+    """Return how the demo base is pretrained."""
+    return canonical_json({"device": settings.device, "demo": settings.base.demo.part(operation=True)})
+
+
+def package_settings(settings: Settings, expert_name: str) -> str:
+    """Return what decides an expert's package besides its weights and receipt."""
+    expert = _expert(settings, expert_name)
+    own = {key: plain(getattr(expert, key)) for key in PACKAGED} | {"package": expert.package.part(operation=False)}
+    public = settings.datasets[expert.dataset].public_evaluation
+    data = {PUBLISHING: public, "dataset": expert.dataset if public else None}
+    return canonical_json(own | data | {"recipe": PackageSettings.revision})
+
+
+def moe_settings(settings: Settings) -> str:
+    """Return what decides the assembled mixture besides its packages; experts in routing order."""
+    experts = [
+        {"name": expert.name, "dataset": expert.dataset, "routing": plain(expert.routing)}
+        for expert in settings.experts
+    ]
+    base = {"base": settings.base.name, "revision": settings.base.revision}
+    return canonical_json(base | {"recipe": MoeSettings.revision, "experts": experts} | plain(settings.moe))
+
+
+def measured_stage(expert: ExpertSettings) -> Stage:
+    """Return the stage whose held-out records, lengths and threads the evaluation takes: all models face the same.
+
+    It is the last stage with a reward where there is one, since answers are compared with its own; else the last.
+    """
+    return _rewarded(expert) or expert.stage(expert.stages[-1])
+
+
+def evaluation_settings(settings: Settings, expert_name: str) -> str:
+    """Return what decides the numbers of an expert's evaluation."""
+    expert = settings.by_name[expert_name]
+    stage, rewarded = measured_stage(expert), _rewarded(expert)
+    sampling = {name: plain(getattr(rewarded, name)) for name in evaluation_job.SAMPLING} if rewarded else None
+    return canonical_json(
+        {
+            "expert": expert.name,
+            "dataset": expert.dataset,
+            "seed": settings.seed,
+            "template": expert.template,
+            "adapter": plain(expert.adapter),
+            "stages": list(expert.stages),
+            "revision": evaluation_job.REVISION,
+            "eval_examples": stage.eval_examples,
+            "eval_answers": expert.eval_answers,
+            "max_seq_len": stage.max_seq_len,
+            "sampling": sampling,
+        }
+    )
+
+
+def evaluation_operation(settings: Settings, expert_name: str) -> str:
+    """Return how an expert's evaluation is run; none of it makes the evaluation stale."""
+    stage = measured_stage(settings.by_name[expert_name])
+    how = {name: getattr(stage, name) for name in evaluation_job.OPERATION}
+    return canonical_json({"device": settings.device} | how)
+
+
+def selection_settings(settings: Settings, expert_name: str) -> str:
+    """Return what decides which stage of an expert is shipped."""
+    expert = settings.by_name[expert_name]
+    return canonical_json(
+        {
+            "expert": expert.name,
+            "stages": list(expert.stages),
+            "select": expert.select,
+            "metric": expert.select_metric if expert.select == "best" else None,
+        }
+    )
+
+
+def _rewarded(expert: ExpertSettings) -> Stage | None:
+    return next((stage for stage in reversed(tuple(expert.training.values())) if stage.scores_answers), None)
+
+
+def _expert(settings: Settings, name: str) -> ExpertSettings:
+    if name not in settings.by_name:
+        raise UserError(f"no expert is called {name!r}; the configuration has {', '.join(settings.by_name)}")
+    return settings.by_name[name]
+
+
+def _stage(expert: ExpertSettings, stage: str) -> Stage:
+    if stage not in expert.stages:
+        raise UserError(f"expert {expert.name} has no stage {stage!r}; its stages are {', '.join(expert.stages)}")
+    return expert.stage(stage)

@@ -1,0 +1,132 @@
+"""The tables of every setting in docs/settings.md, generated from the typed settings.
+
+`python -m sealed_experts.configuration.reference docs/settings.md` rewrites what stands between the two
+`<!-- settings -->` markers.
+"""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import PydanticUndefined
+
+from sealed_experts.configuration.document import Inherited, Own, Top
+from sealed_experts.data.sources import SOURCES
+from sealed_experts.errors import UserError
+from sealed_experts.files.atomic import write_bytes
+from sealed_experts.models.adapters import KINDS
+from sealed_experts.models.settings import BaseSettings
+from sealed_experts.moe.settings import MoeSettings
+from sealed_experts.packages.settings import PackageSettings, RoutingSettings
+from sealed_experts.privacy.settings import PrivacySettings
+from sealed_experts.rewards import REWARDS
+from sealed_experts.settings.fields import Group, is_operational, plain
+from sealed_experts.settings.messages import expected, listed
+from sealed_experts.settings.schema import schema_at
+from sealed_experts.training.stages import STAGES
+
+_MARKED = re.compile(r"(<!-- settings -->\n).*?(<!-- /?settings -->)", re.DOTALL)
+_HEAD = ("Setting", "Default", "Allowed", "Meaning", "Operational")
+_EVERYWHERE = "Stands in `defaults`, in an expert, or in `overrides`"
+_OWN_TABLES = (BaseSettings, MoeSettings, PackageSettings, PrivacySettings, RoutingSettings)
+
+
+def settings_tables() -> str:
+    """Return every setting as Markdown: one table a group, with key, default, allowed values and meaning."""
+    beside = "beside the stages, or in one of them (`sft.privacy`) for it alone, where it beats the one beside them"
+    sections = [
+        _section("Top level", "", [Top]),
+        _section("Base model", "Also in `overrides.base`.", [BaseSettings], "base."),
+        *(
+            _section(f"Dataset of source `{name}`", _of_source(name), [source], chosen="source")
+            for name, source in SOURCES.items()
+        ),
+        _section(
+            "Expert",
+            f"In `experts.<name>`; {listed(Inherited.model_fields)} also in `defaults` and `overrides`.",
+            [Own, Inherited],
+        ),
+        *(
+            _section(f"Adapter of kind `{name}`", f"{_EVERYWHERE}.", [kind], "adapter.", chosen="kind")
+            for name, kind in KINDS.items()
+        ),
+        *(_section(f"Stage `{name}`", f"{_EVERYWHERE}.", [stage], f"{name}.") for name, stage in STAGES.items()),
+        *(
+            _section(f"Reward `{name}`", f"With `reward: {name}`: {reward.about}.", [reward], "reward_options.")
+            for name, reward in REWARDS.items()
+        ),
+        _section("Privacy", f"{_EVERYWHERE}; {beside}.", [PrivacySettings], "privacy."),
+        _section("Routing", "In `experts.<name>`.", [RoutingSettings], "routing."),
+        _section("Package", f"{_EVERYWHERE}.", [PackageSettings], "package."),
+        _section("Mixture", "", [MoeSettings], "moe."),
+    ]
+    return "\n".join(sections)
+
+
+def with_tables(text: str) -> str:
+    """Return a Markdown text with the tables between its two `<!-- settings -->` markers.
+
+    Raises:
+        UserError: the text has no such markers.
+    """
+    if not _MARKED.search(text):
+        raise UserError(
+            "the text has no two `<!-- settings -->` markers, each on a line of its own, to put the tables in"
+        )
+    return _MARKED.sub(lambda found: f"{found[1]}\n{settings_tables()}\n{found[2]}", text, count=1)
+
+
+def _of_source(name: str) -> str:
+    return f"In `datasets.<name>` with `source: {name}`; also in `overrides.datasets.<name>`."
+
+
+def _section(title: str, place: str, groups: Iterable[type[Group]], prefix: str = "", *, chosen: str = "") -> str:
+    """Return one table; `chosen` is the key that chooses the group, and is required."""
+    lines = [f"### {title}", ""] + ([place, ""] if place else [])
+    rows = [row for group in groups for row in _rows(group, prefix, chosen)]
+    lines += [_line(_HEAD), _line("---" for _ in _HEAD), *map(_line, rows), ""]
+    return "\n".join(lines)
+
+
+def _rows(group: type[Group], prefix: str, chosen: str) -> Iterator[tuple[str, ...]]:
+    for name, field in group.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Group):
+            if inner not in _OWN_TABLES:
+                yield from _rows(inner, f"{prefix}{name}.", "")
+            continue
+        schema = schema_at(group, (name,))
+        default = "required" if name == chosen or field.default is PydanticUndefined else _default(field.default)
+        operational = "yes" if is_operational(field) else ""
+        yield (f"`{prefix}{name}`", default, _allowed(schema), field.description or "", operational)
+
+
+def _default(value: Any) -> str:
+    value = plain(value)
+    if value is None:
+        return "–"
+    if isinstance(value, list):
+        return f"`[{', '.join(map(str, value))}]`"
+    if isinstance(value, dict):
+        return "`{}`"
+    return f"`{str(value).lower()}`" if isinstance(value, bool) else f"`{value}`" if value != "" else "empty"
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    items = schema.get("items", {})
+    if "enum" in items:
+        return f"a list of {listed(items['enum'])}"
+    if any(key in items for key in ("minimum", "maximum")):
+        return f"{expected(schema)}, each {expected(items)}"
+    return expected(schema)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        write_bytes(name, with_tables(Path(name).read_text(encoding="utf-8")).encode())

@@ -1,0 +1,86 @@
+"""Whose the records are, as far as the settings say it, and what must hold of that under privacy.
+
+Two records can be known to be one person's only by their units' ids, and ids of different schemes cannot be compared.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from sealed_experts.data.sources import Source
+from sealed_experts.settings.messages import Mistake, listed, shown
+
+MIXED = "mixed"  # no scheme: ids of several kinds come together, and one record may have two of them
+
+
+def common_scheme(schemes: Iterable[str]) -> str:
+    """Return the scheme of parts that agree, else `mixed`."""
+    distinct = set(schemes)
+    return distinct.pop() if len(distinct) == 1 else MIXED
+
+
+def unit_scheme(name: str, datasets: Mapping[str, Source]) -> str:
+    """Return a dataset's scheme, through all its parts."""
+    return common_scheme(datasets[leaf].unit_scheme() for leaf in leaves(name, datasets))
+
+
+def leaves(name: str, datasets: Mapping[str, Source]) -> list[str]:
+    """Return the datasets that a dataset is made of and that are not combined themselves, each once."""
+    found: dict[str, None] = {}  # keeps the order
+    waiting, seen = [name], set()
+    while waiting:
+        current = waiting.pop()
+        dataset = datasets.get(current)
+        if dataset is None or current in seen:
+            continue  # an unknown part, or a circle: said elsewhere
+        seen.add(current)
+        if dataset.parts():
+            waiting += reversed(dataset.parts())
+        else:
+            found[current] = None
+    return list(found)
+
+
+def unit_mistakes(private: Iterable[str], datasets: Mapping[str, Source], *, root: Path) -> Iterator[Mistake]:
+    """Yield what would count one unit as several: mixed units, and one source that is read in two ways.
+
+    Args:
+        private: names of the datasets that an expert is trained on under privacy.
+        root: folder that relative paths start from.
+    """
+    names = list(dict.fromkeys(private))
+    for name in names:
+        yield from _scheme_mistakes(name, datasets)
+    trained = {leaf for name in names for leaf in leaves(name, datasets)}
+    yield from _reading_mistakes({name: datasets[name] for name in datasets if name in trained}, root)
+
+
+def _scheme_mistakes(name: str, datasets: Mapping[str, Source]) -> Iterator[Mistake]:
+    """Ids of several schemes would count one record several times, each time as somebody else's."""
+    schemes = {leaf: datasets[leaf].unit_scheme() for leaf in leaves(name, datasets)}
+    if len(set(schemes.values())) > 1:
+        kinds = ", ".join(f"`{leaf}`: {scheme}" for leaf, scheme in schemes.items())
+        yield Mistake(
+            ("datasets", name, "of"),
+            f"its parts protect units of different kinds ({kinds}), so none of them could be promised anything; give"
+            " them the same `unit`, or train on it without privacy",
+            involves=tuple(("datasets", leaf, "unit") for leaf in schemes),
+        )
+
+
+def _reading_mistakes(datasets: Mapping[str, Source], root: Path) -> Iterator[Mistake]:
+    """A row whose fields are mapped in two ways becomes two records that look unrelated."""
+    first: dict[str, tuple[str, Source]] = {}
+    said: set[tuple[str, str]] = set()
+    for name, dataset in datasets.items():
+        for place, source in dataset.places(root):
+            other, before = first.setdefault(place, (name, dataset))
+            for key, value in dataset.reading().items():
+                if before.reading().get(key) != value and (name, key) not in said:
+                    said.add((name, key))
+                    yield Mistake(
+                        ("datasets", name, key),
+                        f"{listed([other])} reads {shown(source)} too, with another `{key}`; under privacy, a record"
+                        " that is read in two ways could not be known as the same one: give both the same `fields` and"
+                        " `unit`",
+                        involves=(("datasets", other, key),),
+                    )

@@ -1,0 +1,69 @@
+"""Attach a trainable adapter to a frozen base, and move its weights in and out under PEFT's names."""
+
+from collections.abc import Mapping
+
+import torch
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from transformers import PreTrainedModel
+
+from sealed_experts.errors import UserError
+from sealed_experts.models.adapters import AdapterKind
+
+
+def attach_adapter(base: PreTrainedModel, adapter: AdapterKind, *, seed: int) -> PeftModel:
+    """Return `base` wrapped with a fresh adapter whose weights follow from `seed`, trainable and in float32.
+
+    Raises:
+        UserError: the base has no module of a targeted name.
+    """
+    torch.manual_seed(seed)
+    try:
+        model = get_peft_model(base, adapter.peft_config())
+    except ValueError as error:
+        raise UserError(f"adapter.target_modules: {error}") from error
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.float32)
+    # Training mode is what Opacus' hooks and recomputation need; dropout would be randomness that no key decides.
+    model.train()
+    _switch_off_dropout(model)
+    return model
+
+
+def _switch_off_dropout(model: torch.nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        # Attention layers keep the probability as a number and pass it to a function.
+        for name in [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]:
+            setattr(module, name, 0.0)
+
+
+def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
+    """Return a copy of the adapter's weights on the CPU, by PEFT's names, sorted."""
+    state = get_peft_model_state_dict(model)
+    return {name: state[name].detach().to("cpu", copy=True).contiguous() for name in sorted(state)}
+
+
+def load_adapter_state(model: PeftModel, state: Mapping[str, torch.Tensor]) -> None:
+    """Replace the adapter's weights; the names and shapes must be exactly the model's own.
+
+    Raises:
+        UserError: a tensor is missing, is not the adapter's, or has another shape.
+    """
+    own = get_peft_model_state_dict(model)
+    missing, foreign = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    reshaped = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
+    for problem, names in (
+        ("lacks", missing),
+        ("has the foreign tensor", foreign),
+        ("has another shape for", reshaped),
+    ):
+        if names:
+            raise UserError(f"these adapter weights do not fit this model: the file {problem} {names[0]}")
+    set_peft_model_state_dict(model, dict(state))
+
+
+def trainable_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """Return the trainable parameters in the model's own, fixed order."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -1,0 +1,1 @@
+"""What rewards know of language: the trade's words, disclaimers, repetition."""

@@ -1,0 +1,80 @@
+"""Settings whose group another setting names: an adapter's by its `kind`, a dataset's by its `source`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from sealed_experts.features import Features
+from sealed_experts.settings.checking import mistakes_in, parse_group
+from sealed_experts.settings.fields import Group
+from sealed_experts.settings.messages import KeyPath, Mistake, expected, shown, suggestion
+from sealed_experts.settings.schema import schema_at
+
+
+class OptionsOf:
+    """As an annotation, the schema of a mapping of any feature's settings: which feature, is said elsewhere."""
+
+    def __init__(self, features: Features[Any]) -> None:
+        self._features = features
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Tell pydantic the schema of a setting that is annotated with this."""
+        return {"type": "object", "additionalProperties": False, "properties": _properties(self._features)}
+
+
+class Choice:
+    """A mapping whose `key` names the feature that it is about. As an annotation it gives such a mapping's schema."""
+
+    def __init__(self, features: Features[Any], *, key: str, default: str | None = None) -> None:
+        """Take the features to choose from, and the one that is meant where the key is absent, if there is one."""
+        self.features, self.key, self._default = features, key, default
+
+    def mistakes(self, data: Mapping[str, Any], *, at: KeyPath) -> list[Mistake]:
+        """Return every mistake in such a mapping."""
+        name = data.get(self.key, self._default)
+        names = {"enum": list(self.features)}
+        if name is None:
+            return [Mistake((*at, self.key), f"it is missing; give {expected(names)}")]
+        if not isinstance(name, str) or name not in self.features:
+            near = suggestion(name, list(self.features)) if isinstance(name, str) else ""
+            hint = f"; {near}" if near.startswith("did") else ""
+            return [Mistake((*at, self.key), f"{shown(name)} is not {expected(names)}{hint}")]
+        return mistakes_in(self.features[name], data, at=at)
+
+    def parse(self, data: Mapping[str, Any]) -> Any:
+        """Return such a mapping as the settings of the feature that it names.
+
+        Raises:
+            UserError: it has mistakes.
+        """
+        group: type[Group] = self.features[data.get(self.key, self._default)]
+        return parse_group(group, data)
+
+    def others_that_know(self, key: str) -> list[str]:
+        """Return the names of all features that have a setting of this name."""
+        return [name for name, group in self.features.items() if key in group.model_fields]
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema of such a mapping: any feature's settings, the key among them."""
+        properties = _properties(self.features)
+        chosen = {"type": "string", "enum": list(self.features)}
+        properties[self.key] = {**chosen, "description": f"Which {self.features.noun} it is."}
+        return {"type": "object", "additionalProperties": False, "properties": properties}
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Tell pydantic the schema of a setting that is annotated with this choice."""
+        return self.schema()
+
+
+def _properties(features: Features[Any]) -> dict[str, Any]:
+    """Return the schemas of all features' settings by name; where several have one of a name, the first's."""
+    properties: dict[str, Any] = {}
+    for group in features.values():
+        for name in group.model_fields:
+            part = schema_at(group, (name,))
+            kept = {word: value for word, value in part.items() if word not in ("default", "const")}
+            properties.setdefault(name, kept)
+    return properties
