@@ -13,17 +13,15 @@ from sealed_experts.models.memory import enable_gradient_checkpointing
 from sealed_experts.privacy.engines import NAMES, make_engine
 from sealed_experts.rewards.reward import Score
 from sealed_experts.settings.types import ReinforceSettings
-from sealed_experts.training.batches import Example, physical_batches
+from sealed_experts.training.batches import Example
 from sealed_experts.training.objectives.distributions import nucleus_log_probs, other_weights, policy_terms
-from sealed_experts.training.objectives.objective import Materials, Objective
+from sealed_experts.training.objectives.objective import Materials
 from sealed_experts.training.objectives.reinforce import Reinforce
-from sealed_experts.training.objectives.response import response_logits
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
 from sealed_experts.training.scoring import Rollout
 from tests.kinds import KINDS, VOCABULARY, adapted
+from tests.pairs import BETA, Preference, batch_of, units
 
-SIZES = (1, 2, 3, 2, 1)  # rows of each unit
-BETA = 0.01  # of sums over many tokens: more would saturate
 EXACT = {
     "hooks": ("lora", "lora_fa", "prefix"),
     "vmap": KINDS,
@@ -31,37 +29,6 @@ EXACT = {
 }
 # Largest difference, relative to the norm of a unit's gradient.
 NOISE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
-
-
-class Preference(Objective):
-    """A loss that couples a unit's rows: -log sigmoid of β times the first row's log-likelihood less the others'."""
-
-    name = "preference"
-
-    def constants(self, model, batch):
-        signs = [sign for rows in batch.rows_by_unit() for sign in (1.0, *[-1.0] * (len(rows) - 1))]
-        return {"signs": torch.tensor(signs)}
-
-    def per_example_loss(self, model, batch, constants):
-        response = response_logits(model, batch)
-        margins = batch.by_unit(constants["signs"] * response.row_sums(-response.losses()))
-        return -torch.nn.functional.logsigmoid(BETA * margins), {"margin": margins}
-
-
-def units(seed=0):
-    """Rows of mixed lengths, some of whose responses start at once."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = []
-    for unit, size in enumerate(SIZES):
-        for place in range(size):
-            ids = torch.randint(1, VOCABULARY, (6 + 3 * len(rows) - 2 * place,), generator=generator).tolist()
-            rows.append(Example(ids=tuple(ids), prompt_length=(len(rows) % 4) + 1, unit=unit))
-    return rows
-
-
-def batch_of(rows):
-    (batch,) = physical_batches(rows, token_budget=100_000, pad_id=0, device=torch.device("cpu"))
-    return batch
 
 
 def predictions(model, row):
@@ -184,9 +151,7 @@ def reinforce_loss(settings, reference):
                     nucleus[-1] = token
                 score = score + (likelihood[token] / likelihood[nucleus].sum()).log()
             divergence, entropy = (p * (p / q).log()).sum(1).mean(), -(p * p.log()).sum(1).mean()
-            total = (
-                total - row.advantage * score + settings.kl_coef * divergence - settings.entropy_coef * entropy
-            )
+            total = total - row.advantage * score + settings.kl_coef * divergence - settings.entropy_coef * entropy
         return total
 
     return loss
@@ -199,20 +164,23 @@ def test_reinforce_is_exact_with_its_reference_nuclei_divergence_and_entropy(kin
     model = adapted(kind)
     objective, settings = reinforce(model, temperature=temperature, top_p=top_p)
     reference = [parameter.detach().clone() for parameter in trainable_parameters(model)]
+    model.get_output_embeddings().weight.mul_(10.0)  # a random head says all tokens alike
+    far = 0.1 if kind in ("lora", "ia3") else 1.0
     with torch.no_grad():
         generator = torch.Generator().manual_seed(9)
         for parameter in trainable_parameters(model):
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+            parameter += far * torch.randn(parameter.shape, generator=generator)
     batch = batch_of(answers(model, top_p=top_p))
     loss = reinforce_loss(settings, reference)
     assert_exact(kind, model, objective, batch, loss)
     _, found = measured("vmap", model, objective, batch)
-    assert float(found.figures["kl"].min()) > 1e-6
+    assert float(found.figures["kl"].min()) > 1e-4
     _, again = measured("one_by_one", model, objective, batch)
     for name, values in found.figures.items():
-        torch.testing.assert_close(values, again.figures[name], rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(values, again.figures[name], rtol=1e-2, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_policy_terms_and_nuclei_are_the_same_inside_vmap():
     generator = torch.Generator().manual_seed(0)
     ours, theirs = (torch.randn(3, 2, 4, 20, generator=generator, dtype=torch.float64) for _ in range(2))

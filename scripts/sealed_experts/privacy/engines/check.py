@@ -1,11 +1,12 @@
 """Before a private run: the chosen engine against one unit at a time."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from sealed_experts.errors import is_out_of_memory
+from sealed_experts.errors import UserError, is_out_of_memory
 from sealed_experts.privacy.engines import GradientMismatch, UnitLoss, make_engine
 from sealed_experts.privacy.streams import Stream
 
@@ -38,13 +39,22 @@ def check_unit_gradients(
     saved = [parameter.detach().clone() for parameter in parameters]
     _move(parameters, stream)
     try:
-        measured = _gradients(engine, model, objective, batches)
-        # The truth comes after the engine is gone: it must not depend on its hooks.
+        # The truth comes first: it must not depend on an engine's hooks, and what fails here is no engine's fault.
         truth = _gradients("one_by_one", model, objective, batches)
+        try:
+            measured = _gradients(engine, model, objective, batches)
+        except (GradientMismatch, UserError):
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            said = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
+            raise GradientMismatch(f"the gradient engine `{engine}` fails on this model ({said})") from error
     finally:
         with torch.no_grad():
             for parameter, value in zip(parameters, saved, strict=True):
                 parameter.copy_(value)
+                parameter.grad = None  # an engine that failed may have left one
     return _largest_difference(measured, truth, tolerance=TOLERANCE[dtype])
 
 
@@ -57,17 +67,12 @@ def _gradients(engine: str, model: Any, objective: UnitLoss, batches: Sequence[A
             found = chosen.per_unit(batch)
             expected = len(batch.rows_by_unit())
             if found.losses.shape != (expected,):
-                raise GradientMismatch(f"the objective gave losses of shape {[*found.losses.shape]} to {expected} units")
+                raise GradientMismatch(
+                    f"the objective gave losses of shape {[*found.losses.shape]} to {expected} units"
+                )
             flat = torch.cat([gradient.flatten(1) for gradient in found.gradients], dim=1)
             units.extend(flat.to(torch.float64))
         return units
-    except GradientMismatch:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        # What a library says of a layer or an operation that it cannot differentiate.
-        raise GradientMismatch(f"the engine `{engine}` fails on this model: {type(error).__name__}: {error}") from error
     finally:
         chosen.close()
 
@@ -96,4 +101,4 @@ def _move(parameters: Sequence[torch.nn.Parameter], stream: Stream) -> None:
     with torch.no_grad():
         for index, parameter in enumerate(parameters):
             values = torch.from_numpy(stream.normals("self-check", index, parameter.numel()))
-            parameter += (0.02 * values).reshape(parameter.shape).to(parameter)
+            parameter.add_((0.02 * values).reshape(parameter.shape).to(parameter))

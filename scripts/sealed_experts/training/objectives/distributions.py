@@ -81,7 +81,7 @@ class _PolicyTerms(torch.autograd.Function):
     With d = log π - log reference: ∂KL/∂z = π (d - KL), ∂H/∂z = -π (log π + H), ∂log π(token)/∂z = 1(token) - π.
     """
 
-    generate_vmap_rule = True  # every operation below has one of its own
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(logits: torch.Tensor, reference: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:

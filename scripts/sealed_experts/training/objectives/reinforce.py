@@ -34,7 +34,7 @@ MEAN_REWARD = "mean_reward"
 class Reinforce(Objective):
     """Policy gradients on sampled answers.
 
-    An answer's loss is -(advantage) · Σ log π + kl_coef · KL - entropy_coef · H over its response tokens. The score term
+    An answer's loss is -(advantage) · Σ log π + kl_coef · KL - entropy_coef · H over its tokens. The score term
     uses the tempered, truncated policy that sampled. KL and entropy H use the untruncated one and are means over
     tokens (as sums they would reward long answers for themselves); KL is measured from the adapter that the stage
     started from, over the whole vocabulary (the Rao-Blackwellised estimator, see `distributions.policy_terms`).
