@@ -112,7 +112,10 @@ class PrivateGradients:
         units = self._engine.per_unit(batch)
         self._objective.note(units.figures)
         self._norms.append(self._mechanism.add(units.gradients))
-        self._mechanism.ask(self._objective.queries(batch))
+        answers = self._objective.queries(batch)
+        if any(values.shape != units.losses.shape for values in answers.values()):
+            raise ValueError("a query must give one value a unit: the noise is for no more")
+        self._mechanism.ask(answers)
         return units.losses
 
     def release(self, *, step: int) -> Release:

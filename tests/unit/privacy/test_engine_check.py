@@ -21,6 +21,12 @@ SINGLE, PAIRS = (1,) * 6, (2,) * 6
 SFT = SupervisedFineTuning(max_seq_len=64)
 
 
+def fresh(*targets):
+    """A model with LoRA as it starts: every gradient of A is zero."""
+    base = tiny_qwen2().requires_grad_(False)
+    return attach_adapter(base, AdapterSettings(rank=4, alpha=8, target_modules=targets), seed=1)
+
+
 def check(model, objective=SFT, *, engine="hooks", sizes=SINGLE, rows=None):
     rows = rows or units(sizes)
     halves = [[row for row in rows if row.unit % 2 == half] for half in (0, 1)]
@@ -36,9 +42,8 @@ def check(model, objective=SFT, *, engine="hooks", sizes=SINGLE, rows=None):
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_it_passes_at_the_adapters_start_and_restores_the_weights(recompute):
-    """At LoRA's start every gradient of A is zero. Truth once came from autograd.grad, which recomputation forbids."""
-    base = tiny_qwen2().requires_grad_(False)
-    model = attach_adapter(base, AdapterSettings(rank=4, alpha=8, target_modules=("q_proj", "down_proj")), seed=1)
+    """Truth once came from autograd.grad, which recomputed activations forbid."""
+    model = fresh("q_proj", "down_proj")
     if recompute:
         enable_gradient_checkpointing(model)
     before = [parameter.detach().clone() for parameter in trainable_parameters(model)]
@@ -79,6 +84,19 @@ def test_it_refuses_an_engine_that_takes_one_units_gradient_for_anothers(monkeyp
         check(adapted("lora"), engine="vmap")
 
 
+def test_it_refuses_an_engine_that_is_wrong_where_gradients_are_zero_at_the_start(monkeypatch):
+    original = hooks.Chosen.per_unit
+
+    def without_the_first(self, batch):
+        found = original(self, batch)
+        found.gradients[0].zero_()  # of a matrix A
+        return found
+
+    monkeypatch.setattr(hooks.Chosen, "per_unit", without_the_first)
+    with pytest.raises(GradientMismatch, match="differs from the one computed alone"):
+        check(fresh("q_proj"))
+
+
 def test_it_refuses_an_engine_that_forgets_rows_of_a_unit(monkeypatch):
     def first_rows(gradients, unit):
         first = [unit.tolist().index(index) for index in range(int(unit.max()) + 1)]
@@ -112,8 +130,7 @@ def test_it_refuses_a_loss_for_each_row_of_a_unit():
 
 def test_it_refuses_a_layer_whose_rows_are_not_examples():
     """The output head sees selected positions, not examples: an adapter there has no per-example gradient by hooks."""
-    base = tiny_qwen2().requires_grad_(False)
-    model = attach_adapter(base, AdapterSettings(rank=4, alpha=8, target_modules=("lm_head",)), seed=1)
+    model = fresh("lm_head")
     with pytest.raises(GradientMismatch, match="gradients for"):
         check(model)
     assert check(model, engine="vmap") < 1e-4

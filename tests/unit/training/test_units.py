@@ -95,6 +95,16 @@ def test_a_units_gradient_is_clipped_once_however_many_rows_it_has(tmp_path, eng
     torch.testing.assert_close(flat(release.gradients), expected, rtol=1e-3, atol=1e-3 * CLIP)
 
 
+def test_a_query_with_more_than_one_value_a_unit_is_a_defect(tmp_path):
+    class Rows(Asking):
+        def queries(self, batch):
+            return {"share": torch.full((len(batch.examples),), 0.25)}
+
+    source = private(adapted("lora"), Rows(), "hooks", tmp_path, queries={"share": 0.0})
+    with pytest.raises(ValueError, match="one value a unit"):
+        source.add(batch_of(units()))
+
+
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_adding_a_unit_moves_the_sum_by_the_clip_and_no_more(tmp_path, size):
     """Clipped row by row, a pair would move it by up to twice that. The noise is the same, and cancels."""
