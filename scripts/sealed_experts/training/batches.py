@@ -39,8 +39,8 @@ class Batch:
     input_ids: torch.Tensor  # [rows, length]
     labels: torch.Tensor  # [rows, length]: the token each position must predict, or IGNORED
     unit: torch.Tensor  # [rows]: the unit of each row as 0, 1, … within this batch
-    examples: tuple[Example, ...]  # what each row was made from; of one unit inside `vmap`, nothing
-    positions: torch.Tensor | None = None  # [rows, most]: in the padded form, where each row's responses are
+    examples: tuple[Example, ...]  # what each row was made from; empty inside `vmap`
+    positions: torch.Tensor | None = None  # of the padded form, [rows, most]: where each row's responses are
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -75,9 +75,10 @@ class Batch:
             )
 
     def padded(self) -> "Batch":
-        """Return the batch with every row's response positions as indices, as many for each row.
+        """Return the padded form of this batch: it lists each row's response positions, the same number for each row.
 
-        They come first and in their order; where a row has fewer, the rest are positions without a label.
+        A row's own positions come first, in their order. A row with fewer is filled up with positions that have no
+        label.
         """
         silent = (self.labels == IGNORED).to(torch.int8)
         most = max(1, int((1 - silent).sum(1).max()))
@@ -89,7 +90,7 @@ class Batch:
         return {"input_ids": self.input_ids, "labels": self.labels, "positions": self.positions}
 
     def of_tensors(self, tensors: Mapping[str, torch.Tensor]) -> "Batch":
-        """Return one unit with these tensors, each [rows of the unit, …]; they may be those of every unit at once."""
+        """Return a batch of one unit from its `tensors`, each [rows of the unit, …]; used inside `vmap`."""
         unit = torch.zeros(tensors["input_ids"].shape[0], dtype=torch.long, device=self.unit.device)
         return dataclasses.replace(self, unit=unit, examples=(), **tensors)
 

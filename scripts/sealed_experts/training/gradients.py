@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from sealed_experts.privacy.engines import constants_of, make_engine
+from sealed_experts.privacy.engines import constants_of, detached, make_engine
 from sealed_experts.privacy.ledger.journal import Journal
 from sealed_experts.privacy.mechanism import GradientMechanism, Release
 from sealed_experts.privacy.plan import PrivacyPlan
@@ -52,11 +52,12 @@ class PlainGradients:
         constants = constants_of(self._objective, self._model, batch)
         losses, figures = self._objective.per_example_loss(self._model, batch, constants)
         losses.sum().backward()
+        losses, figures = detached(losses, figures)
         self._objective.note(figures)
         self._units += losses.numel()
         for name, values in self._objective.queries(batch).items():
             self._answers[name] = self._answers.get(name, 0.0) + float(values.double().sum())
-        return losses.detach()
+        return losses
 
     def release(self, *, step: int) -> Release:
         """Return the means over the units that were added."""

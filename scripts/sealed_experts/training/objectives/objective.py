@@ -57,10 +57,11 @@ class Objective:
         """
 
     def constants(self, model: torch.nn.Module, batch: Batch) -> Mapping[str, Any]:
-        """Return what the loss of this batch needs and has no gradient, by name: a reference's logits, a reward.
+        """Return what this batch's loss needs and what has no gradient, by name: logits of a reference, advantages.
 
-        Called without gradient, once before each `per_example_loss`, with the same batch. Tensors are [rows, …] where
-        the batch is padded, and [rows, …] or [positions, …] where it is not; what is no tensor is passed on as it is.
+        Called without gradient, once before each `per_example_loss`, with the same batch. If the batch is padded
+        (`batch.positions`), the first dimension of every tensor is the rows: an engine cuts them by unit. Other
+        values are passed on unchanged.
         """
         return {}
 
@@ -69,13 +70,13 @@ class Objective:
     ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
         """Return each unit's loss, float32 [units], depending on that unit's rows alone, and figures to `note`.
 
-        `batch.unit` says which rows belong together, `batch.by_unit` adds them up. The model runs once. It is a
-        function of its arguments: it may run inside `vmap`, once for all units, where `batch` holds one unit without
-        its examples, weights are arguments, and no value can be read or decide what is computed. What needs the
-        examples, or other weights, belongs in `constants`.
+        `batch.unit` says which rows belong together; `batch.by_unit` adds up their values. Run the model once, through
+        `response_logits`. An engine may call this inside `vmap`, once for all units. There `batch` holds one unit and
+        no examples, the weights are replaced, and no value can be read or decide what is computed. What needs
+        examples or other weights belongs in `constants`.
 
         Returns:
-            The losses, and by name what may be of interest in the log, each [units].
+            The losses, and by name figures for the log, each [units].
         """
         raise NotImplementedError
 
