@@ -125,7 +125,13 @@ def run_ours(*, private):
             )
             journal = Journal.open(folder / "journal", fingerprint="0" * 64, key_id="0" * 32)
             gradients = PrivateGradients(
-                model=model, objective=objective, parameters=parameters, plan=plan, stream=stream, journal=journal
+                model=model,
+                objective=objective,
+                parameters=parameters,
+                plan=plan,
+                stream=stream,
+                journal=journal,
+                engine="hooks",
             )
         times, generating = [], []
 

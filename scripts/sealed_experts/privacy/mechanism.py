@@ -116,6 +116,8 @@ class GradientMechanism:
 def sum_by_unit(gradients: Sequence[torch.Tensor], unit: torch.Tensor) -> list[torch.Tensor]:
     """Add up the rows of each unit, so that a unit of several rows is clipped once.
 
+    It also works inside `vmap`, where the values are those of every unit at once and `unit` is not.
+
     Args:
         gradients: per parameter, [rows, *shape].
         unit: [rows], the unit of each row as 0, 1, … within this physical batch.
@@ -127,6 +129,6 @@ def sum_by_unit(gradients: Sequence[torch.Tensor], unit: torch.Tensor) -> list[t
     if units == unit.numel() and torch.equal(unit, torch.arange(units, device=unit.device)):
         return list(gradients)
     return [
-        torch.zeros((units, *rows.shape[1:]), dtype=rows.dtype, device=rows.device).index_add_(0, unit, rows)
+        torch.zeros((units, *rows.shape[1:]), dtype=rows.dtype, device=rows.device).index_add(0, unit, rows)
         for rows in gradients
     ]

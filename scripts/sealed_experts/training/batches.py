@@ -1,9 +1,12 @@
 """From tokenized examples to physical batches: sorted by length, cut by a token budget."""
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+
+from sealed_experts.privacy.mechanism import sum_by_unit
 
 IGNORED = -100
 
@@ -36,7 +39,8 @@ class Batch:
     input_ids: torch.Tensor  # [rows, length]
     labels: torch.Tensor  # [rows, length]: the token each position must predict, or IGNORED
     unit: torch.Tensor  # [rows]: the unit of each row as 0, 1, … within this batch
-    examples: tuple[Example, ...]  # what each row was made from
+    examples: tuple[Example, ...]  # what each row was made from; empty inside `vmap`
+    positions: torch.Tensor | None = None  # of the padded form, [rows, most]: where each row's responses are
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -48,16 +52,47 @@ class Batch:
         """Tokens that are not padding."""
         return sum(self.lengths)
 
-    def rows(self) -> Iterator["Batch"]:
-        """Yield every row as a batch of its own, without padding."""
-        for row, example in enumerate(self.examples):
-            length = len(example.ids)
+    def rows_by_unit(self) -> list[list[int]]:
+        """Return the rows of each unit, the units in ascending order."""
+        units: dict[int, list[int]] = {}
+        for row, unit in enumerate(self.unit.tolist()):
+            units.setdefault(unit, []).append(row)
+        return [units[unit] for unit in sorted(units)]
+
+    def by_unit(self, values: torch.Tensor) -> torch.Tensor:
+        """Add up one value a row, [rows], to one a unit, [units]."""
+        return sum_by_unit([values], self.unit)[0]
+
+    def units(self) -> Iterator["Batch"]:
+        """Yield every unit as a batch of its own, without padding."""
+        for rows in self.rows_by_unit():
+            length = max(self.lengths[row] for row in rows)
             yield Batch(
-                input_ids=self.input_ids[row : row + 1, :length],
-                labels=self.labels[row : row + 1, :length],
-                unit=torch.zeros_like(self.unit[:1]),
-                examples=(example,),
+                input_ids=self.input_ids[rows, :length],
+                labels=self.labels[rows, :length],
+                unit=torch.zeros_like(self.unit[rows]),
+                examples=tuple(self.examples[row] for row in rows),
             )
+
+    def padded(self) -> "Batch":
+        """Return the padded form of this batch: it lists each row's response positions, the same number for each row.
+
+        A row's own positions come first, in their order. A row with fewer is filled up with positions that have no
+        label.
+        """
+        silent = (self.labels == IGNORED).to(torch.int8)
+        most = max(1, int((1 - silent).sum(1).max()))
+        return dataclasses.replace(self, positions=silent.argsort(dim=1, stable=True)[:, :most])
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return what a loss reads of the padded form, each [rows, …]."""
+        assert self.positions is not None, "the padded form is asked for"
+        return {"input_ids": self.input_ids, "labels": self.labels, "positions": self.positions}
+
+    def of_tensors(self, tensors: Mapping[str, torch.Tensor]) -> "Batch":
+        """Return a batch of one unit from its `tensors`, each [rows of the unit, …]; used inside `vmap`."""
+        unit = torch.zeros(tensors["input_ids"].shape[0], dtype=torch.long, device=self.unit.device)
+        return dataclasses.replace(self, unit=unit, examples=(), **tensors)
 
 
 def physical_batches(

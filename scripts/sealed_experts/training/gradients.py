@@ -5,9 +5,9 @@ from typing import Protocol
 
 import torch
 
-from sealed_experts.privacy.gradients import HookGradients
+from sealed_experts.privacy.engines import constants_of, detached, make_engine
 from sealed_experts.privacy.ledger.journal import Journal
-from sealed_experts.privacy.mechanism import GradientMechanism, Release, sum_by_unit
+from sealed_experts.privacy.mechanism import GradientMechanism, Release
 from sealed_experts.privacy.plan import PrivacyPlan
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.training.batches import Batch
@@ -19,7 +19,7 @@ class GradientSource(Protocol):
     """Adds up one logical batch, or this process's share of it, then gives the whole batch's gradient."""
 
     def add(self, batch: Batch) -> torch.Tensor:
-        """Take one physical batch in; return its rows' losses, [rows]."""
+        """Take one physical batch in; return its units' losses, [units]."""
 
     def release(self, *, step: int) -> Release:
         """Return the logical batch's gradient and its objective's queries, and start the next one."""
@@ -32,7 +32,7 @@ class GradientSource(Protocol):
 
 
 class PlainGradients:
-    """The mean gradient of the logical batch's examples."""
+    """The mean gradient of the logical batch's units."""
 
     def __init__(
         self,
@@ -44,29 +44,32 @@ class PlainGradients:
     ) -> None:
         self._model, self._objective, self._parameters = model, objective, parameters
         self._processes = processes or Processes()
-        self._examples = 0
+        self._units = 0
         self._answers: dict[str, float] = {}
 
     def add(self, batch: Batch) -> torch.Tensor:
         """Add the batch's gradient to the parameters' own."""
-        losses = self._objective.per_example_loss(self._model, batch)
+        constants = constants_of(self._objective, self._model, batch)
+        losses, figures = self._objective.per_example_loss(self._model, batch, constants)
         losses.sum().backward()
-        self._examples += losses.numel()
+        losses, figures = detached(losses, figures)
+        self._objective.note(figures)
+        self._units += losses.numel()
         for name, values in self._objective.queries(batch).items():
             self._answers[name] = self._answers.get(name, 0.0) + float(values.double().sum())
-        return losses.detach()
+        return losses
 
     def release(self, *, step: int) -> Release:
-        """Return the means over the examples that were added."""
-        shares = self._processes.exchange((self._examples, self._answers))
-        examples = max(1, sum(count for count, _ in shares))
+        """Return the means over the units that were added."""
+        shares = self._processes.exchange((self._units, self._answers))
+        units = max(1, sum(count for count, _ in shares))
         sums = self._processes.sum([self._taken(parameter) for parameter in self._parameters])
         names = dict.fromkeys(name for _, answers in shares for name in answers)
         totals = {name: sum(answers.get(name, 0.0) for _, answers in shares) for name in names}
-        self._examples, self._answers = 0, {}
+        self._units, self._answers = 0, {}
         return Release(
-            [(total / examples).to(torch.float32) for total in sums],
-            {name: total / examples for name, total in totals.items()},
+            [(total / units).to(torch.float32) for total in sums],
+            {name: total / units for name, total in totals.items()},
         )
 
     @staticmethod
@@ -94,29 +97,27 @@ class PrivateGradients:
         plan: PrivacyPlan,
         stream: Stream,
         journal: Journal | None,
+        engine: str,
         processes: Processes | None = None,
     ) -> None:
-        """Of several processes, the first holds the journal; the others have None."""
-        self._model, self._objective, self._plan, self._journal = model, objective, plan, journal
+        """Of several processes, the first holds the journal; the others have None. `engine` is a name."""
+        self._objective, self._plan, self._journal = objective, plan, journal
         self._processes = processes or Processes()
-        self._engine = HookGradients(model)
+        self._engine = make_engine(engine, model=model, objective=objective)
         self._mechanism = GradientMechanism(plan=plan, parameters=parameters, stream=stream)
         self._norms: list[torch.Tensor] = []
         self._figures: dict[str, float] = {}
 
     def add(self, batch: Batch) -> torch.Tensor:
         """Clip the batch's units one by one and add them to the sum."""
-        kept: list[torch.Tensor] = []
-
-        def losses() -> torch.Tensor:
-            kept.append(self._objective.per_example_loss(self._model, batch))
-            return kept[0]
-
-        gradients = self._engine.per_example(losses)
-        self._norms.append(self._mechanism.add(sum_by_unit(gradients, batch.unit)))
+        units = self._engine.per_unit(batch)
+        self._objective.note(units.figures)
+        self._norms.append(self._mechanism.add(units.gradients))
         answers = self._objective.queries(batch)
-        self._mechanism.ask(dict(zip(answers, sum_by_unit(list(answers.values()), batch.unit), strict=True)))
-        return kept[0].detach()
+        if any(values.shape != units.losses.shape for values in answers.values()):
+            raise ValueError("a query must give one value a unit: the noise is for no more")
+        self._mechanism.ask(answers)
+        return units.losses
 
     def release(self, *, step: int) -> Release:
         """Return the noised means. The journal holds the step before anything can come of it.

@@ -146,7 +146,7 @@ class TrainingLoop:
             # Here, where too little memory for it leaves the step before it whole.
             epsilon = self._curve.epsilon_at(step) if self._curve and self._logs(step) else None
             own = self._differentiate(self._share(examples), step=step)
-        total, rows, tokens = (sum(column) for column in zip(*self._processes.exchange(own), strict=True))
+        total, units, tokens = (sum(column) for column in zip(*self._processes.exchange(own), strict=True))
         if not self._settings.privacy.enabled and not math.isfinite(total):
             raise self._not_finite("loss", step)
         release = self._gradients.release(step=step)
@@ -159,9 +159,9 @@ class TrainingLoop:
         )
         norm = self._apply(release.gradients, step=step, rate=rate)
         self._objective.observe(release.queries)
-        loss = total / rows if rows else None
+        loss = total / units if units else None
         return StepFigures(
-            loss=loss, examples=len(examples), tokens=tokens, learning_rate=rate, grad_norm=norm, epsilon=epsilon
+            loss=loss, examples=len(drawn), tokens=tokens, learning_rate=rate, grad_norm=norm, epsilon=epsilon
         )
 
     def _share(self, examples: Sequence[Example]) -> list[Example]:
@@ -169,7 +169,7 @@ class TrainingLoop:
         return [row for rows in self._processes.share(longest_first(examples)) for row in rows]
 
     def _differentiate(self, examples: Sequence[Example], *, step: int) -> tuple[float, int, int]:
-        """Add up the gradients of these examples; return the sum of their rows' losses, the rows and the tokens."""
+        """Add up the gradients of these examples; return the sum of their units' losses, the units and the tokens."""
         batches = physical_batches(
             examples, token_budget=self._settings.token_budget, pad_id=self._pad_id, device=self._device
         )

@@ -144,6 +144,7 @@ class _Stage:
                 stream=self.stream,
                 dtype=self.base.dtype,
                 pad_id=self.base.tokenizer.pad_token_id,
+                engine="hooks",
             )
         with self.run.journal(writes=self.processes.is_first) as journal:
             gradients = PrivateGradients(
@@ -153,6 +154,7 @@ class _Stage:
                 plan=self.plan,
                 stream=self.stream,
                 journal=journal,
+                engine="hooks",
                 processes=self.processes,
             )
             loop = self._loop(gradients)

@@ -58,4 +58,36 @@ def test_an_empty_draw_gives_no_batches():
 
 def test_rows_are_alone_and_unpadded():
     batch = cut([Example(ids=(1, 2, 3), prompt_length=1, unit=0), Example(ids=(4,), prompt_length=0, unit=1)])[0]
-    assert [row.input_ids.tolist() for row in batch.rows()] == [[[1, 2, 3]], [[4]]]
+    assert [unit.input_ids.tolist() for unit in batch.units()] == [[[1, 2, 3]], [[4]]]
+
+
+@given(examples_strategy)
+def test_units_alone_hold_their_own_rows_and_no_more_padding_than_they_need(examples):
+    for batch in cut(examples):
+        alone = list(batch.units())
+        assert [unit.examples for unit in alone] == [
+            tuple(batch.examples[row] for row in rows) for rows in batch.rows_by_unit()
+        ]
+        for unit in alone:
+            assert len({example.unit for example in unit.examples}) == 1
+            assert unit.input_ids.shape == (len(unit.examples), max(unit.lengths))
+            assert unit.unit.tolist() == [0] * len(unit.examples)
+            assert unit.real_tokens == int((unit.input_ids != 0).sum())
+
+
+@given(examples_strategy)
+def test_padded_positions_are_each_rows_responses_in_order_then_positions_without_a_label(examples):
+    for batch in cut(examples):
+        padded = batch.padded()
+        responses = [(labels != IGNORED).nonzero()[:, 0].tolist() for labels in batch.labels]
+        assert padded.positions.shape == (len(responses), max(1, *map(len, responses)))
+        for labels, positions, expected in zip(batch.labels, padded.positions, responses, strict=True):
+            assert positions[: len(expected)].tolist() == expected
+            assert (labels[positions[len(expected) :]] == IGNORED).all()
+
+
+def test_values_of_rows_are_added_up_by_unit():
+    rows = [Example(ids=(1,) * length, prompt_length=0, unit=unit) for length, unit in ((3, 7), (2, 4), (5, 7))]
+    batch = cut(rows)[0]
+    assert batch.rows_by_unit() == [[0, 1], [2]]  # the unit with the longest row first
+    assert batch.by_unit(torch.tensor([1.0, 2.0, 4.0])).tolist() == [3.0, 4.0]

@@ -29,12 +29,12 @@ from sealed_experts.training.objectives.sft import SupervisedFineTuning
 
 original, calls = SupervisedFineTuning.per_example_loss, iter(range(10**6))
 
-def hungry(self, model, batch):
+def hungry(self, model, batch, constants):
     if next(calls) == 8:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 64 * 2**20,) * 2)
         torch.ones(2**26)
-    return original(self, model, batch)
+    return original(self, model, batch, constants)
 
 SupervisedFineTuning.per_example_loss = hungry
 folder, base, dataset = map(Path, sys.argv[1:])

@@ -110,10 +110,10 @@ def test_a_loss_that_is_not_finite_stops_a_run_without_privacy_and_no_private_on
     original = SupervisedFineTuning.per_example_loss
     calls = iter(range(10**6))
 
-    def lost(self, model, batch):
-        loss = original(self, model, batch)
+    def lost(self, model, batch, constants):
+        loss, figures = original(self, model, batch, constants)
         offset = torch.full_like(loss, float("inf") if next(calls) >= 5 else 0.0)
-        return loss + offset  # the derivative of a constant is zero
+        return loss + offset, figures  # the derivative of a constant is zero
 
     monkeypatch.setattr(SupervisedFineTuning, "per_example_loss", lost)
     plain = make_job(tmp_path / "plain", tiny_base, tiny_dataset, privacy=PLAIN, checkpoint_steps=1)

@@ -7,7 +7,7 @@ from sealed_experts.errors import UserError
 from sealed_experts.models.adapters.lora import Lora
 from sealed_experts.models.attachment import attach_adapter, trainable_parameters
 from sealed_experts.models.loading import load_tokenizer
-from sealed_experts.privacy.gradients import HookGradients
+from sealed_experts.privacy.engines import constants_of, make_engine
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.rewards import Score
 from sealed_experts.training.batches import Example, physical_batches
@@ -86,7 +86,7 @@ def test_recomputed_log_probabilities_equal_those_of_sampling(tokenizer):
     model = adapted()
     objective = objective_of(model, tokenizer)
     (batch,) = prepared(model, objective)
-    logits = [model(input_ids=row.input_ids).logits[0] for row in batch.rows()]
+    logits = [model(input_ids=row.input_ids).logits[0] for row in batch.units()]
     for row, rollout in zip(logits, batch.examples, strict=True):
         answer = torch.tensor(rollout.ids[rollout.prompt_length :])
         positions = row[rollout.prompt_length - 1 : len(rollout.ids) - 1]
@@ -198,20 +198,15 @@ def test_the_loss_and_its_gradient_are_the_formulas(tokenizer):
     reference = [parameter.detach().clone() for parameter in trainable_parameters(model)]
     (batch,) = prepared(model, objective)
     moved(model, 9)  # away from the reference, so that the divergence is not zero
-    engine = HookGradients(model)
-    kept = []
-
-    def losses():
-        kept.append(objective.per_example_loss(model, batch))
-        return kept[0]
-
-    gradients = engine.per_example(losses)
+    engine = make_engine("hooks", model=model, objective=objective)
+    units = engine.per_unit(batch)
     engine.close()
+    objective.note(units.figures)
     for row, rollout in enumerate(batch.examples):
         expected = loss_written_out(model, rollout, reference=reference, settings=SETTINGS)
-        assert kept[0][row].item() == pytest.approx(expected.item(), rel=1e-4)
+        assert units.losses[row].item() == pytest.approx(expected.item(), rel=1e-4)
         truth = torch.autograd.grad(expected, trainable_parameters(model))
-        for gradient, one in zip(gradients, truth, strict=True):
+        for gradient, one in zip(units.gradients, truth, strict=True):
             torch.testing.assert_close(gradient[row], one, rtol=2e-3, atol=1e-5)
     assert objective.figures([objective.observed()])["kl"] > 0.01
 
@@ -286,7 +281,8 @@ def run_bandit(tokenizer, *, sign=1.0, steps=30):
     means = []
     for step in range(1, steps + 1):
         for batch in objective.prepare(model, batches, step=step, stream=STREAM):
-            (sign * objective.per_example_loss(model, batch).mean()).backward()
+            losses, _ = objective.per_example_loss(model, batch, constants_of(objective, model, batch))
+            (sign * losses.mean()).backward()
             mean = float(objective.queries(batch)["mean_reward"].mean())
             means.append(mean)
             optimizer.step()

@@ -7,9 +7,11 @@ import torch
 from sealed_experts.models.adapters.lora import Lora
 from sealed_experts.models.attachment import attach_adapter, trainable_parameters
 from sealed_experts.models.memory import enable_gradient_checkpointing
-from sealed_experts.privacy.gradients import HookGradients
+from sealed_experts.privacy.engines import make_engine
 from sealed_experts.privacy.streams import Stream
+from sealed_experts.training.batches import Example, physical_batches
 from sealed_experts.training.objectives.distributions import nucleus_log_probs
+from sealed_experts.training.objectives.sft import SupervisedFineTuning
 from sealed_experts.training.rollouts import Sampling, check_row_independence, pick_tokens, sample_answers
 from tests.tiny import tiny_qwen2
 
@@ -210,12 +212,13 @@ def test_frequencies_are_those_of_the_truncated_softmax(top_p):
 
 def test_sampling_leaves_mode_hooks_and_gradients_alone():
     model = policy()
-    engine = HookGradients(model)
+    engine = make_engine("hooks", model=model, objective=SupervisedFineTuning(max_seq_len=8))
     draw(model)
     assert model.training
     assert all(vars(parameter).get("grad_sample") is None for parameter in trainable_parameters(model))
-    losses = engine.per_example(lambda: model(input_ids=torch.tensor([[1, 2, 3], [4, 5, 6]])).logits.mean((1, 2)))
-    assert all(gradient.shape[0] == 2 for gradient in losses)
+    rows = [Example(ids=(1, 2, 3), prompt_length=1, unit=0), Example(ids=(4, 5, 6), prompt_length=1, unit=1)]
+    (batch,) = physical_batches(rows, token_budget=100, pad_id=PAD, device=torch.device("cpu"))
+    assert all(gradient.shape[0] == 2 for gradient in engine.per_unit(batch).gradients)
     engine.close()
 
 

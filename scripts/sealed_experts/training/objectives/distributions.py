@@ -8,7 +8,12 @@ import torch
 
 
 def nucleus_log_probs(
-    logits: torch.Tensor, tokens: torch.Tensor, *, sizes: torch.Tensor, temperature: float
+    logits: torch.Tensor,
+    tokens: torch.Tensor,
+    *,
+    sizes: torch.Tensor | None,
+    temperature: float,
+    largest: int | None = None,
 ) -> torch.Tensor:
     """Return the log-probability of each token under the policy that sampled it, with gradient, [positions].
 
@@ -20,22 +25,22 @@ def nucleus_log_probs(
     Args:
         logits: [positions, vocabulary].
         tokens: [positions].
-        sizes: [positions], how many of the likeliest tokens were sampled from.
+        sizes: [positions], how many of the likeliest tokens were sampled from; None for all of them.
         temperature: above 0.
+        largest: the largest of `sizes`, or more; to be given inside `vmap`, where values cannot be read.
     """
     scaled = logits / temperature
-    chosen = scaled.gather(1, tokens[:, None])
-    vocabulary = scaled.shape[1]
-    if bool((sizes < vocabulary).any()):
+    chosen = scaled.gather(-1, tokens[..., None])
+    if sizes is not None:
         with torch.no_grad():
             ranks = ranking(scaled)
-            likeliest = ranks.topk(int(sizes.max()), dim=1).values
-            likeliest = torch.cat([torch.full_like(likeliest[:, :1], torch.inf), likeliest], dim=1)
-            least, before = (likeliest.gather(1, sizes[:, None] - place) for place in (0, 1))
-            outside = ranks < torch.where(ranks.gather(1, tokens[:, None]) >= least, least, before)
-            outside.scatter_(1, tokens[:, None], False)
+            likeliest = ranks.topk(int(sizes.max()) if largest is None else largest, dim=-1).values
+            likeliest = torch.cat([torch.full_like(likeliest[..., :1], torch.inf), likeliest], dim=-1)
+            least, before = (likeliest.gather(-1, sizes[..., None] - place) for place in (0, 1))
+            outside = ranks < torch.where(ranks.gather(-1, tokens[..., None]) >= least, least, before)
+            outside = outside.scatter(-1, tokens[..., None], False)
         scaled = scaled.masked_fill(outside, -torch.inf)
-    return chosen[:, 0] - scaled.logsumexp(1)
+    return chosen[..., 0] - scaled.logsumexp(-1)
 
 
 def ranking(scores: torch.Tensor) -> torch.Tensor:
@@ -43,7 +48,7 @@ def ranking(scores: torch.Tensor) -> torch.Tensor:
 
     Equal scores are common in bfloat16, and `topk` orders them as it pleases.
     """
-    places = torch.arange(scores.shape[1], device=scores.device, dtype=torch.float64)
+    places = torch.arange(scores.shape[-1], device=scores.device, dtype=torch.float64)
     return scores.to(torch.float64) - 1e-12 * places
 
 
@@ -71,15 +76,19 @@ def policy_terms(
 class _PolicyTerms(torch.autograd.Function):
     """All at once, with their gradients written out: a vocabulary is wide, and autograd would walk it many times over.
 
+    Any number of dimensions may stand before the vocabulary's.
+
     With d = log π - log reference: ∂KL/∂z = π (d - KL), ∂H/∂z = -π (log π + H), ∂log π(token)/∂z = 1(token) - π.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(logits: torch.Tensor, reference: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        log_probs = logits.log_softmax(1)
+        log_probs = logits.log_softmax(-1)
         probabilities = log_probs.exp()
-        difference = log_probs - reference.log_softmax(1)
-        chosen = log_probs.gather(1, tokens[:, None])[:, 0]
+        difference = log_probs - reference.log_softmax(-1)
+        chosen = log_probs.gather(-1, tokens[..., None])[..., 0]
         divergence = torch.linalg.vecdot(probabilities, difference).clamp(min=0.0)
         entropy = -torch.linalg.vecdot(probabilities, log_probs)
         return chosen, divergence, entropy, log_probs, probabilities, difference
@@ -93,11 +102,11 @@ class _PolicyTerms(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         tokens, divergence, entropy, log_probs, probabilities, difference = ctx.saved_tensors
-        of_chosen, of_divergence, of_entropy = (gradient[:, None] for gradient in gradients[:3])
+        of_chosen, of_divergence, of_entropy = (gradient[..., None] for gradient in gradients[:3])
         result = difference * of_divergence
         result.addcmul_(log_probs, of_entropy, value=-1)
-        result -= divergence[:, None] * of_divergence + entropy[:, None] * of_entropy + of_chosen
-        return result.mul_(probabilities).scatter_add_(1, tokens[:, None], of_chosen), None, None
+        result -= divergence[..., None] * of_divergence + entropy[..., None] * of_entropy + of_chosen
+        return result.mul_(probabilities).scatter_add_(-1, tokens[..., None], of_chosen), None, None
 
 
 @contextlib.contextmanager

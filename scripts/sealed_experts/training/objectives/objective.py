@@ -34,7 +34,7 @@ class Materials:
 
 
 class Objective:
-    """A training objective: a loss per example, and whatever it needs around it.
+    """A training objective: a loss per unit of privacy, and whatever it needs around it.
 
     Subclasses override the two losses; the rest has defaults that do nothing. An objective calls the wrapped model,
     never its inner decoder.
@@ -56,9 +56,32 @@ class Objective:
             UserError: it cannot use them.
         """
 
-    def per_example_loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """Return each row's loss, float32 [rows], depending on that row alone."""
+    def constants(self, model: torch.nn.Module, batch: Batch) -> Mapping[str, Any]:
+        """Return what this batch's loss needs and what has no gradient, by name: logits of a reference, advantages.
+
+        Called without gradient, once before each `per_example_loss`, with the same batch. If the batch is padded
+        (`batch.positions`), the first dimension of every tensor is the rows: an engine cuts them by unit. Other
+        values are passed on unchanged.
+        """
+        return {}
+
+    def per_example_loss(
+        self, model: torch.nn.Module, batch: Batch, constants: Mapping[str, Any]
+    ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        """Return each unit's loss, float32 [units], depending on that unit's rows alone, and figures to `note`.
+
+        `batch.unit` says which rows belong together; `batch.by_unit` adds up their values. Run the model once, through
+        `response_logits`. An engine may call this inside `vmap`, once for all units. There `batch` holds one unit and
+        no examples, the weights are replaced, and no value can be read or decide what is computed. What needs
+        examples or other weights belongs in `constants`.
+
+        Returns:
+            The losses, and by name figures for the log, each [units].
+        """
         raise NotImplementedError
+
+    def note(self, figures: Mapping[str, torch.Tensor]) -> None:
+        """Take the figures of a physical batch's loss, each [units]; they are functions of private records."""
 
     def validate(
         self, model: torch.nn.Module, batches: Sequence[Batch], *, check: Callable[[], None] = lambda: None
@@ -83,7 +106,7 @@ class Objective:
         return {}
 
     def queries(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Return, for each name in `query_noise`, one value in [0, 1] a row, [rows], depending on that row alone."""
+        """Return, for each name in `query_noise`, one value in [0, 1] a unit, [units], of that unit's rows alone."""
         return {}
 
     def observe(self, answers: Mapping[str, float]) -> None:

@@ -24,7 +24,7 @@ from sealed_experts.training.objectives.distributions import (
     policy_terms,
 )
 from sealed_experts.training.objectives.objective import Materials, Objective
-from sealed_experts.training.objectives.response import mean_response_loss, response_logits
+from sealed_experts.training.objectives.response import at_responses, mean_response_loss, response_logits
 from sealed_experts.training.scoring import Rollout, Scorer, figures_of_observed, observed, reward_figures
 from sealed_experts.training.stages.reinforce import MEAN_REWARD, Reinforce
 
@@ -32,7 +32,7 @@ from sealed_experts.training.stages.reinforce import MEAN_REWARD, Reinforce
 class PolicyGradient(Objective):
     """Policy gradients on sampled answers.
 
-    A row's loss is -(advantage) · Σ log π + kl_coef · KL - entropy_coef · H over its response tokens. The score term
+    An answer's loss is -(advantage) · Σ log π + kl_coef · KL - entropy_coef · H over its tokens. The score term
     uses the tempered, truncated policy that sampled. KL and entropy H use the untruncated one and are means over
     tokens (as sums they would reward long answers for themselves); KL is measured from the adapter that the stage
     started from, over the whole vocabulary (the Rao-Blackwellised estimator, see `distributions.policy_terms`).
@@ -83,26 +83,45 @@ class PolicyGradient(Objective):
         ]
         return self._physical(self._rollouts)
 
-    def per_example_loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """Return each rollout's loss, float32 [rows]."""
-        rollouts = _rollouts_of(batch)
+    def constants(self, model: torch.nn.Module, batch: Batch) -> Mapping[str, Any]:
+        """Return the reference's logits, the advantages, and the nuclei that the answers were sampled from."""
+        rollouts, device = _rollouts_of(batch), batch.input_ids.device
         with other_weights(self._parameters, self._reference):
-            before = response_logits(model, batch)
+            reference = response_logits(model, batch).logits
+        constants = {
+            "reference": reference,
+            "advantages": torch.tensor([rollout.advantage for rollout in rollouts], device=device),
+        }
+        if self._settings.top_p == 1.0:
+            return constants
+        sizes = [size for rollout in rollouts for size in rollout.nucleus]
+        nuclei = at_responses(batch, torch.tensor(sizes, device=device), elsewhere=1)
+        return {**constants, "nuclei": nuclei, "largest_nucleus": max(sizes, default=1)}
+
+    def per_example_loss(
+        self, model: torch.nn.Module, batch: Batch, constants: Mapping[str, Any]
+    ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        """Return each answer's loss, [units], with its divergence and entropy."""
         now = response_logits(model, batch)
-        log_probs, *of_positions = policy_terms(now.logits, before.logits, now.tokens)
-        sizes = torch.tensor([size for rollout in rollouts for size in rollout.nucleus], device=now.tokens.device)
-        temperature = self._settings.temperature
-        if temperature != 1.0 or bool((sizes < now.logits.shape[1]).any()):
-            log_probs = nucleus_log_probs(now.logits, now.tokens, sizes=sizes, temperature=temperature)
-        advantages = torch.tensor([rollout.advantage for rollout in rollouts], device=now.tokens.device)
+        log_probs, *of_positions = policy_terms(now.logits, constants["reference"], now.tokens)
+        nuclei, temperature = constants.get("nuclei"), self._settings.temperature
+        if temperature != 1.0 or nuclei is not None:
+            largest = constants.get("largest_nucleus")
+            log_probs = nucleus_log_probs(
+                now.logits, now.tokens, sizes=nuclei, temperature=temperature, largest=largest
+            )
         divergences, entropies = map(now.row_means, of_positions)
-        self._divergences += divergences.tolist()
-        self._entropies += entropies.tolist()
-        return (
-            -advantages * now.row_sums(log_probs)
+        losses = (
+            -constants["advantages"] * now.row_sums(log_probs)
             + self._settings.kl_coef * divergences
             - self._settings.entropy_coef * entropies
         )
+        return batch.by_unit(losses), {"kl": batch.by_unit(divergences), "entropy": batch.by_unit(entropies)}
+
+    def note(self, figures: Mapping[str, torch.Tensor]) -> None:
+        """Keep divergences and entropies for the log."""
+        self._divergences += figures["kl"].tolist()
+        self._entropies += figures["entropy"].tolist()
 
     def validate(
         self, model: torch.nn.Module, batches: Sequence[Batch], *, check: Callable[[], None] = lambda: None
@@ -136,7 +155,7 @@ class PolicyGradient(Objective):
         return {MEAN_REWARD: self._settings.baseline_noise_multiplier}
 
     def queries(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Return each rollout's reward, float64 [rows]."""
+        """Return each answer's reward, float64 [units]."""
         rewards = [rollout.score.value for rollout in _rollouts_of(batch)]
         return {MEAN_REWARD: torch.tensor(rewards, dtype=torch.float64)}
 

@@ -28,7 +28,7 @@ class ResponseLogits:
     def losses(self) -> torch.Tensor:
         """Return the negative log-likelihood of each position's token in nats, [positions]."""
         # Not cross_entropy, which PyTorch does not promise to be deterministic on a GPU.
-        return self.logits.logsumexp(1) - self.logits.gather(1, self.tokens[:, None])[:, 0]
+        return self.logits.logsumexp(-1) - self.logits.gather(-1, self.tokens[..., None])[..., 0]
 
     def row_sums(self, values: torch.Tensor) -> torch.Tensor:
         """Add up one value a position, [positions], to one a row, [rows]."""
@@ -39,17 +39,62 @@ class ResponseLogits:
         return self.row_sums(values) / self.counts.clamp(min=1)
 
 
+@dataclass(frozen=True)
+class PaddedResponseLogits(ResponseLogits):
+    """The same of a padded batch: where it says [positions] above, it is [rows, most positions of a row] here.
+
+    Attributes:
+        real: which of them are response positions; the values at the others are finite and mean nothing.
+    """
+
+    real: torch.Tensor
+
+    def row_sums(self, values: torch.Tensor) -> torch.Tensor:
+        """Add up one value a position, [rows, most], to one a row, [rows]."""
+        return torch.where(self.real, values, 0.0).sum(1)
+
+
 def response_logits(model: torch.nn.Module, batch: Batch) -> ResponseLogits:
     """Run the model on a batch, its output head on response positions alone."""
+    if batch.positions is not None:
+        return _padded_logits(model, batch, batch.positions)
     mask = batch.labels != IGNORED
     counts = mask.sum(1)
     if bool(mask.any()):
-        with _head_on(model, mask):
+        with _head_on(model, lambda hidden: hidden[:, -mask.shape[1] :][mask]):
             logits = model(input_ids=batch.input_ids).logits.float()
     else:
         # Nothing to predict: no positions, but still a gradient, so that the engine sees every parameter.
         logits = model(input_ids=batch.input_ids, logits_to_keep=1).logits.float()[:, 0][:0]
     return ResponseLogits(logits=logits, tokens=batch.labels[mask], row=mask.nonzero()[:, 0], counts=counts)
+
+
+def _padded_logits(model: torch.nn.Module, batch: Batch, positions: torch.Tensor) -> PaddedResponseLogits:
+    rows, width = batch.input_ids.shape
+
+    def chosen(hidden: torch.Tensor) -> torch.Tensor:
+        return hidden[:, -width:].gather(1, positions[:, :, None].expand(-1, -1, hidden.shape[2]))
+
+    with _head_on(model, chosen):
+        logits = model(input_ids=batch.input_ids).logits.float()
+    labels = batch.labels.gather(1, positions)
+    real = labels != IGNORED
+    row = torch.arange(rows, device=labels.device)[:, None].expand(labels.shape)
+    return PaddedResponseLogits(logits=logits, tokens=labels.clamp(min=0), row=row, counts=real.sum(1), real=real)
+
+
+def at_responses(batch: Batch, values: torch.Tensor, *, elsewhere: float) -> torch.Tensor:
+    """Lay out one value a response position, [positions], as `response_logits` lays out this batch's.
+
+    Args:
+        batch: the batch.
+        values: row after row.
+        elsewhere: what stands where a padded row has no response position.
+    """
+    if batch.positions is None:
+        return values
+    real = batch.labels.gather(1, batch.positions) != IGNORED
+    return torch.full(real.shape, elsewhere, dtype=values.dtype, device=values.device).masked_scatter(real, values)
 
 
 def mean_response_loss(
@@ -71,13 +116,14 @@ def mean_response_loss(
 
 
 @contextlib.contextmanager
-def _head_on(model: torch.nn.Module, mask: torch.Tensor) -> Iterator[None]:
-    """Let the output head see only the positions in `mask`, [rows, length]: it returns [positions, vocabulary].
+def _head_on(model: torch.nn.Module, chosen: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Let the output head see only the positions that `chosen` takes out of [rows, length, hidden units].
 
-    The head is the widest layer of a small model, and most positions of an example are prompt or padding.
+    The head is the widest layer of a small model, and most positions of an example are prompt or padding. Virtual
+    tokens of a soft prompt come before the batch's own: counted from the end, positions are right with them too.
     """
     head = model.get_output_embeddings()  # type: ignore[operator]
-    handle = head.register_forward_pre_hook(lambda module, inputs: (inputs[0][mask],))
+    handle = head.register_forward_pre_hook(lambda module, inputs: (chosen(inputs[0]),))
     try:
         yield
     finally:

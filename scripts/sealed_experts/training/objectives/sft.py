@@ -1,6 +1,6 @@
 """Supervised fine-tuning: the mean negative log-likelihood of each example's own response tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,16 @@ class SupervisedFineTuning(Objective):
         if silent:
             print(f"WARNING: {silent} prompts fill max_seq_len and teach nothing", flush=True)
 
-    def per_example_loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """Return each row's mean loss over its own response tokens, float32 [rows]; 0 for a row without any.
+    def per_example_loss(
+        self, model: torch.nn.Module, batch: Batch, constants: Mapping[str, Any]
+    ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        """Return each row's mean loss over its own response tokens, 0 without any, added up by unit, [units].
 
         A mean over the batch's tokens, as the model's own `.loss` takes it, would make one example's gradient depend
         on another's length.
         """
         response = response_logits(model, batch)
-        return response.row_means(response.losses())
+        return batch.by_unit(response.row_means(response.losses())), {}
 
     def validate(
         self, model: torch.nn.Module, batches: Sequence[Batch], *, check: Callable[[], None] = lambda: None

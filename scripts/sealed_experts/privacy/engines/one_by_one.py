@@ -1,0 +1,31 @@
+"""Per-unit gradients by a plain backward pass for each unit alone: slow, and right for every adapter and base."""
+
+from typing import Any
+
+import torch
+
+from sealed_experts.privacy.engines import Engine, UnitGradients, constants_of, detached
+
+
+class Chosen(Engine):
+    """One unit at a time, without padding."""
+
+    def per_unit(self, batch: Any) -> UnitGradients:
+        """Differentiate a physical batch unit by unit."""
+        units = [self._alone(unit) for unit in batch.units()]
+        return UnitGradients(
+            [torch.stack(parts) for parts in zip(*(unit.gradients for unit in units), strict=True)],
+            torch.cat([unit.losses for unit in units]),
+            {name: torch.cat([unit.figures[name] for unit in units]) for name in units[0].figures},
+        )
+
+    def _alone(self, unit: Any) -> UnitGradients:
+        constants = constants_of(self._objective, self._model, unit)
+        losses, figures = self._objective.per_example_loss(self._model, unit, constants)
+        # Not autograd.grad: recomputed activations (reentrant checkpointing) only know backward().
+        losses.sum().backward()
+        parameters = self._trainable.values()
+        gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in parameters]
+        for weight in parameters:
+            weight.grad = None
+        return UnitGradients(gradients, *detached(losses, figures))
