@@ -1,0 +1,36 @@
+"""`python -m tests.golden`: record golden outputs, or compare with what was recorded."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from tests.golden.differences import differences
+from tests.golden.recording import made_with, record
+
+GOLDEN = Path(__file__).parent / "golden.json"
+
+
+def main() -> int:
+    """Record or compare; return 1 where something differs."""
+    parser = argparse.ArgumentParser(prog="python -m tests.golden", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    recorder = commands.add_parser("record", help="run everything and write FILE")
+    comparer = commands.add_parser("compare", help="run everything and compare with FILE")
+    comparer.add_argument("--all", action="store_true", help="list every difference of an artifact")
+    for command in (recorder, comparer):
+        command.add_argument("file", nargs="?", type=Path, default=GOLDEN, help="by default the committed golden.json")
+    args = parser.parse_args()
+    if args.command == "record":
+        args.file.write_text(json.dumps(record(), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        return 0
+    before = json.loads(args.file.read_text())
+    if before["made with"] != made_with():
+        print("note: other versions than those of the recording, so results may differ for that reason alone")
+    lines = differences(before, record(), **({"shown": sys.maxsize} if args.all else {}))
+    print("\n".join(lines) if lines else "Nothing differs.")
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

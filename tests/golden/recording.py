@@ -1,0 +1,82 @@
+"""Record everything: messages, schemas, rules, and what the tiny runs make."""
+
+import importlib.metadata
+import json
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.golden.artifacts import artifacts_of
+from tests.golden.mistakes import dry_run_messages, messages
+from tests.golden.workplace import CONFIGURATION, Workplace
+
+_LIBRARIES = ("torch", "transformers", "peft", "opacus", "tokenizers", "safetensors", "numpy", "scipy", "dp-accounting")
+_QUESTIONS = ("What does the bank do by the river bank?", "Two loans and a bond fund", "portfolios", "Nothing of that")
+
+
+def made_with() -> dict[str, str]:
+    """Return the versions that decide bits and names here: recordings made with others are not comparable."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {
+        "machine": platform.machine(),
+        "python": python,
+        **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+    }
+
+
+def record(configuration: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Run everything in a new folder; return {section: {name: content}}.
+
+    Args:
+        configuration: another one than configuration.yaml.
+
+    Raises:
+        RuntimeError: a run failed, or the keys of draws and noise were not pinned.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        workplace = Workplace(Path(folder) / "golden")
+        configuration = configuration or yaml.safe_load(CONFIGURATION.read_text())
+        workplace.configure(configuration)
+        schemas = sorted((workplace.tree / "config" / "schemas").glob("*.json"))
+        recorded = {
+            "made with": made_with(),
+            "schemas": {path.name: json.loads(path.read_text()) for path in schemas},
+            "workflow": {"rules": _rules(workplace)},
+            "messages": {**messages(), "dry_runs": dry_run_messages(workplace)},
+        }
+        workplace.tool("run", "--quiet-summary", "--cores", "2", "--configfile", "config/golden.yaml", "--", "all")
+        _check_pins(workplace, configuration)
+        return {**recorded, "results": artifacts_of(workplace), "routing": _routes(workplace)}
+
+
+def _rules(workplace: Workplace) -> list[str]:
+    listed = workplace.snakemake("--list-rules")
+    if listed.returncode:
+        raise RuntimeError(f"snakemake --list-rules failed:\n{listed.stderr}")
+    return sorted(listed.stdout.split())
+
+
+def _routes(workplace: Workplace) -> dict[str, Any]:
+    return {
+        question: json.loads(workplace.tool("route", "results/moe/moe_config.json", question, "--json").stdout)
+        for question in _QUESTIONS
+    }
+
+
+def _check_pins(workplace: Workplace, configuration: dict[str, Any]) -> None:
+    """Check that every trainer used the pinned key and described its code by the pinned digest."""
+    noted = workplace.pins.read_text().splitlines()
+    trained = {
+        (expert, stage)
+        for expert, settings in configuration["experts"].items()
+        for stage in settings.get("stages", ["sft"])
+    }
+    keyed = {tuple(line.split()[1:]) for line in noted if line.startswith("key ")}
+    if keyed != trained or noted.count("code") < len(trained):
+        raise RuntimeError(
+            f"pins/sitecustomize.py no longer pins what it must: keys of {sorted(keyed)} instead of {sorted(trained)}, "
+            f"and {noted.count('code')} digests of code; put the new names of the patched functions there"
+        )
