@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.golden.differences import differences
-from tests.golden.recording import made_with, record
+from tests.golden.recording import made_with, record, written
 
 GOLDEN = Path(__file__).parent / "golden.json"
 
@@ -22,7 +22,7 @@ def main() -> int:
         command.add_argument("file", nargs="?", type=Path, default=GOLDEN, help="by default the committed golden.json")
     args = parser.parse_args()
     if args.command == "record":
-        args.file.write_text(json.dumps(record(), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        args.file.write_text(written(record()) + "\n")
         return 0
     before = json.loads(args.file.read_text())
     if before["made with"] != made_with():

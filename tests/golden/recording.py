@@ -14,6 +14,7 @@ from tests.golden.mistakes import dry_run_messages, messages
 from tests.golden.workplace import CONFIGURATION, Workplace
 
 _LIBRARIES = ("torch", "transformers", "peft", "opacus", "tokenizers", "safetensors", "numpy", "scipy", "dp-accounting")
+_LINE = 110  # characters
 _QUESTIONS = ("What does the bank do by the river bank?", "Two loans and a bond fund", "portfolios", "Nothing of that")
 
 
@@ -50,6 +51,22 @@ def record(configuration: dict[str, Any] | None = None) -> dict[str, Any]:
         workplace.tool("run", "--quiet-summary", "--cores", "2", "--configfile", "config/golden.yaml", "--", "all")
         _check_pins(workplace, configuration)
         return {**recorded, "results": artifacts_of(workplace), "routing": _routes(workplace)}
+
+
+def written(value: Any, *, indent: str = "") -> str:
+    """Return JSON in which whatever fits has a line of its own, so that git shows changes one by one."""
+    flat = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    if not isinstance(value, dict | list) or len(indent) + len(flat) <= _LINE:
+        return flat
+    inner = indent + " "
+    if isinstance(value, dict):
+        opening, closing = "{}"
+        parts = [f"{json.dumps(key, ensure_ascii=False)}: {written(value[key], indent=inner)}" for key in sorted(value)]
+    else:
+        opening, closing = "[]"
+        parts = [written(item, indent=inner) for item in value]
+    lines = ",\n".join(inner + part for part in parts)
+    return f"{opening}\n{lines}\n{indent}{closing}"
 
 
 def _rules(workplace: Workplace) -> list[str]:
