@@ -1,8 +1,6 @@
 """Record everything: messages, schemas, rules, and what the tiny runs make."""
 
-import importlib.metadata
 import json
-import platform
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,47 +8,44 @@ from typing import Any
 import yaml
 
 from tests.golden.artifacts import artifacts_of
+from tests.golden.comparable import made_with
 from tests.golden.mistakes import dry_run_messages, messages
-from tests.golden.workplace import CONFIGURATION, Workplace
+from tests.golden.workplace import Workplace
 
-_LIBRARIES = ("torch", "transformers", "peft", "opacus", "tokenizers", "safetensors", "numpy", "scipy", "dp-accounting")
 _LINE = 110  # characters
 _QUESTIONS = ("What does the bank do by the river bank?", "Two loans and a bond fund", "portfolios", "Nothing of that")
 
 
-def made_with() -> dict[str, str]:
-    """Return the versions that decide bits and names here: recordings made with others are not comparable."""
-    python = ".".join(platform.python_version_tuple()[:2])
-    return {
-        "machine": platform.machine(),
-        "python": python,
-        **{name: importlib.metadata.version(name) for name in _LIBRARIES},
-    }
-
-
-def record(configuration: dict[str, Any] | None = None) -> dict[str, Any]:
+def record() -> dict[str, Any]:
     """Run everything in a new folder; return {section: {name: content}}.
-
-    Args:
-        configuration: another one than configuration.yaml.
 
     Raises:
         RuntimeError: a run failed, or the keys of draws and noise were not pinned.
     """
     with tempfile.TemporaryDirectory() as folder:
         workplace = Workplace(Path(folder) / "golden")
-        configuration = configuration or yaml.safe_load(CONFIGURATION.read_text())
-        workplace.configure(configuration)
-        schemas = sorted((workplace.tree / "config" / "schemas").glob("*.json"))
-        recorded = {
-            "made with": made_with(),
-            "schemas": {path.name: json.loads(path.read_text()) for path in schemas},
-            "workflow": {"rules": _rules(workplace)},
-            "messages": {**messages(), "dry_runs": dry_run_messages(workplace)},
-        }
-        workplace.tool("run", "--quiet-summary", "--cores", "2", "--configfile", "config/golden.yaml", "--", "all")
-        _check_pins(workplace, configuration)
-        return {**recorded, "results": artifacts_of(workplace), "routing": _routes(workplace)}
+        return {"made with": made_with(), **configuration_of(workplace), **runs_of(workplace)}
+
+
+def configuration_of(workplace: Workplace) -> dict[str, Any]:
+    """Return what needs no run: schemas, names of rules, and every message of the configuration check."""
+    schemas = sorted((workplace.tree / "config" / "schemas").glob("*.json"))
+    return {
+        "schemas": {path.name: json.loads(path.read_text()) for path in schemas},
+        "workflow": {"rules": _rules(workplace)},
+        "messages": {**messages(), "dry_runs": dry_run_messages(workplace)},
+    }
+
+
+def runs_of(workplace: Workplace) -> dict[str, Any]:
+    """Run the workflow of the configuration; return what it has made.
+
+    Raises:
+        RuntimeError: as `record`.
+    """
+    workplace.tool("run", "--quiet-summary", "--cores", "2", "--configfile", "config/golden.yaml", "--", "all")
+    _check_pins(workplace)
+    return {"results": artifacts_of(workplace), "routing": _routes(workplace)}
 
 
 def written(value: Any, *, indent: str = "") -> str:
@@ -83,8 +78,9 @@ def _routes(workplace: Workplace) -> dict[str, Any]:
     }
 
 
-def _check_pins(workplace: Workplace, configuration: dict[str, Any]) -> None:
+def _check_pins(workplace: Workplace) -> None:
     """Check that every trainer used the pinned key and described its code by the pinned digest."""
+    configuration = yaml.safe_load((workplace.tree / "config" / "golden.yaml").read_text())
     noted = workplace.pins.read_text().splitlines()
     trained = {
         (expert, stage)

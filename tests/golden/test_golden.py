@@ -5,17 +5,36 @@ import json
 import pytest
 
 from tests.golden.__main__ import GOLDEN
+from tests.golden.comparable import made_with
 from tests.golden.differences import differences
-from tests.golden.recording import made_with, record
+from tests.golden.recording import configuration_of, runs_of
+from tests.golden.workplace import Workplace
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return json.loads(GOLDEN.read_text())
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    return Workplace(tmp_path_factory.mktemp("golden") / "run")
+
+
+@pytest.mark.workflow
+def test_schemas_rules_and_messages_are_those_recorded(golden, workplace):
+    found = configuration_of(workplace)
+    assert differences({section: golden[section] for section in found}, found) == []
 
 
 @pytest.mark.slow
 @pytest.mark.workflow
-def test_the_results_are_those_recorded():
-    golden = json.loads(GOLDEN.read_text())
-    if golden["made with"] != made_with():
-        pytest.skip(f"golden.json was made with {golden['made with']}; here is {made_with()}")
-    assert differences(golden, record()) == []
+def test_the_results_are_those_recorded(golden, workplace):
+    here = made_with()
+    if golden["made with"] != here:
+        pytest.skip(f"golden.json was made with {golden['made with']}; here is {here}")
+    found = runs_of(workplace)
+    assert differences({section: golden[section] for section in found}, found) == []
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.workflow.conftest import new_project
 
 HERE = Path(__file__).parent
 CONFIGURATION = HERE / "configuration.yaml"
-# Kernels that every x86-64 processor with AVX2 has, so that all of them give the same bits.
+# Kernels that every x86-64 processor with AVX2 has. What still differs between processors, `arithmetic` tells.
 PORTABLE = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 _KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 _SECONDS = 1800
