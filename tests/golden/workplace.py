@@ -13,7 +13,8 @@ from tests.workflow.conftest import new_project
 
 HERE = Path(__file__).parent
 CONFIGURATION = HERE / "configuration.yaml"
-# Kernels that every x86-64 processor with AVX2 has. What still differs between processors, `arithmetic` tells.
+PINS = HERE / "pins"
+# Kernels that every x86-64 processor with AVX2 has; with the pins, all of them give the same bits.
 PORTABLE = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 _KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 _SECONDS = 1800
@@ -71,7 +72,7 @@ class Workplace:
             "SOURCE_DATE_EPOCH": "1700000000",
             "SEALED_EXPERTS_HOME": str(self.home),
             "GOLDEN_PINS": str(self.pins),
-            "PYTHONPATH": os.pathsep.join([str(HERE / "pins"), str(self.tree / "scripts")]),
+            "PYTHONPATH": os.pathsep.join([str(PINS), str(self.tree / "scripts")]),
         }
 
     def _make_home(self, folder: Path) -> None:

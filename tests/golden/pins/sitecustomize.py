@@ -1,4 +1,4 @@
-"""Python loads this file at its start in every process of a recorded run. It pins what each edit of our code changes.
+"""Python loads this file at its start in every process of a recorded run. It pins what should move no recording.
 
 In reproducible mode the key of draws and noise follows from the run's fingerprint, which holds the processor, library
 versions and a digest of our own source files. Here it is a function of seed, expert and stage alone, and the digest of
@@ -40,7 +40,24 @@ def _pin_code(module):
     module.numeric_environment = pinned
 
 
+def _pin_root(torch):
+    """AdamW's square root: MKL's begins with an approximation (RSQRTPS) that each maker of processors has its own of,
+    whatever MKL_CBWR says. numpy's is the nearest float everywhere.
+    """
+    root = torch.Tensor.sqrt
+
+    def pinned(tensor):
+        import numpy
+
+        if tensor.requires_grad or tensor.dtype not in (torch.float32, torch.float64):
+            return root(tensor)
+        return torch.as_tensor(numpy.sqrt(tensor.numpy()))
+
+    torch.Tensor.sqrt = pinned
+
+
 PINS = {
+    "torch": _pin_root,
     "sealed_experts.training.run": _pin_key,
     "sealed_experts.training.environment": _pin_code,
 }
