@@ -180,8 +180,9 @@ def test_an_operational_setting_keeps_the_old_checkpoints(tmp_path, tiny_base, t
 
 
 def test_without_privacy_it_learns_and_metrics_say_what_happened(tmp_path, tiny_base, tiny_dataset):
-    metrics = training_metrics(train(make_job(tmp_path, tiny_base, tiny_dataset, privacy=PLAIN, max_steps=40)))
-    assert metrics["final_val_loss"] < metrics["first_val_loss"] - 0.1
+    job = make_job(tmp_path, tiny_base, tiny_dataset, privacy=PLAIN, max_steps=40, learning_rate=2e-2)
+    metrics = training_metrics(train(job))
+    assert metrics["final_val_loss"] < metrics["first_val_loss"] - 0.1  # on other seeds it falls by 0.19 to 0.28
     assert metrics["best_val_loss"] == min(line["val_loss"] for line in metrics["history"]["validation"])
     assert metrics["examples_seen"] == 40 * 8
     assert metrics["total_steps"] == 40

@@ -1,0 +1,2 @@
+def short(prompt, response):
+    return 1 / (1 + len(response))
