@@ -13,6 +13,8 @@ def chain_mistakes(expert: ExpertSettings, layers: Layers, *, datasets: Mapping[
     """Yield what is wrong with an expert's stages, each by itself and all of them together."""
     for stage in expert.training.values():
         yield from stage.mistakes(layers)
+    for stage in expert.configured.values():
+        yield from stage.choice_mistakes(layers)
     first = expert.stages[0]
     if expert.stage(first).follows:
         yield Mistake(

@@ -54,11 +54,16 @@ class Own(Group):
 
 
 class ExpertSettings(Own, Inherited):
-    """One expert, with everything it inherits filled in; `training` holds its stages' settings by name."""
+    """One expert, with everything it inherits filled in.
+
+    `training` holds the settings of its chain's stages by name, `configured` also those of other stages that the
+    configuration speaks of.
+    """
 
     name: str
     adapter: AdapterKind
     training: Mapping[str, Stage]
+    configured: Mapping[str, Stage]
     package: PackageSettings
 
     def stage(self, name: str) -> Stage:

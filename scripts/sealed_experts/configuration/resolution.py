@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sealed_experts.configuration.crosschecks import cross_mistakes
-from sealed_experts.configuration.document import Document, ExpertSettings, Inherited, Own, Settings
+from sealed_experts.configuration.document import Document, ExpertSettings, Inherited, Own, Settings, Top
 from sealed_experts.data.sources import DATASET
 from sealed_experts.errors import UserError
-from sealed_experts.models.adapters import ADAPTER, DEFAULT_KIND
-from sealed_experts.models.settings import BaseSettings
-from sealed_experts.moe.settings import MoeSettings
+from sealed_experts.models.adapters import ADAPTER, DEFAULT_KIND, AdapterKind
 from sealed_experts.packages.settings import PackageSettings
 from sealed_experts.settings.checking import mistakes_in, parse_group, without
 from sealed_experts.settings.fields import Frozen
@@ -239,13 +237,9 @@ def _build(document: Mapping[str, Any], mistakes: list[Mistake]) -> Settings:
         for name, data in sound.get("datasets", {}).items()
         if not DATASET.mistakes(data, at=())  # a mistake took something away that it cannot do without
     }
-    return Settings(
-        **{key: sound[key] for key in _COMMAND_LINE_KEYS if key in sound},
-        base=parse_group(BaseSettings, sound.get("base", {})),
-        datasets=Frozen(datasets),
-        experts=tuple(_expert(sound, name) for name in sound["experts"]),
-        moe=parse_group(MoeSettings, sound.get("moe", {})),
-    )
+    top = parse_group(Top, {key: sound[key] for key in Top.model_fields if key in sound})
+    experts = tuple(_expert(sound, name) for name in sound["experts"])
+    return Settings(**dict(top), datasets=Frozen(datasets), experts=experts)
 
 
 def _expert(document: Mapping[str, Any], name: str) -> ExpertSettings:
@@ -255,13 +249,17 @@ def _expert(document: Mapping[str, Any], name: str) -> ExpertSettings:
     inherited = parse_group(
         Inherited, {key: value for single in Inherited.model_fields for key, value in layers.value(single).items()}
     )
-    training = {stage: parse_group(STAGES[stage], layers.stage(stage)) for stage in own.stages}
+    names = [stage for stage in STAGES if stage in own.stages or any(stage in layer for _, layer in layers.layers)]
+    configured = {stage: parse_group(STAGES[stage], layers.stage(stage)) for stage in names}
+    adapter = _adapter(layers)[1]
     return ExpertSettings(
         **dict(own),
         **dict(inherited),
         name=name,
-        adapter=ADAPTER.parse(_adapter(layers)[1]),
-        training=Frozen(training),
+        # Of a mistaken one nothing more can be said.
+        adapter=AdapterKind(kind="?") if ADAPTER.mistakes(adapter, at=()) else ADAPTER.parse(adapter),
+        training=Frozen({stage: configured[stage] for stage in own.stages}),
+        configured=Frozen(configured),
         package=parse_group(PackageSettings, layers.merged("package")),
     )
 

@@ -41,8 +41,18 @@ class Choice:
         if not isinstance(name, str) or name not in self.features:
             near = suggestion(name, list(self.features)) if isinstance(name, str) else ""
             hint = f"; {near}" if near.startswith("did") else ""
-            return [Mistake((*at, self.key), f"{shown(name)} is not {expected(names)}{hint}")]
+            wrong = Mistake((*at, self.key), f"{shown(name)} is not {expected(names)}{hint}")
+            return [wrong, *self._mistakes_of_default(data, at)]
         return mistakes_in(self.features[name], data, at=at)
+
+    def _mistakes_of_default(self, data: Mapping[str, Any], at: KeyPath) -> list[Mistake]:
+        """Return what would be wrong with the values if the default were meant, whose settings many features share."""
+        if self._default is None:
+            return []
+        group = self.features[self._default]
+        return mistakes_in(
+            group, {key: data[key] for key in data if key in group.model_fields and key != self.key}, at=at
+        )
 
     def parse(self, data: Mapping[str, Any]) -> Any:
         """Return such a mapping as the settings of the feature that it names.

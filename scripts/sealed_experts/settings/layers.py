@@ -74,6 +74,10 @@ class Layers:
                     found.append(((*prefix, stage), one, other))
         return found
 
+    def gives(self, *path: str) -> bool:
+        """Tell whether any layer gives a setting."""
+        return any(_stands(layer, place) for _, layer in self.layers for place in _places(path))
+
     def locate(self, *path: str) -> KeyPath:
         """Return where the strongest layer gives a setting; the expert's own place when only the built-in holds."""
         for prefix, layer in reversed(self.layers):

@@ -18,12 +18,8 @@ from sealed_experts.errors import UserError
 from sealed_experts.evaluation.bootstrap import Resampling
 from sealed_experts.evaluation.experts import evaluate_expert, sample_indices
 from sealed_experts.evaluation.gains import gain_checks, verdict
-<<<<<<< HEAD:tests/unit/evaluation/test_evaluation.py
 from sealed_experts.evaluation.job import EvaluationJob, evaluation_from_json
-from sealed_experts.evaluation.measuring import Losses, Measured, record_losses
-=======
 from sealed_experts.evaluation.measuring import Losses, Measured, gain_figures, model_figures, record_losses
->>>>>>> oracle:tests/unit/test_evaluation.py
 from sealed_experts.files.canonical import read_json, write_json
 from sealed_experts.models.adapters.lora import Lora
 from sealed_experts.models.loading import load_base

@@ -170,7 +170,7 @@ def test_the_limits_of_a_package_are_those_of_the_configuration():
         groups["BaseSettings"]["properties"]["name"]["maxLength"] == manifest["base"]["properties"]["name"]["maxLength"]
     )
     unit = manifest["privacy"]["properties"]["unit"]["maxLength"]
-    for source in ("FilesSource", "HubSource"):
+    for source in ("source_files", "source_hub"):
         assert groups[source]["properties"]["unit"]["maxLength"] + len("field:") <= unit
     alpha = adapter["alpha"]["maximum"]
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 1, "target_modules": ["q"]}

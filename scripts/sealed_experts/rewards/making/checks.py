@@ -14,7 +14,7 @@ from sealed_experts.settings.messages import KeyPath, Mistake, dotted, listed, s
 def reward_mistakes(name: str, options: Mapping[str, Any], layers: Layers, stage: str) -> Iterator[Mistake]:
     """Yield every mistake in a stage's reward: its name, its options, a module that cannot be found."""
     of_name, of_options = layers.locate(stage, "reward"), layers.locate(stage, "reward_options")
-    inherited = of_name[:-1] != of_options[:-1]
+    inherited = layers.gives(stage, "reward") and of_name[:-1] != of_options[:-1]
     for path, problem in reward_problems(name, options):
         if not path:
             yield Mistake(of_name, problem)

@@ -121,6 +121,10 @@ class Stage(Feature, Group):
                 involves=(layers.locate(name, "gpus"),),
             )
 
+    def choice_mistakes(self, layers: Layers) -> Iterator[Mistake]:
+        """Yield what is wrong with settings whose meaning another one decides; asked of stages of no chain too."""
+        yield from ()
+
 
 def _doubled_mistakes(stage: str, layers: Layers) -> Iterator[Mistake]:
     for place, one, other in layers.doubled(stage):

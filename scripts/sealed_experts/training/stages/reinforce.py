@@ -88,7 +88,7 @@ class Reinforce(Stage):
         return self.model_copy(update={"reward_options": described_reward(self.reward, self.reward_options).options()})
 
     def mistakes(self, layers: Layers) -> Iterator[Mistake]:
-        """Yield what does not fit: lengths, and what is wrong with the reward."""
+        """Yield what does not fit, lengths among it."""
         yield from super().mistakes(layers)
         if self.max_new_tokens >= self.max_seq_len:
             yield Mistake(
@@ -97,4 +97,7 @@ class Reinforce(Stage):
                 " allows for both; lower the one or raise the other",
                 involves=(layers.locate(self.feature, "max_seq_len"),),
             )
+
+    def choice_mistakes(self, layers: Layers) -> Iterator[Mistake]:
+        """Yield what is wrong with the reward."""
         yield from reward_mistakes(self.reward, self.reward_options, layers, self.feature)
