@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sealed_experts.errors import UsageError, UserError, printable, shown
+from sealed_experts.errors import UsageError, UserError, shown
+from sealed_experts.text import printable
 
 if TYPE_CHECKING:
     from sealed_experts.packages.base_modules import BaseModules

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from sealed_experts.cli.packages import add_base, add_identity, add_trust, facts, identity_of, trust_of
-from sealed_experts.errors import UsageError, printable
+from sealed_experts.errors import UsageError
+from sealed_experts.text import printable
 
 if TYPE_CHECKING:
     from sealed_experts.packages.registry import Installed, Registry

@@ -12,9 +12,9 @@ from sealed_experts.packages.errors import EncryptedError, PackageError, Signatu
 from sealed_experts.packages.expert.container import ExpertReport
 from sealed_experts.packages.keys.policy import Policy
 from sealed_experts.packages.keys.trust import TrustStore
-from sealed_experts.packages.printable import printable
 from sealed_experts.packages.recipients.encryption import Identity
 from sealed_experts.packages.tgsp.examination import ANY, PackageReport
+from sealed_experts.text import printable
 
 
 @dataclass(frozen=True, kw_only=True)

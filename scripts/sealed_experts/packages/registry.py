@@ -23,7 +23,6 @@ from sealed_experts.packages.keys.home import home_folder
 from sealed_experts.packages.keys.policy import Policy
 from sealed_experts.packages.keys.trust import TrustStore
 from sealed_experts.packages.new_file import digest_at, discard, place
-from sealed_experts.packages.printable import printable
 from sealed_experts.packages.recipients.encryption import Identity
 from sealed_experts.packages.regular_file import open_regular
 from sealed_experts.packages.standing import (
@@ -35,6 +34,7 @@ from sealed_experts.packages.standing import (
     signed_by_its_own_key,
 )
 from sealed_experts.packages.tgsp.examination import ANY, PackageReport
+from sealed_experts.text import printable
 
 SUFFIXES = (".expert", ".tgsp")
 _PIECE = 1 << 20

@@ -21,13 +21,6 @@ VERSION_PATTERN = rf"^[a-z0-9][a-z0-9_-]{{0,99}}@(?:\*|{_CONDITION}(?:,{_CONDITI
 LICENCE = r"^[A-Za-z0-9(][A-Za-z0-9.+() -]*$"  # an SPDX expression; which names there are is checked beside
 CAPABILITY = r"^[a-z0-9]+([._-][a-z0-9]+)*$"
 TIME = r"^[0-9]{4}-(0[1-9]|1[0-2])-([0-2][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z$"
-# What a package may hold: neither control characters nor signs that turn the direction of what follows, which could
-# forge what a terminal, a log or a page shows.
-_FORGING = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"
-PRINTABLE = rf"^[^{_FORGING}]*$"
-KEYWORD = rf"^\s*[^\s{_FORGING}][^{_FORGING}]*$"
-# The same, but for white space, of which a package's description makes single spaces.
-LINES = r"^[^\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069]*$"
 MODULE = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$"
 BASE_KEY = r"^[a-z0-9][a-z0-9._-]*$"
 

@@ -12,17 +12,15 @@ from sealed_experts.settings.fields import (
     BASE_KEY,
     CAPABILITY,
     COMMIT,
-    KEYWORD,
     KNOWN_ENDING,
     LICENCE,
-    LINES,
     MODULE,
-    PRINTABLE,
     TIME,
     VERSION,
     VERSION_PATTERN,
 )
 from sealed_experts.settings.schema import NAME
+from sealed_experts.text import KEYWORD, LINES, PRINTABLE
 
 KeyPath = tuple[str | int, ...]
 

@@ -6,12 +6,12 @@ import dataclasses
 from sealed_experts.settings.fields import (
     CAPABILITY,
     LICENCE,
-    PRINTABLE,
     TIME,
     VERSION_PATTERN,
     Group,
     setting,
 )
+from sealed_experts.text import PRINTABLE
 
 NO_LICENCE = "NOASSERTION"  # SPDX's word for: nothing is said
 LARGEST_LICENCE = 1 << 18  # bytes of the member LICENSE

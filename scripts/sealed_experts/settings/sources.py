@@ -4,7 +4,8 @@
 import dataclasses
 from typing import ClassVar
 
-from sealed_experts.settings.fields import COMMIT, KNOWN_ENDING, PRINTABLE, Group, setting
+from sealed_experts.settings.fields import COMMIT, KNOWN_ENDING, Group, setting
+from sealed_experts.text import PRINTABLE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

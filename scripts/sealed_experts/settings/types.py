@@ -8,8 +8,6 @@ from typing import ClassVar
 from sealed_experts.settings.fields import (
     BASE_KEY,
     COMMIT,
-    KEYWORD,
-    LINES,
     MODULE,
     VERSION,
     Group,
@@ -31,6 +29,7 @@ from sealed_experts.settings.stages import PrivacySettings as PrivacySettings
 from sealed_experts.settings.stages import ReinforceSettings as ReinforceSettings
 from sealed_experts.settings.stages import SftSettings as SftSettings
 from sealed_experts.settings.stages import StageSettings as StageSettings
+from sealed_experts.text import KEYWORD, LINES
 
 # Single settings of an expert that `defaults` may give.
 INHERITED = ("template", "eval_answers", "select", "select_metric")

@@ -12,14 +12,14 @@ ROOT = Path(__file__).resolve().parents[3]
 LIBRARY = ROOT / "scripts" / "sealed_experts"
 # From the top down: a room imports only from rooms before it (and from itself).
 ROOMS = [
-    *("errors", "machine", "files", "settings", "progress", "data", "models", "privacy", "rewards", "training"),
+    *("text", "errors", "machine", "files", "settings", "progress", "data", "models", "privacy", "rewards", "training"),
     *("evaluation", "packages", "moe", "cli"),
 ]
 # The same inside the packages room; what is not named here may import all of them.
-PACKAGES = ["errors", "printable", "regular_file", "source", "keys", "content", "recipients", "tgsp", "expert"]
+PACKAGES = ["errors", "regular_file", "source", "keys", "content", "recipients", "tgsp", "expert"]
 HEAVY = {"torch", "transformers", "peft", "opacus", "datasets", "snakemake"}
 LIGHT = {
-    *("settings", "files", "machine", "progress", "rewards", "packages", "cli", "errors", "privacy/ledger"),
+    *("settings", "files", "machine", "progress", "rewards", "packages", "cli", "errors", "text", "privacy/ledger"),
     "moe/router.py",
 }
 
@@ -99,6 +99,11 @@ def test_importing_it_really_loads_no_torch(module):
     code = f"import sys, sealed_experts.{module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "scripts")}, check=False)
     assert done.returncode == 0
+
+
+def test_only_one_module_says_which_characters_are_dangerous():
+    marks = ("isprintable", r"\x7f", r"\u202")
+    assert [path.name for path in modules() if any(mark in path.read_text() for mark in marks)] == ["text.py"]
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)

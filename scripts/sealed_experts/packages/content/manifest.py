@@ -20,9 +20,8 @@ from sealed_experts.packages.content.manifest_schema import (
 from sealed_experts.packages.content.schema_parts import LazyValidator
 from sealed_experts.packages.content.versions import VersionPattern
 from sealed_experts.packages.errors import PackageError
+from sealed_experts.text import FORGING, holds, one_line
 
-# Control characters, and those that turn the direction of what follows.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _MEMBER_NAME = re.compile(MEMBER_NAME)
 _SCHEMA = LazyValidator(MANIFEST_SCHEMA)
 
@@ -189,7 +188,7 @@ def _check_members(entries: list[dict[str, Any]]) -> None:
 def _refuse_control_characters(value: Any, place: str = "") -> None:
     """A line break or an escape sequence in a field could forge what a terminal or a log shows."""
     if isinstance(value, str):
-        if _CONTROL.search(value):
+        if holds(value, FORGING):
             raise PackageError(f"manifest: {place}: it holds a control character: {one_line(value)!a}")
     elif isinstance(value, Mapping):
         for key, item in value.items():
@@ -197,9 +196,3 @@ def _refuse_control_characters(value: Any, place: str = "") -> None:
     elif isinstance(value, list):
         for index, item in enumerate(value):
             _refuse_control_characters(item, f"{place}[{index}]")
-
-
-def one_line(value: object) -> str:
-    """Return a value as one short line for a message."""
-    text = _CONTROL.sub(" ", str(value))
-    return text if len(text) <= 300 else f"{text[:300]} …"

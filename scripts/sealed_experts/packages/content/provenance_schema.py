@@ -4,9 +4,10 @@ from typing import Any
 
 from sealed_experts.packages.content.receipt_schema import MAX_STAGES, STAGE
 from sealed_experts.packages.content.schema_parts import mapping
+from sealed_experts.text import PRINTABLE
 
 _DIGEST = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-_SHORT = {"type": "string", "minLength": 1, "maxLength": 1200, "pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"}
+_SHORT = {"type": "string", "minLength": 1, "maxLength": 1200, "pattern": PRINTABLE}
 _TIME = {"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"}
 _STAGE = {"type": "string", "pattern": STAGE}
 _DIGESTS = {

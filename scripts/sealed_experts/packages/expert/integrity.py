@@ -12,6 +12,7 @@ from sealed_experts.files.canonical import canonical_json
 from sealed_experts.files.digests import sha256_bytes
 from sealed_experts.packages.errors import PackageError, SignatureError
 from sealed_experts.packages.keys.signing import ED25519, fingerprint
+from sealed_experts.text import is_one_line
 
 CONTEXT = "sealed-experts/expert/v1\n"
 MANIFEST, SIGNATURE = "manifest.json", "signature.sig"
@@ -140,4 +141,4 @@ def _files(entries: Mapping[str, Entry]) -> dict[str, str]:
 
 
 def _is_publisher(value: Any) -> bool:
-    return isinstance(value, str) and 1 <= len(value) <= _LONGEST_PUBLISHER and value.isprintable()
+    return isinstance(value, str) and is_one_line(value, most=_LONGEST_PUBLISHER)

@@ -12,6 +12,7 @@ from sealed_experts.packages.keys.home import NAME, refuse_foreign
 from sealed_experts.packages.keys.publisher import ANYTHING, PublicKey, Publisher
 from sealed_experts.packages.keys.signing import ALGORITHMS, ED25519, is_weak
 from sealed_experts.packages.regular_file import open_regular
+from sealed_experts.text import is_one_line
 
 _SCOPE = re.compile(r"[a-z0-9_*?.-]{1,64}")
 _FIELDS = {"ancestors", "expires", "fingerprint", "keys", "name", "revoked", "scopes"}
@@ -96,7 +97,7 @@ def check_reason(reason: str) -> None:
     Raises:
         UserError: it is not one line of text.
     """
-    if not reason.strip() or not reason.isprintable() or len(reason) > 200:
+    if not reason.strip() or not is_one_line(reason, most=200):
         raise UserError(f"the reason {reason[:200]!r} must be one line of visible text, up to 200 characters")
 
 
