@@ -27,7 +27,7 @@ def is_one_line(text: str, *, most: int) -> bool:
 
 
 def printable(text: str) -> str:
-    """Return `text` with each invisible character as an escape, such as `\\u202e`: for names, which must stay distinct."""
+    """Return `text` with each invisible character as an escape, such as `\\u202e`: for names, which stay distinct."""
     return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
 
 
