@@ -4,21 +4,21 @@ A base's folder is read without torch: base.json, the digests of the files that 
 safetensors files.
 """
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
-from sealed_experts.models.manifest import MANIFEST, MAX_HEADER_BYTES, verify_base
+from sealed_experts.files.safetensors_header import Tensor
+from sealed_experts.models.manifest import MANIFEST, verify_base, weights_of
 from sealed_experts.packages.content.linter import WEIGHTS
 from sealed_experts.packages.errors import IncompatibleError, PackageError
 from sealed_experts.packages.tgsp.examination import PackageReport
 
-_PREFIX, _WEIGHT = "base_model.model.", ".weight"
+_PREFIX = "base_model.model."
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NUMBERS = ("F64", "F32", "F16", "BF16")  # others hold several weights in one number
 
@@ -47,9 +47,7 @@ def read_base(path: Path) -> BaseModules:
         if not path.is_dir():
             return BaseModules(digest=_digest(read_json(path), path))
         manifest = verify_base(path)
-        shapes: dict[str, tuple[int, int] | None] = {}
-        for file in sorted(path.rglob("*.safetensors")):
-            shapes.update(_shapes(file))
+        shapes = _shapes(weights_of(path))
     except OSError as error:
         raise UserError(f"cannot read the base {path}: {error.strerror}") from error
     return BaseModules(digest=_digest(manifest, path / MANIFEST), shapes=shapes)
@@ -116,19 +114,13 @@ def _digest(manifest: Any, path: Path) -> str:
     return digest
 
 
-def _shapes(path: Path) -> Iterator[tuple[str, tuple[int, int] | None]]:
-    """Yield name and shape of the matrices in a safetensors file: 8 bytes of length (little-endian), then JSON."""
-    with open(path, "rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        text = stream.read(length) if length <= MAX_HEADER_BYTES else b""
-    try:
-        header = json.loads(text)
-        header.pop("__metadata__", None)
-        for name, entry in header.items():
-            dtype, shape = entry["dtype"], tuple(entry["shape"])
-            if name.endswith(_WEIGHT) and dtype not in _NUMBERS:
-                yield name.removesuffix(_WEIGHT), None
-            elif name.endswith(_WEIGHT) and len(shape) == 2:
-                yield name.removesuffix(_WEIGHT), shape
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a safetensors file: fetch the base again") from error
+def _shapes(tensors: Iterable[Tensor]) -> dict[str, tuple[int, int] | None]:
+    """Return the shapes of the matrices among a base's tensors, by their modules' names."""
+    shapes: dict[str, tuple[int, int] | None] = {}
+    for tensor in tensors:
+        module, dot, last = tensor.name.rpartition(".")
+        if (dot, last) == (".", "weight") and tensor.dtype not in _NUMBERS:
+            shapes[module] = None
+        elif (dot, last) == (".", "weight") and len(tensor.shape) == 2:
+            shapes[module] = (tensor.shape[0], tensor.shape[1])
+    return shapes

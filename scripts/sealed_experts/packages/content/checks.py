@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sealed_experts.files.safetensors_header import Tensor
 from sealed_experts.packages.content.linter import CONFIG, WEIGHTS, AdapterFacts, adapter_facts
 from sealed_experts.packages.content.manifest import canonical_object
 from sealed_experts.packages.content.provenance import PROVENANCE, check_provenance
 from sealed_experts.packages.content.receipt import RECEIPT, privacy_summary
 from sealed_experts.packages.content.receipt_rules import check_receipt
-from sealed_experts.packages.content.tensors import Tensor, TensorCheck
+from sealed_experts.packages.content.tensors import TensorCheck
 from sealed_experts.packages.content.tokenizer import check_tokenizer
 from sealed_experts.packages.errors import PackageError
 from sealed_experts.packages.source import Buffer

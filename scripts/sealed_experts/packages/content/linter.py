@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sealed_experts.files.canonical import strict_json
-from sealed_experts.packages.content.tensors import Tensor, read_tensors
+from sealed_experts.files.safetensors_header import Tensor
+from sealed_experts.packages.content.tensors import read_tensors
 from sealed_experts.packages.errors import PackageError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
