@@ -4,6 +4,8 @@ import functools
 import hashlib
 import json
 import struct
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from sealed_experts.packages.content.provenance import PROVENANCE, Origin, exter
 from sealed_experts.packages.errors import PackageError, SignatureError
 from sealed_experts.packages.keys.private_keys import PublisherKey
 from sealed_experts.packages.keys.trust import TrustStore
+from sealed_experts.packages.opening import unpack_any
 from sealed_experts.packages.source import Memory
 from sealed_experts.packages.tgsp import container
 from sealed_experts.packages.tgsp.package import open_bytes, seal
@@ -329,6 +332,14 @@ def assembled(
     )
     lengths = (len(manifest), len(recipients), len(payload), len(block))
     return container.HEADER.pack(container.MAGIC, container.VERSION, *lengths) + manifest + recipients + payload + block
+
+
+def unpack(data: bytes, folder: Path) -> None:
+    """Unpack a file of either container into a new folder."""
+    with tempfile.TemporaryDirectory() as other:
+        path = Path(other) / "package"
+        path.write_bytes(data)
+        unpack_any(path, folder, trust=trust())
 
 
 def refuse(data: bytes, match: str) -> None:

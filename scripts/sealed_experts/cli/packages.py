@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sealed_experts.packages.keys.policy import Policy
     from sealed_experts.packages.keys.trust import TrustStore
     from sealed_experts.packages.recipients.encryption import Identity
-    from sealed_experts.packages.tgsp.examination import PackageReport
+    from sealed_experts.packages.report import PackageReport
 
 # `packages` is imported by the functions that need it: other commands start without cryptography and numpy.
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -230,7 +230,7 @@ def facts(report: "PackageReport") -> dict[str, Any]:
     return {
         "name": manifest["name"],
         "version": manifest["version"],
-        "container": EXPERT if hasattr(report, "integrity") else TGSP,
+        "container": TGSP if report.integrity is None else EXPERT,
         "publisher": report.publisher,
         "publisher_name": report.publisher_name,
         "signatures": list(report.signatures),

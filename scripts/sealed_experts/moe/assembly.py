@@ -15,7 +15,7 @@ from sealed_experts.packages import opening
 from sealed_experts.packages.constraints import check_together
 from sealed_experts.packages.keys.trust import TrustStore
 from sealed_experts.packages.recipients.own_identity import own_identity
-from sealed_experts.packages.tgsp.examination import VerifiedPackage
+from sealed_experts.packages.report import VerifiedPackage
 from sealed_experts.privacy.ledger.releases import ReleaseLog
 from sealed_experts.settings.chain import MoeMember, MoeRun
 from sealed_experts.settings.fields import plain

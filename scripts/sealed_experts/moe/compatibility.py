@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sealed_experts.moe.configuration import BaseReference
 from sealed_experts.packages.errors import IncompatibleError
-from sealed_experts.packages.tgsp.package import VerifiedPackage
+from sealed_experts.packages.report import VerifiedPackage
 
 
 def check_package(package: VerifiedPackage, *, path: Path, name: str, base: BaseReference, max_rank: int) -> None:

@@ -13,10 +13,10 @@ from sealed_experts.moe.router import Decision, Router
 from sealed_experts.packages import opening
 from sealed_experts.packages.constraints import check_together
 from sealed_experts.packages.errors import PackageError
-from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.policy import DEFAULT, Policy
 from sealed_experts.packages.keys.trust import TrustStore
 from sealed_experts.packages.recipients.encryption import Identity
-from sealed_experts.packages.tgsp.examination import ANY, VerifiedPackage
+from sealed_experts.packages.report import VerifiedPackage
 
 if TYPE_CHECKING:
     from sealed_experts.moe.generation import Experts
@@ -43,7 +43,7 @@ class Engine:
         config_path: str | os.PathLike[str],
         *,
         trust: TrustStore,
-        policy: Policy = ANY,
+        policy: Policy = DEFAULT,
         identity: Identity | None = None,
         device: str = "auto",
     ) -> "Engine":
@@ -98,7 +98,7 @@ class Engine:
 
 
 def verified_packages(
-    mixture: Mixture, *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+    mixture: Mixture, *, trust: TrustStore, policy: Policy = DEFAULT, identity: Identity | None = None
 ) -> dict[str, VerifiedPackage]:
     """Open every package of a mixture, by expert, in the order in which they are to be loaded. Without torch.
 
@@ -119,7 +119,12 @@ def verified_packages(
 
 
 def verified_package(
-    member: Member, mixture: Mixture, *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+    member: Member,
+    mixture: Mixture,
+    *,
+    trust: TrustStore,
+    policy: Policy = DEFAULT,
+    identity: Identity | None = None,
 ) -> VerifiedPackage:
     """Open the package of one member of a mixture. Without torch.
 

@@ -16,7 +16,7 @@ from sealed_experts.models.loading import Base, load_base, resolve_device
 from sealed_experts.moe.configuration import BaseReference
 from sealed_experts.packages.content.linter import WEIGHTS
 from sealed_experts.packages.errors import IncompatibleError
-from sealed_experts.packages.tgsp.package import VerifiedPackage
+from sealed_experts.packages.report import VerifiedPackage
 from sealed_experts.settings.types import AdapterSettings
 
 SMALLEST_TEMPERATURE, LARGEST_TEMPERATURE = 1e-3, 1e3  # logits divided by less are no longer finite in float32

@@ -12,7 +12,7 @@ from typing import Any
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import strict_json
 from sealed_experts.packages.content.receipt import RECEIPT
-from sealed_experts.packages.tgsp.package import VerifiedPackage
+from sealed_experts.packages.report import VerifiedPackage
 from sealed_experts.privacy.ledger.mixture import JointPrivacy, Member, mixture_privacy
 from sealed_experts.privacy.ledger.releases import ReleaseLog
 

@@ -16,7 +16,7 @@ from sealed_experts.files.safetensors_header import Tensor
 from sealed_experts.models.manifest import MANIFEST, verify_base, weights_of
 from sealed_experts.packages.content.linter import WEIGHTS
 from sealed_experts.packages.errors import IncompatibleError, PackageError
-from sealed_experts.packages.tgsp.examination import PackageReport
+from sealed_experts.packages.report import PackageReport
 
 _PREFIX = "base_model.model."
 _DIGEST = re.compile(r"[0-9a-f]{64}")

@@ -9,11 +9,10 @@ from sealed_experts.packages import opening
 from sealed_experts.packages.content.manifest import canonical_object
 from sealed_experts.packages.content.receipt import RECEIPT
 from sealed_experts.packages.errors import EncryptedError, PackageError, SignatureError
-from sealed_experts.packages.expert.container import ExpertReport
-from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.policy import DEFAULT, Policy
 from sealed_experts.packages.keys.trust import TrustStore
 from sealed_experts.packages.recipients.encryption import Identity
-from sealed_experts.packages.tgsp.examination import ANY, PackageReport
+from sealed_experts.packages.report import PackageReport
 from sealed_experts.text import printable
 
 
@@ -54,7 +53,11 @@ class Description:
 
 
 def describe(
-    path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+    path: str | os.PathLike[str],
+    *,
+    trust: TrustStore,
+    policy: Policy = DEFAULT,
+    identity: Identity | None = None,
 ) -> Description:
     """Describe a package.
 
@@ -118,7 +121,7 @@ def _unverified(path: str | os.PathLike[str], error: PackageError) -> Descriptio
 def _described(report: PackageReport) -> list[str]:
     """Return the manifest as lines `field: value`, nested fields joined by dots."""
     fields = {key: value for key, value in report.manifest.items() if key != "members"}
-    if isinstance(report, ExpertReport):
+    if report.integrity is not None:
         kept = {key: value for key, value in report.integrity.items() if key not in ("files", "signature")}
         fields["integrity"] = kept
     members = [

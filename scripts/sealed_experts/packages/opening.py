@@ -13,15 +13,15 @@ from sealed_experts.packages.content.receipt import RECEIPT
 from sealed_experts.packages.errors import PackageError, named
 from sealed_experts.packages.expert import container as expert_container
 from sealed_experts.packages.keys.pem import read_public_keys
-from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.policy import DEFAULT, Policy
 from sealed_experts.packages.keys.publisher import PublicKey, Publisher, check_usable
 from sealed_experts.packages.keys.trust import TrustStore, load_trust
 from sealed_experts.packages.recipients.encryption import Identity
 from sealed_experts.packages.regular_file import open_regular
+from sealed_experts.packages.report import PackageReport, VerifiedPackage
 from sealed_experts.packages.source import open_source
 from sealed_experts.packages.tgsp import container
 from sealed_experts.packages.tgsp import package as tgsp
-from sealed_experts.packages.tgsp.examination import ANY, PackageReport, VerifiedPackage
 
 if TYPE_CHECKING:
     from sealed_experts.packages.content.second_accountant import Bounds
@@ -57,7 +57,11 @@ def container_of(path: str | os.PathLike[str]) -> str:
 
 
 def open_any(
-    path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+    path: str | os.PathLike[str],
+    *,
+    trust: TrustStore,
+    policy: Policy = DEFAULT,
+    identity: Identity | None = None,
 ) -> VerifiedPackage:
     """Verify a package of either container in memory, and return its content.
 
@@ -71,7 +75,11 @@ def open_any(
 
 
 def verify_any(
-    path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+    path: str | os.PathLike[str],
+    *,
+    trust: TrustStore,
+    policy: Policy = DEFAULT,
+    identity: Identity | None = None,
 ) -> PackageReport:
     """Verify a package of either container in a memory that does not grow with the file. Raises as `open_any`."""
     if container_of(path) == EXPERT:
@@ -79,7 +87,7 @@ def verify_any(
     return tgsp.verify_package(path, trust=trust, policy=policy, identity=identity, digest=True)
 
 
-def verify_manifest(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY) -> PackageReport:
+def verify_manifest(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = DEFAULT) -> PackageReport:
     """Check a package's signatures and manifest, and look at nothing of its content. Raises as `open_any`."""
     if container_of(path) == EXPERT:
         return expert_container.verify_expert_manifest(path, trust=trust, policy=policy)
@@ -91,7 +99,7 @@ def unpack_any(
     folder: Path,
     *,
     trust: TrustStore,
-    policy: Policy = ANY,
+    policy: Policy = DEFAULT,
     identity: Identity | None = None,
 ) -> PackageReport:
     """Verify a package of either container, and write its manifest and members into a new folder.

@@ -20,11 +20,12 @@ from sealed_experts.packages.content.long_name import long_name
 from sealed_experts.packages.content.versions import Version
 from sealed_experts.packages.errors import EncryptedError, IncompatibleError, PackageError
 from sealed_experts.packages.keys.home import home_folder
-from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.policy import DEFAULT, Policy
 from sealed_experts.packages.keys.trust import TrustStore
 from sealed_experts.packages.new_file import digest_at, discard, place
 from sealed_experts.packages.recipients.encryption import Identity
 from sealed_experts.packages.regular_file import open_regular
+from sealed_experts.packages.report import PackageReport
 from sealed_experts.packages.standing import (
     Standing,
     check_name,
@@ -33,7 +34,6 @@ from sealed_experts.packages.standing import (
     refuse_unjudged,
     signed_by_its_own_key,
 )
-from sealed_experts.packages.tgsp.examination import ANY, PackageReport
 from sealed_experts.text import printable
 
 SUFFIXES = (".expert", ".tgsp")
@@ -74,7 +74,7 @@ class Registry:
 
     folder: Path
     trust: TrustStore
-    policy: Policy = ANY
+    policy: Policy = DEFAULT
     identity: Identity | None = None
     beside: TrustStore | None = None
 

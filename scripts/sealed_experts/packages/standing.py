@@ -13,12 +13,9 @@ from sealed_experts.errors import UserError
 from sealed_experts.packages import opening
 from sealed_experts.packages.content.long_name import long_name
 from sealed_experts.packages.errors import PackageError, SignatureError
-from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.policy import ANY_SIGNATURE
 from sealed_experts.packages.keys.trust import TrustStore, load_trust
-from sealed_experts.packages.tgsp.examination import PackageReport
-
-# For what a package says of others one signature of its publisher is enough.
-_ANY_SIGNATURE = Policy(signatures=())
+from sealed_experts.packages.report import PackageReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,4 +109,4 @@ def signed_by_its_own_key(path: Path) -> PackageReport | None:
 
 
 def _signed_manifest(path: Path, trust: TrustStore) -> PackageReport:
-    return opening.verify_manifest(path, trust=trust, policy=_ANY_SIGNATURE)
+    return opening.verify_manifest(path, trust=trust, policy=ANY_SIGNATURE)

@@ -16,7 +16,7 @@ ROOMS = [
     *("evaluation", "packages", "moe", "cli"),
 ]
 # The same inside the packages room; what is not named here may import all of them.
-PACKAGES = ["errors", "regular_file", "source", "keys", "content", "recipients", "tgsp", "expert"]
+PACKAGES = ["errors", "report", "regular_file", "source", "keys", "content", "recipients", "tgsp", "expert"]
 HEAVY = {"torch", "transformers", "peft", "opacus", "datasets", "snakemake"}
 LIGHT = {
     *("settings", "files", "machine", "progress", "rewards", "packages", "cli", "errors", "text", "privacy/ledger"),

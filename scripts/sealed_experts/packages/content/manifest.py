@@ -7,7 +7,6 @@ from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json, strict_json
-from sealed_experts.files.digests import sha256_bytes
 from sealed_experts.packages.content.linter import WEIGHTS
 from sealed_experts.packages.content.manifest_schema import (
     MANIFEST_SCHEMA,
@@ -76,14 +75,6 @@ def payload_order(paths: Iterable[str]) -> list[str]:
     return sorted(paths, key=lambda path: (path != WEIGHTS, path))
 
 
-def member_entries(members: Mapping[str, bytes]) -> list[dict[str, Any]]:
-    """Return the manifest's list of members, in the payload's order."""
-    return [
-        {"path": path, "size": len(members[path]), "sha256": sha256_bytes(members[path])}
-        for path in payload_order(members)
-    ]
-
-
 def check_manifest(manifest: Mapping[str, Any]) -> None:
     """Hold a manifest against its schema and its list of members against the members a package has.
 
@@ -111,22 +102,6 @@ def check_schema(value: Mapping[str, Any], schema: LazyValidator, *, name: str) 
     if first is not None:
         place = ".".join(str(part) for part in first.absolute_path) or "its fields"
         raise PackageError(f"{name}: {one_line(place)}: {one_line(first.message)}")
-
-
-def check_member_names(paths: list[str]) -> None:
-    """Refuse names that could stand for another file, here or on another system.
-
-    Raises:
-        PackageError: a name is outside the allow-list, or two are one after case folding and normalisation.
-    """
-    seen: dict[str, str] = {}
-    for path in paths:
-        if not _MEMBER_NAME.fullmatch(path):
-            raise PackageError(f"member {path!a}: its name must match {MEMBER_NAME}")
-        folded = unicodedata.normalize("NFC", path).casefold()
-        if folded in seen:
-            raise PackageError(f"member {path!a}: its name is the same as {seen[folded]!a} on some systems")
-        seen[folded] = path
 
 
 def _check_training(training: Mapping[str, Any], privacy: Mapping[str, Any]) -> None:
@@ -165,7 +140,7 @@ def _check_adapter(manifest: Mapping[str, Any]) -> None:
 
 def _check_members(entries: list[dict[str, Any]]) -> None:
     paths = [entry["path"] for entry in entries]
-    check_member_names(paths)
+    _check_member_names(paths)
     required = set(REQUIRED_MEMBERS)
     if TOKENIZER_MEMBERS.keys() & set(paths):
         required |= {"tokenizer.json", "tokenizer_config.json"}
@@ -183,6 +158,22 @@ def _check_members(entries: list[dict[str, Any]]) -> None:
             raise PackageError(
                 f"member {entry['path']}: {entry['size']} bytes; at most {MEMBERS[entry['path']]} are allowed"
             )
+
+
+def _check_member_names(paths: list[str]) -> None:
+    """Refuse names that could stand for another file, here or on another system.
+
+    Raises:
+        PackageError: a name is outside the allow-list, or two are one after case folding and normalisation.
+    """
+    seen: dict[str, str] = {}
+    for path in paths:
+        if not _MEMBER_NAME.fullmatch(path):
+            raise PackageError(f"member {path!a}: its name must match {MEMBER_NAME}")
+        folded = unicodedata.normalize("NFC", path).casefold()
+        if folded in seen:
+            raise PackageError(f"member {path!a}: its name is the same as {seen[folded]!a} on some systems")
+        seen[folded] = path
 
 
 def _refuse_control_characters(value: Any, place: str = "") -> None:

@@ -31,12 +31,12 @@ from sealed_experts.packages.expert.integrity import (
 )
 from sealed_experts.packages.expert.plain_gzip import compressed_size
 from sealed_experts.packages.expert.plain_tar import archive_size
-from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.policy import DEFAULT, Policy
 from sealed_experts.packages.keys.publisher import PublicKey, Publisher
 from sealed_experts.packages.keys.signing import ED25519, verify_signature
 from sealed_experts.packages.keys.trust import TrustStore
+from sealed_experts.packages.report import PackageReport, VerifiedPackage
 from sealed_experts.packages.source import Buffer, Memory, Source, blocks, open_source
-from sealed_experts.packages.tgsp.examination import ANY, PackageReport, VerifiedPackage
 
 MAGIC = b"\x1f\x8b"
 ARCHIVE_NAMES = {"LICENSE": "license.txt"}
@@ -50,18 +50,7 @@ ONE_SIGNATURE = Policy(signatures=(ED25519,))  # what the format can hold, whate
 LARGEST = compressed_size(archive_size(_LIMITS.values()))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExpertReport(PackageReport):
-    """What is known of an `.expert` file that was verified without keeping its weights.
-
-    Attributes:
-        integrity: the manifest's field of this name, which `manifest` lacks.
-    """
-
-    integrity: dict[str, Any]
-
-
-def open_expert(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY) -> VerifiedPackage:
+def open_expert(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = DEFAULT) -> VerifiedPackage:
     """Read an `.expert` file once, into memory, verify it, and return its content.
 
     Args:
@@ -82,13 +71,12 @@ def open_expert(path: str | os.PathLike[str], *, trust: TrustStore, policy: Poli
         return open_expert_bytes(data, trust=trust, policy=policy)
 
 
-def open_expert_bytes(data: bytes, *, trust: TrustStore, policy: Policy = ANY) -> VerifiedPackage:
+def open_expert_bytes(data: bytes, *, trust: TrustStore, policy: Policy = DEFAULT) -> VerifiedPackage:
     """Verify an `.expert` file that is already in memory. Raises as `open_expert`."""
-    fields = vars(examine_expert(Memory(data), trust=trust, policy=policy, weights=True))
-    return VerifiedPackage(**{field: value for field, value in fields.items() if field != "integrity"})
+    return VerifiedPackage(**vars(examine_expert(Memory(data), trust=trust, policy=policy, weights=True)))
 
 
-def verify_expert(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY) -> ExpertReport:
+def verify_expert(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = DEFAULT) -> PackageReport:
     """Check all that `open_expert` checks, in a memory that does not grow with the file.
 
     The file is read twice by one descriptor: for its signature, and then for its content.
@@ -101,8 +89,8 @@ def verify_expert(path: str | os.PathLike[str], *, trust: TrustStore, policy: Po
 
 
 def unpack_expert(
-    path: str | os.PathLike[str], folder: Path, *, trust: TrustStore, policy: Policy = ANY
-) -> ExpertReport:
+    path: str | os.PathLike[str], folder: Path, *, trust: TrustStore, policy: Policy = DEFAULT
+) -> PackageReport:
     """Verify a file, and write its manifest and members into a new folder, in a memory that does not grow with it.
 
     The manifest is written without `integrity`, and the members under the names that it gives them.
@@ -117,7 +105,9 @@ def unpack_expert(
         return report
 
 
-def verify_expert_manifest(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY) -> ExpertReport:
+def verify_expert_manifest(
+    path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = DEFAULT
+) -> PackageReport:
     """Check the signature and what it fixes, and look at nothing but the manifest.
 
     Raises:
@@ -133,10 +123,10 @@ def examine_expert(
     source: Source,
     *,
     trust: TrustStore,
-    policy: Policy = ANY,
+    policy: Policy = DEFAULT,
     weights: bool = False,
     unpack_to: Path | None = None,
-) -> ExpertReport:
+) -> PackageReport:
     """Check everything about an `.expert` file, wherever its bytes come from.
 
     Order: signature under a trusted key, container, manifest, set of members both ways, sizes, digests, linter.
@@ -183,8 +173,8 @@ def _report(
     *,
     members: dict[str, bytes],
     shapes: Mapping[str, tuple[int, ...]] | None = None,
-) -> ExpertReport:
-    return ExpertReport(
+) -> PackageReport:
+    return PackageReport(
         manifest=signed.manifest,
         integrity=signed.integrity,
         members=members,

@@ -94,6 +94,10 @@ class Policy:
             _check_privacy(manifest["privacy"], epsilon=self.max_epsilon, delta=self.max_delta)
 
 
+DEFAULT = Policy()  # every signature that the publisher has keys for
+ANY_SIGNATURE = Policy(signatures=())
+
+
 def _check_privacy(stated: Mapping[str, Any], *, epsilon: float, delta: float) -> None:
     if stated["epsilon"] is None:
         raise PackageError(f"the policy accepts ε up to {epsilon:g}; this package claims no privacy")

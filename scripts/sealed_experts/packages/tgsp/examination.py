@@ -4,7 +4,7 @@ import functools
 import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,57 +12,23 @@ from sealed_experts.packages.content.checks import check_content
 from sealed_experts.packages.content.long_name import check_long_name
 from sealed_experts.packages.content.manifest import parse_manifest
 from sealed_experts.packages.content.new_folder import written
-from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.policy import DEFAULT, Policy
 from sealed_experts.packages.keys.publisher import Publisher
 from sealed_experts.packages.keys.trust import TrustStore
 from sealed_experts.packages.recipients.encryption import Identity, parse_recipients, unwrap_key
+from sealed_experts.packages.report import PackageReport
 from sealed_experts.packages.source import Source, blocks
 from sealed_experts.packages.tgsp.container import Frame, check_signatures, read_frame
 from sealed_experts.packages.tgsp.payload import FirstReading, MemberStream, check_storage, plain_blocks, stored_plainly
 
-ANY = Policy()
 _WORTH_A_THREAD = 1 << 20  # bytes: to start one takes longer than to hash less
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackageReport:
-    """What is known of a package that was verified without keeping its weights.
-
-    Attributes:
-        manifest: what the package says about itself.
-        members: content of its small members, by name.
-        publisher: fingerprint of the publisher that signed it.
-        publisher_name: what the trust store calls that publisher.
-        digest: SHA-256 of the whole file, where it was asked for.
-        size: bytes of the whole file.
-        signatures: the algorithms that signed, each checked.
-        recipients: fingerprints of those whom it is encrypted for.
-        shapes: the adapter's tensors, by name; none where the content was not looked at.
-    """
-
-    manifest: dict[str, Any]
-    members: dict[str, bytes]
-    publisher: str
-    publisher_name: str
-    digest: str | None
-    size: int
-    signatures: tuple[str, ...] = ()
-    recipients: tuple[str, ...] = ()
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifiedPackage(PackageReport):
-    """A package whose every byte a trusted publisher signed and every check passed; `members` are all of them."""
-
-    digest: str
 
 
 def examine(
     source: Source,
     *,
     trust: TrustStore,
-    policy: Policy = ANY,
+    policy: Policy = DEFAULT,
     identity: Identity | None = None,
     content_key: bytes | None = None,
     digest: bool = False,

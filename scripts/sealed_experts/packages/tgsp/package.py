@@ -6,25 +6,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import atomic_writer, write_bytes
-from sealed_experts.packages.content.manifest import check_member_names, manifest_bytes
+from sealed_experts.packages.content.manifest import manifest_bytes
 from sealed_experts.packages.content.new_folder import new_folder
 from sealed_experts.packages.errors import named
-from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.policy import DEFAULT, Policy
 from sealed_experts.packages.keys.private_keys import PublisherKey
 from sealed_experts.packages.keys.trust import TrustStore
 from sealed_experts.packages.recipients.encryption import Identity, Recipient
+from sealed_experts.packages.report import PackageReport, VerifiedPackage
 from sealed_experts.packages.source import Memory, Source, open_source
 from sealed_experts.packages.tgsp.container import read_frame
-from sealed_experts.packages.tgsp.examination import ANY, PackageReport, VerifiedPackage, check_signed, examine, report
+from sealed_experts.packages.tgsp.examination import check_signed, examine, report
 from sealed_experts.packages.tgsp.writer import Member, Plan, plan_package, write_plan
 
 MANIFEST = "manifest.json"  # its name in a folder
 
 
 def open_package(
-    path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+    path: str | os.PathLike[str],
+    *,
+    trust: TrustStore,
+    policy: Policy = DEFAULT,
+    identity: Identity | None = None,
 ) -> VerifiedPackage:
     """Read a `.tgsp` file once, into memory, verify it, and return its content.
 
@@ -48,7 +52,7 @@ def open_package(
 
 
 def open_bytes(
-    data: bytes, *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+    data: bytes, *, trust: TrustStore, policy: Policy = DEFAULT, identity: Identity | None = None
 ) -> VerifiedPackage:
     """Verify a package that is already in memory. Raises as `open_package`."""
     return VerifiedPackage(
@@ -60,7 +64,7 @@ def verify_package(
     path: str | os.PathLike[str],
     *,
     trust: TrustStore,
-    policy: Policy = ANY,
+    policy: Policy = DEFAULT,
     identity: Identity | None = None,
     digest: bool = False,
 ) -> PackageReport:
@@ -80,7 +84,7 @@ def verify_package(
         return examine(source, trust=trust, policy=policy, identity=identity, digest=digest)
 
 
-def verify_manifest(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY) -> PackageReport:
+def verify_manifest(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = DEFAULT) -> PackageReport:
     """Check signatures and manifest, and nothing of the content: what can be said about a package for others.
 
     Raises:
@@ -166,7 +170,7 @@ def unpack_package(
     folder: Path,
     *,
     trust: TrustStore,
-    policy: Policy = ANY,
+    policy: Policy = DEFAULT,
     identity: Identity | None = None,
 ) -> PackageReport:
     """Verify a file, and write its manifest and members into a new folder, in a memory that does not grow with it.
@@ -182,18 +186,3 @@ def unpack_package(
         found = examine(source, trust=trust, policy=policy, identity=identity, unpack_to=temporary)
         write_bytes(temporary / MANIFEST, manifest_bytes(found.manifest))
         return found
-
-
-def unpack(package: VerifiedPackage, folder: Path) -> None:
-    """Write a verified package's manifest and members into a new folder, which appears when it is complete.
-
-    Raises:
-        UserError: the folder exists, or cannot be written.
-    """
-    check_member_names(list(package.members))
-    with new_folder(folder) as temporary:
-        for name, content in {**package.members, MANIFEST: manifest_bytes(package.manifest)}.items():
-            try:
-                write_bytes(temporary / name, content)
-            except OSError as error:
-                raise UserError(f"cannot write {folder}: {error.strerror}") from error
