@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
 from sealed_experts.files.canonical import canonical_json
 from sealed_experts.files.digests import sha256_bytes
-from sealed_experts.packages.content.naming import OwnerNames
 from sealed_experts.packages.content.package_content import SealingInputs, package_content
 from sealed_experts.packages.content.provenance import PROVENANCE, Origin, external_parameters
 from sealed_experts.packages.errors import PackageError, SignatureError
@@ -25,6 +24,7 @@ from sealed_experts.packages.opening import unpack_any
 from sealed_experts.packages.source import Memory
 from sealed_experts.packages.tgsp import container
 from sealed_experts.packages.tgsp.package import open_bytes, seal
+from sealed_experts.privacy.ledger.owner_names import OwnerNames
 from sealed_experts.settings.chain import PackageRun
 from sealed_experts.settings.types import AdapterSettings, RoutingSettings
 

@@ -12,11 +12,11 @@ from sealed_experts.text import printable
 
 if TYPE_CHECKING:
     from sealed_experts.packages.base_modules import BaseModules
-    from sealed_experts.packages.content.second_accountant import Bounds
     from sealed_experts.packages.keys.policy import Policy
     from sealed_experts.packages.keys.trust import TrustStore
     from sealed_experts.packages.recipients.encryption import Identity
     from sealed_experts.packages.report import PackageReport
+    from sealed_experts.privacy.ledger.second_accountant import Bounds
 
 # `packages` is imported by the functions that need it: other commands start without cryptography and numpy.
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -142,7 +142,7 @@ def _verify_package(args: argparse.Namespace) -> int:
     base = None if args.base is None else read_base(args.base)
     report = opening.verify_any(args.path, trust=trusted, policy=policy, identity=identity_of(args.identity))
     check_fits(report, base, where=args.path)
-    bounds = opening.recompute(args.path, report.members) if args.recompute_privacy else None
+    bounds = _recomputed(args.path, report) if args.recompute_privacy else None
     if args.json:
         verdict = {"ok": True, "path": str(args.path), "trusted": not args.allow_untrusted}
         print(json.dumps({**verdict, **facts(report), **_further_facts(report, base=base, bounds=bounds)}))
@@ -161,6 +161,14 @@ def _verify_package(args: argparse.Namespace) -> int:
     elif args.recompute_privacy:
         print(f"{path}: no ε is claimed, so there was none to recompute")
     return 0
+
+
+def _recomputed(path: Path, report: "PackageReport") -> "Bounds | None":
+    from sealed_experts.packages.content.receipt import RECEIPT, recompute_receipt
+    from sealed_experts.packages.errors import named
+
+    with named(path):
+        return recompute_receipt(report.members[RECEIPT])
 
 
 def _further_facts(report: "PackageReport", *, base: "BaseModules | None", bounds: "Bounds | None") -> dict[str, Any]:

@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json, strict_json
+from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages.errors import IncompatibleError, PackageError, SignatureError
 from sealed_experts.packages.keys.private_file import LARGEST_FILE, read_private_file
-from sealed_experts.packages.regular_file import open_regular
 
 _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD = "application/vnd.in-toto+json"

@@ -1,15 +1,14 @@
 """The door to packages of either container, which are told apart by their first bytes."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sealed_experts.errors import UserError
-from sealed_experts.packages.content.manifest import canonical_object
+from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages.content.manifest_schema import MAX_MANIFEST
-from sealed_experts.packages.content.receipt import RECEIPT
 from sealed_experts.packages.errors import PackageError, named
 from sealed_experts.packages.expert import container as expert_container
 from sealed_experts.packages.keys.pem import read_public_keys
@@ -17,14 +16,13 @@ from sealed_experts.packages.keys.policy import DEFAULT, Policy
 from sealed_experts.packages.keys.publisher import PublicKey, Publisher, check_usable
 from sealed_experts.packages.keys.trust import TrustStore, load_trust
 from sealed_experts.packages.recipients.encryption import Identity
-from sealed_experts.packages.regular_file import open_regular
 from sealed_experts.packages.report import PackageReport, VerifiedPackage
 from sealed_experts.packages.source import open_source
 from sealed_experts.packages.tgsp import container
 from sealed_experts.packages.tgsp import package as tgsp
 
 if TYPE_CHECKING:
-    from sealed_experts.packages.content.second_accountant import Bounds
+    pass
 
 TGSP, EXPERT = "tgsp", "expert"
 NOBODY = "nobody you trust"
@@ -166,18 +164,3 @@ def trust_in_file(path: Path) -> TrustStore:
 def _knowing(keys: Sequence[PublicKey]) -> list[Publisher]:
     """Return the publishers of the trust store that have one of these keys."""
     return [entry for entry in load_trust() if not set(entry.keys).isdisjoint(keys)]
-
-
-def recompute(path: str | os.PathLike[str], members: Mapping[str, bytes]) -> "Bounds | None":
-    """Recompute the ε of a verified package's receipt with a second accountant. Takes seconds.
-
-    Returns:
-        The second accountant's bounds on ε; None where a package claims none.
-
-    Raises:
-        PackageError: the receipt claims less than its events cost. The message names `path`.
-    """
-    from sealed_experts.packages.content.recomputation import recompute_privacy  # scipy takes a second to import
-
-    with named(path):
-        return recompute_privacy(canonical_object(members[RECEIPT], RECEIPT))

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.new_file import digest_at, discard, place
+from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages import opening
 from sealed_experts.packages.content.long_name import check_long_name, long_name
 from sealed_experts.packages.content.manifest import canonical_object, check_manifest
@@ -19,8 +21,6 @@ from sealed_experts.packages.expert.writer import seal_expert
 from sealed_experts.packages.keys.policy import Policy
 from sealed_experts.packages.keys.private_keys import PublisherKey, load_key
 from sealed_experts.packages.keys.trust import TrustStore
-from sealed_experts.packages.new_file import digest_at, discard, place
-from sealed_experts.packages.regular_file import open_regular
 
 
 def publish_expert(path: Path, *, output: Path, publisher: str | None = None) -> tuple[Path, str]:

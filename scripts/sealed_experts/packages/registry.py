@@ -12,19 +12,19 @@ from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import atomic_writer, sync_folder
+from sealed_experts.files.home import home_folder
 from sealed_experts.files.locks import folder_lock
+from sealed_experts.files.new_file import digest_at, discard, place
+from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages import opening
 from sealed_experts.packages.base_modules import BaseModules, check_base, check_fits
 from sealed_experts.packages.constraints import check_install, check_uninstall, title
 from sealed_experts.packages.content.long_name import long_name
 from sealed_experts.packages.content.versions import Version
 from sealed_experts.packages.errors import EncryptedError, IncompatibleError, PackageError
-from sealed_experts.packages.keys.home import home_folder
 from sealed_experts.packages.keys.policy import DEFAULT, Policy
 from sealed_experts.packages.keys.trust import TrustStore
-from sealed_experts.packages.new_file import digest_at, discard, place
 from sealed_experts.packages.recipients.encryption import Identity
-from sealed_experts.packages.regular_file import open_regular
 from sealed_experts.packages.report import PackageReport
 from sealed_experts.packages.standing import (
     Standing,

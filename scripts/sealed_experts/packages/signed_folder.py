@@ -8,11 +8,11 @@ from pathlib import Path
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_bytes
 from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages import model_signature
 from sealed_experts.packages.content.linter import CONFIG, WEIGHTS, AdapterFacts, lint_adapter
 from sealed_experts.packages.content.manifest_schema import MEMBERS
 from sealed_experts.packages.errors import PackageError, named
-from sealed_experts.packages.regular_file import open_regular
 
 _MANIFEST = "manifest.json"
 _LIMITS = {**MEMBERS, _MANIFEST: 1 << 21}

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages.errors import PackageError
-from sealed_experts.packages.regular_file import open_regular
 
 Buffer = bytes | memoryview
 BLOCK = 1 << 20  # bytes that are read at a time: few calls, and a cache of the processor still holds them when hashed

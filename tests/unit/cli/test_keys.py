@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sealed_experts.cli.main import main
+from sealed_experts.files.home import home_folder
 from sealed_experts.packages.keys import pkcs8, private_keys, signing
-from sealed_experts.packages.keys.home import home_folder
 from sealed_experts.packages.keys.passphrase import VARIABLE
 from sealed_experts.packages.keys.publisher import today
 from sealed_experts.packages.keys.statements import rotation_statement

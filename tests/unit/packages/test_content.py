@@ -10,11 +10,11 @@ import pytest
 from sealed_experts.errors import UserError
 from sealed_experts.packages.content.linter import _ALLOWED, read_adapter_config
 from sealed_experts.packages.content.package_content import package_content
-from sealed_experts.packages.content.receipt import receipt_bytes
 from sealed_experts.packages.content.tensors import read_tensors
 from sealed_experts.packages.errors import PackageError
 from sealed_experts.packages.report import VerifiedPackage
 from sealed_experts.packages.tgsp.package import open_bytes
+from sealed_experts.privacy.ledger.published_receipt import receipt_bytes
 from sealed_experts.settings.types import RoutingSettings
 from tests.attacks import building
 

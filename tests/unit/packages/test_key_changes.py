@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json
+from sealed_experts.files.home import home_folder
 from sealed_experts.packages.errors import SignatureError
 from sealed_experts.packages.keys import key_changes, pkcs8, private_keys, trust
-from sealed_experts.packages.keys.home import home_folder
 from sealed_experts.packages.keys.key_changes import (
     follow_revocation,
     follow_rotation,

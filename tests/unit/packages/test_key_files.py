@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.home import home_folder
 from sealed_experts.packages import model_signature
 from sealed_experts.packages.keys import pem, private_keys, signing
-from sealed_experts.packages.keys.home import home_folder
 from sealed_experts.packages.keys.passphrase import VARIABLE
 from sealed_experts.packages.keys.pem import parse_private, parse_public, private_pem
 from sealed_experts.packages.keys.signatures import settle_publisher

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.home import home_folder
 from sealed_experts.packages.keys import private_keys, trust
-from sealed_experts.packages.keys.home import home_folder
 from sealed_experts.packages.keys.pem import read_public_keys
 from sealed_experts.packages.keys.signatures import settle_publisher
 

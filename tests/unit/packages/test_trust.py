@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealed_experts.cli.main import main
 from sealed_experts.errors import UserError
+from sealed_experts.files.home import home_folder
 from sealed_experts.packages.errors import SignatureError
 from sealed_experts.packages.keys import private_keys, trust
-from sealed_experts.packages.keys.home import home_folder
 from sealed_experts.packages.keys.pem import read_public_keys
 from sealed_experts.packages.keys.publisher import PublicKey, check_scope, today
 from sealed_experts.packages.keys.signing import fingerprint, is_weak

@@ -10,7 +10,8 @@ import pytest
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.ledger.accounting import epsilon
 from sealed_experts.privacy.ledger.events import GaussianEvent
-from sealed_experts.privacy.ledger.releases import ReleaseLog, owner_key, private_name
+from sealed_experts.privacy.ledger.owner_names import owner_key, private_name
+from sealed_experts.privacy.ledger.releases import ReleaseLog
 
 DELTA = 1e-5
 
@@ -233,7 +234,7 @@ def test_an_expert_name_cannot_leave_the_log(log, name):
 def test_a_folder_that_others_can_write_is_refused(log, home):
     log.record(expert="banking", receipt=receipt(event("k1")), units="ab")
     (home / "releases").chmod(0o777)
-    with pytest.raises(UserError, match="chmod 700"):
+    with pytest.raises(UserError, match="other users can write"):
         log.record(expert="banking", receipt=receipt(event("k1")), units="ab")
 
 

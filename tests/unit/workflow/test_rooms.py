@@ -1,6 +1,7 @@
 """The structure holds: a room knows only the rooms above it, light rooms stay light, no script shadows a module."""
 
 import ast
+import graphlib
 import importlib.machinery
 import subprocess
 import sys
@@ -16,7 +17,7 @@ ROOMS = [
     *("evaluation", "packages", "moe", "cli"),
 ]
 # The same inside the packages room; what is not named here may import all of them.
-PACKAGES = ["errors", "report", "regular_file", "source", "keys", "content", "recipients", "tgsp", "expert"]
+PACKAGES = ["errors", "report", "source", "keys", "content", "recipients", "tgsp", "expert"]
 HEAVY = {"torch", "transformers", "peft", "opacus", "datasets", "snakemake"}
 LIGHT = {
     *("settings", "files", "machine", "progress", "rewards", "packages", "cli", "errors", "text", "privacy/ledger"),
@@ -40,6 +41,16 @@ def imports(path):
             yield name, node in tree.body
 
 
+def imported_modules(path):
+    """Yield the full name of everything that a file imports anywhere, submodules of a package too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
 def _is_type_checking(node):
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
@@ -59,6 +70,23 @@ def test_a_room_knows_only_the_rooms_above_it(path):
         parts = name.split(".")
         if parts[0] == "sealed_experts" and len(parts) > 1:
             assert ROOMS.index(parts[1]) <= own, f"{path} imports {name}"
+
+
+def test_the_ledger_knows_neither_plans_nor_engines():
+    """The plan of a stage, and what trains by it, rest on the ledger."""
+    for path in (LIBRARY / "privacy" / "ledger").glob("*.py"):
+        for name, _ in imports(path):
+            assert not name.startswith("sealed_experts.privacy.") or ".ledger" in name, f"{path} imports {name}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Neither at the top, nor inside functions, nor for types alone."""
+    names = {".".join(("sealed_experts", *p.relative_to(LIBRARY).with_suffix("").parts)): p for p in modules()}
+    graph = {name: [each for each in imported_modules(path) if each in names] for name, path in names.items()}
+    try:
+        tuple(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,8 @@ from typing import Any
 
 from sealed_experts.files.safetensors_header import Tensor
 from sealed_experts.packages.content.linter import CONFIG, WEIGHTS, AdapterFacts, adapter_facts
-from sealed_experts.packages.content.manifest import canonical_object
 from sealed_experts.packages.content.provenance import PROVENANCE, check_provenance
-from sealed_experts.packages.content.receipt import RECEIPT, privacy_summary
-from sealed_experts.packages.content.receipt_rules import check_receipt
+from sealed_experts.packages.content.receipt import RECEIPT, check_receipt_member
 from sealed_experts.packages.content.tensors import TensorCheck
 from sealed_experts.packages.content.tokenizer import check_tokenizer
 from sealed_experts.packages.errors import PackageError
@@ -67,7 +65,7 @@ def check_content(
             raise PackageError(f"member {path}: its SHA-256 is not {entry['sha256']}, which the manifest states")
         members[path] = kept.getvalue()
     _check_texts(members)
-    _check_receipt(manifest, members[RECEIPT])
+    check_receipt_member(manifest, members[RECEIPT])
     tensors = weights.finish()
     facts = adapter_facts(members[CONFIG], tensors)
     _check_adapter(manifest, facts)
@@ -146,18 +144,6 @@ def _check_texts(members: Mapping[str, bytes]) -> None:
             members.get(name, b"").decode("utf-8")
         except UnicodeDecodeError as error:
             raise PackageError(f"{name}: it is not UTF-8 text (byte {error.start})") from error
-
-
-def _check_receipt(manifest: Mapping[str, Any], content: bytes) -> None:
-    receipt = canonical_object(content, RECEIPT)
-    stated = privacy_summary(receipt)
-    for field in sorted(stated.keys() | manifest["privacy"].keys()):
-        if stated.get(field) != manifest["privacy"].get(field):
-            raise PackageError(
-                f"{RECEIPT}: its {field} is {ascii(stated.get(field))[:100]}, but the manifest states"
-                f" {ascii(manifest['privacy'].get(field))[:100]}"
-            )
-    check_receipt(receipt, stages=manifest["training"]["stages"])
 
 
 def _check_adapter(manifest: Mapping[str, Any], facts: AdapterFacts) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json, strict_json
+from sealed_experts.files.json_schema import JsonSchema
 from sealed_experts.packages.content.linter import WEIGHTS
 from sealed_experts.packages.content.manifest_schema import (
     MANIFEST_SCHEMA,
@@ -16,13 +17,12 @@ from sealed_experts.packages.content.manifest_schema import (
     REQUIRED_MEMBERS,
     TOKENIZER_MEMBERS,
 )
-from sealed_experts.packages.content.schema_parts import LazyValidator
 from sealed_experts.packages.content.versions import VersionPattern
 from sealed_experts.packages.errors import PackageError
 from sealed_experts.text import FORGING, holds, one_line
 
 _MEMBER_NAME = re.compile(MEMBER_NAME)
-_SCHEMA = LazyValidator(MANIFEST_SCHEMA)
+_SCHEMA = JsonSchema(MANIFEST_SCHEMA)
 
 
 def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
@@ -81,27 +81,13 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
     Raises:
         PackageError: the first mistake, with its field.
     """
-    check_schema(manifest, _SCHEMA, name="manifest")
+    if mistake := _SCHEMA.mistake_in(manifest):
+        raise PackageError(f"manifest: {mistake}")
     _refuse_control_characters(manifest)
     _check_training(manifest["training"], manifest["privacy"])
     _check_constraints(manifest["constraints"], own=manifest["name"])
     _check_members(manifest["members"])
     _check_adapter(manifest)
-
-
-def check_schema(value: Mapping[str, Any], schema: LazyValidator, *, name: str) -> None:
-    """Hold an object against a JSON Schema; `name` is for messages.
-
-    Raises:
-        PackageError: the first mistake, with its field.
-    """
-    try:
-        first = next(schema.validator.iter_errors(dict(value)), None)
-    except RecursionError as error:
-        raise PackageError(f"{name}: it is nested too deeply") from error
-    if first is not None:
-        place = ".".join(str(part) for part in first.absolute_path) or "its fields"
-        raise PackageError(f"{name}: {one_line(place)}: {one_line(first.message)}")
 
 
 def _check_training(training: Mapping[str, Any], privacy: Mapping[str, Any]) -> None:

@@ -5,18 +5,17 @@
 
 from typing import Any
 
-from sealed_experts.packages.content.receipt_schema import MAX_STAGES, STAGE
-from sealed_experts.packages.content.schema_parts import (
+from sealed_experts.files.json_schema import (
     mapping,
     matching,
     number,
     or_null,
-    patterns,
     text,
     texts,
     whole,
 )
-from sealed_experts.settings.fields import CAPABILITY, LICENCE, TIME, VERSION
+from sealed_experts.privacy.ledger.receipt_schema import MAX_STAGES, STAGE
+from sealed_experts.settings.fields import CAPABILITY, LICENCE, TIME, VERSION, VERSION_PATTERN
 from sealed_experts.settings.packages import LARGEST_LICENCE
 
 MANIFEST_FORMAT = 1
@@ -45,6 +44,12 @@ _ROPE_NUMBERS = (
     *("attention_factor", "beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor", "mscale", "mscale_all_dim"),
     *("rope_theta", "partial_rotary_factor"),
 )
+
+
+def _patterns(description: str) -> dict[str, Any]:
+    """Return the schema of a list of version patterns."""
+    items = {"type": "string", "pattern": VERSION_PATTERN, "maxLength": 200}
+    return {"description": description, "type": "array", "items": items, "maxItems": 100, "uniqueItems": True}
 
 
 _FACTORS = {
@@ -111,8 +116,8 @@ _ROUTING = mapping(
 _CONSTRAINTS = mapping(
     "What it needs of other packages.",
     {
-        "requires": patterns("Packages that must be installed."),
-        "incompatible_with": patterns("Packages that must not be."),
+        "requires": _patterns("Packages that must be installed."),
+        "incompatible_with": _patterns("Packages that must not be."),
         "load_order": whole("Place among adapters that are active together: lower first.", least=-1000, most=1000),
         "max_chain": or_null(whole("Most adapters active together, itself included.", least=1, most=1000)),
     },

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
-from sealed_experts.files.canonical import strict_json
 from sealed_experts.files.digests import sha256_bytes
 from sealed_experts.packages.content.base_facts import quantization_of, rope_scaling_of
 from sealed_experts.packages.content.licence import LICENCE_MEMBER, licence_bytes
 from sealed_experts.packages.content.linter import CONFIG, WEIGHTS, AdapterFacts, adapter_facts
 from sealed_experts.packages.content.manifest_schema import MANIFEST_FORMAT
 from sealed_experts.packages.content.model_card import model_card
-from sealed_experts.packages.content.naming import OwnerNames
 from sealed_experts.packages.content.provenance import PROVENANCE, Origin, provenance_bytes
-from sealed_experts.packages.content.receipt import RECEIPT, privacy_summary, receipt_bytes
-from sealed_experts.packages.content.receipt_rules import check_receipt
+from sealed_experts.packages.content.receipt import RECEIPT, check_receipt_member
 from sealed_experts.packages.content.tensors import TensorCheck
 from sealed_experts.packages.source import Memory, blocks, open_source
+from sealed_experts.privacy.ledger.owner_names import OwnerNames
+from sealed_experts.privacy.ledger.published_receipt import receipt_bytes
+from sealed_experts.privacy.ledger.receipt_rules import privacy_summary
 from sealed_experts.settings.chain import PackageRun
 from sealed_experts.settings.fields import plain
 from sealed_experts.settings.times import stated_times
@@ -45,7 +45,7 @@ class SealingInputs:
         selection: selection.json.
         metrics: the selected stage's metrics.
         chain: those of every stage, in the chain's order.
-        privacy: the receipt of everything that the package depends on (`receipt.covering`).
+        privacy: the receipt of everything that the package depends on (`published_receipt.covering`).
         base: base.json.
         base_config: the base's config.json.
         evaluation: evaluation.json; only looked at where the dataset is declared public.
@@ -109,7 +109,7 @@ def package_content(inputs: SealingInputs) -> tuple[dict[str, Any], dict[str, by
     except KeyError as error:
         raise UserError(f"the inputs of the package lack the field {error.args[0]!r}: make them again") from error
     members[RECEIPT] = receipt = receipt_bytes(inputs.privacy)
-    check_receipt(strict_json(receipt), stages=manifest["training"]["stages"])
+    check_receipt_member(manifest, receipt)
     members["README.md"] = model_card(manifest).encode()
     members[LICENCE_MEMBER] = licence_bytes(manifest["licence"], author=manifest["author"], text=inputs.licence)
     return manifest, members

@@ -11,21 +11,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sealed_experts.files.canonical import canonical_json
+from sealed_experts.files.json_schema import JsonSchema
 from sealed_experts.packages.content.linter import CONFIG, WEIGHTS
-from sealed_experts.packages.content.manifest import canonical_object, check_schema
+from sealed_experts.packages.content.manifest import canonical_object
 from sealed_experts.packages.content.provenance_schema import PROVENANCE_SCHEMA
-from sealed_experts.packages.content.schema_parts import LazyValidator
 from sealed_experts.packages.errors import PackageError
 
 if TYPE_CHECKING:
-    from sealed_experts.packages.content.naming import OwnerNames  # it brings the ledger, which readers need not load
+    from sealed_experts.privacy.ledger.owner_names import (
+        OwnerNames,  # it brings the ledger, which readers need not load
+    )
 
 PROVENANCE = "provenance.json"
 STATEMENT, PREDICATE = "https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1"
 BUILD_TYPE, BUILDER = "urn:sealed-experts:package:v1", "urn:sealed-experts:pipeline:v1"
 HMAC = "hmacSha256"  # in a DigestSet, beside in-toto's own names of algorithms
 _SUBJECT = (CONFIG, WEIGHTS)
-_SCHEMA = LazyValidator(PROVENANCE_SCHEMA)
+_SCHEMA = JsonSchema(PROVENANCE_SCHEMA)
 _DESCRIBED = ("name", "version", "template", "base", "adapter", "training", "privacy")
 
 
@@ -108,7 +110,8 @@ def check_provenance(manifest: Mapping[str, Any], content: bytes) -> None:
         PackageError: it is something else, or speaks of another package.
     """
     statement = canonical_object(content, PROVENANCE)
-    check_schema(statement, _SCHEMA, name=PROVENANCE)
+    if mistake := _SCHEMA.mistake_in(statement):
+        raise PackageError(f"{PROVENANCE}: {mistake}")
     stated = {entry["name"]: entry["digest"]["sha256"] for entry in statement["subject"]}
     digests = {entry["path"]: entry["sha256"] for entry in manifest["members"] if entry["path"] in _SUBJECT}
     if stated != digests or len(statement["subject"]) != len(_SUBJECT):

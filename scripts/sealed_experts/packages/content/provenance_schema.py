@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from sealed_experts.packages.content.receipt_schema import MAX_STAGES, STAGE
-from sealed_experts.packages.content.schema_parts import mapping
+from sealed_experts.files.json_schema import mapping
+from sealed_experts.privacy.ledger.receipt_schema import MAX_STAGES, STAGE
 from sealed_experts.text import PRINTABLE
 
 _DIGEST = {"type": "string", "pattern": "^[0-9a-f]{64}$"}

@@ -11,9 +11,9 @@ from typing import Any
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import strict_json
 from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages.content.manifest_schema import TOKENIZER_MEMBERS
 from sealed_experts.packages.errors import PackageError
-from sealed_experts.packages.regular_file import open_regular
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 _CLASS = re.compile(r"[A-Za-z0-9_]{1,100}")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import IO
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages.errors import PackageError
 from sealed_experts.packages.expert import plain_tar
 from sealed_experts.packages.expert.plain_gzip import PlainGzipContent, PlainGzipReader, PlainGzipWriter
-from sealed_experts.packages.regular_file import open_regular
 from sealed_experts.packages.source import BLOCK as PIECE
 from sealed_experts.packages.source import Source
 

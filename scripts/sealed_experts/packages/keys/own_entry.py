@@ -6,8 +6,7 @@ from pathlib import Path
 
 from sealed_experts.errors import UserError
 from sealed_experts.packages.errors import SignatureError
-from sealed_experts.packages.keys.home import NAME
-from sealed_experts.packages.keys.publisher import Publisher, check_scope
+from sealed_experts.packages.keys.publisher import NAME, Publisher, check_scope
 from sealed_experts.packages.keys.trust import free_name, is_taken, load_trust
 
 DEFAULT_NAME = "publisher"

@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages.keys.pkcs8 import Serialisable, encrypted_pem
 from sealed_experts.packages.keys.private_file import LARGEST_FILE
 from sealed_experts.packages.keys.publisher import PublicKey
 from sealed_experts.packages.keys.signing import ALGORITHMS, ED25519, PrivateKey, algorithm_of
 from sealed_experts.packages.keys.trust_entry import refuse_weak
-from sealed_experts.packages.regular_file import open_regular
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----\r?\n[A-Za-z0-9+/=\r\n]+-----END \1-----\s*")
 _PUBLIC, _PRIVATE, _ENCRYPTED = b"PUBLIC KEY", b"PRIVATE KEY", b"ENCRYPTED PRIVATE KEY"

@@ -9,8 +9,7 @@ from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.packages.errors import PackageError, SignatureError
-from sealed_experts.packages.keys.home import NAME
-from sealed_experts.packages.keys.publisher import ANYTHING, Publisher, check_required, check_scope
+from sealed_experts.packages.keys.publisher import ANYTHING, NAME, Publisher, check_required, check_scope
 from sealed_experts.packages.keys.signing import ALGORITHMS
 
 _PATTERN = re.compile(r"[a-z0-9_*?.-]{1,64}")

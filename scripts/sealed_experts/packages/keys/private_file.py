@@ -5,11 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sealed_experts.errors import UserError
-from sealed_experts.packages.keys.home import refuse_foreign, refuse_project, refuse_shared
-from sealed_experts.packages.regular_file import open_regular
+from sealed_experts.files.home import DEFAULT_HOME, refuse_foreign, refuse_shared
+from sealed_experts.files.regular_file import open_regular
 
 LARGEST_FILE = 16_384
 _CORRECT = "correct its path"
+_OUTSIDE = (
+    "keep it outside (SEALED_EXPERTS_HOME names the folder of keys, SEALED_EXPERTS_KEY and SEALED_EXPERTS_IDENTITY the "
+    "files in use)"
+)
 _MOST_LINKS = 40  # as many as Linux follows
 
 
@@ -60,6 +64,34 @@ def refuse_place(path: Path, *, remedy: str = _CORRECT) -> None:
         raise UserError(_missing(path, remedy)) from error
     except OSError as error:
         raise UserError(f"cannot read the private key {path}: {error.strerror}") from error
+
+
+def refuse_project(path: Path) -> None:
+    """Refuse a private key in a place where it could be committed, copied or published with a run's results.
+
+    Raises:
+        UserError: the path, or the file that it links to, is in this program's own folder, in the folder of a
+            workflow, or in a folder of results.
+    """
+    program = Path(__file__).resolve().parents[4]
+    for folder in {*Path(os.path.abspath(path)).parents, *Path(os.path.realpath(path)).parents}:
+        if folder.name == "results":
+            raise UserError(f"{path} lies in {folder}, where a private key would be published with it: {_OUTSIDE}")
+        if folder == program or (_is_workflow(folder) and not _is_own_place(path, folder)):
+            raise UserError(
+                f"{path} lies in the project {folder}, where a private key would travel with its files: {_OUTSIDE}"
+            )
+
+
+def _is_workflow(folder: Path) -> bool:
+    return any(os.path.exists(folder / name) for name in ("Snakefile", "workflow/Snakefile"))
+
+
+def _is_own_place(path: Path, folder: Path) -> bool:
+    """Say whether `folder` is the user's home, which holds a Snakefile, and `path` is in its default folder of keys."""
+    home = os.path.realpath(os.path.expanduser("~"))
+    default = Path(home, *DEFAULT_HOME)
+    return str(folder) == home and Path(os.path.realpath(path)).is_relative_to(default)
 
 
 def _missing(path: Path, remedy: str) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_bytes, write_text
+from sealed_experts.files.home import expanded, home_folder, private_folder
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.packages.keys import passphrase
-from sealed_experts.packages.keys.home import checked_name, expanded, home_folder, private_folder, refuse_project
 from sealed_experts.packages.keys.leftovers import clear_leftovers
 from sealed_experts.packages.keys.own_entry import DEFAULT_NAME, RETIRED, check_accepted, own_entry, refuse_unusable
 from sealed_experts.packages.keys.pem import (
@@ -21,8 +21,8 @@ from sealed_experts.packages.keys.pem import (
     public_keys,
     read_public_keys,
 )
-from sealed_experts.packages.keys.private_file import read_private_file
-from sealed_experts.packages.keys.publisher import Publisher
+from sealed_experts.packages.keys.private_file import read_private_file, refuse_project
+from sealed_experts.packages.keys.publisher import Publisher, checked_name
 from sealed_experts.packages.keys.signing import (
     ED25519,
     PrivateKey,

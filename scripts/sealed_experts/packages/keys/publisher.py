@@ -1,14 +1,18 @@
 """A publisher: public keys of several algorithms under one name, and what this machine's user lets it sign."""
 
 import datetime
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from sealed_experts.errors import UserError
 from sealed_experts.packages.errors import SignatureError
 from sealed_experts.packages.keys.signing import ED25519, encode_public, fingerprint
 
 ANYTHING = ("*",)
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,20 @@ class Publisher:
         if self.revoked is not None:
             return "revoked"
         return "expired" if self.expires is not None and today() > self.expires else "trusted"
+
+
+def checked_name(name: str) -> str:
+    """Return `name` if it can name a key.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not NAME.fullmatch(name) or _FINGERPRINT.fullmatch(name):  # a name must not be taken for another key's
+        raise UserError(
+            f"{name!r} cannot name a key: use up to 64 of a-z, 0-9, '.', '_', '-', not starting with a sign, and no"
+            " fingerprint"
+        )
+    return name
 
 
 def today() -> datetime.date:

@@ -6,11 +6,10 @@ import shlex
 from pathlib import Path
 
 from sealed_experts.errors import UserError
-from sealed_experts.packages.keys.home import NAME
 from sealed_experts.packages.keys.own_entry import RETIRED
 from sealed_experts.packages.keys.pem import read_public_keys
 from sealed_experts.packages.keys.private_keys import VARIABLE, keys_folder
-from sealed_experts.packages.keys.publisher import Publisher
+from sealed_experts.packages.keys.publisher import NAME, Publisher
 from sealed_experts.packages.keys.trust import load_trust
 
 _LONGEST = 46  # letters of the name that remain, so that the whole can name a key

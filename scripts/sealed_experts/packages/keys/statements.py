@@ -12,12 +12,12 @@ from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json, strict_json
+from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages.errors import SignatureError
 from sealed_experts.packages.keys.private_keys import PublisherKey
 from sealed_experts.packages.keys.publisher import PublicKey
 from sealed_experts.packages.keys.signing import ALGORITHMS, verify_signature
 from sealed_experts.packages.keys.trust_entry import check_reason, raw_keys
-from sealed_experts.packages.regular_file import open_regular
 
 ROTATION = "sealed-experts/rotation/v1"
 REVOCATION = "sealed-experts/revocation/v1"

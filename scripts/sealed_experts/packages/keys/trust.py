@@ -7,10 +7,10 @@ from pathlib import Path
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_text
 from sealed_experts.files.canonical import canonical_json
+from sealed_experts.files.home import home_folder, private_folder, refuse_shared
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.packages.errors import SignatureError
-from sealed_experts.packages.keys.home import checked_name, home_folder, private_folder, refuse_shared
-from sealed_experts.packages.keys.publisher import PublicKey, Publisher, check_required, check_usable
+from sealed_experts.packages.keys.publisher import PublicKey, Publisher, check_required, check_usable, checked_name
 from sealed_experts.packages.keys.signing import ED25519, fingerprint
 from sealed_experts.packages.keys.trust_entry import check_reason, check_scopes, entry_of, read_entry, refuse_weak
 

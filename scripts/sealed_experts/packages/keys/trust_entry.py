@@ -8,10 +8,10 @@ from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import strict_json
-from sealed_experts.packages.keys.home import NAME, refuse_foreign
-from sealed_experts.packages.keys.publisher import ANYTHING, PublicKey, Publisher
+from sealed_experts.files.home import refuse_foreign
+from sealed_experts.files.regular_file import open_regular
+from sealed_experts.packages.keys.publisher import ANYTHING, NAME, PublicKey, Publisher
 from sealed_experts.packages.keys.signing import ALGORITHMS, ED25519, is_weak
-from sealed_experts.packages.regular_file import open_regular
 from sealed_experts.text import is_one_line
 
 _SCOPE = re.compile(r"[a-z0-9_*?.-]{1,64}")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sealed_experts.errors import UserError
-from sealed_experts.packages.keys.home import expanded
+from sealed_experts.files.home import expanded
 from sealed_experts.packages.recipients.encryption import Identity
 from sealed_experts.packages.recipients.recipient_files import load_recipient, unlocked_identity
 

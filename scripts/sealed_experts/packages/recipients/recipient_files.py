@@ -16,12 +16,11 @@ from cryptography.hazmat.primitives.serialization import (
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_bytes
-from sealed_experts.packages.keys.home import refuse_project
+from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages.keys.passphrase import read_passphrase
 from sealed_experts.packages.keys.pem import is_encrypted, private_pem
-from sealed_experts.packages.keys.private_file import LARGEST_FILE, read_private_file
+from sealed_experts.packages.keys.private_file import LARGEST_FILE, read_private_file, refuse_project
 from sealed_experts.packages.recipients.encryption import Identity, Recipient
-from sealed_experts.packages.regular_file import open_regular
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----\n[A-Za-z0-9+/=\n]+-----END \1-----\n")
 

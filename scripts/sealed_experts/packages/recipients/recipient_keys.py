@@ -5,9 +5,11 @@ from pathlib import Path
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_bytes
+from sealed_experts.files.home import home_folder, private_folder
 from sealed_experts.files.locks import folder_lock
-from sealed_experts.packages.keys.home import checked_name, home_folder, private_folder, refuse_project
 from sealed_experts.packages.keys.pem import private_pem
+from sealed_experts.packages.keys.private_file import refuse_project
+from sealed_experts.packages.keys.publisher import checked_name
 from sealed_experts.packages.recipients.encryption import generate_identity
 from sealed_experts.packages.recipients.recipient_files import save_recipient
 

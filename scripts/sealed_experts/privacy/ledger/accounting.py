@@ -20,10 +20,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from sealed_experts.privacy.ledger.events import GaussianEvent, combined_noise_multiplier, distinct_events
+from sealed_experts.privacy.ledger.private_stage import PrivacyPlan
 
 if TYPE_CHECKING:
     from sealed_experts.privacy.ledger.bounds import Groups
-    from sealed_experts.privacy.plan import PrivacyPlan
 
 # Fourier transforms leave about 1e-16 in each of up to a million cells.
 SMALLEST_PLD_DELTA = 1e-10
@@ -89,7 +89,7 @@ class BudgetCurve:
     `epsilon_at(steps)` equals `epsilon([*prior_events, plan.event(steps)])` to the last bit.
     """
 
-    def __init__(self, prior_events: Iterable[GaussianEvent], plan: "PrivacyPlan") -> None:
+    def __init__(self, prior_events: Iterable[GaussianEvent], plan: PrivacyPlan) -> None:
         self._prior = tuple(prior_events)
         self._plan = plan
 

@@ -10,7 +10,7 @@ from typing import Any
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.ledger.accounting import account, describe_accountant, joint_stage_epsilons
 from sealed_experts.privacy.ledger.events import GaussianEvent, distinct_events, events_from_json
-from sealed_experts.privacy.plan import PrivacyPlan
+from sealed_experts.privacy.ledger.private_stage import PrivacyPlan
 
 MECHANISM = "gaussian_on_clipped_sums"
 
@@ -120,20 +120,6 @@ def unprotected_receipt(*, stage: str, unit: str, prior: Mapping[str, Any] | Non
         "protects": [],
         "does_not_protect": _UNPROTECTED,
     }
-
-
-def recompute(receipt: Mapping[str, Any]) -> float:
-    """Return the joint ε of a receipt's events at its δ, whatever ε it states.
-
-    Raises:
-        UserError: it is not a receipt, or one that claims nothing.
-    """
-    if receipt.get("epsilon") is None:
-        raise UserError(f"this privacy receipt states no ε: {receipt.get('reason') or 'it gives no reason'}")
-    delta = receipt.get("delta")
-    if not isinstance(delta, float) or not 0 < delta < 1:
-        raise UserError(f"a privacy receipt's delta must lie inside (0, 1), not {delta!r}")
-    return account(events_from_json(receipt.get("events")), delta=delta).epsilon
 
 
 def _reason(mode: str, prior: Mapping[str, Any] | None) -> str | None:

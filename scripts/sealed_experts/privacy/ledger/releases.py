@@ -8,60 +8,24 @@ again states what it stated the first time.
 
 import dataclasses
 import functools
-import hashlib
-import hmac
 import re
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
-from sealed_experts.files.atomic import make_folder, write_bytes
+from sealed_experts.files.atomic import write_bytes
 from sealed_experts.files.canonical import canonical_json, read_json
 from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.files.home import private_folder
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.privacy.ledger.events import GaussianEvent, distinct_events, events_from_json
 from sealed_experts.privacy.ledger.mixture import JointPrivacy, Member, mixture_privacy
+from sealed_experts.privacy.ledger.owner_names import owner_key, private_name
 
 _FORMAT = "sealed-experts/release/v1"
 _FIELDS = {"format", "expert", "event", "unit", "units", "reason", "entered"}
 _EXPERT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-
-
-def owner_key(home: Path) -> bytes:
-    """Return the owner's 32-byte key for naming private data, made on first use in `home` (mode 0600).
-
-    Raises:
-        UserError: the file is damaged, or others can read it.
-    """
-    path = home / "owner.key"
-    _private_folder(home)
-    if not path.exists():
-        with folder_lock(home):
-            if not path.exists():  # else another process has made it meanwhile
-                write_bytes(path, secrets.token_hex(32).encode() + b"\n", mode=0o600)
-    if path.stat().st_mode & 0o077:
-        raise UserError(f"others can read the owner's key {path}: chmod 600 it")
-    text = path.read_bytes().strip()
-    if not re.fullmatch(rb"[0-9a-f]{64}", text):
-        raise UserError(
-            f"{path} must hold 64 hexadecimal digits: restore it from a copy; without it, past releases "
-            "cannot be matched with the data that they were made from"
-        )
-    return bytes.fromhex(text.decode())
-
-
-def private_name(key: bytes, *parts: str) -> str:
-    """Return the HMAC-SHA-256 of unambiguous parts under the owner's key, as hex: a name for private data.
-
-    A plain digest would confirm a guess at what it names.
-    """
-    message = b"sealed-experts/private-name/v1"
-    for part in parts:
-        encoded = part.encode()
-        message += len(encoded).to_bytes(8, "big") + encoded
-    return hmac.new(key, message, hashlib.sha256).hexdigest()
 
 
 class ReleaseLog:
@@ -87,8 +51,7 @@ class ReleaseLog:
         version = Member.from_receipt(receipt, name=expert, units=None)
         if units is not None:
             version = dataclasses.replace(version, units=self._unit_names(version.unit, units))
-        _private_folder(self._home)
-        _private_folder(self._folder)
+        private_folder(self._folder, home=self._home)
         with folder_lock(self._folder):
             following = 1 + max((entry.last for entry in self._entries()), default=0)
             return max(self._merge(expert, event, version, following) for event in version.events or (None,))
@@ -151,7 +114,7 @@ class ReleaseLog:
 
     def _merge(self, expert: str, event: GaussianEvent | None, version: Member, following: int) -> int:
         """Put one event of a version into its file, and return its number, which is `following` if it is new."""
-        folder = _private_folder(self._expert_folder(expert))
+        folder = private_folder(self._expert_folder(expert), home=self._home)
         path = folder / f"{sha256_bytes(_identity(event).encode())[:32]}.json"
         units, reason, steps = version.units, version.reason, event.steps if event else 0
         entered: tuple[tuple[int, int], ...] = ()
@@ -241,15 +204,3 @@ def _read(path: Path) -> _Entry:
         reason=data["reason"],
         entered=tuple((number, steps) for number, steps in entered),
     )
-
-
-def _private_folder(folder: Path) -> Path:
-    try:
-        make_folder(folder, mode=0o700)
-    except OSError as error:
-        raise UserError(
-            f"cannot make the folder {folder} ({error.strerror}): set SEALED_EXPERTS_HOME to a folder of yours"
-        ) from error
-    if folder.stat().st_mode & 0o022:
-        raise UserError(f"others can write to {folder}: chmod 700 it")
-    return folder

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import sync_folder, write_error
-from sealed_experts.packages.regular_file import open_regular
-from sealed_experts.packages.source import BLOCK
+from sealed_experts.files.regular_file import open_regular
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -39,10 +38,7 @@ def digest_at(path: Path) -> str:
     """
     try:
         with open_regular(path, follow=False) as (stream, _):
-            state = hashlib.sha256()
-            while piece := stream.read(BLOCK):
-                state.update(piece)
-            return state.hexdigest()
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path} stands in the way ({error.strerror}): remove it, or choose another folder") from error
 

@@ -5,7 +5,7 @@
 
 from typing import Any
 
-from sealed_experts.packages.content.schema_parts import mapping, matching, number, or_null, text, whole
+from sealed_experts.files.json_schema import mapping, matching, number, or_null, text, whole
 
 MAX_EVENTS, MAX_STAGES = 64, 16
 STAGE = r"^[a-z][a-z0-9_]{0,63}$"

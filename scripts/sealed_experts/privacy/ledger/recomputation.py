@@ -7,13 +7,11 @@ whatever the ledger's accountant was, and is refused. What cannot be recomputed 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sealed_experts.packages.content.receipt import RECEIPT
-from sealed_experts.packages.content.receipt_rules import check_receipt
-from sealed_experts.packages.errors import PackageError
 from sealed_experts.privacy.ledger.events import GaussianEvent
+from sealed_experts.privacy.ledger.receipt_rules import ReceiptError, check_receipt
 
 if TYPE_CHECKING:
-    from sealed_experts.packages.content.second_accountant import Bounds
+    from sealed_experts.privacy.ledger.second_accountant import Bounds
 
 _COARSEST = 0.02  # of the claim: bounds further apart than this prove nothing worth saying
 
@@ -31,7 +29,7 @@ def recompute_privacy(receipt: Mapping[str, Any], *, stages: Sequence[str] = ())
         none, and say why.
 
     Raises:
-        PackageError: it claims less than its events cost, its fields contradict its events, or it cannot be recomputed.
+        ReceiptError: it claims less than its events cost, its fields contradict its events, or it cannot be recomputed.
     """
     events = check_receipt(receipt, stages=stages)
     if receipt["epsilon"] is None:
@@ -53,19 +51,15 @@ def _claims(receipt: Mapping[str, Any], events: Sequence[GaussianEvent]) -> list
 
 
 def _checked(events: Sequence[GaussianEvent], *, delta: float, field: str, claim: float) -> "Bounds":
-    from sealed_experts.packages.content.second_accountant import (
+    from sealed_experts.privacy.ledger.second_accountant import (
         epsilon_bounds,  # scipy, which other commands need not load
     )
 
     bounds = epsilon_bounds(_groups(events), delta=delta, near=claim)
     if bounds is not None and claim < bounds.low:
-        raise PackageError(
-            f"{RECEIPT}: {field} is {claim:.6g}, but its events cost at least {bounds.low:.6g} at δ = {delta:g}"
-        )
+        raise ReceiptError(f"{field} is {claim:.6g}, but its events cost at least {bounds.low:.6g} at δ = {delta:g}")
     if bounds is None or bounds.high - bounds.low > _COARSEST * claim + 1e-3:
-        raise PackageError(
-            f"{RECEIPT}: {field} is {claim:.6g} at δ = {delta:g}, which is beyond what can be recomputed"
-        )
+        raise ReceiptError(f"{field} is {claim:.6g} at δ = {delta:g}, which is beyond what can be recomputed")
     return bounds
 
 

@@ -5,11 +5,13 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from typing import BinaryIO
+from io import BufferedReader
 
 
 @contextlib.contextmanager
-def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+def open_regular(
+    path: str | os.PathLike[str], *, follow: bool = True
+) -> Iterator[tuple[BufferedReader, os.stat_result]]:
     """Yield a file opened for reading and its status, taken from the opened file itself.
 
     Args:
