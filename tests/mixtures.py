@@ -16,7 +16,7 @@ from sealed_experts.packages.content.provenance import Origin, provenance_bytes
 from sealed_experts.packages.content.receipt import RECEIPT
 from sealed_experts.packages.keys.private_keys import PublisherKey, ensure_publisher_key, load_key
 from sealed_experts.packages.keys.trust import load_trust
-from sealed_experts.packages.tgsp.package import seal
+from sealed_experts.packages.tgsp.package import seal_package
 from sealed_experts.privacy.ledger.owner_names import OwnerNames
 from sealed_experts.privacy.ledger.published_receipt import receipt_bytes
 from sealed_experts.privacy.ledger.receipt_rules import privacy_summary
@@ -164,8 +164,7 @@ class Workshop:
             names=NAMES,
             origin=Origin(version="0.1.0"),
         )
-        data = seal(manifest=manifest, members=members, key=key or load_key())
-        write_bytes(self.sources.package(name), data)
+        seal_package(self.sources.package(name), manifest=manifest, members=members, key=key or load_key())
 
 
 def private_receipt(name: str, *, steps: int = 10) -> dict:

@@ -272,9 +272,9 @@ def identity_of(path: Path | None) -> "Identity | None":
         UserError: it cannot be read, or its passphrase is missing.
     """
     from sealed_experts.packages.recipients.own_identity import own_identity
-    from sealed_experts.packages.recipients.recipient_files import unlocked_identity
+    from sealed_experts.packages.recipients.recipient_files import load_identity
 
-    return own_identity() if path is None else unlocked_identity(path)
+    return own_identity() if path is None else load_identity(path)
 
 
 def _verify_folder(args: argparse.Namespace) -> int:

@@ -31,6 +31,7 @@ from sealed_experts.packages.keys.signatures import settle_publisher
 from sealed_experts.packages.recipients import recipient_files
 from sealed_experts.packages.recipients.encryption import generate_identity
 from sealed_experts.packages.recipients.own_identity import own_identity
+from tests.attacks import building
 
 ROOT = Path(__file__).resolve().parents[3]
 CURVE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -212,9 +213,9 @@ def test_the_environment_gives_the_passphrase_to_new_keys_and_opens_them(monkeyp
 def test_the_fingerprint_needs_no_passphrase(monkeypatch):
     """Snakemake asks for it whenever it reads the rules: nobody can be asked then."""
     key = private_keys.create_key(secret=b"word")
-    assert private_keys.ensure_publisher_key() == private_keys.publisher_fingerprint() == key.fingerprint
+    assert private_keys.ensure_publisher_key() == building.own_fingerprint() == key.fingerprint
     private_keys.key_path().with_suffix(".pub").unlink()
-    assert private_keys.publisher_fingerprint() == key.fingerprint
+    assert building.own_fingerprint() == key.fingerprint
     # A file of the same key from elsewhere does not tell; the .pub file beside it does.
     path = write(private_pem(BOTH.values(), passphrase=b"word"), "other")
     with pytest.raises(UserError, match="has a passphrase"):

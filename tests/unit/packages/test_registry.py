@@ -19,7 +19,7 @@ from sealed_experts.packages.content.long_name import long_name
 from sealed_experts.packages.errors import IncompatibleError, SignatureError
 from sealed_experts.packages.keys.policy import Policy
 from sealed_experts.packages.keys.publisher import Publisher
-from sealed_experts.packages.keys.trust import TrustStore, trust_key, trust_publisher
+from sealed_experts.packages.keys.trust import TrustStore, trust_publisher
 from sealed_experts.packages.recipients.encryption import generate_identity
 from sealed_experts.packages.registry import Registry
 from sealed_experts.packages.standing import with_known
@@ -439,7 +439,7 @@ def fitting(folder: Path, base: Path, **options) -> Path:
 
 @pytest.mark.parametrize("container", ["tgsp", "expert"])
 def test_an_adapter_that_fits_its_base_is_installed(tmp_path, capsys, container):
-    trust_key(building.key().public.raw, name="bank")
+    building.trust_key(building.key().public.raw, name="bank")
     base = made_base(tmp_path / "base")
     path = fitting(tmp_path, base, container=container)
     assert main(["verify", str(path), "--base", str(base)]) == 0
@@ -450,7 +450,7 @@ def test_an_adapter_that_fits_its_base_is_installed(tmp_path, capsys, container)
 
 def test_verify_says_for_programs_what_it_found_about_the_base(tmp_path, capsys):
     """It said nothing: whoever misspelt the option could not tell."""
-    trust_key(building.key().public.raw, name="bank")
+    building.trust_key(building.key().public.raw, name="bank")
     base = made_base(tmp_path / "base")
     path = fitting(tmp_path, base)
     for options, expected in (
@@ -477,7 +477,7 @@ def test_verify_says_for_programs_what_it_found_about_the_base(tmp_path, capsys)
 )
 def test_an_adapter_that_its_base_has_no_place_for_is_refused(tmp_path, capsys, changes, code, message):
     """Only the digest was compared: an adapter of other shapes was found when it was loaded."""
-    trust_key(building.key().public.raw, name="bank")
+    building.trust_key(building.key().public.raw, name="bank")
     base = made_base(tmp_path / "base", **changes)
     path = fitting(tmp_path, base)
     for command in ("verify", "install"):
@@ -489,7 +489,7 @@ def test_an_adapter_that_its_base_has_no_place_for_is_refused(tmp_path, capsys, 
 
 
 def test_a_base_whose_files_are_not_those_of_its_digest_is_refused(tmp_path, capsys):
-    trust_key(building.key().public.raw, name="bank")
+    building.trust_key(building.key().public.raw, name="bank")
     base = made_base(tmp_path / "base")
     path = fitting(tmp_path, base)
     (base / "config.json").write_text("{}")
@@ -507,7 +507,7 @@ def test_uninstall_lets_nobody_narrow_whom_to_trust(tmp_path):
 
 
 def test_the_commands_from_publishing_to_uninstalling(tmp_path, capsys, monkeypatch):
-    trust_key(building.key().public.raw, name="bank")
+    building.trust_key(building.key().public.raw, name="bank")
     base = made_base(tmp_path / "base")
     path = made(tmp_path, base={"name": "tiny", "revision": None, "digest": read_json(base / "base.json")["digest"]})
     assert main(["list"]) == 0
@@ -534,7 +534,7 @@ def test_the_commands_from_publishing_to_uninstalling(tmp_path, capsys, monkeypa
 
 
 def test_another_folder_can_be_the_registry(tmp_path):
-    trust_key(building.key().public.raw, name="bank")
+    building.trust_key(building.key().public.raw, name="bank")
     elsewhere = tmp_path / "shared" / "experts"
     assert main(["install", str(made(tmp_path)), "--registry", str(elsewhere)]) == 0
     assert main(["list", "--registry", str(elsewhere)]) == 0
@@ -543,7 +543,7 @@ def test_another_folder_can_be_the_registry(tmp_path):
 
 @pytest.mark.parametrize("constraint", ["requires", "incompatible_with"])
 def test_refusals_are_one_line_with_the_code_of_incompatibility(tmp_path, capsys, constraint):
-    trust_key(building.key().public.raw, name="bank")
+    building.trust_key(building.key().public.raw, name="bank")
     if constraint == "incompatible_with":
         assert main(["install", str(made(tmp_path, "cards"))]) == 0
     path = made(tmp_path, "loans", **{constraint: ("cards@*",)})

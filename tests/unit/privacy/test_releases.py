@@ -104,18 +104,6 @@ def test_a_longer_run_of_one_key_is_a_release_of_its_own(log):
     assert over_time(log, until=longer).epsilon == epsilon([event("k1", steps=60), event("k2")], delta=DELTA)
 
 
-def test_entries_without_a_number_came_first(log, home):
-    """Logs of earlier versions hold none."""
-    log.record(expert="banking", receipt=receipt(event("k1")), units="ab")
-    (path,) = (home / "releases").rglob("*.json")
-    old = json.loads(path.read_text())
-    del old["entered"]
-    path.write_text(json.dumps(old))
-    number = log.record(expert="other", receipt=receipt(event("k2")), units="ab")
-    assert over_time(log, until=number).epsilon == epsilon([event("k1"), event("k2")], delta=DELTA)
-    assert log.record(expert="banking", receipt=receipt(event("k1")), units="ab") == 0
-
-
 def test_unknown_units_are_common_with_everyone(log):
     log.record(expert="banking", receipt=receipt(event("k1")), units="ab")
     log.record(expert="foreign", receipt=receipt(event("k2")), units=None)

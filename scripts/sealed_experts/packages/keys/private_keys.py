@@ -163,11 +163,6 @@ def public_half(path: Path) -> Publisher:
     return unlocked(path)[0].public if keys is None else Publisher(name=path.stem, keys=keys)
 
 
-def publisher_fingerprint() -> str:
-    """Return the fingerprint of the key that packages are signed with. Raises as `public_half`."""
-    return public_half(key_path()).fingerprint
-
-
 def ensure_publisher_key(
     *, create: bool = True, algorithms: Sequence[str] | None = None, experts: Iterable[str] = ()
 ) -> str:

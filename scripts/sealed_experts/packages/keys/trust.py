@@ -10,8 +10,8 @@ from sealed_experts.files.canonical import canonical_json
 from sealed_experts.files.home import home_folder, private_folder, refuse_shared
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.packages.errors import SignatureError
-from sealed_experts.packages.keys.publisher import PublicKey, Publisher, check_required, check_usable, checked_name
-from sealed_experts.packages.keys.signing import ED25519, fingerprint
+from sealed_experts.packages.keys.publisher import Publisher, check_required, check_usable, checked_name
+from sealed_experts.packages.keys.signing import fingerprint
 from sealed_experts.packages.keys.trust_entry import check_reason, check_scopes, entry_of, read_entry, refuse_weak
 
 
@@ -124,11 +124,6 @@ def trust_publisher(publisher: Publisher) -> Publisher:
     return publisher
 
 
-def trust_key(raw: bytes, *, name: str) -> Publisher:
-    """Trust a publisher that has an Ed25519 key alone. Raises as `trust_publisher`."""
-    return trust_publisher(Publisher(name=name, keys=(PublicKey(algorithm=ED25519, raw=raw),)))
-
-
 def is_taken(name: str) -> bool:
     """Tell whether a trusted publisher has this name."""
     return (trust_folder() / f"{name}.json").exists()
@@ -151,7 +146,7 @@ def untrust_key(name_or_fingerprint: str) -> tuple[Publisher, ...]:
     """Remove a publisher from the trust store, by name or by its whole fingerprint.
 
     Returns:
-        what was removed: more than one only where a former version gave one key two names.
+        what was removed: more than one entry if the key has several names.
 
     Raises:
         UserError: the store has no such publisher; or it is revoked, and forgetting it would let it be trusted again.

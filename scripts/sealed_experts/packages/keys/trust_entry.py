@@ -10,16 +10,12 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import strict_json
 from sealed_experts.files.home import refuse_foreign
 from sealed_experts.files.regular_file import open_regular
-from sealed_experts.packages.keys.publisher import ANYTHING, NAME, PublicKey, Publisher
+from sealed_experts.packages.keys.publisher import NAME, PublicKey, Publisher
 from sealed_experts.packages.keys.signing import ALGORITHMS, ED25519, is_weak
 from sealed_experts.text import is_one_line
 
 _SCOPE = re.compile(r"[a-z0-9_*?.-]{1,64}")
 _FIELDS = {"ancestors", "expires", "fingerprint", "keys", "name", "revoked", "scopes"}
-# What this program wrote when it kept the last one of the ancestors alone.
-_ONE_ANCESTOR_FIELDS = _FIELDS - {"ancestors"} | {"certified_by"}
-# What this program wrote when publishers had one key: trusted for anything, for ever.
-_FORMER_FIELDS = {"algorithm", "fingerprint", "name", "public_key"}
 _LARGEST_FILE = 65_536
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
@@ -51,8 +47,7 @@ def read_entry(path: Path) -> Publisher:
         raise UserError(f"cannot read the trusted key {path}: {error.strerror}") from error
     remedy = _remedy(content)
     try:
-        entry = _present(strict_json(content))
-        publisher = _publisher(entry)
+        publisher = _publisher(strict_json(content))
     except (TypeError, ValueError, UserError) as error:
         raise UserError(f"{path} is damaged: {error}; {remedy}") from error
     for key in publisher.keys:
@@ -113,27 +108,14 @@ def refuse_weak(key: PublicKey, where: str, *, remedy: str = "ask its owner for 
 
 def _remedy(content: bytes) -> str:
     """Say what to do about a damaged entry: one that may hold a revocation must not be forgotten."""
-    if b'"revoked":null' in content.replace(b" ", b"") or b'"public_key"' in content:
+    if b'"revoked":null' in content.replace(b" ", b""):
         return "delete it, and trust its publisher again"
     return "restore it from a copy: it may hold a revocation, and without it a revoked key could be trusted again"
 
 
-def _present(entry: Any) -> dict[str, Any]:
-    """Return an entry with the fields that this version writes."""
-    fields = set(entry) if isinstance(entry, dict) else set()
-    if fields == _FORMER_FIELDS and entry["algorithm"] == ED25519:
-        kept = {"fingerprint": entry["fingerprint"], "keys": {ED25519: entry["public_key"]}, "name": entry["name"]}
-        return {**kept, "ancestors": [], "expires": None, "revoked": None, "scopes": list(ANYTHING)}
-    if fields == _ONE_ANCESTOR_FIELDS:
-        last = entry["certified_by"]
-        kept = {field: value for field, value in entry.items() if field != "certified_by"}
-        return {**kept, "ancestors": [] if last is None else [last]}
-    if fields != _FIELDS:
+def _publisher(entry: Any) -> Publisher:
+    if not isinstance(entry, dict) or set(entry) != _FIELDS:
         raise ValueError(f"it must hold {', '.join(sorted(_FIELDS))}, and nothing else")
-    return dict(entry)
-
-
-def _publisher(entry: Mapping[str, Any]) -> Publisher:
     keys = raw_keys(entry["keys"])
     if keys[0].fingerprint != entry["fingerprint"]:
         raise ValueError("its key and its fingerprint do not belong together")

@@ -7,7 +7,7 @@ from pathlib import Path
 from sealed_experts.errors import UserError
 from sealed_experts.files.home import expanded
 from sealed_experts.packages.recipients.encryption import Identity
-from sealed_experts.packages.recipients.recipient_files import load_recipient, unlocked_identity
+from sealed_experts.packages.recipients.recipient_files import load_identity, load_recipient
 
 VARIABLE = "SEALED_EXPERTS_IDENTITY"
 
@@ -19,7 +19,7 @@ def own_identity() -> Identity | None:
         UserError: it cannot be read, or its passphrase is missing or wrong.
     """
     chosen = os.environ.get(VARIABLE)
-    return unlocked_identity(expanded(chosen, variable=VARIABLE)) if chosen else None
+    return load_identity(expanded(chosen, variable=VARIABLE)) if chosen else None
 
 
 def check_readable(recipients: Mapping[str, Sequence[str]]) -> None:

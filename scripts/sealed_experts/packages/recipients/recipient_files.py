@@ -37,32 +37,20 @@ def save_identity(path: Path, identity: Identity, *, passphrase: bytes | None = 
     write_bytes(path, private_pem(identity.halves(), passphrase=passphrase), mode=0o600)
 
 
-def unlocked_identity(path: Path) -> Identity:
-    """Read a private key; its passphrase, if it has one, comes from the environment or is asked for on a terminal.
+def load_identity(path: Path, *, passphrase: bytes | None = None) -> Identity:
+    """Read a private key. If it needs a passphrase and none is given, the environment or the terminal is asked.
 
     Raises:
-        UserError: as `load_identity`.
+        UserError: as `read_private_file`; the file is no recipient's private key; or the passphrase is missing or
+            wrong.
     """
     content = read_private_file(path)
-    return _identity(content, path, passphrase=read_passphrase(path) if is_encrypted(content) else None)
-
-
-def load_identity(path: Path, *, passphrase: bytes | None = None) -> Identity:
-    """Read a private key whose passphrase is at hand, or which has none.
-
-    Raises:
-        UserError: as `read_private_file`; it is something else; or the passphrase is missing or wrong.
-    """
-    return _identity(read_private_file(path), path, passphrase=passphrase)
-
-
-def _identity(content: bytes, path: Path, *, passphrase: bytes | None) -> Identity:
+    if passphrase is None and is_encrypted(content):
+        passphrase = read_passphrase(path)
     try:
         keys: list[Any] = [
             load_pem_private_key(block, passphrase if is_encrypted(block) else None) for block in _blocks(content)
         ]
-    except TypeError as error:
-        raise UserError(f"{path} is encrypted: give its passphrase") from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise UserError(f"{path} does not open: its passphrase is another one, or it is no private key") from error
     if [isinstance(key, kind) for key, kind in zip(keys, _PRIVATE, strict=False)] != [True, True]:

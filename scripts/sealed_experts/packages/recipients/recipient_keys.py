@@ -4,14 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sealed_experts.errors import UserError
-from sealed_experts.files.atomic import write_bytes
 from sealed_experts.files.home import home_folder, private_folder
 from sealed_experts.files.locks import folder_lock
-from sealed_experts.packages.keys.pem import private_pem
-from sealed_experts.packages.keys.private_file import refuse_project
 from sealed_experts.packages.keys.publisher import checked_name
 from sealed_experts.packages.recipients.encryption import generate_identity
-from sealed_experts.packages.recipients.recipient_files import save_recipient
+from sealed_experts.packages.recipients.recipient_files import save_identity, save_recipient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +36,8 @@ def create_recipient(*, name: str, secret: bytes | None) -> RecipientFiles:
         path = folder / f"{checked_name(name)}.pem"
         if path.exists() or path.is_symlink():
             raise UserError(f"{path} exists: choose another --name, or move that key away first")
-        refuse_project(path)
         identity = generate_identity()
         # The public half first: it is worth nothing without the other, which is then in place as a whole.
         save_recipient(path.with_suffix(".pub"), identity.recipient)
-        write_bytes(path, private_pem(identity.halves(), passphrase=secret), mode=0o600)
+        save_identity(path, identity, passphrase=secret)
     return RecipientFiles(path=path, public=path.with_suffix(".pub"), fingerprint=identity.recipient.fingerprint)

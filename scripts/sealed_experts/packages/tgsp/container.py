@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sealed_experts.packages.content.manifest_schema import MAX_MANIFEST
 from sealed_experts.packages.errors import IncompatibleError, PackageError, SignatureError
-from sealed_experts.packages.keys.signing import ALGORITHMS, fingerprint, verify_signature
+from sealed_experts.packages.keys.signing import ALGORITHMS, verify_signature
 from sealed_experts.packages.source import Source
 
 # As PNG's: a first byte that is no text, and line ends that a transfer in text mode would alter.
@@ -32,11 +32,6 @@ class Signature:
     algorithm: str
     public_key: bytes
     value: bytes
-
-    @property
-    def signer(self) -> str:
-        """Fingerprint of the public key."""
-        return fingerprint(self.public_key)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,5 @@
 """The one door to a `.tgsp` package: sealed, verified and opened here, after every check; and unpacked."""
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -135,24 +134,6 @@ def seal_package(
     (digest,) = digests
     assert digest is not None, "it was asked for"
     return digest
-
-
-def seal(
-    *,
-    manifest: Mapping[str, Any],
-    members: Mapping[str, Member],
-    key: PublisherKey,
-    signatures: Sequence[str] | None = None,
-    recipients: Sequence[Recipient] = (),
-    compression: str = "none",
-) -> bytes:
-    """Return the bytes of a package. Arguments, promises and errors are those of `seal_package`."""
-    plan = plan_package(manifest, members, key, signatures, recipients, compression)
-    stream = io.BytesIO()
-    write_plan(stream, plan)
-    data = stream.getvalue()
-    _verified(Memory(data), plan)
-    return data
 
 
 def _verified(source: Source, plan: Plan) -> PackageReport:

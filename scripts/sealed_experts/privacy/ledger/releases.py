@@ -188,19 +188,17 @@ def _lineage(events: Sequence[GaussianEvent], by_key: Mapping[str, frozenset[str
 
 def _read(path: Path) -> _Entry:
     data = read_json(path)
-    if not isinstance(data, dict) or not _FIELDS - {"entered"} <= set(data) <= _FIELDS or data["format"] != _FORMAT:
+    if not isinstance(data, dict) or set(data) != _FIELDS or data["format"] != _FORMAT:
         raise UserError(
             f"{path} is not an entry of the release log: restore it from a copy; without it, ε over time "
             "would come out too small"
         )
     event = None if data["event"] is None else GaussianEvent.from_json(data["event"])
-    # Logs of earlier versions hold no numbers: what stands there came before all that has one.
-    entered = data.get("entered", [[0, event.steps if event else 0]])
     return _Entry(
         expert=str(data["expert"]),
         event=event,
         unit=data["unit"],
         units=None if data["units"] is None else frozenset(data["units"]),
         reason=data["reason"],
-        entered=tuple((number, steps) for number, steps in entered),
+        entered=tuple((number, steps) for number, steps in data["entered"]),
     )
