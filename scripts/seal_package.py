@@ -14,13 +14,13 @@ from sealed_experts.files.atomic import write_error
 from sealed_experts.files.canonical import read_json
 from sealed_experts.files.digests import sha256_file
 from sealed_experts.files.home import home_folder
+from sealed_experts.packages.content.code_revision import code_revision
 from sealed_experts.packages.content.linter import CONFIG, WEIGHTS
 from sealed_experts.packages.content.package_content import SealingInputs, package_content
 from sealed_experts.packages.content.provenance import Origin
-from sealed_experts.packages.content.revision import code_revision
 from sealed_experts.packages.content.tokenizer import tokenizer_members
 from sealed_experts.packages.keys.private_keys import PublisherKey, load_key
-from sealed_experts.packages.keys.signatures import check_signatures
+from sealed_experts.packages.keys.sealing_key import check_signatures
 from sealed_experts.packages.recipients.recipient_files import load_recipient
 from sealed_experts.packages.tgsp.package import seal_package
 from sealed_experts.privacy.ledger.owner_names import owner_names

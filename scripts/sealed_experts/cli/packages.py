@@ -191,7 +191,7 @@ def _print_verdict(args: argparse.Namespace, report: "PackageReport") -> None:
 
 def inspect(args: argparse.Namespace) -> int:
     """Print what a package says about itself; return 0 when it is verified, else the code of what it is refused for."""
-    from sealed_experts.packages.description import describe
+    from sealed_experts.packages.inspection import describe
 
     trusted, policy = trust_of(args)
     description = describe(args.path, trust=trusted, policy=policy, identity=identity_of(args.identity))

@@ -10,8 +10,7 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.new_file import digest_at, discard, place
 from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages import opening
-from sealed_experts.packages.content.long_name import check_long_name, long_name
-from sealed_experts.packages.content.manifest import canonical_object, check_manifest
+from sealed_experts.packages.content.manifest import canonical_object, check_manifest, long_name
 from sealed_experts.packages.content.manifest_schema import MAX_MANIFEST
 from sealed_experts.packages.errors import EncryptedError, PackageError, SignatureError, named
 from sealed_experts.packages.expert.archive import Content
@@ -37,7 +36,6 @@ def publish_expert(path: Path, *, output: Path, publisher: str | None = None) ->
     """
     key = load_key()
     manifest, members = _from_folder(path) if os.path.isdir(path) else _from_package(path, key)
-    check_long_name(manifest)
     called = publisher or _author(manifest)
     target = output / f"{long_name(manifest)}.expert"
     draft = output / f".{secrets.token_hex(8)}.new"

@@ -19,45 +19,18 @@ from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages import opening
 from sealed_experts.packages.base_modules import BaseModules, check_base, check_fits
 from sealed_experts.packages.constraints import check_install, check_uninstall, title
-from sealed_experts.packages.content.long_name import long_name
+from sealed_experts.packages.content.manifest import long_name
 from sealed_experts.packages.content.versions import Version
 from sealed_experts.packages.errors import EncryptedError, IncompatibleError, PackageError
-from sealed_experts.packages.keys.policy import DEFAULT, Policy
+from sealed_experts.packages.installed import Installed, read_installed, refuse_unknown, signed_by_its_own_key
+from sealed_experts.packages.keys.policy import ANY_SIGNATURE, DEFAULT, Policy
 from sealed_experts.packages.keys.trust import TrustStore
 from sealed_experts.packages.recipients.encryption import Identity
 from sealed_experts.packages.report import PackageReport
-from sealed_experts.packages.standing import (
-    Standing,
-    check_name,
-    check_plain,
-    judged,
-    refuse_unjudged,
-    signed_by_its_own_key,
-)
 from sealed_experts.text import printable
 
 SUFFIXES = (".expert", ".tgsp")
 _PIECE = 1 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Installed:
-    """A file of the registry: verified, or refused."""
-
-    path: Path
-    report: PackageReport | None
-    refusal: str | None
-
-    @property
-    def verified(self) -> PackageReport:
-        """What is known of a verified package."""
-        assert self.report is not None, "a refused package says nothing"
-        return self.report
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """What a verified package says about itself."""
-        return self.verified.manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +42,14 @@ class Registry:
         trust: the publishers whose packages may be installed.
         policy: what is required beyond that.
         identity: the private key of a recipient, for encrypted packages.
-        beside: whom what is installed already is judged by, where that is more than `trust`.
+        installed_trust: publishers accepted for packages that are already installed; defaults to `trust`.
     """
 
     folder: Path
     trust: TrustStore
     policy: Policy = DEFAULT
     identity: Identity | None = None
-    beside: TrustStore | None = None
+    installed_trust: TrustStore | None = None
 
     def packages(self) -> list[Installed]:
         """Verify every package of the registry and return them, by file name.
@@ -84,7 +57,7 @@ class Registry:
         Raises:
             UserError: the folder cannot be read.
         """
-        return [self._installed(path) for path in self._paths()]
+        return [read_installed(path, verify=self._verified) for path in self._paths()]
 
     def install(
         self,
@@ -137,14 +110,14 @@ class Registry:
             IncompatibleError: another installed package requires it.
         """
         with folder_lock(self.folder):
-            standing = self._standing()
-            meant = [each for each in standing if name in _names(each)]
+            installed = self._installed()
+            meant = [each for each in installed if name in each.names]
             if len(meant) != 1:
-                raise UserError(_not_one(name, [each.path.name for each in meant or standing], found=bool(meant)))
+                raise UserError(_not_one(name, [each.path.name for each in meant or installed], found=bool(meant)))
             gone = meant[0]
-            rest = [each for each in standing if each is not gone]
+            rest = [each for each in installed if each is not gone]
             if gone.report is not None:
-                refuse_unjudged(rest, doing="uninstalled")
+                refuse_unknown(rest, doing="uninstalled")
                 check_uninstall(gone.manifest, installed=_usable(rest), refused=_refused(rest))
             try:
                 gone.path.unlink()
@@ -160,12 +133,12 @@ class Registry:
         if os.path.lexists(target):
             _refuse_other_content(target, report)
             return
-        standing = self._standing()
-        refuse_unjudged(standing, doing="installed")
-        same = [each for each in standing if _is_same_expert(each.manifest, report.manifest)]
+        installed = self._installed()
+        refuse_unknown(installed, doing="installed")
+        same = [each for each in installed if _is_same_expert(each.manifest, report.manifest)]
         for former in same:
             self._check_upgrade(former, report, upgrade=upgrade, change_publisher=change_publisher)
-        rest = [each for each in standing if each not in same]
+        rest = [each for each in installed if each not in same]
         check_install(report.manifest, installed=_usable(rest), refused=_refused(rest))
         if not place(draft, target):
             raise UserError(f"{target} appeared while the package was installed: look at what made it, and run again")
@@ -173,7 +146,9 @@ class Registry:
             former.path.unlink()
         sync_folder(self.folder)
 
-    def _check_upgrade(self, former: Standing, report: PackageReport, *, upgrade: bool, change_publisher: bool) -> None:
+    def _check_upgrade(
+        self, former: Installed, report: PackageReport, *, upgrade: bool, change_publisher: bool
+    ) -> None:
         """Hold a package against the one that it would replace."""
         new, old = title(report.manifest), title(former.manifest)
         version, installed = (Version.parse(each["version"]) for each in (report.manifest, former.manifest))
@@ -191,11 +166,10 @@ class Registry:
             raise IncompatibleError(f"{new} does not replace {old}, which is higher: uninstall that, if this is meant")
         publisher = self.trust.find(report.publisher)
         known = {report.publisher, *(publisher.ancestors if publisher else ())}
-        assert former.report is not None, "nothing is installed beside what nobody can judge"
-        if former.report.publisher not in known and not change_publisher:
+        if former.known.publisher not in known and not change_publisher:
             raise IncompatibleError(
                 f"{new} is signed by {report.publisher_name} ({report.publisher}), but {old} by the key"
-                f" {former.report.publisher}: give --change-publisher if another publisher may replace it"
+                f" {former.known.publisher}: give --change-publisher if another publisher may replace it"
             )
 
     def _paths(self) -> list[Path]:
@@ -206,17 +180,13 @@ class Registry:
         except OSError as error:
             raise UserError(f"cannot read the registry {self.folder}: {error.strerror}") from error
 
-    def _standing(self) -> list[Standing]:
-        return [judged(path, trust=self.beside or self.trust) for path in self._paths()]
-
-    def _installed(self, path: Path) -> Installed:
-        try:
-            check_plain(path)
-            report = self._verified(path)
-            check_name(path, report.manifest)
-        except UserError as error:  # what it is refused for, an encrypted or unreadable one too
-            return Installed(path=path, report=None, refusal=str(error))
-        return Installed(path=path, report=report, refusal=None)
+    def _installed(self) -> list[Installed]:
+        """Read the manifests alone: content may be encrypted for others. One signature of the publisher is enough."""
+        trust = self.installed_trust or self.trust
+        return [
+            read_installed(path, verify=lambda each: opening.verify_manifest(each, trust=trust, policy=ANY_SIGNATURE))
+            for path in self._paths()
+        ]
 
     def _verified(self, path: Path) -> PackageReport:
         return opening.verify_any(path, trust=self.trust, policy=self.policy, identity=self.identity)
@@ -231,12 +201,12 @@ def _is_package(name: str) -> bool:
     return name.endswith(SUFFIXES) and not name.startswith(".")
 
 
-def _usable(standing: Iterable[Standing]) -> list[dict[str, Any]]:
-    return [each.manifest for each in standing if each.refusal is None]
+def _usable(installed: Iterable[Installed]) -> list[dict[str, Any]]:
+    return [each.manifest for each in installed if each.refusal is None]
 
 
-def _refused(standing: Iterable[Standing]) -> list[dict[str, Any]]:
-    return [each.manifest for each in standing if each.refusal is not None and each.report is not None]
+def _refused(installed: Iterable[Installed]) -> list[dict[str, Any]]:
+    return [each.manifest for each in installed if each.refusal is not None and each.report is not None]
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -275,13 +245,6 @@ def _refuse_other_content(target: Path, report: PackageReport) -> None:
 
 def _is_same_expert(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one["name"] == other["name"] and one["base"]["digest"] == other["base"]["digest"]
-
-
-def _names(standing: Standing) -> set[str]:
-    names = {standing.path.name, standing.path.stem}
-    if standing.report is not None:
-        names |= {standing.manifest["name"], f"{standing.manifest['name']}@{standing.manifest['version']}"}
-    return names
 
 
 def _not_one(name: str, files: Iterable[str], *, found: bool) -> str:

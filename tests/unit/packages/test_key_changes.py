@@ -23,7 +23,7 @@ from sealed_experts.packages.keys.key_changes import (
 )
 from sealed_experts.packages.keys.passphrase import VARIABLE
 from sealed_experts.packages.keys.publisher import today
-from sealed_experts.packages.keys.signatures import settle_publisher
+from sealed_experts.packages.keys.sealing_key import settle_publisher
 from sealed_experts.packages.keys.statements import (
     Revocation,
     Rotation,

@@ -27,7 +27,7 @@ from sealed_experts.packages import model_signature
 from sealed_experts.packages.keys import pem, private_keys, signing
 from sealed_experts.packages.keys.passphrase import VARIABLE
 from sealed_experts.packages.keys.pem import parse_private, parse_public, private_pem
-from sealed_experts.packages.keys.signatures import settle_publisher
+from sealed_experts.packages.keys.sealing_key import settle_publisher
 from sealed_experts.packages.recipients import recipient_files
 from sealed_experts.packages.recipients.encryption import generate_identity
 from sealed_experts.packages.recipients.own_identity import own_identity

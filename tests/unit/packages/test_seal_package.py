@@ -16,7 +16,7 @@ from sealed_experts.files.digests import sha256_bytes
 from sealed_experts.files.home import home_folder
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.packages.keys import private_keys
-from sealed_experts.packages.keys.signatures import settle_publisher
+from sealed_experts.packages.keys.sealing_key import settle_publisher
 from sealed_experts.packages.keys.trust import load_trust
 from sealed_experts.packages.opening import open_any
 from sealed_experts.packages.publishing import publish_expert

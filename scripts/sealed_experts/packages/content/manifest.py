@@ -22,6 +22,9 @@ from sealed_experts.packages.errors import PackageError
 from sealed_experts.text import FORGING, holds, one_line
 
 _MEMBER_NAME = re.compile(MEMBER_NAME)
+LONGEST_NAME = 200  # characters, all of them ASCII: with a suffix, or as a hidden draft, it is a file name everywhere
+_LONGEST_BASE = 80
+_UNUSUAL = re.compile(r"[^A-Za-z0-9._]+")
 _SCHEMA = JsonSchema(MANIFEST_SCHEMA)
 
 
@@ -88,6 +91,22 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
     _check_constraints(manifest["constraints"], own=manifest["name"])
     _check_members(manifest["members"])
     _check_adapter(manifest)
+    _check_long_name(manifest)
+
+
+def long_name(manifest: Mapping[str, Any]) -> str:
+    """Return `{name}-{base}.v{version}`, the package's file name without suffix. The base's name is made to fit."""
+    base = _UNUSUAL.sub("-", manifest["base"]["name"])[-_LONGEST_BASE:].strip("-.") or "base"
+    return f"{manifest['name']}-{base}.v{manifest['version']}"
+
+
+def _check_long_name(manifest: Mapping[str, Any]) -> None:
+    found = long_name(manifest)
+    if len(found) > LONGEST_NAME:
+        raise PackageError(
+            f"manifest: version: the long name {found[:40]}… ({{name}}-{{base}}.v{{version}}) has {len(found)} letters;"
+            f" at most {LONGEST_NAME} are allowed: take a shorter version, or a shorter name"
+        )
 
 
 def _check_training(training: Mapping[str, Any], privacy: Mapping[str, Any]) -> None:

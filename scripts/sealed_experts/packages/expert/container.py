@@ -13,7 +13,6 @@ from typing import Any
 
 from sealed_experts.files.atomic import write_bytes
 from sealed_experts.packages.content.checks import check_content
-from sealed_experts.packages.content.long_name import check_long_name
 from sealed_experts.packages.content.manifest import canonical_object, check_manifest, manifest_bytes
 from sealed_experts.packages.content.manifest_schema import MAX_MANIFEST, MEMBERS
 from sealed_experts.packages.content.new_folder import new_folder, written
@@ -161,7 +160,6 @@ def _checked(source: Source, *, trust: TrustStore, policy: Policy) -> "_Signed":
     """Check all but the members' content."""
     signed = _signed(source, trust=trust, policy=policy)
     check_manifest(signed.manifest)
-    check_long_name(signed.manifest)
     policy.check(signed.publisher, [(ED25519, signed.publisher.raw)], signed.manifest)
     _check_members(signed)
     return signed

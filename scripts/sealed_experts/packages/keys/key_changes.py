@@ -16,7 +16,7 @@ from sealed_experts.packages.keys.own_entry import RETIRED, following_entry, own
 from sealed_experts.packages.keys.private_file import read_private_file, refuse_place
 from sealed_experts.packages.keys.private_keys import MISSING, key_path, new_key, unlocked, write_key
 from sealed_experts.packages.keys.publisher import PublicKey, Publisher, check_usable
-from sealed_experts.packages.keys.retired import refuse_rotated_in, retired_path
+from sealed_experts.packages.keys.retired_keys import refuse_rotated_in, retired_path
 from sealed_experts.packages.keys.statements import (
     Revocation,
     Rotation,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from sealed_experts.packages.content.checks import check_content
-from sealed_experts.packages.content.long_name import check_long_name
 from sealed_experts.packages.content.manifest import parse_manifest
 from sealed_experts.packages.content.new_folder import written
 from sealed_experts.packages.keys.policy import DEFAULT, Policy
@@ -91,7 +90,6 @@ def check_signed(source: Source, *, trust: TrustStore, policy: Policy, digest: b
         file_digest = other.submit(_digest, source) if beside else None
         check_signatures(frame, payload_digest=payload.run())
     manifest = parse_manifest(frame.manifest)
-    check_long_name(manifest)
     policy.check(publisher, frame.signers, manifest)
     check_storage(manifest, frame)
     return Signed(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from sealed_experts.errors import UserError
-from sealed_experts.packages.content.long_name import check_long_name
 from sealed_experts.packages.content.manifest import manifest_bytes, payload_order
 from sealed_experts.packages.keys.private_keys import PublisherKey
 from sealed_experts.packages.recipients.encryption import CONTENT_KEY, ENCRYPTION, Recipient, wrap_key
@@ -61,7 +60,6 @@ def plan_package(
         "members": [_entry(path, members[path]) for path in payload_order(members)],
     }
     content = manifest_bytes(complete)
-    check_long_name(complete)
     content_key = secrets.token_bytes(CONTENT_KEY) if recipients else None
     return Plan(
         manifest=complete,
