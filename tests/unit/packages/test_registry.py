@@ -291,7 +291,6 @@ def test_a_revoked_publishers_packages_are_listed_as_refused_and_count_for_nothi
     later = Registry(folder=registry.folder, trust=TrustStore([revoked]))
     (package,) = later.packages()
     assert "was revoked" in package.refusal
-    assert "was revoked" in package.refusal
     later.uninstall(package.path.name)
     assert names(registry) == []
 
