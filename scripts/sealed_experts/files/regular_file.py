@@ -7,6 +7,8 @@ import stat
 from collections.abc import Iterator
 from io import BufferedReader
 
+from sealed_experts.errors import UserError
+
 
 @contextlib.contextmanager
 def open_regular(
@@ -39,3 +41,16 @@ def open_regular(
         raise
     with os.fdopen(descriptor, "rb") as stream:
         yield stream, status
+
+
+def read_regular(path: str | os.PathLike[str], *, what: str, limit: int) -> bytes:
+    """Return the first `limit` bytes of a file; `what` names it in messages.
+
+    Raises:
+        UserError: it cannot be opened or read, or is not a regular file.
+    """
+    try:
+        with open_regular(path) as (stream, _):
+            return stream.read(limit)
+    except OSError as error:
+        raise UserError(f"cannot read {what} {os.fspath(path)}: {error.strerror}") from error

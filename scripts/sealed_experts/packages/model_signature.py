@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json, strict_json
-from sealed_experts.files.regular_file import open_regular
+from sealed_experts.files.regular_file import open_regular, read_regular
 from sealed_experts.packages.errors import IncompatibleError, PackageError, SignatureError
 from sealed_experts.packages.keys.private_file import LARGEST_FILE, read_private_file
 
@@ -111,10 +111,7 @@ def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
         UserError: the file is missing or holds something else.
     """
     try:
-        with open_regular(path) as (stream, _):
-            key = load_pem_public_key(stream.read(LARGEST_FILE))
-    except OSError as error:
-        raise UserError(f"cannot read the public key {path}: {error.strerror}") from error
+        key = load_pem_public_key(read_regular(path, what="the public key", limit=LARGEST_FILE))
     except (ValueError, UnsupportedAlgorithm) as error:
         raise UserError(f"{path} is not a public key in PEM: give the ECDSA P-256 key of who signed") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sealed_experts.errors import UserError
-from sealed_experts.files.regular_file import open_regular
+from sealed_experts.files.regular_file import read_regular
 from sealed_experts.packages.content.manifest_schema import MAX_MANIFEST
 from sealed_experts.packages.errors import PackageError, named
 from sealed_experts.packages.expert import container as expert_container
@@ -39,11 +39,7 @@ def container_of(path: str | os.PathLike[str]) -> str:
         UserError: the file cannot be read.
         PackageError: it is neither.
     """
-    try:
-        with open_regular(path) as (stream, _):
-            start = stream.read(len(container.MAGIC))
-    except OSError as error:
-        raise UserError(f"cannot read the package {os.fspath(path)}: {error.strerror}") from error
+    start = read_regular(path, what="the package", limit=len(container.MAGIC))
     if start == container.MAGIC:
         return TGSP
     if start.startswith(expert_container.MAGIC):

@@ -13,13 +13,13 @@ from sealed_experts.packages import opening
 from sealed_experts.packages.content.manifest import canonical_object, check_manifest, long_name
 from sealed_experts.packages.content.manifest_schema import MAX_MANIFEST
 from sealed_experts.packages.errors import EncryptedError, PackageError, SignatureError, named
-from sealed_experts.packages.expert.archive import Content
 from sealed_experts.packages.expert.container import ARCHIVE_NAMES, ONE_SIGNATURE
 from sealed_experts.packages.expert.integrity import MANIFEST, SIGNATURE
 from sealed_experts.packages.expert.writer import seal_expert
 from sealed_experts.packages.keys.policy import Policy
 from sealed_experts.packages.keys.private_keys import PublisherKey, load_key
 from sealed_experts.packages.keys.trust import TrustStore
+from sealed_experts.packages.source import BytesOrFile
 
 
 def publish_expert(path: Path, *, output: Path, publisher: str | None = None) -> tuple[Path, str]:
@@ -73,7 +73,7 @@ def _author(manifest: Mapping[str, Any]) -> str | None:
     return manifest.get("author") or None
 
 
-def _from_package(path: Path, key: PublisherKey) -> tuple[dict[str, Any], Mapping[str, Content]]:
+def _from_package(path: Path, key: PublisherKey) -> tuple[dict[str, Any], Mapping[str, BytesOrFile]]:
     """Verify a package under the key that is to sign again: nobody puts a name under what another one made unseen."""
     # Whoever has the key at hand has all of it: for one's own file the one signature of an .expert is enough.
     policy = ONE_SIGNATURE if opening.container_of(path) == opening.EXPERT else Policy()
@@ -92,7 +92,7 @@ def _from_package(path: Path, key: PublisherKey) -> tuple[dict[str, Any], Mappin
     return package.manifest, package.members
 
 
-def _from_folder(folder: Path) -> tuple[dict[str, Any], Mapping[str, Content]]:
+def _from_folder(folder: Path) -> tuple[dict[str, Any], Mapping[str, BytesOrFile]]:
     """Read the files of an expert as `unpack`, or tar from an `.expert`, wrote them."""
     try:
         with open_regular(folder / MANIFEST) as (stream, _):

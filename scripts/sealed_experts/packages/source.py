@@ -2,9 +2,11 @@
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 from sealed_experts.errors import UserError
@@ -12,6 +14,7 @@ from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages.errors import PackageError
 
 Buffer = bytes | memoryview
+BytesOrFile = bytes | Path  # content of a member that is to be written: the bytes, or the file that holds them
 BLOCK = 1 << 20  # bytes that are read at a time: few calls, and a cache of the processor still holds them when hashed
 
 _CUT = "the file was cut while it was read: get it again"
@@ -125,6 +128,28 @@ def passing_blocks(source: Source, *, offset: int, length: int) -> Iterator[Buff
         block = buffer[: min(BLOCK, length - start)]
         source.read_into(offset + start, block)
         yield block.toreadonly()
+
+
+def content_blocks(content: BytesOrFile) -> Iterator[Buffer]:
+    """Yield the content of a member that is to be written, a block at a time.
+
+    Raises:
+        UserError: its file cannot be read.
+    """
+    if isinstance(content, bytes):
+        yield from blocks(Memory(content), offset=0, length=len(content))
+        return
+    with open_source(content, what="the member") as source:
+        yield from blocks(source, offset=0, length=source.size)
+
+
+def measure(content: BytesOrFile) -> tuple[int, str]:
+    """Return size and SHA-256 of a member that is to be written. Raises as `content_blocks`."""
+    size, state = 0, hashlib.sha256()
+    for block in content_blocks(content):
+        state.update(block)
+        size += len(block)
+    return size, state.hexdigest()
 
 
 def _take_lease(descriptor: int) -> bool:

@@ -17,7 +17,7 @@ from sealed_experts.packages.content.model_card import model_card
 from sealed_experts.packages.content.provenance import PROVENANCE, Origin, provenance_bytes
 from sealed_experts.packages.content.receipt import RECEIPT, check_receipt_member
 from sealed_experts.packages.content.tensors import TensorCheck
-from sealed_experts.packages.source import Memory, blocks, open_source
+from sealed_experts.packages.source import BytesOrFile, Memory, blocks, open_source
 from sealed_experts.privacy.ledger.owner_names import OwnerNames
 from sealed_experts.privacy.ledger.published_receipt import receipt_bytes
 from sealed_experts.privacy.ledger.receipt_rules import privacy_summary
@@ -68,7 +68,7 @@ class SealingInputs:
     evaluation: Mapping[str, Any] | None = None
     licence: bytes | None = None
     adapter_config: bytes
-    adapter_weights: bytes | Path
+    adapter_weights: BytesOrFile
     tokenizer: Mapping[str, bytes] = field(default_factory=dict)
     names: OwnerNames
     origin: Origin
@@ -84,14 +84,14 @@ class _Weights:
     facts: AdapterFacts
 
 
-def package_content(inputs: SealingInputs) -> tuple[dict[str, Any], dict[str, bytes | Path]]:
+def package_content(inputs: SealingInputs) -> tuple[dict[str, Any], dict[str, BytesOrFile]]:
     """Return the manifest (but for payload and members) and the members of an expert's package.
 
     Raises:
         PackageError: the adapter is not one that a package may hold.
         UserError: an input lacks a field, or two inputs contradict each other.
     """
-    members: dict[str, bytes | Path] = {
+    members: dict[str, BytesOrFile] = {
         CONFIG: inputs.adapter_config,
         WEIGHTS: inputs.adapter_weights,
         **inputs.tokenizer,

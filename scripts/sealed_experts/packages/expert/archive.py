@@ -5,21 +5,17 @@ Nothing here knows what the members mean, or who signed them.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 from sealed_experts.errors import UserError
-from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages.errors import PackageError
 from sealed_experts.packages.expert import plain_tar
 from sealed_experts.packages.expert.plain_gzip import PlainGzipContent, PlainGzipReader, PlainGzipWriter
 from sealed_experts.packages.source import BLOCK as PIECE
-from sealed_experts.packages.source import Source
-
-Content = bytes | Path  # of a member that is to be written
+from sealed_experts.packages.source import BytesOrFile, Source, content_blocks
 
 
-def write_archive(stream: IO[bytes], members: Mapping[str, Content], *, sizes: Mapping[str, int]) -> None:
+def write_archive(stream: IO[bytes], members: Mapping[str, BytesOrFile], *, sizes: Mapping[str, int]) -> None:
     """Write the archive of these members, sorted by name.
 
     Raises:
@@ -32,7 +28,7 @@ def write_archive(stream: IO[bytes], members: Mapping[str, Content], *, sizes: M
         size = sizes[name]
         writer.write(plain_tar.member_header(name, size))
         found = 0
-        for piece in pieces(members[name]):
+        for piece in content_blocks(members[name]):
             found += len(piece)
             if found <= size:
                 writer.write(piece)
@@ -42,23 +38,6 @@ def write_archive(stream: IO[bytes], members: Mapping[str, Content], *, sizes: M
         written += plain_tar.BLOCK + size + len(plain_tar.padding(size))
     writer.write(bytes(total - written))
     writer.finish()
-
-
-def pieces(content: Content) -> Iterator[bytes]:
-    """Yield the content of a member, piece by piece.
-
-    Raises:
-        UserError: its file cannot be read.
-    """
-    if isinstance(content, bytes):
-        yield content
-        return
-    try:
-        with open_regular(content) as (stream, _):
-            while piece := stream.read(PIECE):
-                yield piece
-    except OSError as error:
-        raise UserError(f"cannot read {content}: {error.strerror}") from error
 
 
 @dataclass(kw_only=True)

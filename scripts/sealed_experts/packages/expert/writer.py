@@ -1,6 +1,5 @@
 """Sealing an `.expert` file: from the same manifest and members as a `.tgsp`, verified before it appears."""
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,20 +7,20 @@ from typing import Any
 
 from sealed_experts.files.atomic import atomic_writer
 from sealed_experts.files.canonical import canonical_json
-from sealed_experts.packages.expert.archive import Content, pieces, write_archive
+from sealed_experts.packages.expert.archive import write_archive
 from sealed_experts.packages.expert.container import ARCHIVE_NAMES, ONE_SIGNATURE, examine_expert
 from sealed_experts.packages.expert.integrity import MANIFEST, SIGNATURE, Entry, signed_message, unsigned_integrity
 from sealed_experts.packages.keys.private_keys import PublisherKey
 from sealed_experts.packages.keys.signing import ED25519
 from sealed_experts.packages.keys.trust import TrustStore
-from sealed_experts.packages.source import open_source
+from sealed_experts.packages.source import BytesOrFile, measure, open_source
 
 
 def seal_expert(
     path: str | os.PathLike[str],
     *,
     manifest: Mapping[str, Any],
-    members: Mapping[str, Content],
+    members: Mapping[str, BytesOrFile],
     key: PublisherKey,
     publisher: str | None = None,
 ) -> str:
@@ -38,8 +37,11 @@ def seal_expert(
         PackageError: the content is not what a package may hold.
         UserError: SOURCE_DATE_EPOCH is no time, or a file cannot be read or written.
     """
-    archived: dict[str, Content] = {ARCHIVE_NAMES.get(name, name): content for name, content in members.items()}
-    entries = {name: _entry(content) for name, content in archived.items()}
+    archived: dict[str, BytesOrFile] = {ARCHIVE_NAMES.get(name, name): content for name, content in members.items()}
+    entries = {}
+    for name, content in archived.items():
+        size, digest = measure(content)
+        entries[name] = Entry(size=size, sha256=digest)
     integrity = unsigned_integrity(public_key=key.public.raw, publisher=publisher, entries=entries)
     stored = {**manifest, "payload": {"compression": "none", "encryption": "none"}, "integrity": integrity}
     signature = key.sign(signed_message(manifest=stored, entries=entries), algorithm=ED25519).hex()
@@ -52,7 +54,7 @@ def seal_expert(
 
 
 def _write_verified(
-    target: Path, members: Mapping[str, Content], *, sizes: Mapping[str, int], trust: TrustStore
+    target: Path, members: Mapping[str, BytesOrFile], *, sizes: Mapping[str, int], trust: TrustStore
 ) -> str:
     """Write an archive, verify it, let it become `target`, and return its SHA-256."""
     digests: list[str | None] = []
@@ -66,11 +68,3 @@ def _write_verified(
     (digest,) = digests
     assert digest is not None, "it is always computed"
     return digest
-
-
-def _entry(content: Content) -> Entry:
-    size, hasher = 0, hashlib.sha256()
-    for piece in pieces(content):
-        size += len(piece)
-        hasher.update(piece)
-    return Entry(size=size, sha256=hasher.hexdigest())

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sealed_experts.errors import UserError
-from sealed_experts.files.regular_file import open_regular
+from sealed_experts.files.regular_file import read_regular
 from sealed_experts.packages.keys.pkcs8 import Serialisable, encrypted_pem
 from sealed_experts.packages.keys.private_file import LARGEST_FILE
 from sealed_experts.packages.keys.publisher import PublicKey
@@ -32,12 +32,7 @@ def read_public_keys(path: Path) -> tuple[PublicKey, ...]:
     Raises:
         UserError: the file is missing or holds something else, or a key under which anybody can sign.
     """
-    try:
-        with open_regular(path) as (stream, _):
-            content = stream.read(LARGEST_FILE)
-    except OSError as error:
-        raise UserError(f"cannot read the public key {path}: {error.strerror}") from error
-    return parse_public(content, where=str(path))
+    return parse_public(read_regular(path, what="the public key", limit=LARGEST_FILE), where=str(path))
 
 
 def parse_public(content: bytes, *, where: str) -> tuple[PublicKey, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json, strict_json
-from sealed_experts.files.regular_file import open_regular
+from sealed_experts.files.regular_file import read_regular
 from sealed_experts.packages.errors import SignatureError
 from sealed_experts.packages.keys.private_keys import PublisherKey
 from sealed_experts.packages.keys.publisher import PublicKey
@@ -65,11 +65,7 @@ def read_statement(path: Path) -> Rotation | Revocation:
         UserError: the file cannot be read, or is no statement.
         SignatureError: a signature is missing or does not match.
     """
-    try:
-        with open_regular(path) as (stream, _):
-            content = stream.read(_LARGEST_FILE + 1)
-    except OSError as error:
-        raise UserError(f"cannot read the statement {path}: {error.strerror}") from error
+    content = read_regular(path, what="the statement", limit=_LARGEST_FILE + 1)
     try:
         statement = strict_json(content)
     except ValueError as error:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_bytes
-from sealed_experts.files.regular_file import open_regular
+from sealed_experts.files.regular_file import read_regular
 from sealed_experts.packages.keys.passphrase import read_passphrase
 from sealed_experts.packages.keys.pem import is_encrypted, private_pem
 from sealed_experts.packages.keys.private_file import LARGEST_FILE, read_private_file, refuse_project
@@ -70,11 +70,7 @@ def load_recipient(path: Path) -> Recipient:
     Raises:
         UserError: it is missing, or something else.
     """
-    try:
-        with open_regular(path) as (stream, _):
-            content = stream.read(LARGEST_FILE + 1)
-    except OSError as error:
-        raise UserError(f"cannot read the public key {path}: {error.strerror}") from error
+    content = read_regular(path, what="the public key", limit=LARGEST_FILE + 1)
     if b"PRIVATE KEY" in content:
         raise UserError(f"{path} holds a private key: give its owner's public half")
     try:

@@ -14,10 +14,10 @@ from sealed_experts.packages.keys.private_keys import PublisherKey
 from sealed_experts.packages.keys.trust import TrustStore
 from sealed_experts.packages.recipients.encryption import Identity, Recipient
 from sealed_experts.packages.report import PackageReport, VerifiedPackage
-from sealed_experts.packages.source import Memory, Source, open_source
+from sealed_experts.packages.source import BytesOrFile, Memory, Source, open_source
 from sealed_experts.packages.tgsp.container import read_frame
 from sealed_experts.packages.tgsp.examination import check_signed, examine, report
-from sealed_experts.packages.tgsp.writer import Member, Plan, plan_package, write_plan
+from sealed_experts.packages.tgsp.writer import Plan, plan_package, write_plan
 
 MANIFEST = "manifest.json"  # its name in a folder
 
@@ -99,7 +99,7 @@ def seal_package(
     path: str | os.PathLike[str],
     *,
     manifest: Mapping[str, Any],
-    members: Mapping[str, Member],
+    members: Mapping[str, BytesOrFile],
     key: PublisherKey,
     signatures: Sequence[str] | None = None,
     recipients: Sequence[Recipient] = (),
