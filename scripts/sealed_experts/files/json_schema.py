@@ -48,7 +48,7 @@ class JsonSchema:
 
 
 def _unless_too_long(check: Any, most: str, validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
-    """Yield a keyword's errors, but none where `most` of the same schema refuses the list or mapping as a whole."""
+    """Yield a keyword's errors, but none for a list or mapping that is too long: `most` refuses that as a whole."""
     if most in schema and isinstance(instance, list | dict) and len(instance) > schema[most]:
         return
     yield from check(validator, value, instance, schema)
@@ -80,12 +80,12 @@ def text(description: str, *, least: int = 1, most: int = 1000) -> dict[str, Any
 
 
 def matching(description: str, pattern: str) -> dict[str, Any]:
-    """Return the schema of a text of at most 200 characters that matches a pattern."""
+    """Return the schema of a text of up to 200 characters that matches a pattern."""
     return {"description": description, "type": "string", "pattern": pattern, "maxLength": 200}
 
 
 def whole(description: str, *, least: int, most: int = 2**53 - 1) -> dict[str, Any]:
-    """Return the schema of a whole number that JSON readers carry exactly."""
+    """Return the schema of a whole number that every JSON reader stores exactly."""
     return {"description": description, "type": "integer", "minimum": least, "maximum": most}
 
 
@@ -108,5 +108,5 @@ def texts(description: str, *, least: int, most: int) -> dict[str, Any]:
 
 
 def or_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of the same, or null."""
+    """Return a schema that also allows null."""
     return {**schema, "type": [schema["type"], "null"]}

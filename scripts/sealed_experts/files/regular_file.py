@@ -1,4 +1,4 @@
-"""Opening a file that somebody else named: nothing but a regular file, and never a wait."""
+"""Reading a file whose path somebody else chose: only regular files, and never waiting."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ from sealed_experts.errors import UserError
 def open_regular(
     path: str | os.PathLike[str], *, follow: bool = True
 ) -> Iterator[tuple[BufferedReader, os.stat_result]]:
-    """Yield a file opened for reading and its status, taken from the opened file itself.
+    """Yield a file opened for reading, and the status of the opened file.
 
     Args:
         follow: whether the path's last part may be a symbolic link.

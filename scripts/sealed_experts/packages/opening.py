@@ -1,4 +1,4 @@
-"""The door to packages of either container, which are told apart by their first bytes."""
+"""Opening, verifying and unpacking a package of either container. The first bytes show which one it is."""
 
 import os
 from collections.abc import Sequence
@@ -33,11 +33,11 @@ LARGEST = max(
 
 
 def container_of(path: str | os.PathLike[str]) -> str:
-    """Return the container of a file, `tgsp` or `expert`, by its first bytes. Nothing of it is verified.
+    """Return the container of a file, `tgsp` or `expert`, by its first bytes. Nothing is verified.
 
     Raises:
         UserError: the file cannot be read.
-        PackageError: it is neither.
+        PackageError: it is neither of the two.
     """
     start = read_regular(path, what="the package", limit=len(container.MAGIC))
     if start == container.MAGIC:
@@ -75,14 +75,22 @@ def verify_any(
     policy: Policy = DEFAULT,
     identity: Identity | None = None,
 ) -> PackageReport:
-    """Verify a package of either container in a memory that does not grow with the file. Raises as `open_any`."""
+    """Verify a package of either container. The memory needed does not grow with the file.
+
+    Raises:
+        UserError, PackageError: as for `open_any`.
+    """
     if container_of(path) == EXPERT:
         return expert_container.verify_expert(path, trust=trust, policy=policy)
     return tgsp.verify_package(path, trust=trust, policy=policy, identity=identity, digest=True)
 
 
 def verify_manifest(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = DEFAULT) -> PackageReport:
-    """Check a package's signatures and manifest, and look at nothing of its content. Raises as `open_any`."""
+    """Check a package's signatures and manifest, and not its content.
+
+    Raises:
+        UserError, PackageError: as for `open_any`.
+    """
     if container_of(path) == EXPERT:
         return expert_container.verify_expert_manifest(path, trust=trust, policy=policy)
     return tgsp.verify_manifest(path, trust=trust, policy=policy)
@@ -98,11 +106,11 @@ def unpack_any(
 ) -> PackageReport:
     """Verify a package of either container, and write its manifest and members into a new folder.
 
-    The memory that it takes does not grow with the file.
+    The memory needed does not grow with the file.
 
     Raises:
-        UserError: the folder exists, or cannot be written; or as `open_any`.
-        PackageError: as `open_any`.
+        UserError: the folder exists or cannot be written, or as for `open_any`.
+        PackageError: as for `open_any`.
     """
     if container_of(path) == EXPERT:
         return expert_container.unpack_expert(path, folder, trust=trust, policy=policy)
@@ -110,12 +118,12 @@ def unpack_any(
 
 
 def own_publisher(path: str | os.PathLike[str]) -> TrustStore:
-    """Return a store of the keys that a file carries itself, under a name that says what that proves: nothing.
+    """Return a trust store of the keys in the file itself. That proves nothing, and the publisher's name says so.
 
     Raises:
-        UserError: the file cannot be read; as `load_trust`.
+        UserError: the file or the user's trust store cannot be read.
         PackageError: it is no package.
-        SignatureError: one of its keys was revoked here: what that signed is refused, whoever asks.
+        SignatureError: one of the keys was revoked here, so everything it signed is refused.
     """
     kind = container_of(path)
     with named(path):
@@ -132,14 +140,14 @@ def own_publisher(path: str | os.PathLike[str]) -> TrustStore:
 
 
 def trust_in_file(path: Path) -> TrustStore:
-    """Return a store of the publisher in a public file, and of nobody else.
+    """Return a trust store that holds only the publisher in a public file.
 
-    Where the trust store knows that publisher, its scopes, its expiry and all of its keys hold: naming a file takes
-    none of them back.
+    If the user's trust store knows the publisher, its scopes, expiry and all its keys apply: naming a file does not
+    widen them.
 
     Raises:
-        UserError: as `read_public_keys` and `load_trust`; or the store knows one of the keys beside other ones.
-        SignatureError: the publisher was revoked or expired here.
+        UserError: the file or the trust store cannot be read, or the store knows another key of this publisher.
+        SignatureError: the publisher was revoked or has expired here.
     """
     keys = read_public_keys(path)
     known = _knowing(keys)

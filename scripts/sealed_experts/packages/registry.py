@@ -1,6 +1,6 @@
-"""A folder of installed packages, each under its long name. `docs/registry.md` describes it.
+"""The registry: a folder of installed packages, each under its long name. `docs/registry.md` describes it.
 
-Nothing but the packages is stored: what they say about themselves is read from them, verified, whenever it is asked.
+It stores nothing but the packages. Each query verifies them again and reads what they say about themselves.
 """
 
 import os
@@ -35,13 +35,13 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Registry:
-    """A registry's folder, and whom it accepts packages from.
+    """A registry's folder, and the publishers whose packages it accepts.
 
     Attributes:
-        folder: where the packages are; it may not exist yet.
+        folder: folder of the packages; it may not exist yet.
         trust: the publishers whose packages may be installed.
-        policy: what is required beyond that.
-        identity: the private key of a recipient, for encrypted packages.
+        policy: what is required of a package beyond a trusted publisher.
+        identity: a recipient's private key, for encrypted packages.
         installed_trust: publishers accepted for packages that are already installed; defaults to `trust`.
     """
 
@@ -52,7 +52,7 @@ class Registry:
     installed_trust: TrustStore | None = None
 
     def packages(self) -> list[Installed]:
-        """Verify every package of the registry and return them, by file name.
+        """Verify every package of the registry and return them, sorted by file name.
 
         Raises:
             UserError: the folder cannot be read.
@@ -67,22 +67,22 @@ class Registry:
         upgrade: bool = False,
         change_publisher: bool = False,
     ) -> Installed:
-        """Verify a package, hold its constraints against what is installed, and put it there, all at once.
+        """Verify a package, check its constraints, and install it in one step.
 
         Args:
             path: the package.
-            base: the base that it is to be used with, where that is known.
-            upgrade: whether it replaces a lower version of the same expert on the same base.
-            change_publisher: whether it may do so where another publisher made that one.
+            base: the base that it will be used with, if known.
+            upgrade: whether it may replace a lower version of the same expert on the same base.
+            change_publisher: whether it may replace a version of another publisher.
 
         Raises:
-            UserError: a file cannot be read or written, this version is installed with other content, or nobody can
-                tell what a file of the registry requires or excludes.
+            UserError: a file cannot be read or written, this version is installed with other content, or it is unknown
+                what a file of the registry requires or excludes.
             PackageError: the package does not verify.
-            IncompatibleError: its base is another, or its constraints or an installed package's do not hold. The
-                message names both sides.
+            IncompatibleError: it was made for another base, or its constraints or those of an installed package do not
+                hold. The message names both packages.
         """
-        # Nothing is copied that nobody trusted signed, or that is no package at all.
+        # First the signature: a file that no trusted publisher signed is not copied.
         report = opening.verify_manifest(path, trust=self.trust, policy=self.policy)
         check_base(report, base, where=path)
         with folder_lock(self.folder):
@@ -90,7 +90,7 @@ class Registry:
             try:
                 _copy(path, draft)
                 try:
-                    # The copy, because nobody else changes that: what is installed is what was verified.
+                    # The copy is verified, because nobody else changes it: what is verified is what gets installed.
                     report = self._verified(draft)
                 except (PackageError, EncryptedError) as error:
                     raise type(error)(str(error).replace(f"{draft}", f"{path}", 1)) from error
@@ -102,11 +102,11 @@ class Registry:
         return Installed(path=target, report=report, refusal=None)
 
     def uninstall(self, name: str) -> Path:
-        """Remove a package, by its name, `name@version` or its file's name, and return its path.
+        """Remove a package by its name, `name@version` or file name, and return the path that it had.
 
         Raises:
-            UserError: nothing, or more than one package, is meant; it cannot be removed; or nobody can tell what
-                another file of the registry requires.
+            UserError: no package, or more than one, has this name; it cannot be removed; or it is unknown what another
+                file of the registry requires.
             IncompatibleError: another installed package requires it.
         """
         with folder_lock(self.folder):
@@ -129,7 +129,7 @@ class Registry:
     def _place(
         self, draft: Path, target: Path, report: PackageReport, *, upgrade: bool, change_publisher: bool
     ) -> None:
-        """Check a verified draft against what is installed, and give it its name."""
+        """Check a verified draft against the installed packages, and rename it into place."""
         if os.path.lexists(target):
             _refuse_other_content(target, report)
             return
@@ -149,7 +149,7 @@ class Registry:
     def _check_upgrade(
         self, former: Installed, report: PackageReport, *, upgrade: bool, change_publisher: bool
     ) -> None:
-        """Hold a package against the one that it would replace."""
+        """Check that a package may replace an installed one of the same expert."""
         new, old = title(report.manifest), title(former.manifest)
         version, installed = (Version.parse(each["version"]) for each in (report.manifest, former.manifest))
         if version == installed:
@@ -223,9 +223,10 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _refuse_other_content(target: Path, report: PackageReport) -> None:
-    """Refuse what has a package's name already, unless it is the same; two experts can have one long name.
+    """Refuse if the package's name is taken by other content.
 
-    The names of expert and base are joined by a hyphen, which either may hold, and a base's name is shortened.
+    Two experts can have one long name: it joins the names of expert and base by a hyphen, which both may contain, and
+    it shortens the base's name.
     """
     found = digest_at(target)
     if found == report.digest:

@@ -23,13 +23,13 @@ def plan_stage(
     prior_events: Iterable[GaussianEvent] = (),
     queries: Mapping[str, float] | None = None,
 ) -> PrivacyPlan:
-    """Settle a stage's noise and its number of steps before it starts.
+    """Decide a stage's noise and its number of steps before it starts.
 
-    `noise_multiplier: auto` becomes the least noise with which `max_steps` steps end within `target_epsilon`, jointly
-    with `prior_events`. A given one stands, and the stage ends where its next step would exceed the target.
+    `noise_multiplier: auto` becomes the least noise with which `max_steps` steps stay within `target_epsilon`, jointly
+    with `prior_events`. A given noise is kept, and the stage ends before the step that would exceed the target.
 
     Args:
-        prior_events: everything the adapter that the stage starts from has already released about the same units.
+        prior_events: everything that the adapter has already released about the same units before this stage.
         queries: noise multipliers of further queries on each step's draw, by name.
 
     Raises:

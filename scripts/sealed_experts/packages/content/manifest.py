@@ -1,4 +1,4 @@
-"""Reading, checking and writing the manifest: RFC 8785 JSON by an allow-list of fields."""
+"""Reading, checking and writing the manifest: RFC 8785 JSON with an allow-list of fields."""
 
 import re
 import unicodedata
@@ -53,7 +53,7 @@ def parse_manifest(content: bytes) -> dict[str, Any]:
 
 
 def canonical_object(content: bytes, name: str) -> dict[str, Any]:
-    """Parse one JSON object whose bytes must be its RFC 8785 form; `name` is for messages.
+    """Parse a JSON object whose bytes must be its RFC 8785 form; `name` names it in messages.
 
     Raises:
         PackageError: it is something else.
@@ -73,13 +73,13 @@ def canonical_object(content: bytes, name: str) -> dict[str, Any]:
 def payload_order(paths: Iterable[str]) -> list[str]:
     """Return members' names in the payload's order: the weights, then the others by name.
 
-    So the digest of the whole payload passes through that of the weights, which are hashed once.
+    The hash of the payload then starts with the weights, so hashing it also gives the weights' own digest.
     """
     return sorted(paths, key=lambda path: (path != WEIGHTS, path))
 
 
 def check_manifest(manifest: Mapping[str, Any]) -> None:
-    """Hold a manifest against its schema and its list of members against the members a package has.
+    """Check a manifest by its schema and by the rules between its fields.
 
     Raises:
         PackageError: the first mistake, with its field.
@@ -130,7 +130,7 @@ def _check_constraints(constraints: Mapping[str, Any], *, own: str) -> None:
 
 
 def _check_adapter(manifest: Mapping[str, Any]) -> None:
-    """The adapter's size and digest are its weights' own, and its scaling follows from its rank."""
+    """Check that the adapter's size and digest are those of the weights, and that its scaling is alpha / r."""
     adapter = manifest["adapter"]
     weights = next(entry for entry in manifest["members"] if entry["path"] == WEIGHTS)
     pairs = {
@@ -166,10 +166,10 @@ def _check_members(entries: list[dict[str, Any]]) -> None:
 
 
 def _check_member_names(paths: list[str]) -> None:
-    """Refuse names that could stand for another file, here or on another system.
+    """Refuse names that could mean another file, here or on another system.
 
     Raises:
-        PackageError: a name is outside the allow-list, or two are one after case folding and normalisation.
+        PackageError: a name is outside the allow-list, or two are the same after case folding and normalisation.
     """
     seen: dict[str, str] = {}
     for path in paths:
@@ -182,7 +182,7 @@ def _check_member_names(paths: list[str]) -> None:
 
 
 def _refuse_control_characters(value: Any, place: str = "") -> None:
-    """A line break or an escape sequence in a field could forge what a terminal or a log shows."""
+    """Refuse fields with a line break or an escape sequence, which could forge what a terminal or a log shows."""
     if isinstance(value, str):
         if holds(value, FORGING):
             raise PackageError(f"manifest: {place}: it holds a control character: {one_line(value)!a}")

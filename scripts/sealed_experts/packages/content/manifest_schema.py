@@ -1,6 +1,6 @@
 """JSON Schema (2020-12) of a package's manifest: the allow-list of what a package says about itself.
 
-`config/schemas/manifest.schema.json` is this text for other programs; a test holds the two equal.
+`config/schemas/manifest.schema.json` is the same schema for other programs; a test compares the two.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from sealed_experts.settings.packages import LARGEST_LICENCE
 
 MANIFEST_FORMAT = 1
 MAX_MANIFEST = 1 << 20  # bytes
-# The members of every package, in the order in which the payload holds them, each with its largest size in bytes.
+# The members of every package, in the payload's order, each with its largest size in bytes.
 REQUIRED_MEMBERS = {
     "adapter_model.safetensors": (1 << 32) - (1 << 20),
     "LICENSE": LARGEST_LICENCE,
@@ -29,7 +29,7 @@ REQUIRED_MEMBERS = {
     "privacy_receipt.json": 1 << 20,
     "provenance.json": 1 << 20,
 }
-# Those of a package with the base's tokenizer: the first two always, the others where the base has them.
+# Further members of a package with the base's tokenizer: always the first two, the others if the base has them.
 TOKENIZER_MEMBERS = {
     "tokenizer.json": 1 << 26,
     "tokenizer_config.json": 1 << 20,

@@ -1,4 +1,4 @@
-"""JSON Schema (2020-12) of provenance.json: the part of in-toto's statement and SLSA's predicate that we write."""
+"""JSON Schema (2020-12) of provenance.json: the parts of in-toto's statement and SLSA's predicate that we use."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ _BUILD = mapping(
     "What was done, and from what.",
     {
         "buildType": {"const": "urn:sealed-experts:package:v1"},
-        "externalParameters": {"type": "object"},  # they equal fields of the manifest
+        "externalParameters": {"type": "object"},  # compared with the manifest
         "internalParameters": mapping(
             "What else decided the result.",
             {"stages": {"type": "array", "minItems": 1, "maxItems": MAX_STAGES, "items": _STAGES}},

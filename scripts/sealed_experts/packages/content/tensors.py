@@ -68,9 +68,9 @@ class TensorCheck:
             self._data.feed(view)
 
     def skip(self, count: int) -> bool:
-        """Take the next `count` bytes without a look at them, if they are float32 values at multiples of four.
+        """Take the next `count` bytes unread, if they are float32 values at multiples of four; return whether.
 
-        It is for who knows that such values would all be finite (`FiniteFloats`). Return whether they were taken.
+        Call it only for bytes already known to be finite as float32 values (`FiniteFloats`).
         """
         return self._data is not None and self._data.skip(count)
 
@@ -85,7 +85,7 @@ class TensorCheck:
         return {tensor.name: tensor for tensor in self._tensors}
 
     def _take_header(self, view: memoryview) -> memoryview:
-        """Keep what belongs to the header, read it when it is complete, and return what follows it."""
+        """Collect the header, parse it when it is complete, and return the bytes after it."""
         view = self._keep(view, until=PREFIX)
         if len(self._start) < PREFIX:
             return view
@@ -107,20 +107,20 @@ class TensorCheck:
 
 
 class FiniteFloats:
-    """A quick look at bytes, whatever they are: would they all be finite as float32 values?"""
+    """A quick check of any bytes: would all of them be finite as float32 values?"""
 
     def __init__(self) -> None:
-        self._aligned = np.empty(0, dtype="<f4")  # where a block goes that does not begin at a value's address
+        self._aligned = np.empty(0, dtype="<f4")  # for blocks whose address is no multiple of four
 
     def all(self, block: Buffer) -> bool:
         """Return True only if every four bytes of `block` are a finite value.
 
-        One pass, and enough: a term that is infinite or NaN never leaves a sum of squares again.
+        One pass is enough: an infinite or NaN term makes the sum of squares infinite or NaN for good.
         """
         if len(block) % 4:
             return False
         values = np.frombuffer(block, dtype="<f4")
-        if not values.flags.aligned:  # NumPy would copy it too, each time into new memory, which costs far more
+        if not values.flags.aligned:  # NumPy would copy it too, into new memory each time, which costs far more
             if len(self._aligned) < len(values):
                 self._aligned = np.empty(len(values), dtype="<f4")
             copied = self._aligned[: len(values)]
@@ -131,15 +131,15 @@ class FiniteFloats:
 
 
 class _FiniteCheck:
-    """Looks for infinities and NaN in the data of tensors that follow one another without holes.
+    """Looks for infinities and NaN in the data of tensors that follow each other without holes.
 
-    `place` is where the data begin in the file.
+    `place` is the offset of the data in the file.
     """
 
     def __init__(self, tensors: Sequence[Tensor], member: str, *, place: int) -> None:
         self._tensors, self._member, self._place = tensors, member, place
         self._index, self._position = 0, 0
-        self._torn = b""  # the first bytes of an element that a block's end has cut
+        self._torn = b""  # the first bytes of an element that the end of a block has cut
         self._floats = FiniteFloats()
 
     def skip(self, count: int) -> bool:
@@ -164,7 +164,7 @@ class _FiniteCheck:
         while len(view):
             tensor = self._tensors[self._index]
             last = self._index
-            # Neighbours of one dtype are one array: a file of many small tensors is as quick as one large one.
+            # Neighbours of one dtype are checked as one array: many small tensors are as fast as one large one.
             while last + 1 < len(self._tensors) and self._tensors[last + 1].dtype == tensor.dtype:
                 if self._tensors[last].end >= self._position + len(view):
                     break
@@ -193,8 +193,8 @@ class _FiniteCheck:
             return
         exponent, unsigned_kind, signed_kind = _EXPONENTS[dtype]
         unsigned, signed = np.frombuffer(elements, dtype=unsigned_kind), np.frombuffer(elements, dtype=signed_kind)
-        # Read as integers, infinities and NaN are the largest values: of the signed ones those without the sign bit, of
-        # the unsigned ones those with it.
+        # Read as integers, infinities and NaN are the largest values: without the sign bit, the largest signed ones;
+        # with it, the largest unsigned ones.
         largest = int(np.maximum.reduce(signed, initial=0)), int(np.maximum.reduce(unsigned, initial=0))
         if largest[0] < exponent and largest[1] < exponent + (1 << 8 * unsigned_kind.itemsize - 1):
             return

@@ -1,6 +1,6 @@
-"""The base's tokenizer as members of a package: for programs that load it from the adapter's folder.
+"""The base's tokenizer as members of a package, for programs that load it from the adapter's folder.
 
-Our own engine never reads it: it takes the tokenizer of the base, whose digest the manifest states.
+Our engine never reads it: it uses the tokenizer of the base, whose digest the manifest states.
 """
 
 import re
@@ -43,10 +43,10 @@ def tokenizer_members(folder: Path, *, base: Mapping[str, Any]) -> dict[str, byt
 
 
 def check_tokenizer(members: Mapping[str, bytes]) -> None:
-    """Check those of a package's members that are a tokenizer's, if there are any.
+    """Check the members that belong to a tokenizer, if there are any.
 
-    transformers loads code that tokenizer_config.json names (`auto_map`), and files of any path by keys that end in
-    `_file`; such keys are refused.
+    transformers loads code that tokenizer_config.json names (`auto_map`), and files of any path from keys that end in
+    `_file`. Such keys are refused.
 
     Raises:
         PackageError: a member is not strict JSON (the chat template: not UTF-8 text), or has such a key.

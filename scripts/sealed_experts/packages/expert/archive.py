@@ -1,6 +1,6 @@
-"""The archive of an `.expert` file: a plain tar in a plain gzip, of which each list of members has exactly one.
+"""The archive of an `.expert` file: a plain tar in a plain gzip. Each list of members gives exactly one archive.
 
-Nothing here knows what the members mean, or who signed them.
+Nothing here knows what the members mean or who signed them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ def write_archive(stream: IO[bytes], members: Mapping[str, BytesOrFile], *, size
     """Write the archive of these members, sorted by name.
 
     Raises:
-        UserError: a member's file cannot be read, or its size is not the one announced.
+        UserError: a member's file cannot be read, or its size is not the one in `sizes`.
     """
     total = plain_tar.archive_size(sizes.values())
     writer = PlainGzipWriter(stream, size=total)
@@ -42,7 +42,7 @@ def write_archive(stream: IO[bytes], members: Mapping[str, BytesOrFile], *, size
 
 @dataclass(kw_only=True)
 class MemberSource:
-    """A member of an archive that has been read to its end, as a source of bytes."""
+    """A member of an archive that was read to its end, as a source of bytes."""
 
     content: PlainGzipContent
     start: int
@@ -50,7 +50,7 @@ class MemberSource:
 
     @property
     def constant(self) -> bool:
-        """Whether what is read twice is the same, unless `check_unchanged` raises."""
+        """Whether two reads of one place give the same bytes, unless `check_unchanged` raises."""
         return self.content.constant
 
     def read(self, offset: int, length: int) -> bytes:
@@ -69,7 +69,7 @@ class MemberSource:
 
 
 class ArchiveReader:
-    """Reads an archive member by member, holding every byte that is no member's against what a writer puts there."""
+    """Reads an archive member by member. All other bytes must be those that our writer puts there."""
 
     def __init__(self, source: Source, *, limits: Mapping[str, int]) -> None:
         """Read the start.
@@ -79,7 +79,7 @@ class ArchiveReader:
             limits: the names that members may have, each with its largest size in bytes.
 
         Raises:
-            PackageError: this is no archive of the one encoding.
+            PackageError: the file is not encoded as our writer does it.
         """
         self._source = source
         self._gzip = PlainGzipReader(source, unit=plain_tar.RECORD)
@@ -89,10 +89,9 @@ class ArchiveReader:
         self._position = 0
 
     def members(self) -> Iterator[tuple[str, int, Iterator[bytes]]]:
-        """Yield name, size and content of each member; the content must be used up before the next is asked for.
+        """Yield name, size and content of each member. Read the content to its end before asking for the next.
 
-        A name's and a size's limits are checked before any of the content is read. When this ends, all but the
-        gzip's trailer is checked.
+        Name and size are checked before the content is read. At the end, everything but gzip's trailer is checked.
 
         Raises:
             PackageError: a header, a name, a size or the padding is not what it must be.
@@ -115,16 +114,16 @@ class ArchiveReader:
         self._expect_zeros(rest, "behind the last member")
 
     def finish(self) -> str:
-        """Check the gzip's trailer, when all members have been read, and return the file's SHA-256.
+        """Check gzip's trailer after all members were read, and return the file's SHA-256.
 
         Raises:
-            PackageError: it is not what the members give.
+            PackageError: the trailer does not match the content.
         """
         self._gzip.finish()
         return self._gzip.digest()
 
     def member(self, name: str) -> "MemberSource":
-        """Return a member that has been read, to be read again at any place."""
+        """Return a member that was read before, to read any part of it again."""
         content = PlainGzipContent(self._source, size=self._gzip.size)
         return MemberSource(content=content, start=self._starts[name], size=self._sizes[name])
 

@@ -1,4 +1,4 @@
-"""Sealing an `.expert` file: from the same manifest and members as a `.tgsp`, verified before it appears."""
+"""Sealing an `.expert` file from the manifest and members of a `.tgsp`. It is verified before it appears."""
 
 import os
 from collections.abc import Mapping
@@ -26,16 +26,16 @@ def seal_expert(
 ) -> str:
     """Write an `.expert` file and return its SHA-256. The same content and key give the same bytes.
 
-    What appears at `path` has been verified as a reader would verify it.
+    The file appears at `path` only after it was verified as a reader would verify it.
 
     Args:
-        manifest: a package's whole manifest, `payload` and `members` included.
-        members: content, or the file, of each member, by its name in the manifest.
-        publisher: what the publisher is called; by default the fingerprint of the key.
+        manifest: a package's whole manifest, with `payload` and `members`.
+        members: content of each member, or its file, by its name in the manifest.
+        publisher: the publisher's name; by default the fingerprint of the key.
 
     Raises:
-        PackageError: the content is not what a package may hold.
-        UserError: SOURCE_DATE_EPOCH is no time, or a file cannot be read or written.
+        PackageError: a package may not hold this content.
+        UserError: SOURCE_DATE_EPOCH is not a time, or a file cannot be read or written.
     """
     archived: dict[str, BytesOrFile] = {ARCHIVE_NAMES.get(name, name): content for name, content in members.items()}
     entries = {}
@@ -56,7 +56,7 @@ def seal_expert(
 def _write_verified(
     target: Path, members: Mapping[str, BytesOrFile], *, sizes: Mapping[str, int], trust: TrustStore
 ) -> str:
-    """Write an archive, verify it, let it become `target`, and return its SHA-256."""
+    """Write an archive, verify it, rename it to `target`, and return its SHA-256."""
     digests: list[str | None] = []
 
     def check(written: Path) -> None:

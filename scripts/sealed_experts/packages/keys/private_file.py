@@ -1,4 +1,4 @@
-"""The one way in which private keys of any kind are read: publishers', recipients', and those of model signing."""
+"""Reading private keys of any kind: publishers', recipients' and those for model signing."""
 
 import os
 from collections.abc import Iterator
@@ -22,11 +22,11 @@ def read_private_file(path: Path, *, remedy: str = _CORRECT) -> bytes:
 
     Args:
         path: the file.
-        remedy: what to do where it does not exist.
+        remedy: what to do if it does not exist.
 
     Raises:
-        UserError: it is missing, no regular file or too large; it lies in a project's folder or among results; or
-            others can read or replace it, or a symlink to it.
+        UserError: it is missing, not a regular file or too large; it is in a project's folder or among results; or
+            other users can read it, replace it, or replace a symlink to it.
     """
     refuse_place(path, remedy=remedy)
     try:
@@ -46,18 +46,18 @@ def read_private_file(path: Path, *, remedy: str = _CORRECT) -> bytes:
 
 
 def refuse_place(path: Path, *, remedy: str = _CORRECT) -> None:
-    """Refuse a place for a private key where others could replace it, or where it would travel with a project's files.
+    """Refuse a path for a private key where others could replace it, or where it would be copied with a project.
 
     Args:
         path: the private key.
-        remedy: what to do where its folder does not exist.
+        remedy: what to do if its folder does not exist.
 
     Raises:
-        UserError: it is one; or a folder on the way is missing or cannot be read.
+        UserError: the path is refused, or a folder on the way is missing or cannot be read.
     """
     try:
         refuse_project(path)
-        os.stat(path.parent)  # a fresh home has no folder of keys yet: then it is the key that is missing
+        os.stat(path.parent)  # if this folder is missing, the message says that the key is missing
         for folder in _folders(path):
             refuse_shared(folder)
     except FileNotFoundError as error:
@@ -99,7 +99,7 @@ def _missing(path: Path, remedy: str) -> str:
 
 
 def _folders(path: Path) -> Iterator[Path]:
-    """Yield the folder of a file and, where it is a symlink, those of all that it leads through."""
+    """Yield the folder of a file and, if it is a symlink, the folders of all files on the way to its target."""
     yield path.parent
     for _ in range(_MOST_LINKS):
         if not path.is_symlink():

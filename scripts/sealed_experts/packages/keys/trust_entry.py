@@ -1,4 +1,4 @@
-"""One trusted publisher as a JSON file of the trust store: written, and read without trusting it."""
+"""An entry of the trust store: one publisher as a JSON file, which is checked when it is read."""
 
 import datetime
 import re
@@ -21,7 +21,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 def entry_of(publisher: Publisher) -> dict[str, Any]:
-    """Return a publisher as the trust store writes it."""
+    """Return a publisher as plain data for its file."""
     return {
         "ancestors": list(publisher.ancestors),
         "expires": None if publisher.expires is None else publisher.expires.isoformat(),
@@ -34,10 +34,10 @@ def entry_of(publisher: Publisher) -> dict[str, Any]:
 
 
 def read_entry(path: Path) -> Publisher:
-    """Read a trusted publisher's file.
+    """Read a publisher's file.
 
     Raises:
-        UserError: others can change the file, or it is not what this program writes.
+        UserError: other users can change the file, or this program would not write it so.
     """
     try:
         with open_regular(path) as (stream, status):
@@ -58,10 +58,10 @@ def read_entry(path: Path) -> Publisher:
 
 
 def raw_keys(stated: Any) -> tuple[PublicKey, ...]:
-    """Return the public keys that JSON gives as algorithm and hexadecimal digits, Ed25519 first.
+    """Return the public keys in a JSON object {algorithm: hexadecimal digits}, Ed25519 first.
 
     Raises:
-        ValueError: they are not a publisher's.
+        ValueError: they are not the keys of a publisher.
     """
     if not isinstance(stated, Mapping) or ED25519 not in stated or not set(stated) <= set(ALGORITHMS):
         raise ValueError(f"its keys must be of {' and '.join(ALGORITHMS)}, {ED25519} among them")
@@ -76,7 +76,7 @@ def raw_keys(stated: Any) -> tuple[PublicKey, ...]:
 
 
 def check_scopes(scopes: Sequence[str]) -> None:
-    """Check patterns of experts' names.
+    """Check patterns of the names of experts.
 
     Raises:
         UserError: there is none, or one is no pattern.
@@ -97,17 +97,17 @@ def check_reason(reason: str) -> None:
 
 
 def refuse_weak(key: PublicKey, where: str, *, remedy: str = "ask its owner for another key") -> None:
-    """Refuse a key under which anybody can sign.
+    """Refuse a weak key, for which anybody can sign.
 
     Raises:
-        UserError: it is one.
+        UserError: the key is weak.
     """
     if key.algorithm == ED25519 and is_weak(key.raw):
         raise UserError(f"{where} is a point of small order, under which anybody can sign: {remedy}")
 
 
 def _remedy(content: bytes) -> str:
-    """Say what to do about a damaged entry: one that may hold a revocation must not be forgotten."""
+    """Return what to do about a damaged entry. One that may hold a revocation must not be deleted."""
     if b'"revoked":null' in content.replace(b" ", b""):
         return "delete it, and trust its publisher again"
     return "restore it from a copy: it may hold a revocation, and without it a revoked key could be trusted again"

@@ -1,4 +1,4 @@
-"""Recipients' keys as files: two PEM blocks each, ML-KEM-768's and then X25519's."""
+"""Files of recipients' keys: two PEM blocks each, first ML-KEM-768, then X25519."""
 
 import re
 from pathlib import Path
@@ -26,10 +26,10 @@ _BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----\n[A-Za-z0-9+/=\n]+-----END \1--
 
 
 def save_identity(path: Path, identity: Identity, *, passphrase: bytes | None = None) -> None:
-    """Write a private key, mode 0600: two blocks of PKCS8, encrypted where a passphrase is given.
+    """Write a private key with mode 0600: two blocks of PKCS8, encrypted if a passphrase is given.
 
     Raises:
-        UserError: the file exists, lies in a project's folder, or cannot be written.
+        UserError: the file exists, is in a project's folder, or cannot be written.
     """
     refuse_project(path)
     if path.exists() or path.is_symlink():
@@ -68,7 +68,7 @@ def load_recipient(path: Path) -> Recipient:
     """Read a public key.
 
     Raises:
-        UserError: it is missing, or something else.
+        UserError: the file is missing, or holds something else.
     """
     content = read_regular(path, what="the public key", limit=LARGEST_FILE + 1)
     if b"PRIVATE KEY" in content:
@@ -90,6 +90,6 @@ _PUBLIC = (MLKEM768PublicKey, X25519PublicKey)
 
 
 def _blocks(content: bytes) -> list[bytes]:
-    """Return the PEM blocks of a file that holds nothing else, exactly two."""
+    """Return the two PEM blocks of a file; an empty list if it holds anything else."""
     blocks = [match.group() for match in _BLOCK.finditer(content)]
     return blocks if len(blocks) == 2 and b"".join(blocks) == content else []

@@ -1,4 +1,4 @@
-"""Making the key of a recipient: the one that opens packages encrypted for it."""
+"""Making a recipient's key, which opens the packages that are encrypted for it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from sealed_experts.packages.recipients.recipient_files import save_identity, sa
 
 @dataclass(frozen=True, kw_only=True)
 class RecipientFiles:
-    """Where a new key's halves are, and its fingerprint."""
+    """Paths of a new key's halves, and its fingerprint."""
 
     path: Path
     public: Path
@@ -26,7 +26,7 @@ def recipients_folder() -> Path:
 
 
 def create_recipient(*, name: str, secret: bytes | None) -> RecipientFiles:
-    """Make a key; its private half goes into a file of mode 0600, under a passphrase where one is given.
+    """Make a key. Its private half is written with mode 0600, encrypted if a passphrase is given.
 
     Raises:
         UserError: a key of this name exists, the library here cannot make one, or the folder cannot be used.
@@ -37,7 +37,7 @@ def create_recipient(*, name: str, secret: bytes | None) -> RecipientFiles:
         if path.exists() or path.is_symlink():
             raise UserError(f"{path} exists: choose another --name, or move that key away first")
         identity = generate_identity()
-        # The public half first: it is worth nothing without the other, which is then in place as a whole.
+        # The public half first: alone it is worth nothing, and a private half that is there is complete.
         save_recipient(path.with_suffix(".pub"), identity.recipient)
         save_identity(path, identity, passphrase=secret)
     return RecipientFiles(path=path, public=path.with_suffix(".pub"), fingerprint=identity.recipient.fingerprint)

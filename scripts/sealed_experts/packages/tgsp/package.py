@@ -1,4 +1,4 @@
-"""The one door to a `.tgsp` package: sealed, verified and opened here, after every check; and unpacked."""
+"""Sealing, verifying, opening and unpacking a `.tgsp` package, always with every check."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ def open_package(
     Args:
         path: the file.
         trust: the publishers that may have signed it.
-        policy: what is required of it beyond that.
+        policy: what is required beyond a trusted publisher.
         identity: the private key of a recipient, for an encrypted package.
 
     Raises:
@@ -44,7 +44,7 @@ def open_package(
         PackageError: a check failed. Its message names the file, what is wrong and what was expected.
     """
     with named(path), open_source(path) as source:
-        read_frame(source)  # lengths and size are right, before all of it is read
+        read_frame(source)  # checks lengths and size before all of it is read
         data = source.read(0, source.size)
         source.check_unchanged()
         return open_bytes(data, trust=trust, policy=policy, identity=identity)
@@ -53,7 +53,11 @@ def open_package(
 def open_bytes(
     data: bytes, *, trust: TrustStore, policy: Policy = DEFAULT, identity: Identity | None = None
 ) -> VerifiedPackage:
-    """Verify a package that is already in memory. Raises as `open_package`."""
+    """Verify a package that is already in memory.
+
+    Raises:
+        UserError, PackageError: as for `open_package`.
+    """
     return VerifiedPackage(
         **vars(examine(Memory(data), trust=trust, policy=policy, identity=identity, digest=True, weights=True))
     )
@@ -67,27 +71,26 @@ def verify_package(
     identity: Identity | None = None,
     digest: bool = False,
 ) -> PackageReport:
-    """Check all that `open_package` checks, in a memory that does not grow with the file.
+    """Check all that `open_package` checks. The memory needed does not grow with the file.
 
-    The file is read twice by one descriptor: for its digest, and after the signature for its content. A file that was
-    changed meanwhile is refused. What is loaded later must be opened by `open_package`: the path may then name another
-    file.
+    The file is read twice through one descriptor: for its digest, and after the signature's check for its content. If
+    it changes meanwhile, it is refused. To load a package, call `open_package`: the path may name another file later.
 
     Args:
         digest: whether the report states the SHA-256 of the whole file, which takes a second thread.
 
     Raises:
-        UserError, PackageError: as `open_package`.
+        UserError, PackageError: as for `open_package`.
     """
     with named(path), open_source(path) as source:
         return examine(source, trust=trust, policy=policy, identity=identity, digest=digest)
 
 
 def verify_manifest(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = DEFAULT) -> PackageReport:
-    """Check signatures and manifest, and nothing of the content: what can be said about a package for others.
+    """Check signatures and manifest, and not the content, which may be encrypted for others.
 
     Raises:
-        UserError, PackageError: as `open_package`.
+        UserError, PackageError: as for `open_package`.
     """
     with named(path), open_source(path) as source:
         signed = check_signed(source, trust=trust, policy=policy, digest=False)
@@ -105,21 +108,22 @@ def seal_package(
     recipients: Sequence[Recipient] = (),
     compression: str = "none",
 ) -> str:
-    """Write a package and return its SHA-256. What appears at `path` has been verified as a reader would verify it.
+    """Write a package and return its SHA-256.
 
-    The same content and key give the same bytes, but for ML-DSA's signature, which is randomised, and for encryption.
+    The file appears at `path` only after it was verified as a reader would verify it. The same content and key give the
+    same bytes, apart from ML-DSA's signature, which is randomised, and from encryption.
 
     Args:
         path: the file to write.
-        manifest: all of it but `payload` and `members`, which follow from the members.
+        manifest: the manifest without `payload` and `members`, which follow from the members.
         members: content of each member, by name: bytes, or the file that holds them.
-        key: the publisher's.
+        key: the publisher's key.
         signatures: the algorithms to sign with; by default all that the key has.
-        recipients: whom to encrypt it for; by default nobody.
+        recipients: who can decrypt the package; by default it is not encrypted.
         compression: `none` or `zstd`.
 
     Raises:
-        PackageError: the content is not what a package may hold.
+        PackageError: a package may not hold this content.
         UserError: a member cannot be read, or the file cannot be written.
     """
     plan = plan_package(manifest, members, key, signatures, recipients, compression)
@@ -154,14 +158,13 @@ def unpack_package(
     policy: Policy = DEFAULT,
     identity: Identity | None = None,
 ) -> PackageReport:
-    """Verify a file, and write its manifest and members into a new folder, in a memory that does not grow with it.
+    """Verify a file, and write its manifest and members into a new folder. The memory needed does not grow with it.
 
-    The members are written as the second reading yields them, and hashed as they are written. The folder appears when
-    every check has passed.
+    The members are written and hashed during the second reading. The folder appears when every check has passed.
 
     Raises:
-        UserError: the folder exists, or cannot be written; or as `open_package`.
-        PackageError: as `open_package`.
+        UserError: the folder exists or cannot be written, or as for `open_package`.
+        PackageError: as for `open_package`.
     """
     with named(path), open_source(path) as source, new_folder(folder) as temporary:
         found = examine(source, trust=trust, policy=policy, identity=identity, unpack_to=temporary)

@@ -18,7 +18,7 @@ from sealed_experts.packages.tgsp.payload import stored_blocks
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that is known before the first byte is written."""
+    """Everything that is known before the first byte is written."""
 
     manifest: Mapping[str, Any]
     manifest_content: bytes
@@ -37,10 +37,10 @@ def plan_package(
     recipients: Sequence[Recipient],
     compression: str,
 ) -> Plan:
-    """Hash the members and write the manifest; the arguments are those of `seal_package`.
+    """Hash the members and complete the manifest. Arguments as for `seal_package`.
 
     Raises:
-        PackageError: the manifest is not what a package may hold.
+        PackageError: a package may not hold this manifest.
         UserError: a member cannot be read, or an argument is unknown.
     """
     if compression not in COMPRESSIONS:
@@ -75,7 +75,7 @@ def _entry(path: str, content: BytesOrFile) -> dict[str, Any]:
 
 
 def write_plan(stream: IO[bytes], plan: Plan) -> None:
-    """Write a package to an empty stream that can go back to its start.
+    """Write a package to an empty stream that can seek.
 
     Raises:
         PackageError: a part is larger than the format allows.

@@ -1,4 +1,4 @@
-"""The one description of a private stage. Mechanism and ledger both read it, so they cannot disagree."""
+"""The one description of a private stage, which mechanism and ledger both read, so that they cannot disagree."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ class PrivacyPlan:
         units: N, how many units the training data hold; treated as public.
         expected_batch_size: B; each step draws every unit with probability B/N and divides its sum by B.
         noise_multiplier: standard deviation of the gradient's noise, in units of `max_grad_norm`.
-        queries: noise multipliers of what else a step asks of the same draw, by name.
+        queries: noise multipliers of further queries on the same draw, by name.
         max_grad_norm: clipping norm of each unit's gradient.
         delta: the δ at which ε is stated.
         target_epsilon: cap on the joint ε, earlier stages included.

@@ -21,18 +21,18 @@ _MEANING = (
 
 
 def covering(receipt: Mapping[str, Any], *, shipped: Mapping[str, Any], selection: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the receipt of a package, which is its whole chain's also where an earlier stage is shipped.
+    """Return the receipt of a package. It covers the whole chain, also if the package holds an earlier stage.
 
-    Then the choice has looked at every stage's weights, so the package depends on what all of them released. The
-    receipt says so in `covers`.
+    In that case the choice of the stage looked at the weights of all stages, so the package depends on what all of them
+    released. The receipt says so in `covers`.
 
     Args:
-        receipt: the `privacy` mapping of the last stage's metrics.
-        shipped: that of the shipped stage's.
+        receipt: the `privacy` mapping in the last stage's metrics.
+        shipped: the same of the stage that the package holds.
         selection: selection.json.
 
     Raises:
-        UserError: the receipt lacks something that the shipped stage released, or claims an ε where that stage has
+        UserError: the receipt lacks something that the shipped stage released, or claims an ε although that stage has
             none; or one of the mappings is no receipt.
     """
     for privacy in (receipt, shipped):
@@ -58,13 +58,12 @@ def released(
 ) -> dict[str, Any]:
     """Record a version in the release log and return its receipt with `over_releases`.
 
-    That is the joint privacy, for this version's units, of every version of every expert sealed so far, this one
-    included: whoever holds the others too has seen them all, and another name takes nothing back. Versions from other
-    units do not count, nor do those that were sealed after this one was for the first time: sealed again, its receipt
-    is the same.
+    `over_releases` is the joint privacy, for this version's units, of every version of every expert sealed so far, with
+    this one: a reader may hold all of them, whatever their names. Versions from other units do not count. Versions that
+    were sealed later do not count either, so a version that is sealed again has the same receipt.
 
     Args:
-        privacy: the receipt that the package carries.
+        privacy: the receipt of the package.
         units: ids of the units in its training data; None if unknown.
 
     Raises:
@@ -73,10 +72,10 @@ def released(
     number = log.record(expert=expert, receipt=privacy, units=units)
     if privacy["epsilon"] is None:
         return {**privacy, "over_releases": {"epsilon": None, "reason": privacy["reason"], "meaning": _MEANING}}
-    # Unknown units may be anyone's: then every version counts.
+    # If the units are unknown, every version counts.
     (lineage,) = log.lineages([privacy])
     joint = log.epsilon_over_releases(delta=privacy["delta"], among=lineage, until=number)
-    # Of more events, an accountant's other grid may give a slightly smaller bound. The larger one surely holds.
+    # For more events, an accountant may use another grid and give a slightly smaller bound. The larger bound is safe.
     epsilon = None if joint.epsilon is None else max(joint.epsilon, privacy["epsilon"])
     return {
         **privacy,
@@ -86,10 +85,10 @@ def released(
 
 
 def receipt_bytes(privacy: Mapping[str, Any]) -> bytes:
-    """Return privacy_receipt.json for the `privacy` mapping of a stage's metrics, by an allow-list of its fields.
+    """Return privacy_receipt.json for a receipt, with allowed fields only.
 
-    The noise key's id stays only in release mode, where the key is random. In reproducible mode the key follows from
-    the data's digest, so that its id would confirm a guess at the data.
+    The noise key's id is kept only in release mode, where the key is random. In reproducible mode the key follows from
+    the data's digest, so its id would confirm a guess at the data.
 
     Raises:
         UserError: the mapping is no receipt.

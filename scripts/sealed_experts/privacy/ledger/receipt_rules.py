@@ -1,4 +1,4 @@
-"""What a receipt's fields must say of each other, and of the package: all that needs no accountant."""
+"""Rules between the fields of a receipt, and between a receipt and its chain: all checks but that of ε itself."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,12 +29,12 @@ def privacy_summary(receipt: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_receipt(receipt: Mapping[str, Any], *, stages: Sequence[str] = ()) -> tuple[GaussianEvent, ...]:
-    """Hold a receipt against its schema and its own rules, and return its events, those of one noise key once.
+    """Check a receipt by its schema and its rules. Return its events, with each noise key once.
 
-    A receipt without a claim must say why, and states no ε anywhere.
+    A receipt that claims no ε must say why, and must state none anywhere.
 
     Args:
-        stages: the package's chain, of which each stage must be accounted for where an ε is claimed.
+        stages: the package's chain. If an ε is claimed, every stage of it must be counted.
 
     Raises:
         ReceiptError: the first mistake, with its field.
@@ -42,7 +42,7 @@ def check_receipt(receipt: Mapping[str, Any], *, stages: Sequence[str] = ()) -> 
     if mistake := _SCHEMA.mistake_in(receipt):
         raise ReceiptError(mistake)
     try:
-        # The ledger's own rule: what one key is said to have released under two stages is more than one release.
+        # The ledger's rule: events of one key that name two stages are two releases.
         events = distinct_events(events_from_json(receipt["events"]))
     except UserError as error:
         raise ReceiptError(f"events: {str(error)[:300]!a}") from error
@@ -80,7 +80,7 @@ def _check_delta(receipt: Mapping[str, Any]) -> None:
 
 
 def _check_last_stage(receipt: Mapping[str, Any], last: GaussianEvent) -> None:
-    """The receipt's single fields describe its last stage: they must be those of the last event."""
+    """Compare the fields that describe the last stage with the last event."""
     together = combined_noise_multiplier([receipt["noise_multiplier"], *receipt["queries"].values()])
     for field, stated, found in (
         ("sample_rate", receipt["sample_rate"], last.sample_rate),

@@ -1,7 +1,7 @@
-"""Whether the ε that a receipt claims follows from the events that it lists, by another accountant than the ledger's.
+"""Whether the ε that a receipt claims follows from its events, by another accountant than the ledger's.
 
-The ledger states upper bounds; the second accountant gives bounds from both sides. A claim below the lower one is false
-whatever the ledger's accountant was, and is refused. What cannot be recomputed is refused too.
+The ledger states upper bounds; the second accountant gives bounds from both sides. A claim below the lower bound is
+false, so it is refused. A claim that cannot be recomputed is refused too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,20 +13,19 @@ from sealed_experts.privacy.ledger.receipt_rules import ReceiptError, check_rece
 if TYPE_CHECKING:
     from sealed_experts.privacy.ledger.second_accountant import Bounds
 
-_COARSEST = 0.02  # of the claim: bounds further apart than this prove nothing worth saying
+_COARSEST = 0.02  # of the claim: bounds that are further apart prove nothing useful
 
 
 def recompute_privacy(receipt: Mapping[str, Any], *, stages: Sequence[str] = ()) -> "Bounds | None":
-    """Recompute the joint ε of a receipt's events, and of each stage, and hold the claims against it.
+    """Recompute the joint ε of a receipt's events, and that of each stage, and compare the claims with them.
 
     Takes seconds; a minute for the longest chain that a receipt can hold.
 
     Args:
-        stages: the package's chain, each of which must be accounted for.
+        stages: the package's chain. Every stage of it must be counted.
 
     Returns:
-        The second accountant's bounds on the joint ε; None where there was none to recompute: a receipt may claim
-        none, and say why.
+        The second accountant's bounds on the joint ε; None if the receipt claims none.
 
     Raises:
         ReceiptError: it claims less than its events cost, its fields contradict its events, or it cannot be recomputed.
@@ -34,7 +33,7 @@ def recompute_privacy(receipt: Mapping[str, Any], *, stages: Sequence[str] = ())
     events = check_receipt(receipt, stages=stages)
     if receipt["epsilon"] is None:
         return None
-    # Of equal claims on equal events, such as the last stage's and the whole's, one is enough.
+    # Equal claims on equal events, such as that of the last stage and the whole, are computed once.
     claims = {(count, claim): field for count, field, claim in _claims(receipt, events)}
     bounds = {
         (count, claim): _checked(events[:count], delta=receipt["delta"], field=field, claim=claim)
@@ -44,7 +43,7 @@ def recompute_privacy(receipt: Mapping[str, Any], *, stages: Sequence[str] = ())
 
 
 def _claims(receipt: Mapping[str, Any], events: Sequence[GaussianEvent]) -> list[tuple[int, str, float]]:
-    """Return how many of the events, field and claim, of every stage's joint ε and the whole's."""
+    """Return (number of events, field, claim) of each stage's joint ε and of the whole."""
     ends = {event.stage: count for count, event in enumerate(events, start=1)}
     stages = [(ends[stage], f"stage_epsilon.{stage}", claim) for stage, claim in receipt["stage_epsilon"].items()]
     return [*stages, (len(events), "epsilon", receipt["epsilon"])]

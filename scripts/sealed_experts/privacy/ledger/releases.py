@@ -1,9 +1,8 @@
-"""What was ever sealed, so that ε can be stated over time: every version from the same units composes.
+"""The release log: everything that was ever sealed, so that ε over time can be stated.
 
-The log lies in the owner's home folder, outside the results, so that deleting those forgets nothing. It holds one file
-for each expert and noise key, and names units only by HMAC: whoever reads it without the owner's key cannot test
-whether a record was used. It holds no date, but numbers that say what was sealed before what: a version that is sealed
-again states what it stated the first time.
+The log is in the owner's home folder, outside the results, so deleting the results does not delete it. It has one file
+for each expert and noise key. Units are named only by HMAC: without the owner's key, nobody can test whether a record
+was used. Releases have numbers and no dates: a version that is sealed again states the same as the first time.
 """
 
 import dataclasses
@@ -36,17 +35,17 @@ class ReleaseLog:
         self._folder = home / "releases"
 
     def record(self, *, expert: str, receipt: Mapping[str, Any], units: Iterable[str] | None) -> int:
-        """Put a version that is about to be sealed into the log, and return its number in the order of releases.
+        """Enter a version that is about to be sealed into the log, and return its number.
 
-        The same version again changes nothing and has its old number; a longer run under the same key replaces the
-        shorter one, and has a new number. Several processes may do so at once.
+        The same version again changes nothing and keeps its number. A longer run with the same key replaces the shorter
+        one and gets a new number. Several processes may call this at once.
 
         Args:
             receipt: the version's privacy receipt.
-            units: ids of the units in its training data; None if unknown, which counts as common with everyone.
+            units: ids of the units in its training data. None: unknown, so they count as common with every version.
 
         Raises:
-            UserError: the receipt, the expert's name or a file of the log is not what it must be.
+            UserError: the receipt, the expert's name or a file of the log is invalid.
         """
         version = Member.from_receipt(receipt, name=expert, units=None)
         if units is not None:
@@ -57,10 +56,10 @@ class ReleaseLog:
             return max(self._merge(expert, event, version, following) for event in version.events or (None,))
 
     def releases(self, *, expert: str | None = None, until: int | None = None) -> list[Member]:
-        """Return what the log holds, of one expert or of all, as members of one mixture over time.
+        """Return the log's content, of one expert or of all, as members of one mixture over time.
 
         Args:
-            until: only what had this number or a lower one when it was sealed.
+            until: only releases with this number or a lower one.
         """
         found = [entry.member(until) for entry in self._entries(expert)]
         return [member for member in found if member is not None]
@@ -76,20 +75,20 @@ class ReleaseLog:
         """Return the joint privacy of everything in the log, of one expert or of all.
 
         Args:
-            among: look only at these units, named as `lineages` does.
-            until: look only at what was sealed up to this number.
+            among: only these units, named as in `lineages`.
+            until: only releases up to this number.
         """
         return mixture_privacy(self.releases(expert=expert, until=until), delta=delta, among=among)
 
     def lineages(
         self, receipts: Sequence[Mapping[str, Any]], *, expert: str | None = None
     ) -> list[frozenset[str] | None]:
-        """Return for each receipt the names of the units that it was trained on, found by its noise keys.
+        """Return for each receipt the names of the units that its adapter learned from, found by its noise keys.
 
-        None where the log does not know: the package was sealed elsewhere, or its receipt names no key.
+        None if the log does not know them: the package was sealed elsewhere, or its receipt names no key.
 
         Args:
-            expert: look only at this expert's releases.
+            expert: only this expert's releases.
         """
         by_key: dict[str, frozenset[str] | None] = {}
         for member in self.releases(expert=expert):
@@ -100,7 +99,7 @@ class ReleaseLog:
 
     def _unit_names(self, kind: str, units: Iterable[str]) -> frozenset[str]:
         key = owner_key(self._home)
-        # 128 bits tell units apart, and keep the log of a large data set small.
+        # 128 bits are enough to distinguish units, and keep the log of a large dataset small.
         return frozenset(private_name(key, "unit", kind, unit)[:32] for unit in units)
 
     def _expert_folder(self, expert: str) -> Path:
@@ -113,7 +112,7 @@ class ReleaseLog:
         return [_read(path) for folder in folders for path in sorted(folder.glob("*.json"))]
 
     def _merge(self, expert: str, event: GaussianEvent | None, version: Member, following: int) -> int:
-        """Put one event of a version into its file, and return its number, which is `following` if it is new."""
+        """Write one event of a version into its file, and return its number, which is `following` if it is new."""
         folder = private_folder(self._expert_folder(expert), home=self._home)
         path = folder / f"{sha256_bytes(_identity(event).encode())[:32]}.json"
         units, reason, steps = version.units, version.reason, event.steps if event else 0
@@ -122,7 +121,7 @@ class ReleaseLog:
             known = _read(path)
             both = [*([known.event] if known.event else []), *([event] if event else [])]
             event = distinct_events(both)[0] if both else None
-            units = _both(known.units, units)  # what was once unknown stays so: no later version can tell
+            units = _both(known.units, units)  # once unknown, always unknown: a later version does not help
             reason = known.reason or reason
             entered = known.entered
         number = next((number for number, before in entered if before >= steps), None)
@@ -143,7 +142,7 @@ class ReleaseLog:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """One file of the log. `entered` holds the number at which each longer run of the key came in, and its steps."""
+    """One file of the log. `entered` holds (number, steps) of each run of the key, each longer than the one before."""
 
     expert: str
     event: GaussianEvent | None
@@ -157,7 +156,7 @@ class _Entry:
         return self.entered[-1][0]
 
     def member(self, until: int | None) -> Member | None:
-        """Return what had been sealed of it up to a number; None if nothing had."""
+        """Return what was sealed up to a number; None if nothing was."""
         steps = [steps for number, steps in self.entered if until is None or number <= until]
         if not steps:
             return None
