@@ -102,7 +102,7 @@ def write_error(path: Path, error: OSError) -> UserError | OSError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"cannot write {path} ({error.strerror}): make its folder writable")
     if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP):
-        return UserError(f"cannot write {path} ({error.strerror}): remove what stands in its place, or choose another")
+        return UserError(f"cannot write {path} ({error.strerror}): remove what is in its place, or choose another")
     if error.errno in (errno.ENOENT, errno.ESTALE) and not path.parent.is_dir():
         return UserError(f"cannot write {path} ({error.strerror}): its folder was removed meanwhile")
     if error.errno == errno.EIO:

@@ -40,7 +40,7 @@ def digest_at(path: Path) -> str:
         with open_regular(path, follow=False) as (stream, _):
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"{path} stands in the way ({error.strerror}): remove it, or choose another folder") from error
+        raise UserError(f"{path} is in the way ({error.strerror}): remove it, or choose another folder") from error
 
 
 def discard(draft: Path) -> None:

@@ -30,8 +30,8 @@ def check_install(manifest: _Manifest, *, installed: Sequence[_Manifest], refuse
         found = _exclusion(manifest, other)
         if found is not None:
             raise IncompatibleError(
-                f"{title(manifest)} cannot be installed beside {title(other)}: {found}; uninstall {other['name']}"
-                " first, or take another version"
+                f"{title(manifest)} cannot be installed together with {title(other)}: {found}; uninstall"
+                f" {other['name']} first, or take another version"
             )
         for pattern in _patterns(other, "requires"):
             if pattern.name == manifest["name"]:

@@ -93,8 +93,8 @@ def refuse_unknown(installed: Sequence[Installed], *, doing: str) -> None:
     unknown = next((each for each in installed if each.report is None), None)
     if unknown is not None:
         raise UserError(
-            f"nothing is {doing} while {unknown.path.name} lies in the registry: it is unknown what this file requires"
-            f" or excludes ({unknown.refusal}); run `sealed-experts uninstall {unknown.path.name}`, or put the sound"
+            f"nothing is {doing} while {unknown.path.name} is in the registry: it is unknown what this file requires"
+            f" or excludes ({unknown.refusal}); run `sealed-experts uninstall {unknown.path.name}`, or put the right"
             " file back"
         )
 

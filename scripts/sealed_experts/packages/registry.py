@@ -159,8 +159,8 @@ class Registry:
             )
         if not upgrade:
             raise IncompatibleError(
-                f"{new} cannot be installed beside {old} on the same base: give --upgrade to replace that, or uninstall"
-                " it first"
+                f"{new} cannot be installed together with {old} on the same base: give --upgrade to replace that, or"
+                " uninstall it first"
             )
         if version < installed:
             raise IncompatibleError(f"{new} does not replace {old}, which is higher: uninstall that, if this is meant")

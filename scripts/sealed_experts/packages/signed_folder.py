@@ -52,7 +52,7 @@ def sign_folder(folder: Path, *, key: Path, output: Path | None = None) -> Path:
     if os.path.lexists(path):
         raise UserError(f"{path} exists: name another --output, or remove it to sign again")
     if Path(os.path.abspath(path)).parent == Path(os.path.abspath(folder)):
-        raise UserError(f"{path} lies in the folder that it signs: put it beside {folder}")
+        raise UserError(f"{path} is in the folder that it signs: put it next to {folder}")
     name = Path(os.path.abspath(folder)).name
     write_bytes(path, model_signature.sign_digests(_digests(members), folder=name, key=private))
     return path

@@ -270,7 +270,7 @@ def test_what_stands_at_a_published_name_is_left_alone(sealed, tmp_path, kind):
     target = tmp_path / "out" / published.name
     target.parent.mkdir()
     {"folder": target.mkdir, "fifo": lambda: os.mkfifo(target), "link": lambda: target.symlink_to(published)}[kind]()
-    with pytest.raises(UserError, match="stands in the way"):
+    with pytest.raises(UserError, match="is in the way"):
         publish_expert(sealed, output=target.parent)
     assert os.listdir(target.parent) == [published.name]
 

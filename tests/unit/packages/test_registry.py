@@ -227,7 +227,7 @@ def test_another_base_is_refused_by_both_digests(registry, tmp_path):
 def test_another_version_needs_upgrade_and_then_replaces(registry, tmp_path):
     registry.install(made(tmp_path))
     newer = made(tmp_path, version="1.1.0")
-    with pytest.raises(IncompatibleError, match=r"1\.1\.0 cannot be installed beside tiny_expert 1\.0\.0"):
+    with pytest.raises(IncompatibleError, match=r"1\.1\.0 cannot be installed together with tiny_expert 1\.0\.0"):
         registry.install(newer)
     registry.install(newer, upgrade=True)
     assert names(registry) == ["tiny_expert-tiny.v1.1.0.expert"]
@@ -331,7 +331,7 @@ def test_a_narrower_trust_does_not_take_constraints_away(registry, tmp_path):
     registry.install(made(tmp_path, "loans", incompatible_with=("cards@*",)))
     with pytest.raises(IncompatibleError, match=r"loans 1\.0\.0 is incompatible with cards"):
         narrowed(registry).install(made(tmp_path, "cards", by=2))
-    with pytest.raises(IncompatibleError, match=r"loans 2\.0\.0 cannot be installed beside loans 1\.0\.0"):
+    with pytest.raises(IncompatibleError, match=r"loans 2\.0\.0 cannot be installed together with loans 1\.0\.0"):
         narrowed(registry).install(made(tmp_path, "loans", "2.0.0", by=2))
     strict = Registry(folder=registry.folder, trust=building.trust(), policy=Policy(max_epsilon=1.0))
     with pytest.raises(IncompatibleError, match=r"loans 1\.0\.0 is incompatible with cards"):
@@ -371,9 +371,9 @@ def test_nothing_changes_beside_a_file_that_nobody_can_judge(registry, tmp_path,
         "link": lambda: other.symlink_to(kept),
         "foreign": lambda: other.write_bytes(b"x"),
     }[kind]()
-    with pytest.raises(UserError, match=r"nothing is installed while other\.expert lies in the registry"):
+    with pytest.raises(UserError, match=r"nothing is installed while other\.expert is in the registry"):
         registry.install(made(tmp_path, "cards"))
-    with pytest.raises(UserError, match=r"nothing is uninstalled while other\.expert lies in the registry"):
+    with pytest.raises(UserError, match=r"nothing is uninstalled while other\.expert is in the registry"):
         registry.uninstall("tokens")
     if kind == "folder":
         with pytest.raises(UserError, match="remove it yourself"):
@@ -400,7 +400,7 @@ def test_what_stands_at_a_packages_name_is_one_refusal(registry, tmp_path, kind)
     target = registry.install(path).path
     target.unlink()
     {"folder": target.mkdir, "fifo": lambda: os.mkfifo(target), "link": lambda: target.symlink_to(path)}[kind]()
-    with pytest.raises(UserError, match="stands in the way"):
+    with pytest.raises(UserError, match="is in the way"):
         registry.install(path)
 
 

@@ -126,7 +126,7 @@ def _check_constraints(constraints: Mapping[str, Any], *, own: str) -> None:
     for field in ("requires", "incompatible_with"):
         for text in constraints[field]:
             if VersionPattern.parse(text).name == own:
-                raise PackageError(f"manifest: constraints.{field}: {text} speaks of the package itself")
+                raise PackageError(f"manifest: constraints.{field}: {text} names the package itself")
 
 
 def _check_adapter(manifest: Mapping[str, Any]) -> None:
@@ -157,7 +157,7 @@ def _check_members(entries: list[dict[str, Any]]) -> None:
             f" tokenizer {', '.join(TOKENIZER_MEMBERS)} (the first two, or none)"
         )
     if paths != payload_order(paths):
-        raise PackageError(f"manifest: members: {WEIGHTS} must stand first, and the others sorted by path")
+        raise PackageError(f"manifest: members: {WEIGHTS} must be first, and the others sorted by path")
     for entry in entries:
         if entry["size"] > MEMBERS[entry["path"]]:
             raise PackageError(

@@ -27,7 +27,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".unpack-", suffix=".tmp", dir=folder.parent))
     except OSError as error:
-        raise UserError(f"cannot make a folder beside {folder}: {error.strerror}") from error
+        raise UserError(f"cannot make a folder next to {folder}: {error.strerror}") from error
     try:
         yield temporary
         with _reported(folder):

@@ -37,7 +37,7 @@ def tokenizer_members(folder: Path, *, base: Mapping[str, Any]) -> dict[str, byt
     members = {name: _read(folder / name) for name in TOKENIZER_MEMBERS if name in listed}
     for name, content in members.items():
         if sha256_bytes(content) != listed[name]:
-            raise UserError(f"{folder / name} is not the file that base.json describes: make the base anew")
+            raise UserError(f"{folder / name} is not the file that base.json describes: make the base again")
     check_tokenizer(members)
     return members
 

@@ -134,7 +134,7 @@ class ArchiveReader:
             )
         last = next(reversed(self._sizes), "")
         if name <= last:
-            problem = "occurs twice" if name in self._sizes else f"stands behind {last}"
+            problem = "occurs twice" if name in self._sizes else f"comes after {last}"
             raise PackageError(f"member {name}: it {problem}; members are unique and sorted by name")
         if size > self._limits[name]:
             raise PackageError(f"member {name}: {size} bytes; at most {self._limits[name]} are allowed")

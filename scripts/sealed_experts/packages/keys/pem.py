@@ -161,4 +161,4 @@ def _require_ed25519(found: Mapping[str, object], where: str) -> None:
 
 
 def _named() -> str:
-    return "Ed25519, with ML-DSA-65 beside it"
+    return "Ed25519, and optionally ML-DSA-65"

@@ -116,7 +116,7 @@ def _list(document: Mapping[str, Any], key: str, where: str, *, valid: Any, of: 
         if not isinstance(value, str) or not valid(value):
             raise UserError(f"{where}: {key}[{index}]: {str(value)[:80]!r} is none of {of}")
         if value in values[:index]:
-            raise UserError(f"{where}: {key}[{index}]: {value} stands there twice")
+            raise UserError(f"{where}: {key}[{index}]: {value} is listed twice")
     return tuple(values)
 
 

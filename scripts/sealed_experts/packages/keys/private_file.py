@@ -76,10 +76,10 @@ def refuse_project(path: Path) -> None:
     program = Path(__file__).resolve().parents[4]
     for folder in {*Path(os.path.abspath(path)).parents, *Path(os.path.realpath(path)).parents}:
         if folder.name == "results":
-            raise UserError(f"{path} lies in {folder}, where a private key would be published with it: {_OUTSIDE}")
+            raise UserError(f"{path} is in {folder}, where a private key would be published with it: {_OUTSIDE}")
         if folder == program or (_is_workflow(folder) and not _is_own_place(path, folder)):
             raise UserError(
-                f"{path} lies in the project {folder}, where a private key would travel with its files: {_OUTSIDE}"
+                f"{path} is in the project {folder}, where a private key would travel with its files: {_OUTSIDE}"
             )
 
 

@@ -112,7 +112,7 @@ class Journal:
             self.close()
             raise UserError(
                 f"{self._path} was removed while this run was using it: put it back, with the checkpoints and the key "
-                "beside it, and run the same command again; where they are gone, that starts this stage anew"
+                "next to it, and run the same command again; where they are gone, that starts this stage again"
             )
 
     def close(self) -> None:
@@ -192,13 +192,13 @@ def _read_header(path: Path, line: bytes, *, whole: bool, fingerprint: str, key_
     if not sound or type(header["first_step"]) is not int:
         raise UserError(
             f"{path}, line 1 is not the header of a privacy journal: the file was damaged or replaced; restore it, or "
-            "delete the checkpoints beside it to train anew under a new key"
+            "delete the checkpoints next to it to train again with a new key"
         )
     for name, expected in (("fingerprint", fingerprint), ("key_id", key_id)):
         if header[name] != expected:
             raise UserError(
                 f"{path} belongs to another run: its {name} is {header[name]}, this run's is {expected}; "
-                "move it back beside the checkpoints and the key that it was written with"
+                "move it back to the checkpoints and the key that it was written with"
             )
     return int(header["first_step"])
 
@@ -211,7 +211,7 @@ def _count_steps(path: Path, lines: list[bytes], first_step: int) -> int:
             raise UserError(
                 f"{path}, line {index + 2} should be {_line(first_step + index).decode()} but is "
                 f"{line[:60].decode(errors='replace')!r}: the file was altered, and ε cannot be stated from it; "
-                "restore it, or delete the checkpoints beside it to train anew under a new key"
+                "restore it, or delete the checkpoints next to it to train again with a new key"
             )
     # Whatever a partial line holds (a part of the text, or the zeros that some file systems leave), its step had begun.
     return len(complete) + bool(torn)
