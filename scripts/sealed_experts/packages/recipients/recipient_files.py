@@ -1,6 +1,7 @@
-"""Files of recipients' keys: two PEM blocks each, first ML-KEM-768, then X25519."""
+"""Recipients' keys as files: two PEM blocks each, first ML-KEM-768, then X25519."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,48 @@ from cryptography.hazmat.primitives.serialization import (
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_bytes
+from sealed_experts.files.home import home_folder, private_folder
+from sealed_experts.files.locks import folder_lock
 from sealed_experts.files.regular_file import read_regular
 from sealed_experts.packages.keys.passphrase import read_passphrase
 from sealed_experts.packages.keys.pem import is_encrypted, private_pem
 from sealed_experts.packages.keys.private_file import LARGEST_FILE, read_private_file, refuse_project
-from sealed_experts.packages.recipients.encryption import Identity, Recipient
+from sealed_experts.packages.keys.publisher import checked_name
+from sealed_experts.packages.recipients.encryption import Identity, Recipient, generate_identity
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----\n[A-Za-z0-9+/=\n]+-----END \1-----\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipientFiles:
+    """Paths of a new key's halves, and its fingerprint."""
+
+    path: Path
+    public: Path
+    fingerprint: str
+
+
+def recipients_folder() -> Path:
+    """Return the folder of recipients' private keys. It may not exist yet."""
+    return home_folder() / "recipients"
+
+
+def create_recipient(*, name: str, secret: bytes | None) -> RecipientFiles:
+    """Make a key. Its private half is written with mode 0600, encrypted if a passphrase is given.
+
+    Raises:
+        UserError: a key of this name exists, the library here cannot make one, or the folder cannot be used.
+    """
+    folder = private_folder(recipients_folder())
+    with folder_lock(folder):
+        path = folder / f"{checked_name(name)}.pem"
+        if path.exists() or path.is_symlink():
+            raise UserError(f"{path} exists: choose another --name, or move that key away first")
+        identity = generate_identity()
+        # The public half first: alone it is worth nothing, and a private half that is there is complete.
+        save_recipient(path.with_suffix(".pub"), identity.recipient)
+        save_identity(path, identity, passphrase=secret)
+    return RecipientFiles(path=path, public=path.with_suffix(".pub"), fingerprint=identity.recipient.fingerprint)
 
 
 def save_identity(path: Path, identity: Identity, *, passphrase: bytes | None = None) -> None:
