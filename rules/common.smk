@@ -20,7 +20,7 @@ from sealed_experts.progress import STAGE_FILES, stage_folder
 from sealed_experts.rewards.making.maker import reward_source
 from sealed_experts.packages.recipients.own_identity import check_readable
 from sealed_experts.packages.keys.private_keys import key_path
-from sealed_experts.packages.keys.signatures import settle_publisher
+from sealed_experts.packages.keys.sealing_key import settle_publisher
 
 from sealed_experts.packages.times import check_times
 

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from sealed_experts.errors import reports_user_errors
+from sealed_experts.files.home import home_folder
 from sealed_experts.moe.assembly import Sources, assemble
 from sealed_experts.moe.job import moe_from_json
-from sealed_experts.packages.keys.home import home_folder
 from sealed_experts.packages.keys.trust import load_trust
 from sealed_experts.privacy.ledger.releases import ReleaseLog
 

@@ -13,21 +13,20 @@ from sealed_experts.errors import UserError, reports_user_errors
 from sealed_experts.files.atomic import write_error
 from sealed_experts.files.canonical import read_json
 from sealed_experts.files.digests import sha256_file
+from sealed_experts.files.home import home_folder
+from sealed_experts.packages.content.code_revision import code_revision
 from sealed_experts.packages.content.linter import CONFIG, WEIGHTS
-from sealed_experts.packages.content.naming import owner_names
 from sealed_experts.packages.content.package_content import SealingInputs, package_content
 from sealed_experts.packages.content.provenance import Origin
-from sealed_experts.packages.content.receipt import covering
-from sealed_experts.packages.content.release import released
-from sealed_experts.packages.content.revision import code_revision
 from sealed_experts.packages.content.tokenizer import tokenizer_members
 from sealed_experts.packages.job import PackageJob, package_from_json
-from sealed_experts.packages.keys.home import home_folder
 from sealed_experts.packages.keys.private_keys import PublisherKey, load_key
-from sealed_experts.packages.keys.signatures import check_signatures
+from sealed_experts.packages.keys.sealing_key import check_signatures
 from sealed_experts.packages.recipients.recipient_files import load_recipient
 from sealed_experts.packages.tgsp.package import seal_package
 from sealed_experts.packages.times import read_epoch
+from sealed_experts.privacy.ledger.owner_names import owner_names
+from sealed_experts.privacy.ledger.published_receipt import covering, released
 from sealed_experts.privacy.ledger.releases import ReleaseLog
 
 ROOT = Path(__file__).resolve().parents[1]

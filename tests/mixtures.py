@@ -8,19 +8,21 @@ from sealed_experts.data.records import Record, write_records
 from sealed_experts.files.atomic import write_bytes
 from sealed_experts.files.canonical import read_json, write_json
 from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.files.home import home_folder
 from sealed_experts.moe.assembly import Sources, assemble
 from sealed_experts.moe.job import MoeJob, MoeMember
 from sealed_experts.moe.settings import GatelinkSettings, HeSettings
 from sealed_experts.packages.content.linter import CONFIG, WEIGHTS, lint_adapter
 from sealed_experts.packages.content.manifest_schema import MANIFEST_FORMAT
-from sealed_experts.packages.content.naming import OwnerNames
 from sealed_experts.packages.content.provenance import Origin, provenance_bytes
-from sealed_experts.packages.content.receipt import RECEIPT, privacy_summary, receipt_bytes
-from sealed_experts.packages.keys.home import home_folder
+from sealed_experts.packages.content.receipt import RECEIPT
 from sealed_experts.packages.keys.private_keys import PublisherKey, ensure_publisher_key, load_key
 from sealed_experts.packages.keys.trust import load_trust
 from sealed_experts.packages.settings import RoutingSettings
-from sealed_experts.packages.tgsp.package import seal
+from sealed_experts.packages.tgsp.package import seal_package
+from sealed_experts.privacy.ledger.owner_names import OwnerNames
+from sealed_experts.privacy.ledger.published_receipt import receipt_bytes
+from sealed_experts.privacy.ledger.receipt_rules import privacy_summary
 from sealed_experts.privacy.ledger.releases import ReleaseLog
 
 ROUTING = {
@@ -163,8 +165,7 @@ class Workshop:
             names=NAMES,
             origin=Origin(version="0.1.0"),
         )
-        data = seal(manifest=manifest, members=members, key=key or load_key())
-        write_bytes(self.sources.package(name), data)
+        seal_package(self.sources.package(name), manifest=manifest, members=members, key=key or load_key())
 
 
 def private_receipt(name: str, *, steps: int = 10) -> dict:

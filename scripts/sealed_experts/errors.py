@@ -6,6 +6,8 @@ import functools
 import sys
 from collections.abc import Callable
 
+from sealed_experts.text import printable
+
 _CONTINUED = "\n  "  # how a message of several lines goes on
 # How PyTorch and what it calls (the system, CUDA, cuBLAS, cuDNN, NCCL) say it inside a RuntimeError.
 _EXIT_CTRL_C = 130  # what a shell says of a program that Ctrl-C ended
@@ -75,12 +77,3 @@ def shown(error: UserError) -> str:
     A message of our own goes on in an indented line. No other line break stays: no name can look like a message.
     """
     return _CONTINUED.join(printable(line) for line in str(error).split(_CONTINUED))
-
-
-def printable(text: str) -> str:
-    """Return text in which nothing can steer a terminal or turn the reading direction."""
-    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
-
-
-def _escaped(letter: str) -> str:
-    return f"\\u{ord(letter):04x}" if ord(letter) <= 0xFFFF else f"\\U{ord(letter):08x}"

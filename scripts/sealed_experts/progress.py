@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sealed_experts.files.locks import is_locked
+from sealed_experts.text import one_line
 
 STATES = ("waiting", "running", "resumed", "done", "failed", "interrupted")
 
@@ -22,7 +23,6 @@ STAGE_FILES = {
 }
 _STAGE_FOLDERS = {"reinforce": "rl"}
 _LOG_TAIL_BYTES = 16384
-_ERROR_LENGTH = 300
 _CUT_SHORT = {"privacy_budget": "privacy budget spent"}
 _CTRL_C = "KeyboardInterrupt"
 _PACE_LINES = 20
@@ -127,13 +127,7 @@ def last_error(path: Path) -> str | None:
             found = line.removeprefix("error: ")
         elif in_traceback and line and not line[0].isspace():
             found, in_traceback = line, False
-    return None if found is None else printable(found)
-
-
-def printable(text: str) -> str:
-    """Return `text` as one line of at most 300 characters, without control characters."""
-    line = "".join(character if character.isprintable() else " " for character in text).strip()
-    return line if len(line) <= _ERROR_LENGTH else line[: _ERROR_LENGTH - 1] + "…"
+    return None if found is None else one_line(found)
 
 
 def _stage_progress(folder: Path, expert: str, stage: str, now: float) -> StageProgress:
@@ -185,7 +179,7 @@ def _why_cut_short(place: Path, stage: str) -> str | None:
 
 
 def _where_stopped(state: Mapping[str, Any]) -> str | None:
-    return printable(str(state["error"])) if state.get("state") == "interrupted" and state.get("error") else None
+    return one_line(state["error"]) if state.get("state") == "interrupted" and state.get("error") else None
 
 
 def _state_name(state: Mapping[str, Any], *, alive: bool, failed: bool, finished: bool) -> str:
@@ -204,7 +198,7 @@ def _failure(state: Mapping[str, Any], state_path: Path, log: Path, *, alive: bo
     if alive:
         return None
     if state.get("state") == "failed":
-        return printable(str(state.get("error") or last_error(log) or f"no reason given, see {log}"))
+        return one_line(state.get("error") or last_error(log) or f"no reason given, see {log}")
     if state.get("state") in ("done", "interrupted") and not _is_newer(log, state_path):
         return None
     return last_error(log)

@@ -4,6 +4,8 @@ import functools
 import hashlib
 import json
 import struct
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,17 +16,19 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 from sealed_experts.files.canonical import canonical_json
 from sealed_experts.files.digests import sha256_bytes
 from sealed_experts.models.adapters.lora import Lora
-from sealed_experts.packages.content.naming import OwnerNames
 from sealed_experts.packages.content.package_content import SealingInputs, package_content
 from sealed_experts.packages.content.provenance import PROVENANCE, Origin, external_parameters
 from sealed_experts.packages.errors import PackageError, SignatureError
 from sealed_experts.packages.job import PackageJob
-from sealed_experts.packages.keys.private_keys import PublisherKey
-from sealed_experts.packages.keys.trust import TrustStore
+from sealed_experts.packages.keys.private_keys import PublisherKey, key_path, public_half
+from sealed_experts.packages.keys.publisher import PublicKey, Publisher
+from sealed_experts.packages.keys.trust import TrustStore, trust_publisher
+from sealed_experts.packages.opening import unpack_any
 from sealed_experts.packages.settings import RoutingSettings
 from sealed_experts.packages.source import Memory
 from sealed_experts.packages.tgsp import container
-from sealed_experts.packages.tgsp.package import open_bytes, seal
+from sealed_experts.packages.tgsp.package import open_bytes, seal_package
+from sealed_experts.privacy.ledger.owner_names import OwnerNames
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 RANK, WIDTH = 2, 4
@@ -38,6 +42,16 @@ def key(number: int = 1, *, second: bool = False) -> PublisherKey:
     if second:
         private["ml-dsa-65"] = MLDSA65PrivateKey.from_seed_bytes(bytes([number]) * 32)
     return PublisherKey.of(private, name=f"key{number}")
+
+
+def trust_key(raw: bytes, *, name: str) -> Publisher:
+    """Trust a publisher with an Ed25519 key alone on this machine."""
+    return trust_publisher(Publisher(name=name, keys=(PublicKey(raw=raw),)))
+
+
+def own_fingerprint() -> str:
+    """Return the fingerprint of the key at hand."""
+    return public_half(key_path()).fingerprint
 
 
 def trust(number: int = 1) -> TrustStore:
@@ -237,6 +251,14 @@ def package(*, by: PublisherKey | None = None, storage: dict[str, Any] | None = 
     return seal(manifest=manifest, members=members, key=by or key(), **(storage or {}))
 
 
+def seal(*, manifest: dict[str, Any], members: dict[str, Any], key: PublisherKey, **storage: Any) -> bytes:
+    """Return the bytes of a package that was sealed into a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "package.tgsp"
+        seal_package(path, manifest=manifest, members=members, key=key, **storage)
+        return path.read_bytes()
+
+
 @functools.cache
 def _honest() -> bytes:
     return package()
@@ -330,6 +352,14 @@ def assembled(
     )
     lengths = (len(manifest), len(recipients), len(payload), len(block))
     return container.HEADER.pack(container.MAGIC, container.VERSION, *lengths) + manifest + recipients + payload + block
+
+
+def unpack(data: bytes, folder: Path) -> None:
+    """Unpack a file of either container into a new folder."""
+    with tempfile.TemporaryDirectory() as other:
+        path = Path(other) / "package"
+        path.write_bytes(data)
+        unpack_any(path, folder, trust=trust())
 
 
 def refuse(data: bytes, match: str) -> None:

@@ -24,7 +24,6 @@ from sealed_experts.packages.recipients.recipient_files import (
     load_recipient,
     save_identity,
     save_recipient,
-    unlocked_identity,
 )
 from sealed_experts.packages.tgsp.compression import compress, decompress
 from sealed_experts.packages.tgsp.package import open_bytes, verify_manifest, verify_package
@@ -310,7 +309,7 @@ def test_keys_as_files(passphrase, tmp_path):
     with pytest.raises(UserError, match="exists"):
         save_identity(private, identity)
     if passphrase:
-        with pytest.raises(UserError, match="give its passphrase"):
+        with pytest.raises(UserError, match="has a passphrase: set SEALED_EXPERTS_PASSPHRASE"):
             load_identity(private)
         with pytest.raises(UserError, match="does not open"):
             load_identity(private, passphrase=b"wrong")
@@ -336,7 +335,7 @@ def test_an_identity_with_a_passphrase_is_opened_by_the_environments(tmp_path, m
     save_identity(tmp_path / "me.key", ANNA, passphrase=b"correct horse")
     monkeypatch.setenv("SEALED_EXPERTS_PASSPHRASE", "correct horse")
     monkeypatch.setenv("SEALED_EXPERTS_IDENTITY", str(tmp_path / "me.key"))
-    assert own_identity() == unlocked_identity(tmp_path / "me.key") == ANNA
+    assert own_identity() == load_identity(tmp_path / "me.key") == ANNA
     monkeypatch.setenv("SEALED_EXPERTS_PASSPHRASE", "wrong")
     with pytest.raises(UserError, match="does not open"):
         own_identity()

@@ -163,7 +163,7 @@ def test_a_member_missing_renamed_or_duplicated(path):
 def test_members_out_of_order():
     manifest, members = building.parts()
     manifest["members"].reverse()
-    refuse(building.signed(manifest, dict(reversed(members.items()))), "stand first")
+    refuse(building.signed(manifest, dict(reversed(members.items()))), "must be first")
 
 
 def test_payload_bytes_that_belong_to_no_member():

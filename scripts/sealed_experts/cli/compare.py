@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from sealed_experts.errors import UserError
 from sealed_experts.evaluation.gains import rewarded_gain, verdict
 from sealed_experts.evaluation.rows import Evaluation, figure_rows, model_names, number, signed_interval
-from sealed_experts.evaluation.stored import evaluated_experts, evaluation_path, read_evaluation, visible
+from sealed_experts.evaluation.stored import evaluated_experts, evaluation_path, read_evaluation
+from sealed_experts.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

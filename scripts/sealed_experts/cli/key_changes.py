@@ -63,7 +63,7 @@ def add_revoke(commands: _Commands) -> None:
 def rotate(args: argparse.Namespace) -> int:
     """Put a new key in the place of one's own; return 0."""
     from sealed_experts.packages.keys.key_changes import rotate_key
-    from sealed_experts.packages.keys.retired import revoking_command
+    from sealed_experts.packages.keys.retired_keys import revoking_command
 
     done = rotate_key(output=args.output, name=args.name)
     hint, revoking = signing_hint(done.path), revoking_command(done.retired)

@@ -27,7 +27,7 @@ def list_keys(args: argparse.Namespace) -> int:
     """
     from sealed_experts.packages.keys.private_keys import key_path, keys_folder
     from sealed_experts.packages.keys.trust import load_trust
-    from sealed_experts.packages.recipients.recipient_keys import recipients_folder
+    from sealed_experts.packages.recipients.recipient_files import recipients_folder
 
     path, store = key_path(), load_trust()
     signing, problem = _fingerprint_of(path) if os.path.lexists(path) else (None, None)

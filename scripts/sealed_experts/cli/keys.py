@@ -173,7 +173,7 @@ def untrust(args: argparse.Namespace) -> int:
 
 
 def _refuse_recipient(name: str) -> None:
-    from sealed_experts.packages.recipients.recipient_keys import recipients_folder
+    from sealed_experts.packages.recipients.recipient_files import recipients_folder
 
     public = recipients_folder() / f"{name}.pub"
     if public.exists():
@@ -185,7 +185,7 @@ def _refuse_recipient(name: str) -> None:
 def _create_recipient(args: argparse.Namespace) -> int:
     from sealed_experts.packages.keys import passphrase
     from sealed_experts.packages.recipients.own_identity import VARIABLE
-    from sealed_experts.packages.recipients.recipient_keys import create_recipient
+    from sealed_experts.packages.recipients.recipient_files import create_recipient
 
     if args.algorithm:
         raise UserError("--algorithm is for keys that sign; a recipient's key has one kind only")

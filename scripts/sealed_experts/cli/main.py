@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from sealed_experts import __version__
-from sealed_experts.cli import ask, compare, keys, packages, registry, reward, route, run, summary, watch
+from sealed_experts.cli import ask, compare, keys, packages, publishing, registry, reward, route, run, summary, watch
 from sealed_experts.errors import UserError, reports_user_errors
 
-_ROOMS = (run, watch, summary, compare, route, ask, reward, packages, registry, keys)
+_ROOMS = (run, watch, summary, compare, route, ask, reward, packages, publishing, registry, keys)
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

@@ -7,15 +7,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sealed_experts.errors import UsageError, UserError, printable, shown
+from sealed_experts.errors import UsageError, UserError, shown
+from sealed_experts.text import printable
 
 if TYPE_CHECKING:
     from sealed_experts.packages.base_modules import BaseModules
-    from sealed_experts.packages.content.second_accountant import Bounds
     from sealed_experts.packages.keys.policy import Policy
     from sealed_experts.packages.keys.trust import TrustStore
     from sealed_experts.packages.recipients.encryption import Identity
-    from sealed_experts.packages.tgsp.examination import PackageReport
+    from sealed_experts.packages.report import PackageReport
+    from sealed_experts.privacy.ledger.second_accountant import Bounds
 
 # `packages` is imported by the functions that need it: other commands start without cryptography and numpy.
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -141,7 +142,7 @@ def _verify_package(args: argparse.Namespace) -> int:
     base = None if args.base is None else read_base(args.base)
     report = opening.verify_any(args.path, trust=trusted, policy=policy, identity=identity_of(args.identity))
     check_fits(report, base, where=args.path)
-    bounds = opening.recompute(args.path, report.members) if args.recompute_privacy else None
+    bounds = _recomputed(args.path, report) if args.recompute_privacy else None
     if args.json:
         verdict = {"ok": True, "path": str(args.path), "trusted": not args.allow_untrusted}
         print(json.dumps({**verdict, **facts(report), **_further_facts(report, base=base, bounds=bounds)}))
@@ -160,6 +161,14 @@ def _verify_package(args: argparse.Namespace) -> int:
     elif args.recompute_privacy:
         print(f"{path}: no ε is claimed, so there was none to recompute")
     return 0
+
+
+def _recomputed(path: Path, report: "PackageReport") -> "Bounds | None":
+    from sealed_experts.packages.content.receipt import RECEIPT, recompute_receipt
+    from sealed_experts.packages.errors import named
+
+    with named(path):
+        return recompute_receipt(report.members[RECEIPT])
 
 
 def _further_facts(report: "PackageReport", *, base: "BaseModules | None", bounds: "Bounds | None") -> dict[str, Any]:
@@ -182,7 +191,7 @@ def _print_verdict(args: argparse.Namespace, report: "PackageReport") -> None:
 
 def inspect(args: argparse.Namespace) -> int:
     """Print what a package says about itself; return 0 when it is verified, else the code of what it is refused for."""
-    from sealed_experts.packages.description import describe
+    from sealed_experts.packages.inspection import describe
 
     trusted, policy = trust_of(args)
     description = describe(args.path, trust=trusted, policy=policy, identity=identity_of(args.identity))
@@ -229,7 +238,7 @@ def facts(report: "PackageReport") -> dict[str, Any]:
     return {
         "name": manifest["name"],
         "version": manifest["version"],
-        "container": EXPERT if hasattr(report, "integrity") else TGSP,
+        "container": TGSP if report.integrity is None else EXPERT,
         "publisher": report.publisher,
         "publisher_name": report.publisher_name,
         "signatures": list(report.signatures),
@@ -263,9 +272,9 @@ def identity_of(path: Path | None) -> "Identity | None":
         UserError: it cannot be read, or its passphrase is missing.
     """
     from sealed_experts.packages.recipients.own_identity import own_identity
-    from sealed_experts.packages.recipients.recipient_files import unlocked_identity
+    from sealed_experts.packages.recipients.recipient_files import load_identity
 
-    return own_identity() if path is None else unlocked_identity(path)
+    return own_identity() if path is None else load_identity(path)
 
 
 def _verify_folder(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`sealed-experts publish`, `install`, `list`, `uninstall` and `sign`: packages given to others and taken from them."""
+"""`sealed-experts install`, `list` and `uninstall`: the registry of installed packages."""
 
 import argparse
 import json
@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from sealed_experts.cli.packages import add_base, add_identity, add_trust, facts, identity_of, trust_of
-from sealed_experts.errors import UsageError, printable
+from sealed_experts.errors import UsageError
+from sealed_experts.text import printable
 
 if TYPE_CHECKING:
     from sealed_experts.packages.registry import Installed, Registry
@@ -17,26 +18,9 @@ _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def add_parsers(subparsers: _Commands) -> None:
     """Register the commands."""
-    _publish(subparsers)
     _install(subparsers)
     _list(subparsers)
     _uninstall(subparsers)
-    _sign(subparsers)
-
-
-def _publish(subparsers: _Commands) -> None:
-    parser = subparsers.add_parser(
-        "publish",
-        help="write a package as an .expert file under its long name",
-        description="Write a package as an .expert file, signed with your key (Ed25519), under its long name"
-        " {name}-{base}.v{version}.expert. SOURCE_DATE_EPOCH, where it is set, becomes its time.",
-    )
-    parser.add_argument(
-        "path", type=Path, metavar="PATH", help="a .tgsp or .expert that you signed, or a folder that `unpack` wrote"
-    )
-    parser.add_argument("--output", type=Path, default=Path(), metavar="FOLDER", help="where to (default: here)")
-    parser.add_argument("--publisher", metavar="NAME", help="your name in it (default: the manifest's author)")
-    parser.set_defaults(run=publish)
 
 
 def _install(subparsers: _Commands) -> None:
@@ -76,19 +60,6 @@ def _uninstall(subparsers: _Commands) -> None:
     parser.set_defaults(run=uninstall)
 
 
-def _sign(subparsers: _Commands) -> None:
-    parser = subparsers.add_parser(
-        "sign",
-        help="write an OpenSSF model signature beside a PEFT folder",
-        description="Sign every file of a PEFT folder with an ECDSA P-256 key, as `model_signing sign key` does."
-        " `sealed-experts verify` and `model_signing verify key` check it.",
-    )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of adapter_config.json and the weights")
-    parser.add_argument("--key", type=Path, required=True, metavar="KEY.pem", help="ECDSA P-256 private key")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default: beside the folder, FOLDER.sig")
-    parser.set_defaults(run=sign)
-
-
 def _judging(parser: argparse.ArgumentParser) -> None:
     add_trust(parser)
     add_identity(parser)
@@ -103,15 +74,6 @@ def _registry(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def publish(args: argparse.Namespace) -> int:
-    """Write a package as an `.expert` file; return 0."""
-    from sealed_experts.packages.publishing import publish_expert
-
-    path, digest = publish_expert(args.path, output=args.output, publisher=args.publisher)
-    print(f"published {printable(str(path))}: digest {digest}")
-    return 0
-
-
 def install(args: argparse.Namespace) -> int:
     """Install a package; return 0."""
     from sealed_experts.packages.base_modules import read_base
@@ -120,7 +82,7 @@ def install(args: argparse.Namespace) -> int:
         raise UsageError("--change-publisher says what --upgrade may replace: give both")
     base = None if args.base is None else read_base(args.base)
     installed = _open(args).install(args.path, base=base, upgrade=args.upgrade, change_publisher=args.change_publisher)
-    publisher = printable(installed.verified.publisher_name)
+    publisher = printable(installed.known.publisher_name)
     print(f"installed {printable(str(installed.path))}, signed by {publisher}")
     return 0
 
@@ -137,7 +99,7 @@ def list_packages(args: argparse.Namespace) -> int:
             print(_line(package))
         if not packages:
             print(f"{printable(str(registry.folder))} holds no packages yet (`sealed-experts install PATH`)")
-    return 0 if all(package.report for package in packages) else 1
+    return 0 if not any(package.refusal for package in packages) else 1
 
 
 def uninstall(args: argparse.Namespace) -> int:
@@ -151,18 +113,9 @@ def uninstall(args: argparse.Namespace) -> int:
     return 0
 
 
-def sign(args: argparse.Namespace) -> int:
-    """Write a model signature; return 0."""
-    from sealed_experts.packages.signed_folder import sign_folder
-
-    signature = sign_folder(args.folder, key=args.key, output=args.output)
-    print(f"signed {printable(str(args.folder))}: {printable(str(signature))}")
-    return 0
-
-
 def _open(args: argparse.Namespace) -> "Registry":
+    from sealed_experts.packages.installed import users_trust_and
     from sealed_experts.packages.registry import Registry, registry_folder
-    from sealed_experts.packages.standing import with_known
 
     trust, policy = trust_of(args)
     return Registry(
@@ -170,20 +123,20 @@ def _open(args: argparse.Namespace) -> "Registry":
         trust=trust,
         policy=policy,
         identity=identity_of(args.identity),
-        beside=with_known(trust),
+        installed_trust=users_trust_and(trust),
     )
 
 
 def _entry(package: "Installed") -> dict[str, object]:
-    if package.report is None:
+    if package.refusal is not None:
         return {"path": str(package.path), "ok": False, "refusal": package.refusal}
-    return {"path": str(package.path), "ok": True, **facts(package.report)}
+    return {"path": str(package.path), "ok": True, **facts(package.known)}
 
 
 def _line(package: "Installed") -> str:
-    if package.report is None:
-        return f"REFUSED  {printable(package.path.name)}: {printable(package.refusal or '')}"
-    manifest, report = package.manifest, package.report
+    if package.refusal is not None:
+        return f"REFUSED  {printable(package.path.name)}: {printable(package.refusal)}"
+    manifest, report = package.manifest, package.known
     epsilon = manifest["privacy"]["epsilon"]
     privacy = "no ε claimed" if epsilon is None else f"ε {epsilon:.3g}"
     return (

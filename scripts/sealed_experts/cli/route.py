@@ -7,7 +7,7 @@ from pathlib import Path
 from sealed_experts.errors import UserError
 from sealed_experts.moe.configuration import read_mixture
 from sealed_experts.moe.router import Decision
-from sealed_experts.packages.printable import printable
+from sealed_experts.text import printable
 
 
 def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -15,11 +15,12 @@ from types import FrameType
 
 from sealed_experts.cli.summary import print_summary
 from sealed_experts.cli.watch import RUN_LOCK
-from sealed_experts.errors import UserError, printable
+from sealed_experts.errors import UserError
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.machine import visible_devices
 from sealed_experts.progress import packages_without_adapters
 from sealed_experts.settings.reading import check_files
+from sealed_experts.text import printable
 from sealed_experts.training.interruption import EXIT_INTERRUPTED
 
 CONFIG = Path("results/moe/moe_config.json")

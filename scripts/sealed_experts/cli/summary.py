@@ -13,8 +13,8 @@ from typing import Any, TextIO
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
 from sealed_experts.moe.configuration import Member, Mixture, read_mixture
-from sealed_experts.packages.printable import printable
 from sealed_experts.progress import cut_short, stage_folder
+from sealed_experts.text import printable
 
 _METRICS = ("training_metrics.json", "rl_metrics.json")
 _MOST_EXPERTS = 20

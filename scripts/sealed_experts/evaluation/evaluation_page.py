@@ -19,7 +19,7 @@ from sealed_experts.evaluation.rows import (
     signed_interval,
     with_interval,
 )
-from sealed_experts.evaluation.stored import visible
+from sealed_experts.text import visible
 
 _SHOWN = 0.0005  # a penalty below this is not seen in the digits shown
 

@@ -26,6 +26,7 @@ from sealed_experts.training.checkpoints import load_state
 from sealed_experts.training.dataset import UnitDataset
 from sealed_experts.training.environment import make_deterministic
 from sealed_experts.training.held_out import answer_held_out
+from sealed_experts.training.refusals import check_made_with
 from sealed_experts.training.scoring import Rollout, Scorer
 
 BASE = "base"
@@ -213,16 +214,15 @@ def _sampling(run: EvaluationJob) -> dict[str, Any] | None:
 
 def _adapter_weights(path: Path, *, run: EvaluationJob, stage: str, base: Base) -> dict[str, torch.Tensor]:
     state = load_state(path)
-    made = state.get("subject", {})
-    for what, found, expected in (
-        ("the expert", made.get("adapter_name"), run.expert),
-        ("the stage", made.get("stage"), stage),
-        ("the base of digest", made.get("base_digest"), base.manifest["digest"]),
-        ("the adapter settings", made.get("adapter"), plain(run.adapter)),
-        ("the template", made.get("template"), run.template),
-    ):
-        if found != expected:
-            raise UserError(
-                f"{path} was made with {what} {found}, but {expected} is to be evaluated: run stage {stage} again"
-            )
+    check_made_with(
+        path,
+        state,
+        needed="{} is to be evaluated",
+        remedy=f"run stage {stage} again",
+        adapter_name=run.expert,
+        stage=stage,
+        base_digest=base.manifest["digest"],
+        adapter=plain(run.adapter),
+        template=run.template,
+    )
     return state["model_state_dict"]

@@ -1,4 +1,4 @@
-"""The evaluations that a run has left behind, and the text in them made fit to be shown."""
+"""The evaluations that a run has left behind."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,6 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
 
 _KEYS = {"expert", "dataset", "records", "sampling", "reward", "models", "gains", "checks", "samples"}
-_KEPT = "\n\t"
 
 
 def read_evaluation(path: Path) -> Mapping[str, Any]:
@@ -31,11 +30,3 @@ def evaluated_experts(results: Path) -> list[str]:
 def evaluation_path(results: Path, expert: str) -> Path:
     """Return where an expert's evaluation is."""
     return results / "experts" / expert / "evaluation.json"
-
-
-def visible(text: str) -> str:
-    """Return text of records or models without what could steer a terminal or turn a page's letters around.
-
-    Each control or formatting character becomes U+FFFD; line breaks and tabs stay.
-    """
-    return "".join(letter if letter in _KEPT or letter.isprintable() else "\ufffd" for letter in text)

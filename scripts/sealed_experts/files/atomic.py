@@ -19,8 +19,8 @@ def atomic_writer(
     """Yield a binary file that becomes `path` when the block ends without an exception.
 
     Temporary file in the same folder, fsync, rename, fsync of the folder. On an exception the temporary file is
-    removed and `path` stays as it was. Of `mode`, the file gets what the user's umask leaves. `check` gets the complete
-    temporary file before the rename, and may refuse it by raising.
+    removed and `path` stays as it was. The user's umask applies to `mode`. `check` gets the complete temporary file
+    before the rename, and may refuse it by raising.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
@@ -29,7 +29,7 @@ def atomic_writer(
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
         make_folder(target.parent)
-        # The system itself applies the umask here; reading it would mean to change it for all threads.
+        # The system applies the umask. Python cannot read it without changing it for all threads.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     except OSError as error:
         raise write_error(target, error) from error
@@ -74,7 +74,7 @@ def append_text(path: str | os.PathLike[str], content: str) -> None:
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:
-    """Flush a folder's entries to disk, so that a rename in it survives a loss of power."""
+    """Flush a folder's entries to disk, so that a rename in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -83,7 +83,7 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def make_folder(folder: Path, *, mode: int = 0o777) -> None:
-    """Make a folder and its parents where they are missing, durably: a file in it is only as safe as its folder's name.
+    """Make a folder and its missing parents, durably: a file is lost if the name of its folder is.
 
     Raises:
         OSError: one cannot be made.
@@ -96,13 +96,13 @@ def make_folder(folder: Path, *, mode: int = 0o777) -> None:
 
 
 def write_error(path: Path, error: OSError) -> UserError | OSError:
-    """Return what to tell a person whose `path` cannot be written; another error, which is ours, as it is."""
+    """Return a UserError if the user can correct why `path` cannot be written; otherwise return `error` itself."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"no space left while writing {path}: free some disk space and run the same command again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"cannot write {path} ({error.strerror}): make its folder writable")
     if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP):
-        return UserError(f"cannot write {path} ({error.strerror}): remove what stands in its place, or choose another")
+        return UserError(f"cannot write {path} ({error.strerror}): remove what is in its place, or choose another")
     if error.errno in (errno.ENOENT, errno.ESTALE) and not path.parent.is_dir():
         return UserError(f"cannot write {path} ({error.strerror}): its folder was removed meanwhile")
     if error.errno == errno.EIO:

@@ -13,10 +13,11 @@ from sealed_experts.files.atomic import write_bytes
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one RFC 8785 text of `value`: sorted keys, no spaces, shortest numbers.
+    """Return the RFC 8785 text of `value`: sorted keys, no spaces, shortest numbers.
 
     Raises:
-        UserError: `value` holds something JSON cannot carry exactly (NaN, an integer beyond 2^53, a non-string key).
+        UserError: `value` holds something that JSON cannot store exactly (NaN, an integer beyond 2^53, a key that is
+            no text).
     """
     try:
         return rfc8785.dumps(value).decode()
@@ -25,7 +26,7 @@ def canonical_json(value: Any) -> str:
 
 
 def strict_json(text: str | bytes) -> Any:
-    """Parse JSON, refusing duplicate keys, NaN, infinities (also those written `1e999`) and bottomless nesting.
+    """Parse JSON without duplicate keys, NaN, infinities (also written as `1e999`) or too deep nesting.
 
     Raises:
         ValueError: the text is not JSON, or holds one of these.

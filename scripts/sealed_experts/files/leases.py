@@ -1,4 +1,4 @@
-"""A GPU for each job of one machine: file locks that the operating system releases when their holder dies."""
+"""A GPU for each job of a machine, by file locks. The operating system releases a lock when its process ends."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ from sealed_experts.files.locks import kept_from_children
 from sealed_experts.machine import visible_devices
 
 FOLDER = "SEALED_EXPERTS_LEASES"  # variable that names another folder for the locks
-_LEASED = "SEALED_EXPERTS_LEASED"  # set for the processes that a holder starts: they are on its devices already
+_LEASED = "SEALED_EXPERTS_LEASED"  # set for child processes: they already run on their parent's devices
 _POLL_SECONDS = 0.5
 
 
@@ -25,11 +25,11 @@ _POLL_SECONDS = 0.5
 def device_lease(
     device: str, *, count: int = 1, while_waiting: Callable[[], None] = lambda: None
 ) -> Iterator[tuple[str, ...]]:
-    """Let CUDA see `count` GPUs while the block runs that no other holder of a lease uses; yield their names.
+    """Reserve `count` GPUs while the block runs, show only these to CUDA, and yield their names.
 
-    It chooses among those of CUDA_VISIBLE_DEVICES, or all if that is not set, and narrows that variable to its choice:
-    torch must not have asked for a GPU before. It waits for as long as too few are free, calling `while_waiting`, which
-    may raise. Without a GPU, with `device` cpu and below another lease, nothing is leased.
+    It chooses from CUDA_VISIBLE_DEVICES, or from all if that is not set, and sets this variable to its choice, so torch
+    must not have used a GPU before. While too few are free it waits and calls `while_waiting`, which may raise. Nothing
+    is reserved on a machine without GPU, with `device` cpu, or in a child process of a job that has reserved.
 
     Raises:
         UserError: there are fewer than `count` GPUs, or the folder of locks cannot be used.
@@ -65,7 +65,7 @@ def _wait_for(
             if len(free) == count:
                 held.enter_context(attempt.pop_all())
                 return free
-        # All or nothing: two jobs that wait for each other's second GPU would wait for ever.
+        # All or nothing: two jobs that each hold one GPU and wait for a second would wait for ever.
         if not told:
             users = "; ".join(f"GPU {name} by {_holder(path)}" for name, path in paths.items())
             print(f"waiting for {count} free of {len(devices)} GPUs: in use {users}", flush=True)
@@ -101,8 +101,8 @@ def _holder(path: Path) -> str:
 
 
 def _folder() -> Path:
-    """Return the folder of locks: of this machine, and of this user alone."""
-    # Not the temporary folder that variables name: it differs from one job to the next, and the GPUs do not.
+    """Return the folder of locks, one for each machine and user."""
+    # Not the temporary folder from the environment: it may differ between jobs that share GPUs.
     given = os.environ.get(FOLDER)
     folder = Path(given) if given else Path(f"/tmp/sealed-experts-gpus-{os.getuid()}")  # noqa: S108 (checked below)
     try:
@@ -116,7 +116,7 @@ def _folder() -> Path:
 
 
 def _file_name(device: str) -> str:
-    """Return a lock's name. Each SLURM job may number its GPUs from 0: they are others than those of another job."""
+    """Return a lock's name. SLURM jobs may each number their GPUs from 0, so the name contains the job."""
     job = os.environ.get("SLURM_JOB_ID")
     return re.sub(r"[^\w-]", "_", f"slurm-{job}-{device}" if job else device) + ".lock"
 

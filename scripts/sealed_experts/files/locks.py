@@ -1,4 +1,4 @@
-"""Exclusive use of a folder, held by the operating system: a killed holder releases it."""
+"""Exclusive use of a folder by a lock of the operating system, which ends when its process is killed."""
 
 import contextlib
 import errno
@@ -24,9 +24,10 @@ def folder_lock(
     wait_seconds: float = WAIT_SECONDS,
     while_waiting: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
-    """Hold `folder` for this process alone while the block runs.
+    """Reserve `folder` for this process while the block runs.
 
-    A newcomer waits `wait_seconds`, then refuses. `while_waiting` is called now and then meanwhile, and may raise.
+    If another process holds it, this one waits `wait_seconds`, then refuses. While it waits, it calls `while_waiting`,
+    which may raise.
 
     Raises:
         UserError: another process still holds the folder; the message names its host, process and SLURM job. Or the
@@ -44,16 +45,16 @@ def folder_lock(
         try:
             yield
         finally:
-            if descriptor in _kept:  # else this is a child that leaves the block too: the lock is its parent's
+            if descriptor in _kept:  # otherwise this is a child process: the lock belongs to its parent
                 os.ftruncate(descriptor, 0)
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 @contextlib.contextmanager
 def kept_from_children(descriptor: int) -> Iterator[None]:
-    """Close `descriptor` when the block ends, and in every fork of this process at once.
+    """Close `descriptor` when the block ends, and immediately in every fork of this process.
 
-    A lock lasts as long as anybody has its file open: a worker of a killed process would hold it on.
+    A lock lasts while any process has its file open: a worker would keep the lock of a killed parent.
     """
     _kept.add(descriptor)
     try:
@@ -77,10 +78,10 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 
 def is_locked(folder: str | os.PathLike[str]) -> bool:
-    """Say whether a living process holds `folder`.
+    """Say whether a running process holds `folder`.
 
     Raises:
-        UserError: what stands in the place of the lock is none.
+        UserError: the lock's path holds something else.
     """
     path = Path(folder) / ".lock"
     try:
@@ -99,7 +100,7 @@ def is_locked(folder: str | os.PathLike[str]) -> bool:
 
 
 def _opened(path: Path, flags: int) -> int:
-    """Open a lock, and nothing that somebody else put in its place: what is opened is truncated.
+    """Open a lock file, and nothing else that somebody put in its place: locks are truncated.
 
     Raises:
         UserError: it is a symlink, a FIFO, a socket or a device.
@@ -107,7 +108,7 @@ def _opened(path: Path, flags: int) -> int:
     """
     foreign = f"{path} is no lock of this program's, for it is not a regular file: remove it"
     try:
-        # Not O_TRUNC: another process may hold it. Whom the umask lets read it may see who holds it.
+        # Not O_TRUNC: another process may hold it. Others may read it, as the umask allows, to see who holds it.
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
     except OSError as error:
         if error.errno in (errno.ENXIO, errno.ELOOP):
@@ -144,7 +145,7 @@ def _acquire(descriptor: int, path: Path, wait_seconds: float, while_waiting: Ca
 def _describe_holder(descriptor: int) -> None:
     holder = {"host": socket.gethostname(), "pid": os.getpid(), "slurm_job": os.environ.get("SLURM_JOB_ID")}
     os.ftruncate(descriptor, 0)
-    with contextlib.suppress(OSError):  # a full disk: it is held all the same, though without a name
+    with contextlib.suppress(OSError):  # on a full disk the lock holds too, only without its owner's name
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
 

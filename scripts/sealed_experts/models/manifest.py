@@ -1,15 +1,15 @@
 """base.json: what a base folder holds, digest by digest, so that nothing trains on or answers with a changed base."""
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json, write_json
 from sealed_experts.files.digests import digest_of_files, sha256_file
+from sealed_experts.files.safetensors_header import PREFIX, Tensor, header_length, parse_header
 
 MANIFEST = "base.json"
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format's own reader
 REBUILD = "delete the folder and run the same command again, so that the base is made anew"
 
 
@@ -32,7 +32,7 @@ def write_base_manifest(
         "key": key,
         "model_type": read_json(folder / "config.json").get("model_type"),
         "dtype": dtype,
-        "parameters": sum(_parameters(path) for path in sorted(folder.rglob("*.safetensors"))),
+        "parameters": sum(tensor.elements for tensor in weights_of(folder)),
         "files": files,
         "digest": digest_of_files(files),
     }
@@ -65,28 +65,25 @@ def verify_base(folder: str | Path) -> dict[str, Any]:
     return manifest
 
 
+def weights_of(folder: Path) -> Iterator[Tensor]:
+    """Yield the tensors in a base folder's .safetensors files, read from their headers.
+
+    Raises:
+        UserError: a file is not safetensors.
+    """
+    for path in sorted(folder.rglob("*.safetensors")):
+        size = path.stat().st_size
+        try:
+            with open(path, "rb") as stream:
+                length = header_length(stream.read(PREFIX), size=size)
+                yield from parse_header(stream.read(length), data_size=size - PREFIX - length)
+        except ValueError as error:
+            raise UserError(f"{path} is not a safetensors file ({error}): fetch the base again") from error
+
+
 def _digests(folder: Path) -> dict[str, str]:
     """Return {relative path: SHA-256} of a folder's files; hidden ones are nobody's model files."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in paths}
     visible = {name: path for name, path in names.items() if not any(part.startswith(".") for part in name.split("/"))}
     return {name: sha256_file(path) for name, path in sorted(visible.items()) if name != MANIFEST}
-
-
-def _parameters(path: Path) -> int:
-    """Count the numbers in a safetensors file from its header: 8 bytes of length (little-endian), then JSON."""
-    with open(path, "rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        text = stream.read(length) if length <= MAX_HEADER_BYTES else b""
-    try:
-        header = json.loads(text)
-        return sum(_product(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a safetensors file: fetch the base again") from error
-
-
-def _product(shape: list[int]) -> int:
-    result = 1
-    for size in shape:
-        result *= size
-    return result

@@ -1,4 +1,4 @@
-"""Put verified packages together into moe_config.json. One package is in memory at a time; no torch."""
+"""Assembling moe_config.json from verified packages. One package is in memory at a time; no torch."""
 
 import os
 from collections.abc import Mapping
@@ -16,18 +16,18 @@ from sealed_experts.packages import opening
 from sealed_experts.packages.constraints import check_together
 from sealed_experts.packages.keys.trust import TrustStore
 from sealed_experts.packages.recipients.own_identity import own_identity
+from sealed_experts.packages.report import VerifiedPackage
 from sealed_experts.packages.settings import RoutingSettings
-from sealed_experts.packages.tgsp.examination import VerifiedPackage
 from sealed_experts.privacy.ledger.releases import ReleaseLog
 from sealed_experts.settings.fields import plain
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where the assembly finds what it puts together.
+    """Paths of what is assembled.
 
     Attributes:
-        packages: folder of {expert}.tgsp, or {expert}.expert where there is no such file.
+        packages: folder of {expert}.tgsp, or of {expert}.expert if there is no such file.
         experts: folder of {expert}/selection.json.
         base: base.json.
     """
@@ -48,9 +48,9 @@ def assemble(run: MoeJob, *, sources: Sources, output: Path, trust: TrustStore, 
 
     Raises:
         PackageError: a package fails verification.
-        UserError: a package is of another expert, stage or base than the configuration says, its rank is above
-            `gatelink_config.max_lora_rank`, their constraints do not hold together, a file is missing, or the joint ε
-            is not within `max_epsilon`.
+        UserError: a package has another expert, stage or base than the configuration says, or a rank above
+            `gatelink_config.max_lora_rank`; the packages' constraints contradict each other; a file is missing; or the
+            joint ε is above `max_epsilon`.
     """
     base = _base_reference(sources.base)
     experts: dict[str, Any] = {}
@@ -88,7 +88,7 @@ def assemble(run: MoeJob, *, sources: Sources, output: Path, trust: TrustStore, 
         "gatelink_config": plain(run.gatelink_config),
         "privacy": privacy,
     }
-    parse_mixture(content, path=output).router()  # what a reader would refuse is not written
+    parse_mixture(content, path=output).router()  # nothing is written that a reader would refuse
     write_json(output, content)
 
 
@@ -112,13 +112,13 @@ def _entry(member: MoeMember, package: VerifiedPackage, *, sources: Sources, fol
 
 
 def _beyond_defaults(routing: RoutingSettings) -> dict[str, Any]:
-    """Return the keys that are written only where they say something: not every reader knows them."""
+    """Return the keys that are written only if they are not the default: not every reader knows them."""
     found = {"gate_exclude": list(routing.exclude), "priority": routing.priority}
     return {key: value for key, value in found.items() if value}
 
 
 def _checked_checkpoint(selection: Any, package: VerifiedPackage, expert: str, path: Path) -> Path:
-    """Return the path of the adapter that was chosen, once its package is known to hold the same stage."""
+    """Return the path of the chosen adapter, after checking that its package holds the same stage."""
     if not isinstance(selection, Mapping) or not {"expert", "stage", "adapter", "reason"} <= selection.keys():
         raise UserError(f"{path} must hold expert, stage, adapter and reason: delete it and run again")
     sealed = package.manifest["training"]["selected_stage"]

@@ -1,18 +1,18 @@
-"""Whether a verified package is the one that a mixture means: signed is not enough, it must also fit."""
+"""Whether a verified package fits its mixture. A signature alone is not enough."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from sealed_experts.moe.configuration import BaseReference
 from sealed_experts.packages.errors import IncompatibleError
-from sealed_experts.packages.tgsp.package import VerifiedPackage
+from sealed_experts.packages.report import VerifiedPackage
 
 
 def check_package(package: VerifiedPackage, *, path: Path, name: str, base: BaseReference, max_rank: int) -> None:
-    """Check that a package is of this expert, for this base, and within the engine's largest rank.
+    """Check a package's expert, base and rank.
 
     Raises:
-        IncompatibleError: it is not; the message names the file, what it holds and what would be right.
+        IncompatibleError: one is wrong; the message names the file, what it holds and what would be right.
     """
     manifest = package.manifest
     if manifest["name"] != name:
@@ -32,10 +32,11 @@ def check_package(package: VerifiedPackage, *, path: Path, name: str, base: Base
 def active_together(always_active: Iterable[bool]) -> int:
     """Return how many adapters of a mixture can be active together: the always-active ones, and one that is called.
 
-    Ours activates one a question. An engine that reads moe_config.json may keep the always-active ones on beside it.
+    Our engine activates one for each question. Other engines that read moe_config.json may also keep the always-active
+    ones active.
 
     Args:
-        always_active: for each expert, whether it is.
+        always_active: for each expert, whether it is always active.
     """
     kept = list(always_active)
     return sum(kept) + (not all(kept))

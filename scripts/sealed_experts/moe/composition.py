@@ -1,9 +1,9 @@
-"""The composition test: all experts on one base, and each answers as if it were alone.
+"""The composition test: with all experts on one base, each must answer as if it were alone.
 
-Every expert is loaded from its package through the verifying engine and answers a few public questions that the router
-sends to it. The logits of question and answer are then compared bit for bit: before and after the other experts have
-answered, and with those of the same package alone on a base that was loaded afresh. Of the logits only digests are
-kept, and one package at a time is loaded for the second comparison, so that memory does not grow with the questions.
+The verifying engine loads every expert from its package, and each answers a few public questions that the router sends
+to it. The logits of question and answer are compared bit for bit: before and after the other experts have answered, and
+with those of the same package alone on a freshly loaded base. Only digests of the logits are kept, and the second
+comparison loads one package at a time, so memory does not grow with the questions.
 """
 
 import itertools
@@ -26,17 +26,17 @@ from sealed_experts.packages.recipients.own_identity import own_identity
 
 QUESTIONS_EACH = 3  # made from an expert's keywords
 ANSWER_TOKENS = 24
-# For the expert that answers where no keyword matches; the first one that holds nobody's keyword is asked.
+# For the always-active expert; the first question that holds no expert's keyword is asked.
 GENERAL_QUESTIONS = ("What should I do first?", "How does this work?", "Why is that so?", "Who are you?")
 
 
 class CompositionError(UserError):
-    """The experts of a mixture do not answer as they must."""
+    """The experts of a mixture do not answer as they should."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One question to an expert, and what the router makes of it: `routed_to` is None where nobody would answer."""
+    """One question to an expert, and the router's decision; `routed_to` is None if no expert would answer."""
 
     expert: str
     text: str
@@ -60,8 +60,8 @@ def check_composition(config: str | os.PathLike[str], *, trust: TrustStore, devi
         device: `auto`, `cpu` or `cuda`.
 
     Raises:
-        CompositionError: logits are not finite, change when other experts answer in between, or are not those of the
-            expert alone; the message names the expert, the question and what differs.
+        CompositionError: logits are not finite, change when other experts answer in between, or differ from those of
+            the expert alone; the message names the expert, the question and the difference.
         PackageError: a package fails verification.
         UserError: the mixture cannot be loaded.
     """
@@ -70,10 +70,10 @@ def check_composition(config: str | os.PathLike[str], *, trust: TrustStore, devi
     questions = [questions_for(member, router=router) for member in mixture.members]
     engine = Engine.load(config, trust=trust, identity=identity, device=device)
     asked = [[_ask(question, engine) for question in of_one] for of_one in questions]
-    # Once more in another order: an expert that was asked twice in a row would have noticed no switch.
+    # Again in another order: an expert that is asked twice in a row would not be switched.
     for answered in itertools.chain.from_iterable([*reversed(asked[:-1]), asked[-1]]):
         _compare(answered, engine.experts, "changed after other experts had answered: switching experts leaves traces")
-    del engine  # so that one base is in memory at a time
+    del engine  # only one base in memory at a time
     _compare_alone(mixture, asked, trust=trust, identity=identity, device=device)
     return {
         "ok": True,
@@ -85,8 +85,8 @@ def check_composition(config: str | os.PathLike[str], *, trust: TrustStore, devi
 def questions_for(member: Member, *, router: Router) -> tuple[Question, ...]:
     """Return public questions that reach an expert.
 
-    They are made from its keywords, and for the always-active expert also from none. Where no such question reaches it,
-    one is returned that the router sends elsewhere: its `routed_to` is not the expert.
+    They are made from its keywords; an always-active expert also gets one without keyword. If no question reaches the
+    expert, one that the router sends elsewhere is returned: its `routed_to` is not the expert.
     """
     made = (_routed(f"What is {keyword}?", member, router) for keyword in member.keywords)
     general = (_routed(text, member, router) for text in GENERAL_QUESTIONS if member.always_active)
@@ -105,7 +105,7 @@ def _reaching(questions: Iterable[Question]) -> Iterator[Question]:
 def _routed(text: str, member: Member, router: Router) -> Question:
     try:
         decision = router.decide(text)
-    except UserError:  # no keyword of anybody's, and no fallback
+    except UserError:  # no keyword of any expert, and no fallback
         return Question(expert=member.name, text=text, routed_to=None, matched=())
     return Question(expert=member.name, text=text, routed_to=decision.expert, matched=decision.matched)
 
@@ -163,7 +163,7 @@ def _entry(member: Member, asked: Sequence[Asked]) -> dict[str, Any]:
             for one in asked
         ],
         "reached": all(one.routed_to == member.name for one in asked),
-        # An expert of which one of these does not hold has raised.
+        # If one of these were false, an error would have been raised.
         "finite": True,
         "stable_under_switching": True,
         "alone_equals_mixture": True,

@@ -1,4 +1,4 @@
-"""moe_config.json: what the mixture is made of, read strictly. The format is described in docs/moe_config.md."""
+"""Reading moe_config.json strictly. docs/moe_config.md describes the format."""
 
 import os
 import re
@@ -40,7 +40,7 @@ _EXPERT = {
     "stage": str,
     "stage_reason": str,
 }
-# Keys that are absent where they say nothing.
+# Keys that may be missing, with their defaults.
 _EXPERT_DEFAULTS: dict[str, Any] = {"gate_exclude": [], "priority": 0}
 _HE = {
     "scheme": str,
@@ -103,7 +103,7 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """A whole moe_config.json, its experts in routing order and its paths resolved."""
+    """A whole moe_config.json, with its experts in routing order and its paths resolved."""
 
     path: Path
     model: str
@@ -142,7 +142,7 @@ def read_mixture(path: str | os.PathLike[str]) -> Mixture:
 
 
 def parse_mixture(content: Any, *, path: Path) -> Mixture:
-    """Check the content of a moe_config.json that stands, or will stand, at `path`.
+    """Check the content of a moe_config.json at `path`, which need not exist yet.
 
     Raises:
         UserError: as for `read_mixture`.
@@ -209,7 +209,7 @@ def _privacy(value: Any, where: str) -> dict[str, Any]:
 
 
 def _expert_name(name: str, where: str) -> str:
-    """Return a name that a package can have. The file is unsigned, and commands show its names on a terminal."""
+    """Return a name if a package can have it. The file is unsigned, and commands show its names on a terminal."""
     if not re.fullmatch(EXPERT_NAME, name):
         raise UserError(f"{where}: {name!r} is no expert's name: it must match {EXPERT_NAME}")
     return name

@@ -13,10 +13,10 @@ from sealed_experts.moe.router import Decision, Router
 from sealed_experts.packages import opening
 from sealed_experts.packages.constraints import check_together
 from sealed_experts.packages.errors import PackageError
-from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.policy import DEFAULT, Policy
 from sealed_experts.packages.keys.trust import TrustStore
 from sealed_experts.packages.recipients.encryption import Identity
-from sealed_experts.packages.tgsp.examination import ANY, VerifiedPackage
+from sealed_experts.packages.report import VerifiedPackage
 
 if TYPE_CHECKING:
     from sealed_experts.moe.generation import Experts
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer(Decision):
-    """A decision and what its expert said."""
+    """A decision, and the expert's answer."""
 
     text: str
 
@@ -43,15 +43,14 @@ class Engine:
         config_path: str | os.PathLike[str],
         *,
         trust: TrustStore,
-        policy: Policy = ANY,
+        policy: Policy = DEFAULT,
         identity: Identity | None = None,
         device: str = "auto",
     ) -> "Engine":
         """Verify everything that a moe_config.json names, then load it.
 
-        First every package (signature by a trusted key, the digest that the configuration records, its expert, its
-        base) and the base's digest. Only then is anything loaded: the base once, and each adapter from the very bytes
-        that were verified.
+        First every package (signature by a trusted key, digest in the configuration, expert, base) and the base's
+        digest are checked. Only then the base is loaded, once, and each adapter from the verified bytes.
 
         Args:
             policy: what is required of the packages beyond a trusted publisher.
@@ -59,14 +58,14 @@ class Engine:
             device: `auto`, `cpu` or `cuda`.
 
         Raises:
-            PackageError: a package fails verification, or is not the one that the configuration means.
+            PackageError: a package fails verification, or is not the one in the configuration.
             UserError: the configuration does not follow its format, a file is missing, or the base is another one.
         """
         mixture = read_mixture(config_path)
         router = mixture.router()
         packages = verified_packages(mixture, trust=trust, policy=policy, identity=identity)
         _check_base_manifest(mixture.base)
-        # Seconds of imports, which a refusal need not cost.
+        # These imports take seconds, so they come after the checks.
         from sealed_experts.moe.generation import Experts, load_mixture_base
 
         return cls(
@@ -75,16 +74,16 @@ class Engine:
 
     @property
     def experts(self) -> "Experts":
-        """The loaded experts, for who asks one of them past the router."""
+        """The loaded experts, to ask one of them without the router."""
         return self._experts
 
     def answer(self, question: str, *, max_new_tokens: int = 128, temperature: float = 0.0, seed: int = 0) -> Answer:
-        """Route `question` and return what its expert says.
+        """Route `question` and return the expert's answer.
 
         Args:
-            max_new_tokens: longest answer in tokens; it ends before at the end of sequence.
-            temperature: 0 takes the likeliest token each time; above it, tokens are drawn.
-            seed: which of the possible drawings; the same seed gives the same answer.
+            max_new_tokens: longest answer in tokens; it also ends at the end of sequence.
+            temperature: 0 always takes the likeliest token; above 0, tokens are drawn.
+            seed: seed of the draws; the same seed gives the same answer.
 
         Raises:
             UserError: no expert answers this question, it is longer than the base's context, or an option is out of
@@ -98,14 +97,14 @@ class Engine:
 
 
 def verified_packages(
-    mixture: Mixture, *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+    mixture: Mixture, *, trust: TrustStore, policy: Policy = DEFAULT, identity: Identity | None = None
 ) -> dict[str, VerifiedPackage]:
-    """Open every package of a mixture, by expert, in the order in which they are to be loaded. Without torch.
+    """Open every package of a mixture, by expert, in loading order. Without torch.
 
     Raises:
-        PackageError: one of them fails verification, or is not the one that the configuration means.
-        IncompatibleError: their constraints do not hold together.
-        UserError: one of them does not exist.
+        PackageError: a package fails verification, or is not the one in the configuration.
+        IncompatibleError: the packages' constraints contradict each other.
+        UserError: a package does not exist.
     """
     packages = {
         member.name: verified_package(member, mixture, trust=trust, policy=policy, identity=identity)
@@ -119,12 +118,17 @@ def verified_packages(
 
 
 def verified_package(
-    member: Member, mixture: Mixture, *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+    member: Member,
+    mixture: Mixture,
+    *,
+    trust: TrustStore,
+    policy: Policy = DEFAULT,
+    identity: Identity | None = None,
 ) -> VerifiedPackage:
     """Open the package of one member of a mixture. Without torch.
 
     Raises:
-        PackageError: it fails verification, or is not the one that the configuration means.
+        PackageError: it fails verification, or is not the one in the configuration.
         UserError: it does not exist.
     """
     if not os.path.isfile(member.package):
@@ -145,7 +149,7 @@ def verified_package(
 
 
 def _check_base_manifest(base: BaseReference) -> None:
-    """Compare the base's stated digest; that its files are the stated ones is checked when it is loaded."""
+    """Compare the digest in the base's base.json. Its files are checked when it is loaded."""
     path: Path = base.folder / "base.json"
     manifest: Any = read_json(path)
     stated = manifest.get("digest") if isinstance(manifest, dict) else None

@@ -1,4 +1,4 @@
-"""One frozen base with every expert's adapter on it, and the words that come out."""
+"""One frozen base with the adapters of all experts, and the generation of answers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,19 +16,19 @@ from sealed_experts.models.loading import Base, load_base, resolve_device
 from sealed_experts.moe.configuration import BaseReference
 from sealed_experts.packages.content.linter import WEIGHTS
 from sealed_experts.packages.errors import IncompatibleError
-from sealed_experts.packages.tgsp.package import VerifiedPackage
+from sealed_experts.packages.report import VerifiedPackage
 
-SMALLEST_TEMPERATURE, LARGEST_TEMPERATURE = 1e-3, 1e3  # logits divided by less are no longer finite in float32
+SMALLEST_TEMPERATURE, LARGEST_TEMPERATURE = 1e-3, 1e3  # logits divided by a smaller one are not finite in float32
 LARGEST_SEED = 2**63 - 1
 
 
 def load_mixture_base(base: BaseReference, *, device: str) -> Base:
-    """Load the base that a mixture's experts adapt, frozen.
+    """Load the base of a mixture, frozen.
 
     Raises:
-        UserError: its files are not those of its digest, or the device does not exist.
+        UserError: its files do not match its digest, or the device does not exist.
     """
-    logging.disable_progress_bar()  # a line about loading is no part of an answer
+    logging.disable_progress_bar()  # it would mix with the answer
     loaded = load_base(base.folder, device=resolve_device(device))
     if loaded.manifest["digest"] != base.digest:
         raise UserError(f"the base in {base.folder} changed while it was read: nothing was loaded; try again")
@@ -42,7 +42,7 @@ class Experts:
         """Put every adapter on a loaded base.
 
         Args:
-            packages: verified packages, by expert. Their bytes are read, never their paths.
+            packages: verified packages, by expert. Only their bytes in memory are used, never their files.
 
         Raises:
             IncompatibleError: an adapter does not fit the base.
@@ -51,20 +51,20 @@ class Experts:
         self._tokenizer = base.tokenizer
         self._templates = {name: package.manifest["template"] for name, package in packages.items()}
         self._context: int | None = getattr(base.model.config, "max_position_embeddings", None)
-        # PEFT finds an adapter's tensors by its name inside their names, so that `bank` would get those of `bank_loans`
-        # and `layers` a part of everybody's: it is given names that stand in no other.
+        # PEFT looks for an adapter's name inside the names of tensors: `bank` would also get those of `bank_loans`, and
+        # `layers` some of every adapter. So each adapter gets a name that is part of no other name.
         self._adapters = {name: f"sealed{index:06d}" for index, name in enumerate(packages)}
         self._model = _with_adapters(base.model, {self._adapters[name]: packages[name] for name in packages})
 
     def unload(self) -> None:
-        """Take every adapter off the base again, which is then as it was loaded. These experts answer no more."""
+        """Remove all adapters from the base, which is then as it was loaded. These experts cannot answer any more."""
         self._model.unload()
 
     @torch.inference_mode()
     def generate(
         self, expert: str, question: str, *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0
     ) -> str:
-        """Return an expert's answer, without its end of sequence and surrounding white space.
+        """Return an expert's answer, without end of sequence and surrounding white space.
 
         Raises:
             UserError: the question is longer than the base's context, or an option is out of its range.
@@ -95,7 +95,7 @@ class Experts:
     def logits(self, expert: str, question: str, *, answer: str = "") -> torch.Tensor:
         """Return an expert's logits at every token of a question and an answer: (tokens, vocabulary).
 
-        What is longer than the base's context is cut at its end.
+        Tokens beyond the base's context are cut off.
         """
         ids = encode_prompt(template=self._templates[expert], instruction=question, tokenizer=self._tokenizer)
         ids += self._tokenizer(answer, add_special_tokens=False)["input_ids"]
@@ -104,7 +104,7 @@ class Experts:
         return logits[0]
 
     def _switch_to(self, expert: str) -> None:
-        # PEFT walks over every adapter of every layer to switch, which is felt with hundreds of experts.
+        # To switch, PEFT visits every adapter of every layer, which is slow with hundreds of experts.
         if self._model.active_adapter != self._adapters[expert]:
             self._model.set_adapter(self._adapters[expert])
 
@@ -119,7 +119,7 @@ class Experts:
         return min(max_new_tokens, self._context - prompt_length)
 
     def _how_to_generate(self, max_new_tokens: int, temperature: float) -> GenerationConfig:
-        # Nothing of the base's own generation_config.json: its sampling would be part of the answer.
+        # Nothing from the base's generation_config.json: its sampling would change the answer.
         sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {}
         return GenerationConfig(
             max_new_tokens=max_new_tokens,
@@ -149,7 +149,7 @@ def _with_adapters(model: Any, packages: Mapping[str, VerifiedPackage]) -> PeftM
 
 
 def _fill(model: PeftModel, adapter: str, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Set an adapter's weights; the names and shapes must be exactly those that the base gives it."""
+    """Set an adapter's weights. Names and shapes must be exactly those that PEFT expects on this base."""
     own = {key: tensor.shape for key, tensor in get_peft_model_state_dict(model, adapter_name=adapter).items()}
     found = {key: tensor.shape for key, tensor in tensors.items()}
     if own != found:

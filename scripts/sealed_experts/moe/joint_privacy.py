@@ -1,8 +1,8 @@
-"""What the whole mixture promises: the joint ε of all its experts, from their verified receipts.
+"""The joint ε of all experts of a mixture, from their verified receipts.
 
-Which records two experts have in common is found in the release log of the machine that sealed them, by their noise
-keys; a package that was sealed elsewhere counts as trained on everybody's. No more than the resulting ε is written:
-neither ids of units nor how many there are. That ε depends on who shares records with whom, which is declared public.
+The release log of the machine that sealed the experts shows, by their noise keys, which records two of them share. A
+package that was sealed elsewhere counts as sharing all records. Only the resulting ε is written: no ids of units, and
+not how many there are. It depends on which experts share records, which is declared public.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import strict_json
 from sealed_experts.packages.content.receipt import RECEIPT
-from sealed_experts.packages.tgsp.package import VerifiedPackage
+from sealed_experts.packages.report import VerifiedPackage
 from sealed_experts.privacy.ledger.mixture import JointPrivacy, Member, mixture_privacy
 from sealed_experts.privacy.ledger.releases import ReleaseLog
 
@@ -32,28 +32,28 @@ _DELTA_WITHOUT_CLAIM = 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class MemberReceipt:
-    """What one expert's package promises."""
+    """The privacy receipt of one expert's package."""
 
     name: str
     receipt: dict[str, Any]
 
 
 def receipt_of(package: VerifiedPackage) -> MemberReceipt:
-    """Take the privacy receipt out of a verified package."""
+    """Return the privacy receipt of a verified package."""
     return MemberReceipt(name=package.manifest["name"], receipt=strict_json(package.members[RECEIPT]))
 
 
 def joint_privacy(receipts: Sequence[MemberReceipt], *, log: ReleaseLog) -> dict[str, Any]:
     """Return the mixture's own receipt as plain data.
 
-    It is stated at the smallest δ of the members. An `epsilon` is null, with a `reason`, where none can be claimed.
+    Its δ is the smallest δ of the members. If no ε can be claimed, `epsilon` is null and `reason` says why.
 
     Args:
-        log: tells by their noise keys which units the experts that were sealed here learned from. Those of others are
-            unknown, and count as common with everybody.
+        log: knows, by the noise keys, the units of experts that were sealed here. The units of other experts are
+            unknown and count as common with all.
 
     Raises:
-        UserError: a receipt or a file of the log is not what it must be.
+        UserError: a receipt or a file of the log is invalid.
     """
     claimed = [item.receipt["delta"] for item in receipts if item.receipt["epsilon"] is not None]
     delta = min(claimed, default=_DELTA_WITHOUT_CLAIM)
@@ -70,13 +70,13 @@ def joint_privacy(receipts: Sequence[MemberReceipt], *, log: ReleaseLog) -> dict
 
 
 def check_limit(privacy: Mapping[str, Any], *, limit: float) -> None:
-    """Check the mixture's own receipt against `moe.max_epsilon`: both of its ε must be stated, and be within it.
+    """Compare both ε of the mixture's receipt with `moe.max_epsilon`.
 
-    The one over all releases is the larger one wherever anything else was ever sealed from units of these experts, and
-    whoever kept that has it too; so a limit on the present packages alone would promise nothing.
+    The ε over all releases is larger if anything else was ever sealed from units of these experts. Somebody may have
+    kept those packages, so a limit on the present packages alone would promise nothing.
 
     Raises:
-        UserError: an ε is above the limit, or none is stated.
+        UserError: an ε is above the limit, or is not stated.
     """
     for what, statement, remedy in (
         ("the joint ε of these experts", privacy, _REMEDY),

@@ -1,19 +1,19 @@
 """Which expert answers a question: deterministic, by keywords, readable by a person, and without torch.
 
-An expert's score is the number of its *distinct* keywords found in the question. The highest score wins; of equals, the
-highest priority, and then the first in the routing order. Where no keyword matches, an always-active expert answers,
-again by priority and order. An expert that a question holds an excluded word of does not answer it at all.
+An expert's score is the number of its *distinct* keywords in the question. The highest score wins. With equal scores,
+the highest priority wins, then the first in the routing order. If no keyword matches, an always-active expert answers,
+again by priority and order. An expert never answers a question that contains one of its excluded words.
 
 How a keyword, or an excluded word, is found:
 
 - Case, Unicode compatibility forms (full-width letters, ligatures), invisible format characters and the kind of
-  apostrophe do not matter; any run of white space in the question matches any other in the keyword.
-- `word` (the default): the keyword must begin and end where a word does, that is where a letter or digit does not
-  touch another one. So "risk" is not in "asterisk", while "C++", "401(k)" and "S&P 500" work as written.
+  apostrophe do not matter. Any white space in the question matches any white space in the keyword.
+- `word` (the default): at the keyword's edges, a letter or digit must not touch another one. So "risk" is not found in
+  "asterisk", and "C++", "401(k)" and "S&P 500" work as written.
 - Simple English plurals of the last word match both ways: keyword "loan" finds "loans", keyword "interest rates"
   finds "interest rate", "equity" finds "equities", "tax" finds "taxes". Words whose plural has a meaning of its own
   ("futures", "goods", "news", "economics") are matched as written only.
-- `substring`: anywhere in the text, for languages that are written without spaces.
+- `substring`: anywhere in the text, for languages without spaces between words.
 """
 
 import unicodedata
@@ -32,7 +32,7 @@ _SHORTEST_PLURAL = 4  # letters: "gas" and "IRS" are not plurals
 
 @dataclass(frozen=True)
 class Decision:
-    """Who answers, and which of its keywords (as configured, in their order) were found; none for the fallback."""
+    """The expert that answers, and its keywords that were found, as configured and in their order."""
 
     expert: str
     matched: tuple[str, ...]
@@ -40,7 +40,7 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """One expert's claim to questions."""
+    """The questions that one expert answers."""
 
     expert: str
     keywords: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class Route:
     _excluded: tuple[tuple[str, frozenset[str]], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Prepare the spellings to look for.
+        """Prepare the forms of words to look for.
 
         Raises:
             UserError: a keyword is empty, or `match` is unknown.
@@ -63,11 +63,11 @@ class Route:
         object.__setattr__(self, "_excluded", tuple(self._distinct_forms(self.exclude)))
 
     def found_in(self, text: str) -> tuple[str, ...]:
-        """Return the distinct keywords that a normalised text holds."""
+        """Return the distinct keywords in a normalised text."""
         return tuple(keyword for keyword, forms in self._forms if self._holds(text, forms))
 
     def excludes(self, text: str) -> bool:
-        """Say whether a normalised text holds a word that keeps this expert out."""
+        """Say whether a normalised text contains one of the excluded words."""
         return any(self._holds(text, forms) for _, forms in self._excluded)
 
     def _holds(self, text: str, forms: frozenset[str]) -> bool:
@@ -90,7 +90,7 @@ class Router:
     """Chooses the expert for a question."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        """Take the experts' routes in routing order: the order decides ties.
+        """Take the experts' routes in routing order, which decides ties.
 
         Raises:
             UserError: there are none, or two have the same name.
@@ -105,10 +105,10 @@ class Router:
             )
 
     def decide(self, question: str) -> Decision:
-        """Return who answers `question`.
+        """Return the expert that answers `question`.
 
         Raises:
-            UserError: no keyword matches and no expert is always active, or those that would answer are kept out.
+            UserError: no keyword matches and no expert is always active, or excluded words keep the experts out.
         """
         text = normalised(question)
         allowed = [route for route in self._routes if not route.excludes(text)]
@@ -134,7 +134,7 @@ class Router:
 
 
 def normalised(text: str) -> str:
-    """Return `text` as it is compared: caseless (Unicode's NFKC_Casefold), single spaces, plain apostrophes."""
+    """Return `text` in the form that is compared: NFKC_Casefold (Unicode), single spaces, plain apostrophes."""
     visible = "".join(char for char in text if unicodedata.category(char) != "Cf")
     folded = unicodedata.normalize("NFD", visible).casefold()
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", folded).casefold())
@@ -157,12 +157,12 @@ def _joined(text: str, position: int) -> bool:
 
 
 def _in_word(char: str) -> bool:
-    # Combining marks too: a Devanagari vowel sign does not end a word.
+    # Also combining marks: a Devanagari vowel sign does not end a word.
     return char.isalnum() or unicodedata.category(char).startswith("M")
 
 
 def _number_forms(keyword: str) -> frozenset[str]:
-    """Return a keyword with its last word in singular and plural, as far as simple rules reach."""
+    """Return a keyword with its last word in singular and plural, by simple rules."""
     letters = len(keyword)
     while letters and keyword[letters - 1].isalpha():
         letters -= 1

@@ -1,1 +1,1 @@
-"""Keys and trust, the manifest, the `.tgsp` container and the strict linter. Knows nothing of torch."""
+"""Signed packages: keys and trust, content, the containers `.tgsp` and `.expert`, the registry. No torch here."""

@@ -1,36 +1,35 @@
-"""The base that a package is used with: its digest, and the shapes that it gives every adapter.
+"""Whether a package fits a base: by the base's digest, and by the shapes that the base gives every adapter.
 
-A base's folder is read without torch: base.json, the digests of the files that it lists, and the headers of their
-safetensors files.
+The base's folder is read without torch: base.json, the digests of its files, and the headers of its weights.
 """
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
-from sealed_experts.models.manifest import MANIFEST, MAX_HEADER_BYTES, verify_base
+from sealed_experts.files.safetensors_header import Tensor
+from sealed_experts.models.manifest import MANIFEST, verify_base, weights_of
 from sealed_experts.packages.content.linter import WEIGHTS
 from sealed_experts.packages.errors import IncompatibleError, PackageError
-from sealed_experts.packages.tgsp.examination import PackageReport
+from sealed_experts.packages.report import PackageReport
 
-_PREFIX, _WEIGHT = "base_model.model.", ".weight"
+_PREFIX = "base_model.model."
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_NUMBERS = ("F64", "F32", "F16", "BF16")  # others hold several weights in one number
+_NUMBERS = ("F64", "F32", "F16", "BF16")  # other dtypes pack several weights into one number
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModules:
-    """A base, as far as packages are held against it.
+    """What packages are compared with.
 
     Attributes:
-        digest: SHA-256 over the names and digests of its files.
-        shapes: outputs and inputs of each of its matrices, by the module's name; None where its files are not at hand.
-            A matrix that is stored in another way than one number a weight has no shape.
+        digest: SHA-256 over the names and digests of the base's files.
+        shapes: outputs and inputs of each matrix, by its module's name; None for a matrix that does not store one
+            number a weight. None as a whole if only base.json was given.
     """
 
     digest: str
@@ -38,28 +37,26 @@ class BaseModules:
 
 
 def read_base(path: Path) -> BaseModules:
-    """Read a base's folder, the files of which must be those of its base.json; or a base.json alone, for its digest.
+    """Read a base's folder, and check its files against its base.json; or read a base.json alone, for its digest.
 
     Raises:
-        UserError: it cannot be read, is no base, or its files are others than base.json lists.
+        UserError: the base cannot be read, is no base, or has other files than base.json lists.
     """
     try:
         if not path.is_dir():
             return BaseModules(digest=_digest(read_json(path), path))
         manifest = verify_base(path)
-        shapes: dict[str, tuple[int, int] | None] = {}
-        for file in sorted(path.rglob("*.safetensors")):
-            shapes.update(_shapes(file))
+        shapes = _shapes(weights_of(path))
     except OSError as error:
         raise UserError(f"cannot read the base {path}: {error.strerror}") from error
     return BaseModules(digest=_digest(manifest, path / MANIFEST), shapes=shapes)
 
 
 def check_base(report: PackageReport, base: BaseModules | None, *, where: Path) -> None:
-    """Hold the base that a package states against the one that it is to be used with; `where` is for messages.
+    """Check that a package was made for this base; `where` names the package in messages.
 
     Raises:
-        IncompatibleError: it is another one.
+        IncompatibleError: it was made for another one.
     """
     stated, manifest = report.manifest["base"], report.manifest
     if base is not None and base.digest != stated["digest"]:
@@ -70,10 +67,10 @@ def check_base(report: PackageReport, base: BaseModules | None, *, where: Path) 
 
 
 def check_fits(report: PackageReport, base: BaseModules | None, *, where: Path) -> None:
-    """Hold a verified package's tensors against the base: every module that is meant has its pair, of its own shape.
+    """Check that a verified package has a pair of tensors, of the right shape, for every module that it targets.
 
     Raises:
-        IncompatibleError: the base is another one, or stores a module in a way that shows no shape.
+        IncompatibleError: the base is another one, or packs the weights of a module, so that its shape is unknown.
         PackageError: a tensor is missing, foreign, or of another shape.
     """
     check_base(report, base, where=where)
@@ -94,7 +91,7 @@ def check_fits(report: PackageReport, base: BaseModules | None, *, where: Path) 
 def _expected(
     adapter: Mapping[str, Any], modules: Mapping[str, tuple[int, int] | None], where: Path
 ) -> dict[str, tuple[int, int]]:
-    """Return the tensors of an adapter on its targets: of W (outputs x inputs), A is r x inputs and B outputs x r."""
+    """Return the tensors that the adapter must have. For W (outputs x inputs), A is r x inputs and B outputs x r."""
     expected = {}
     for module, shape in modules.items():
         if not any(module == target or module.endswith(f".{target}") for target in adapter["target_modules"]):
@@ -116,19 +113,13 @@ def _digest(manifest: Any, path: Path) -> str:
     return digest
 
 
-def _shapes(path: Path) -> Iterator[tuple[str, tuple[int, int] | None]]:
-    """Yield name and shape of the matrices in a safetensors file: 8 bytes of length (little-endian), then JSON."""
-    with open(path, "rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        text = stream.read(length) if length <= MAX_HEADER_BYTES else b""
-    try:
-        header = json.loads(text)
-        header.pop("__metadata__", None)
-        for name, entry in header.items():
-            dtype, shape = entry["dtype"], tuple(entry["shape"])
-            if name.endswith(_WEIGHT) and dtype not in _NUMBERS:
-                yield name.removesuffix(_WEIGHT), None
-            elif name.endswith(_WEIGHT) and len(shape) == 2:
-                yield name.removesuffix(_WEIGHT), shape
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a safetensors file: fetch the base again") from error
+def _shapes(tensors: Iterable[Tensor]) -> dict[str, tuple[int, int] | None]:
+    """Return the shapes of the matrices among a base's tensors, by their modules' names."""
+    shapes: dict[str, tuple[int, int] | None] = {}
+    for tensor in tensors:
+        module, dot, last = tensor.name.rpartition(".")
+        if (dot, last) == (".", "weight") and tensor.dtype not in _NUMBERS:
+            shapes[module] = None
+        elif (dot, last) == (".", "weight") and len(tensor.shape) == 2:
+            shapes[module] = (tensor.shape[0], tensor.shape[1])
+    return shapes

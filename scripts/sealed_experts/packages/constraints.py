@@ -1,6 +1,6 @@
-"""What packages say of one another: which they require, and which they do not go together with.
+"""What packages say about each other: which they require, and which they exclude.
 
-Packages of different bases are never loaded together, so only those of the same base (by its digest) are compared.
+Only packages of the same base (by its digest) are compared: others are never loaded together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,16 @@ _Manifest = Mapping[str, Any]
 
 
 def check_install(manifest: _Manifest, *, installed: Sequence[_Manifest], refused: Sequence[_Manifest] = ()) -> None:
-    """Hold a new package against those that will be beside it.
+    """Check a new package's constraints and those of the packages that are installed.
 
     Args:
-        installed: those that can be used.
-        refused: those that are there and cannot be used: they give nobody what is required, but what they exclude and
-            require holds.
+        installed: packages that can be used.
+        refused: packages that are there and cannot be used. They provide nothing; what they exclude and require still
+            holds.
 
     Raises:
-        IncompatibleError: it requires what is not there, it and another exclude each other, or another requires what
-            would no longer be there. The message names both sides.
+        IncompatibleError: it requires a package that is not there, one excludes the other, or an installed package
+            requires what would no longer be there. The message names both packages.
     """
     for pattern in _patterns(manifest, "requires"):
         _require(manifest, pattern, installed, refused)
@@ -30,8 +30,8 @@ def check_install(manifest: _Manifest, *, installed: Sequence[_Manifest], refuse
         found = _exclusion(manifest, other)
         if found is not None:
             raise IncompatibleError(
-                f"{title(manifest)} cannot be installed beside {title(other)}: {found}; uninstall {other['name']}"
-                " first, or take another version"
+                f"{title(manifest)} cannot be installed together with {title(other)}: {found}; uninstall"
+                f" {other['name']} first, or take another version"
             )
         for pattern in _patterns(other, "requires"):
             if pattern.name == manifest["name"]:
@@ -39,10 +39,10 @@ def check_install(manifest: _Manifest, *, installed: Sequence[_Manifest], refuse
 
 
 def check_uninstall(manifest: _Manifest, *, installed: Sequence[_Manifest], refused: Sequence[_Manifest] = ()) -> None:
-    """Hold the packages that stay against the loss of one. Arguments are those of `check_install`.
+    """Check that no other package requires the one that is to be removed. Arguments as for `check_install`.
 
     Raises:
-        IncompatibleError: one of them requires it. The message names both.
+        IncompatibleError: a package requires it. The message names both.
     """
     for other in _on_same_base(manifest, [*installed, *refused]):
         for pattern in _patterns(other, "requires"):
@@ -54,14 +54,14 @@ def check_uninstall(manifest: _Manifest, *, installed: Sequence[_Manifest], refu
 
 
 def check_together(manifests: Sequence[_Manifest], *, active: int) -> None:
-    """Hold packages of one base against each other that are to be loaded together.
+    """Check the constraints of packages of one base that are loaded together.
 
     Args:
-        active: the most of them that can be active at a time.
+        active: the most adapters that can be active at a time.
 
     Raises:
-        IncompatibleError: one requires what is not among them, two exclude each other, or one bears fewer active
-            adapters. The message names both sides.
+        IncompatibleError: a package requires one that is missing, two exclude each other, or one allows fewer active
+            adapters. The message names the packages.
     """
     for index, manifest in enumerate(manifests):
         for pattern in _patterns(manifest, "requires"):
@@ -80,9 +80,9 @@ def check_together(manifests: Sequence[_Manifest], *, active: int) -> None:
         most = manifest["constraints"]["max_chain"]
         if most is not None and active > most:
             raise IncompatibleError(
-                f"{title(manifest)} bears at most {most} active adapters (constraints.max_chain), but {active} of these"
-                " can be active together, the always-active ones and one that is called: leave it out, or let fewer be"
-                " always active"
+                f"{title(manifest)} allows at most {most} active adapters (constraints.max_chain), but {active} of"
+                " these can be active together, the always-active ones and one that is called: leave it out, or let"
+                " fewer be always active"
             )
 
 
@@ -92,7 +92,7 @@ def title(manifest: _Manifest) -> str:
 
 
 def _exclusion(manifest: _Manifest, other: _Manifest) -> str | None:
-    """Return which of two packages excludes the other, and by what, or None."""
+    """Return which of two packages excludes the other, and by which pattern; None if neither does."""
     for one, two in ((manifest, other), (other, manifest)):
         for pattern in _patterns(one, "incompatible_with"):
             if _matches(pattern, two):

@@ -1,4 +1,4 @@
-"""What a package can be refused for. Verification raises; it never returns a verdict."""
+"""Why a package is refused. Verification raises; it never returns a verdict."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ class PackageError(UserError):
 
 
 class SignatureError(PackageError):
-    """No trusted publisher vouches for these bytes."""
+    """No trusted publisher signed these bytes."""
 
     exit_code = 5
 
@@ -26,12 +26,12 @@ class IncompatibleError(PackageError):
 
 
 class EncryptedError(UserError):
-    """The package is encrypted, and what was given does not open it."""
+    """The package is encrypted, and the given key, if any, does not open it."""
 
 
 @contextlib.contextmanager
 def named(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Let a refusal begin with the name of the file or folder that it is about."""
+    """Put the name of the file or folder in front of a refusal."""
     try:
         yield
     except (PackageError, EncryptedError) as error:

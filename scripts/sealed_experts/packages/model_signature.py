@@ -1,7 +1,7 @@
-"""OpenSSF model signing, version 1.0: a Sigstore bundle beside a folder, by an ECDSA P-256 key.
+"""OpenSSF model signing, version 1.0: a Sigstore bundle next to a folder, signed with an ECDSA P-256 key.
 
-It is what `model_signing sign key` writes and `model_signing verify key` accepts: an in-toto statement that lists every
-file of the folder with its SHA-256, in a DSSE envelope (https://github.com/sigstore/model-transparency).
+`model_signing sign key` writes such a bundle and `model_signing verify key` accepts it. It is an in-toto statement with
+the SHA-256 of every file of the folder, in a DSSE envelope (https://github.com/sigstore/model-transparency).
 """
 
 import base64
@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json, strict_json
+from sealed_experts.files.regular_file import open_regular, read_regular
 from sealed_experts.packages.errors import IncompatibleError, PackageError, SignatureError
 from sealed_experts.packages.keys.private_file import LARGEST_FILE, read_private_file
-from sealed_experts.packages.regular_file import open_regular
 
 _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD = "application/vnd.in-toto+json"
@@ -39,7 +39,7 @@ def sign_digests(digests: Mapping[str, str], *, folder: str, key: ec.EllipticCur
 
     Args:
         digests: SHA-256 of every file, by its name.
-        folder: the folder's name, which the statement states.
+        folder: the folder's name in the statement.
     """
     payload = canonical_json(_statement(digests, folder=folder)).encode()
     envelope = {
@@ -56,14 +56,12 @@ def sign_digests(digests: Mapping[str, str], *, folder: str, key: ec.EllipticCur
 
 
 def signed_digests(bundle: bytes, *, key: ec.EllipticCurvePublicKey) -> dict[str, str]:
-    """Check a bundle's signature and return the SHA-256 of every file that it lists.
-
-    The statement is parsed when the signature is checked, not before.
+    """Check a bundle's signature, then parse the statement and return the SHA-256 of every file that it lists.
 
     Raises:
         SignatureError: the key did not sign it.
-        IncompatibleError: it signs another kind of statement.
-        PackageError: it is not what the format says.
+        IncompatibleError: it is another kind of bundle or statement.
+        PackageError: it does not follow the format.
     """
     try:
         content = strict_json(bundle.decode("utf-8"))
@@ -89,10 +87,10 @@ def signed_digests(bundle: bytes, *, key: ec.EllipticCurvePublicKey) -> dict[str
 
 
 def read_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Read an ECDSA P-256 private key in PEM, which nobody else may read.
+    """Read an ECDSA P-256 private key in PEM.
 
     Raises:
-        UserError: as `read_private_file`; or it holds something else.
+        UserError: other users can read or replace the file, it cannot be read, or it holds something else.
     """
     content = read_private_file(path, remedy=_HOW)
     try:
@@ -111,10 +109,7 @@ def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
         UserError: the file is missing or holds something else.
     """
     try:
-        with open_regular(path) as (stream, _):
-            key = load_pem_public_key(stream.read(LARGEST_FILE))
-    except OSError as error:
-        raise UserError(f"cannot read the public key {path}: {error.strerror}") from error
+        key = load_pem_public_key(read_regular(path, what="the public key", limit=LARGEST_FILE))
     except (ValueError, UnsupportedAlgorithm) as error:
         raise UserError(f"{path} is not a public key in PEM: give the ECDSA P-256 key of who signed") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
@@ -155,7 +150,7 @@ def _statement(digests: Mapping[str, str], *, folder: str) -> dict[str, Any]:
 
 
 def _listed(payload: bytes) -> dict[str, str]:
-    """Return what a statement lists, when its signature is checked."""
+    """Return the digests in a statement whose signature is checked."""
     try:
         statement = strict_json(payload.decode("utf-8"))
         kinds = statement["_type"], statement["predicateType"]
@@ -185,7 +180,7 @@ def _root(digests: Any) -> str:
 
 
 def _encoded(payload: bytes) -> bytes:
-    """DSSE's pre-authentication encoding (https://github.com/secure-systems-lab/dsse, protocol.md)."""
+    """Return DSSE's pre-authentication encoding (https://github.com/secure-systems-lab/dsse, protocol.md)."""
     return b" ".join([b"DSSEv1", b"%d" % len(_PAYLOAD), _PAYLOAD.encode(), b"%d" % len(payload), payload])
 
 
@@ -198,7 +193,7 @@ def _sign(message: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _hint(key: ec.EllipticCurvePublicKey) -> str:
-    """The name of a key in bundles: SHA-256 of its PEM."""
+    """Return the name of a key in bundles: the SHA-256 of its PEM."""
     return hashlib.sha256(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 

@@ -1,30 +1,28 @@
-"""The door to packages of either container, which are told apart by their first bytes."""
+"""Opening, verifying and unpacking a package of either container. The first bytes show which one it is."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sealed_experts.errors import UserError
-from sealed_experts.packages.content.manifest import canonical_object
+from sealed_experts.files.regular_file import read_regular
 from sealed_experts.packages.content.manifest_schema import MAX_MANIFEST
-from sealed_experts.packages.content.receipt import RECEIPT
 from sealed_experts.packages.errors import PackageError, named
 from sealed_experts.packages.expert import container as expert_container
 from sealed_experts.packages.keys.pem import read_public_keys
-from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.policy import DEFAULT, Policy
 from sealed_experts.packages.keys.publisher import PublicKey, Publisher, check_usable
 from sealed_experts.packages.keys.trust import TrustStore, load_trust
 from sealed_experts.packages.recipients.encryption import Identity
-from sealed_experts.packages.regular_file import open_regular
+from sealed_experts.packages.report import PackageReport, VerifiedPackage
 from sealed_experts.packages.source import open_source
 from sealed_experts.packages.tgsp import container
 from sealed_experts.packages.tgsp import package as tgsp
-from sealed_experts.packages.tgsp.examination import ANY, PackageReport, VerifiedPackage
 
 if TYPE_CHECKING:
-    from sealed_experts.packages.content.second_accountant import Bounds
+    pass
 
 TGSP, EXPERT = "tgsp", "expert"
 NOBODY = "nobody you trust"
@@ -35,17 +33,13 @@ LARGEST = max(
 
 
 def container_of(path: str | os.PathLike[str]) -> str:
-    """Return the container of a file, `tgsp` or `expert`, by its first bytes. Nothing of it is verified.
+    """Return the container of a file, `tgsp` or `expert`, by its first bytes. Nothing is verified.
 
     Raises:
         UserError: the file cannot be read.
-        PackageError: it is neither.
+        PackageError: it is neither of the two.
     """
-    try:
-        with open_regular(path) as (stream, _):
-            start = stream.read(len(container.MAGIC))
-    except OSError as error:
-        raise UserError(f"cannot read the package {os.fspath(path)}: {error.strerror}") from error
+    start = read_regular(path, what="the package", limit=len(container.MAGIC))
     if start == container.MAGIC:
         return TGSP
     if start.startswith(expert_container.MAGIC):
@@ -57,7 +51,11 @@ def container_of(path: str | os.PathLike[str]) -> str:
 
 
 def open_any(
-    path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+    path: str | os.PathLike[str],
+    *,
+    trust: TrustStore,
+    policy: Policy = DEFAULT,
+    identity: Identity | None = None,
 ) -> VerifiedPackage:
     """Verify a package of either container in memory, and return its content.
 
@@ -71,16 +69,28 @@ def open_any(
 
 
 def verify_any(
-    path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+    path: str | os.PathLike[str],
+    *,
+    trust: TrustStore,
+    policy: Policy = DEFAULT,
+    identity: Identity | None = None,
 ) -> PackageReport:
-    """Verify a package of either container in a memory that does not grow with the file. Raises as `open_any`."""
+    """Verify a package of either container. The memory needed does not grow with the file.
+
+    Raises:
+        UserError, PackageError: as for `open_any`.
+    """
     if container_of(path) == EXPERT:
         return expert_container.verify_expert(path, trust=trust, policy=policy)
     return tgsp.verify_package(path, trust=trust, policy=policy, identity=identity, digest=True)
 
 
-def verify_manifest(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY) -> PackageReport:
-    """Check a package's signatures and manifest, and look at nothing of its content. Raises as `open_any`."""
+def verify_manifest(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = DEFAULT) -> PackageReport:
+    """Check a package's signatures and manifest, and not its content.
+
+    Raises:
+        UserError, PackageError: as for `open_any`.
+    """
     if container_of(path) == EXPERT:
         return expert_container.verify_expert_manifest(path, trust=trust, policy=policy)
     return tgsp.verify_manifest(path, trust=trust, policy=policy)
@@ -91,16 +101,16 @@ def unpack_any(
     folder: Path,
     *,
     trust: TrustStore,
-    policy: Policy = ANY,
+    policy: Policy = DEFAULT,
     identity: Identity | None = None,
 ) -> PackageReport:
     """Verify a package of either container, and write its manifest and members into a new folder.
 
-    The memory that it takes does not grow with the file.
+    The memory needed does not grow with the file.
 
     Raises:
-        UserError: the folder exists, or cannot be written; or as `open_any`.
-        PackageError: as `open_any`.
+        UserError: the folder exists or cannot be written, or as for `open_any`.
+        PackageError: as for `open_any`.
     """
     if container_of(path) == EXPERT:
         return expert_container.unpack_expert(path, folder, trust=trust, policy=policy)
@@ -108,12 +118,12 @@ def unpack_any(
 
 
 def own_publisher(path: str | os.PathLike[str]) -> TrustStore:
-    """Return a store of the keys that a file carries itself, under a name that says what that proves: nothing.
+    """Return a trust store of the keys in the file itself. That proves nothing, and the publisher's name says so.
 
     Raises:
-        UserError: the file cannot be read; as `load_trust`.
+        UserError: the file or the user's trust store cannot be read.
         PackageError: it is no package.
-        SignatureError: one of its keys was revoked here: what that signed is refused, whoever asks.
+        SignatureError: one of the keys was revoked here, so everything it signed is refused.
     """
     kind = container_of(path)
     with named(path):
@@ -130,14 +140,14 @@ def own_publisher(path: str | os.PathLike[str]) -> TrustStore:
 
 
 def trust_in_file(path: Path) -> TrustStore:
-    """Return a store of the publisher in a public file, and of nobody else.
+    """Return a trust store that holds only the publisher in a public file.
 
-    Where the trust store knows that publisher, its scopes, its expiry and all of its keys hold: naming a file takes
-    none of them back.
+    If the user's trust store knows the publisher, its scopes, expiry and all its keys apply: naming a file does not
+    widen them.
 
     Raises:
-        UserError: as `read_public_keys` and `load_trust`; or the store knows one of the keys beside other ones.
-        SignatureError: the publisher was revoked or expired here.
+        UserError: the file or the trust store cannot be read, or the store knows another key of this publisher.
+        SignatureError: the publisher was revoked or has expired here.
     """
     keys = read_public_keys(path)
     known = _knowing(keys)
@@ -158,18 +168,3 @@ def trust_in_file(path: Path) -> TrustStore:
 def _knowing(keys: Sequence[PublicKey]) -> list[Publisher]:
     """Return the publishers of the trust store that have one of these keys."""
     return [entry for entry in load_trust() if not set(entry.keys).isdisjoint(keys)]
-
-
-def recompute(path: str | os.PathLike[str], members: Mapping[str, bytes]) -> "Bounds | None":
-    """Recompute the ε of a verified package's receipt with a second accountant. Takes seconds.
-
-    Returns:
-        The second accountant's bounds on ε; None where a package claims none.
-
-    Raises:
-        PackageError: the receipt claims less than its events cost. The message names `path`.
-    """
-    from sealed_experts.packages.content.recomputation import recompute_privacy  # scipy takes a second to import
-
-    with named(path):
-        return recompute_privacy(canonical_object(members[RECEIPT], RECEIPT))

@@ -1,4 +1,4 @@
-"""Publishing: from a sealed package, or from an expert's files, to an `.expert` file under its long name."""
+"""Publishing: a sealed package, or a folder of its files, becomes an `.expert` file under its long name."""
 
 import os
 import secrets
@@ -7,37 +7,35 @@ from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.new_file import digest_at, discard, place
+from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages import opening
-from sealed_experts.packages.content.long_name import check_long_name, long_name
-from sealed_experts.packages.content.manifest import canonical_object, check_manifest
+from sealed_experts.packages.content.manifest import canonical_object, check_manifest, long_name
 from sealed_experts.packages.content.manifest_schema import MAX_MANIFEST
 from sealed_experts.packages.errors import EncryptedError, PackageError, SignatureError, named
-from sealed_experts.packages.expert.archive import Content
 from sealed_experts.packages.expert.container import ARCHIVE_NAMES, ONE_SIGNATURE
 from sealed_experts.packages.expert.integrity import MANIFEST, SIGNATURE
 from sealed_experts.packages.expert.writer import seal_expert
 from sealed_experts.packages.keys.policy import Policy
 from sealed_experts.packages.keys.private_keys import PublisherKey, load_key
 from sealed_experts.packages.keys.trust import TrustStore
-from sealed_experts.packages.new_file import digest_at, discard, place
-from sealed_experts.packages.regular_file import open_regular
+from sealed_experts.packages.source import BytesOrFile
 
 
 def publish_expert(path: Path, *, output: Path, publisher: str | None = None) -> tuple[Path, str]:
-    """Write an `.expert` file signed with the publisher key at hand; return its path and SHA-256.
+    """Write an `.expert` file, signed with the user's publisher key; return its path and SHA-256.
 
     Args:
-        path: a `.tgsp` or `.expert` file that this same key signed, or a folder of manifest.json and the members.
+        path: a `.tgsp` or `.expert` file that the same key signed, or a folder of manifest.json and the members.
         output: folder to write into.
-        publisher: the publisher's name in it; by default the manifest's author, or else the key's fingerprint.
+        publisher: the publisher's name in the file; by default the manifest's author, or else the key's fingerprint.
 
     Raises:
         UserError: a file cannot be read or written, or this version was published with other content.
-        PackageError: the package does not verify under this key, or the files are not what a package may hold.
+        PackageError: the package does not verify with this key, or the files are not what a package may hold.
     """
     key = load_key()
     manifest, members = _from_folder(path) if os.path.isdir(path) else _from_package(path, key)
-    check_long_name(manifest)
     called = publisher or _author(manifest)
     target = output / f"{long_name(manifest)}.expert"
     draft = output / f".{secrets.token_hex(8)}.new"
@@ -54,17 +52,17 @@ def publish_expert(path: Path, *, output: Path, publisher: str | None = None) ->
 
 
 def seal_as_expert(path: Path, *, output: Path) -> str:
-    """Write the content of a package as an `.expert` file of this name; return its SHA-256.
+    """Write the content of a package to the `.expert` file `output`; return its SHA-256.
 
-    Its bytes are those that `publish_expert` gives.
+    `publish_expert` would write the same bytes.
 
     Args:
-        path: a `.tgsp` file that the publisher key at hand signed.
+        path: a `.tgsp` file that the user's publisher key signed.
         output: the file to write.
 
     Raises:
         UserError: a file cannot be read or written, or the package is encrypted.
-        PackageError: the package does not verify under this key.
+        PackageError: the package does not verify with this key.
     """
     key = load_key()
     manifest, members = _from_package(path, key)
@@ -75,9 +73,9 @@ def _author(manifest: Mapping[str, Any]) -> str | None:
     return manifest.get("author") or None
 
 
-def _from_package(path: Path, key: PublisherKey) -> tuple[dict[str, Any], Mapping[str, Content]]:
-    """Verify a package under the key that is to sign again: nobody puts a name under what another one made unseen."""
-    # Whoever has the key at hand has all of it: for one's own file the one signature of an .expert is enough.
+def _from_package(path: Path, key: PublisherKey) -> tuple[dict[str, Any], Mapping[str, BytesOrFile]]:
+    """Verify a package with the key that will sign it again, so that nobody signs what somebody else made."""
+    # The user has every algorithm of their own key, so the one signature of an .expert is enough.
     policy = ONE_SIGNATURE if opening.container_of(path) == opening.EXPERT else Policy()
     try:
         package = opening.open_any(path, trust=TrustStore([key.public]), policy=policy)
@@ -94,8 +92,8 @@ def _from_package(path: Path, key: PublisherKey) -> tuple[dict[str, Any], Mappin
     return package.manifest, package.members
 
 
-def _from_folder(folder: Path) -> tuple[dict[str, Any], Mapping[str, Content]]:
-    """Read the files of an expert as `unpack`, or tar from an `.expert`, wrote them."""
+def _from_folder(folder: Path) -> tuple[dict[str, Any], Mapping[str, BytesOrFile]]:
+    """Read the files of an expert, as `unpack` writes them, or as tar extracts them from an `.expert`."""
     try:
         with open_regular(folder / MANIFEST) as (stream, _):
             content = stream.read(2 * MAX_MANIFEST + 1)

@@ -1,6 +1,6 @@
-"""A folder of installed packages, each under its long name. `docs/registry.md` describes it.
+"""The registry: a folder of installed packages, each under its long name. `docs/registry.md` describes it.
 
-Nothing but the packages is stored: what they say about themselves is read from them, verified, whenever it is asked.
+It stores nothing but the packages. Each query verifies them again and reads what they say about themselves.
 """
 
 import os
@@ -12,79 +12,52 @@ from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import atomic_writer, sync_folder
+from sealed_experts.files.home import home_folder
 from sealed_experts.files.locks import folder_lock
+from sealed_experts.files.new_file import digest_at, discard, place
+from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages import opening
 from sealed_experts.packages.base_modules import BaseModules, check_base, check_fits
 from sealed_experts.packages.constraints import check_install, check_uninstall, title
-from sealed_experts.packages.content.long_name import long_name
+from sealed_experts.packages.content.manifest import long_name
 from sealed_experts.packages.content.versions import Version
 from sealed_experts.packages.errors import EncryptedError, IncompatibleError, PackageError
-from sealed_experts.packages.keys.home import home_folder
-from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.installed import Installed, read_installed, refuse_unknown, signed_by_its_own_key
+from sealed_experts.packages.keys.policy import ANY_SIGNATURE, DEFAULT, Policy
 from sealed_experts.packages.keys.trust import TrustStore
-from sealed_experts.packages.new_file import digest_at, discard, place
-from sealed_experts.packages.printable import printable
 from sealed_experts.packages.recipients.encryption import Identity
-from sealed_experts.packages.regular_file import open_regular
-from sealed_experts.packages.standing import (
-    Standing,
-    check_name,
-    check_plain,
-    judged,
-    refuse_unjudged,
-    signed_by_its_own_key,
-)
-from sealed_experts.packages.tgsp.examination import ANY, PackageReport
+from sealed_experts.packages.report import PackageReport
+from sealed_experts.text import printable
 
 SUFFIXES = (".expert", ".tgsp")
 _PIECE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Installed:
-    """A file of the registry: verified, or refused."""
-
-    path: Path
-    report: PackageReport | None
-    refusal: str | None
-
-    @property
-    def verified(self) -> PackageReport:
-        """What is known of a verified package."""
-        assert self.report is not None, "a refused package says nothing"
-        return self.report
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """What a verified package says about itself."""
-        return self.verified.manifest
-
-
-@dataclass(frozen=True, kw_only=True)
 class Registry:
-    """A registry's folder, and whom it accepts packages from.
+    """A registry's folder, and the publishers whose packages it accepts.
 
     Attributes:
-        folder: where the packages are; it may not exist yet.
+        folder: folder of the packages; it may not exist yet.
         trust: the publishers whose packages may be installed.
-        policy: what is required beyond that.
-        identity: the private key of a recipient, for encrypted packages.
-        beside: whom what is installed already is judged by, where that is more than `trust`.
+        policy: what is required of a package beyond a trusted publisher.
+        identity: a recipient's private key, for encrypted packages.
+        installed_trust: publishers accepted for packages that are already installed; defaults to `trust`.
     """
 
     folder: Path
     trust: TrustStore
-    policy: Policy = ANY
+    policy: Policy = DEFAULT
     identity: Identity | None = None
-    beside: TrustStore | None = None
+    installed_trust: TrustStore | None = None
 
     def packages(self) -> list[Installed]:
-        """Verify every package of the registry and return them, by file name.
+        """Verify every package of the registry and return them, sorted by file name.
 
         Raises:
             UserError: the folder cannot be read.
         """
-        return [self._installed(path) for path in self._paths()]
+        return [read_installed(path, verify=self._verified) for path in self._paths()]
 
     def install(
         self,
@@ -94,22 +67,22 @@ class Registry:
         upgrade: bool = False,
         change_publisher: bool = False,
     ) -> Installed:
-        """Verify a package, hold its constraints against what is installed, and put it there, all at once.
+        """Verify a package, check its constraints, and install it in one step.
 
         Args:
             path: the package.
-            base: the base that it is to be used with, where that is known.
-            upgrade: whether it replaces a lower version of the same expert on the same base.
-            change_publisher: whether it may do so where another publisher made that one.
+            base: the base that it will be used with, if known.
+            upgrade: whether it may replace a lower version of the same expert on the same base.
+            change_publisher: whether it may replace a version of another publisher.
 
         Raises:
-            UserError: a file cannot be read or written, this version is installed with other content, or nobody can
-                tell what a file of the registry requires or excludes.
+            UserError: a file cannot be read or written, this version is installed with other content, or it is unknown
+                what a file of the registry requires or excludes.
             PackageError: the package does not verify.
-            IncompatibleError: its base is another, or its constraints or an installed package's do not hold. The
-                message names both sides.
+            IncompatibleError: it was made for another base, or its constraints or those of an installed package do not
+                hold. The message names both packages.
         """
-        # Nothing is copied that nobody trusted signed, or that is no package at all.
+        # First the signature: a file that no trusted publisher signed is not copied.
         report = opening.verify_manifest(path, trust=self.trust, policy=self.policy)
         check_base(report, base, where=path)
         with folder_lock(self.folder):
@@ -117,7 +90,7 @@ class Registry:
             try:
                 _copy(path, draft)
                 try:
-                    # The copy, because nobody else changes that: what is installed is what was verified.
+                    # The copy is verified, because nobody else changes it: what is verified is what gets installed.
                     report = self._verified(draft)
                 except (PackageError, EncryptedError) as error:
                     raise type(error)(str(error).replace(f"{draft}", f"{path}", 1)) from error
@@ -129,22 +102,22 @@ class Registry:
         return Installed(path=target, report=report, refusal=None)
 
     def uninstall(self, name: str) -> Path:
-        """Remove a package, by its name, `name@version` or its file's name, and return its path.
+        """Remove a package by its name, `name@version` or file name, and return the path that it had.
 
         Raises:
-            UserError: nothing, or more than one package, is meant; it cannot be removed; or nobody can tell what
-                another file of the registry requires.
+            UserError: no package, or more than one, has this name; it cannot be removed; or it is unknown what another
+                file of the registry requires.
             IncompatibleError: another installed package requires it.
         """
         with folder_lock(self.folder):
-            standing = self._standing()
-            meant = [each for each in standing if name in _names(each)]
+            installed = self._installed()
+            meant = [each for each in installed if name in each.names]
             if len(meant) != 1:
-                raise UserError(_not_one(name, [each.path.name for each in meant or standing], found=bool(meant)))
+                raise UserError(_not_one(name, [each.path.name for each in meant or installed], found=bool(meant)))
             gone = meant[0]
-            rest = [each for each in standing if each is not gone]
+            rest = [each for each in installed if each is not gone]
             if gone.report is not None:
-                refuse_unjudged(rest, doing="uninstalled")
+                refuse_unknown(rest, doing="uninstalled")
                 check_uninstall(gone.manifest, installed=_usable(rest), refused=_refused(rest))
             try:
                 gone.path.unlink()
@@ -156,16 +129,16 @@ class Registry:
     def _place(
         self, draft: Path, target: Path, report: PackageReport, *, upgrade: bool, change_publisher: bool
     ) -> None:
-        """Check a verified draft against what is installed, and give it its name."""
+        """Check a verified draft against the installed packages, and rename it into place."""
         if os.path.lexists(target):
             _refuse_other_content(target, report)
             return
-        standing = self._standing()
-        refuse_unjudged(standing, doing="installed")
-        same = [each for each in standing if _is_same_expert(each.manifest, report.manifest)]
+        installed = self._installed()
+        refuse_unknown(installed, doing="installed")
+        same = [each for each in installed if _is_same_expert(each.manifest, report.manifest)]
         for former in same:
             self._check_upgrade(former, report, upgrade=upgrade, change_publisher=change_publisher)
-        rest = [each for each in standing if each not in same]
+        rest = [each for each in installed if each not in same]
         check_install(report.manifest, installed=_usable(rest), refused=_refused(rest))
         if not place(draft, target):
             raise UserError(f"{target} appeared while the package was installed: look at what made it, and run again")
@@ -173,8 +146,10 @@ class Registry:
             former.path.unlink()
         sync_folder(self.folder)
 
-    def _check_upgrade(self, former: Standing, report: PackageReport, *, upgrade: bool, change_publisher: bool) -> None:
-        """Hold a package against the one that it would replace."""
+    def _check_upgrade(
+        self, former: Installed, report: PackageReport, *, upgrade: bool, change_publisher: bool
+    ) -> None:
+        """Check that a package may replace an installed one of the same expert."""
         new, old = title(report.manifest), title(former.manifest)
         version, installed = (Version.parse(each["version"]) for each in (report.manifest, former.manifest))
         if version == installed:
@@ -184,18 +159,17 @@ class Registry:
             )
         if not upgrade:
             raise IncompatibleError(
-                f"{new} cannot be installed beside {old} on the same base: give --upgrade to replace that, or uninstall"
-                " it first"
+                f"{new} cannot be installed together with {old} on the same base: give --upgrade to replace that, or"
+                " uninstall it first"
             )
         if version < installed:
             raise IncompatibleError(f"{new} does not replace {old}, which is higher: uninstall that, if this is meant")
         publisher = self.trust.find(report.publisher)
         known = {report.publisher, *(publisher.ancestors if publisher else ())}
-        assert former.report is not None, "nothing is installed beside what nobody can judge"
-        if former.report.publisher not in known and not change_publisher:
+        if former.known.publisher not in known and not change_publisher:
             raise IncompatibleError(
                 f"{new} is signed by {report.publisher_name} ({report.publisher}), but {old} by the key"
-                f" {former.report.publisher}: give --change-publisher if another publisher may replace it"
+                f" {former.known.publisher}: give --change-publisher if another publisher may replace it"
             )
 
     def _paths(self) -> list[Path]:
@@ -206,17 +180,13 @@ class Registry:
         except OSError as error:
             raise UserError(f"cannot read the registry {self.folder}: {error.strerror}") from error
 
-    def _standing(self) -> list[Standing]:
-        return [judged(path, trust=self.beside or self.trust) for path in self._paths()]
-
-    def _installed(self, path: Path) -> Installed:
-        try:
-            check_plain(path)
-            report = self._verified(path)
-            check_name(path, report.manifest)
-        except UserError as error:  # what it is refused for, an encrypted or unreadable one too
-            return Installed(path=path, report=None, refusal=str(error))
-        return Installed(path=path, report=report, refusal=None)
+    def _installed(self) -> list[Installed]:
+        """Read the manifests alone: content may be encrypted for others. One signature of the publisher is enough."""
+        trust = self.installed_trust or self.trust
+        return [
+            read_installed(path, verify=lambda each: opening.verify_manifest(each, trust=trust, policy=ANY_SIGNATURE))
+            for path in self._paths()
+        ]
 
     def _verified(self, path: Path) -> PackageReport:
         return opening.verify_any(path, trust=self.trust, policy=self.policy, identity=self.identity)
@@ -231,12 +201,12 @@ def _is_package(name: str) -> bool:
     return name.endswith(SUFFIXES) and not name.startswith(".")
 
 
-def _usable(standing: Iterable[Standing]) -> list[dict[str, Any]]:
-    return [each.manifest for each in standing if each.refusal is None]
+def _usable(installed: Iterable[Installed]) -> list[dict[str, Any]]:
+    return [each.manifest for each in installed if each.refusal is None]
 
 
-def _refused(standing: Iterable[Standing]) -> list[dict[str, Any]]:
-    return [each.manifest for each in standing if each.refusal is not None and each.report is not None]
+def _refused(installed: Iterable[Installed]) -> list[dict[str, Any]]:
+    return [each.manifest for each in installed if each.refusal is not None and each.report is not None]
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -253,9 +223,10 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _refuse_other_content(target: Path, report: PackageReport) -> None:
-    """Refuse what has a package's name already, unless it is the same; two experts can have one long name.
+    """Refuse if the package's name is taken by other content.
 
-    The names of expert and base are joined by a hyphen, which either may hold, and a base's name is shortened.
+    Two experts can have one long name: it joins the names of expert and base by a hyphen, which both may contain, and
+    it shortens the base's name.
     """
     found = digest_at(target)
     if found == report.digest:
@@ -275,13 +246,6 @@ def _refuse_other_content(target: Path, report: PackageReport) -> None:
 
 def _is_same_expert(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one["name"] == other["name"] and one["base"]["digest"] == other["base"]["digest"]
-
-
-def _names(standing: Standing) -> set[str]:
-    names = {standing.path.name, standing.path.stem}
-    if standing.report is not None:
-        names |= {standing.manifest["name"], f"{standing.manifest['name']}@{standing.manifest['version']}"}
-    return names
 
 
 def _not_one(name: str, files: Iterable[str], *, found: bool) -> str:

@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from sealed_experts.settings.fields import Distinct, Group, setting, text
-from sealed_experts.settings.texts import FORGING, NUMBER, PRE_RELEASE, VERSION_CORE, Printable
+from sealed_experts.settings.texts import NUMBER, PRE_RELEASE, VERSION_CORE, Printable
+from sealed_experts.text import KEYWORD
 
 NO_LICENCE = "NOASSERTION"  # SPDX's word for: nothing is said
 LARGEST_LICENCE = 1 << 18  # bytes of the member LICENSE
@@ -32,7 +33,7 @@ Time = Annotated[str, text(TIME, 'a time in UTC such as "2026-01-31T09:00:00Z"')
 Keyword = Annotated[
     str,
     text(
-        rf"^\s*[^\s{FORGING}][^{FORGING}]*$",
+        KEYWORD,
         "visible text without control characters or signs that turn its direction",
         max_length=200,
     ),

@@ -12,6 +12,7 @@ from pathlib import Path
 from sealed_experts.packages.settings import LARGEST_LICENCE, NO_LICENCE, PackageSettings, RoutingSettings
 from sealed_experts.settings.layers import Layers
 from sealed_experts.settings.messages import KeyPath, Mistake, shown
+from sealed_experts.text import STEERING, holds
 
 # The model card, at most 256 KiB, lists them all; so does the manifest. What is left is for everything else in it.
 KEYWORD_BYTES = 200_000
@@ -19,7 +20,6 @@ _ESCAPED = 4  # bytes that a character such as & or < grows by in the card, at m
 # Of a package's long name, `{name}-{base}.v{version}`: at most 200 letters, of which a base's name takes up to 80.
 LONGEST_NAME_AND_VERSION = 200 - 80 - len("-.v")
 PRIVATE_KEY = re.compile(r"BEGIN [A-Z0-9 ]*PRIVATE KEY")  # in PEM, OpenSSH's form and PGP's
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f]")  # but for white space
 
 
 def package_mistakes(
@@ -131,7 +131,7 @@ def _text_mistakes(path: str, place: KeyPath, root: Path) -> Iterator[Mistake]:
     except (OSError, ValueError):  # also a name that no file can have
         yield Mistake(place, f"{shown(path)} is not an existing file of UTF-8 text")
         return
-    if not text.strip() or len(content) > LARGEST_LICENCE or _CONTROL.search(text):
+    if not text.strip() or len(content) > LARGEST_LICENCE or holds(text, STEERING):
         yield Mistake(
             place, f"{shown(path)} must hold text, at most {LARGEST_LICENCE} bytes of it, and no control characters"
         )

@@ -1,4 +1,4 @@
-"""A PEFT folder with a model signature beside it: made for tools of others, and accepted from them."""
+"""A PEFT folder with a model signature next to it, for exchange with other tools."""
 
 import errno
 import os
@@ -8,11 +8,11 @@ from pathlib import Path
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_bytes
 from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages import model_signature
 from sealed_experts.packages.content.linter import CONFIG, WEIGHTS, AdapterFacts, lint_adapter
 from sealed_experts.packages.content.manifest_schema import MEMBERS
 from sealed_experts.packages.errors import PackageError, named
-from sealed_experts.packages.regular_file import open_regular
 
 _MANIFEST = "manifest.json"
 _LIMITS = {**MEMBERS, _MANIFEST: 1 << 21}
@@ -33,16 +33,16 @@ class SignedFolder:
 
 
 def signature_path(folder: Path) -> Path:
-    """Return where the signature of a folder is by default: beside it, under its name and `.sig`."""
+    """Return the default path of a folder's signature: next to the folder, with `.sig` after its name."""
     whole = Path(os.path.abspath(folder))
     return whole.with_name(f"{whole.name}.sig")
 
 
 def sign_folder(folder: Path, *, key: Path, output: Path | None = None) -> Path:
-    """Write the model signature of a PEFT folder, and return where it is.
+    """Write the model signature of a PEFT folder, and return its path.
 
     Raises:
-        UserError: the folder or the key cannot be read, or the signature is there already.
+        UserError: the folder or the key cannot be read, or the signature exists.
         PackageError: the folder holds what no expert may hold.
     """
     private = model_signature.read_private_key(key)
@@ -52,21 +52,21 @@ def sign_folder(folder: Path, *, key: Path, output: Path | None = None) -> Path:
     if os.path.lexists(path):
         raise UserError(f"{path} exists: name another --output, or remove it to sign again")
     if Path(os.path.abspath(path)).parent == Path(os.path.abspath(folder)):
-        raise UserError(f"{path} lies in the folder that it signs: put it beside {folder}")
+        raise UserError(f"{path} is in the folder that it signs: put it next to {folder}")
     name = Path(os.path.abspath(folder)).name
     write_bytes(path, model_signature.sign_digests(_digests(members), folder=name, key=private))
     return path
 
 
 def verify_folder(folder: Path, *, key: Path, signature: Path | None = None) -> SignedFolder:
-    """Check a PEFT folder: the signature under `key`, the set of files both ways, their digests, the linter.
+    """Check a PEFT folder: its signature with `key`, that no file is missing or foreign, the digests, the linter.
 
-    Every file is read once, and what was read is what was checked.
+    Every file is read once, so the content that was checked is the content that is used.
 
     Raises:
         UserError: the folder, the key or the signature cannot be read.
         SignatureError: the key did not sign it.
-        PackageError: a file is foreign, missing or altered, or not what an adapter may be.
+        PackageError: a file is foreign, missing or altered, or is not allowed in an adapter.
     """
     path = signature or signature_path(folder)
     public, bundle = model_signature.read_public_key(key), model_signature.read_bundle(path)
@@ -86,7 +86,7 @@ def verify_folder(folder: Path, *, key: Path, signature: Path | None = None) -> 
 
 
 def _read(folder: Path) -> dict[str, bytes]:
-    """Read a folder's files, which are of an expert and nothing else: no folders, links, hidden files or pickles."""
+    """Read the files of a folder that may hold an expert's files alone: no folders, links, hidden files or pickles."""
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry, _ in zip(entries, range(_MOST_ENTRIES), strict=False)]

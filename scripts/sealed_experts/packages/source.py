@@ -1,30 +1,33 @@
-"""Where the bytes of a package come from: a file opened once, or memory."""
+"""Where the bytes of a package come from: a file that is opened once, or memory."""
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages.errors import PackageError
-from sealed_experts.packages.regular_file import open_regular
 
 Buffer = bytes | memoryview
-BLOCK = 1 << 20  # bytes that are read at a time: few calls, and a cache of the processor still holds them when hashed
+BytesOrFile = bytes | Path  # content of a member that is to be written: the bytes, or the file that holds them
+BLOCK = 1 << 20  # bytes read at a time: few calls, and the processor's cache still holds them when they are hashed
 
 _CUT = "the file was cut while it was read: get it again"
 
 
 class Source(Protocol):
-    """Bytes that can be read at any place, from several threads."""
+    """Bytes that several threads can read at any place."""
 
     size: int
 
     @property
     def constant(self) -> bool:
-        """Whether what is read twice is the same, unless `check_unchanged` raises."""
+        """Whether two reads of one place give the same bytes, unless `check_unchanged` raises."""
 
     def read(self, offset: int, length: int) -> Buffer:
         """Return exactly `length` bytes.
@@ -55,10 +58,10 @@ class Memory:
 
 
 class OpenFile:
-    """An open file, by its descriptor: its path is never looked at again.
+    """An open file, by its descriptor: its path is not used again.
 
-    While it is read, nobody can begin to write to it where the system grants a lease (`constant`). A file's times alone
-    prove nothing: a page that somebody has mapped, and written to before, changes without them.
+    If the system grants a lease (`constant`), nobody can start to write to the file while it is read. Its times alone
+    prove nothing: a program that mapped a page and wrote to it before can change it later without a new time.
     """
 
     def __init__(self, descriptor: int, status: os.stat_result) -> None:
@@ -85,7 +88,7 @@ class OpenFile:
             done += count
 
     def check_unchanged(self) -> None:
-        """Compare the file's status with that of the time when it was opened; a lease must still be held."""
+        """Compare the file's status with its status when it was opened; a lease must still be held."""
         if self.constant and fcntl.fcntl(self._descriptor, fcntl.F_GETLEASE) != fcntl.F_RDLCK:
             raise PackageError("somebody began to write to the file while it was read: verify it again later")
         if _identity(os.fstat(self._descriptor)) != _identity(self._status):
@@ -94,7 +97,7 @@ class OpenFile:
 
 @contextlib.contextmanager
 def open_source(path: str | os.PathLike[str], *, what: str = "the package") -> Iterator[OpenFile]:
-    """Yield a file as a source; `what` says in messages what it is.
+    """Yield a file as a source; `what` names it in messages.
 
     Raises:
         UserError: the file is missing, is not a regular file, or cannot be read.
@@ -113,9 +116,9 @@ def blocks(source: Source, *, offset: int, length: int, size: int = BLOCK) -> It
 
 
 def passing_blocks(source: Source, *, offset: int, length: int) -> Iterator[Buffer]:
-    """As `blocks`, but a block is valid only until the next is taken: those of a file share one piece of memory.
+    """Yield blocks as `blocks` does, but each is valid only until the next: a file's blocks share one buffer.
 
-    New memory for each would take as long as the reading.
+    Allocating memory for each block would take as long as reading it.
     """
     if not isinstance(source, OpenFile):
         yield from blocks(source, offset=offset, length=length)
@@ -127,15 +130,37 @@ def passing_blocks(source: Source, *, offset: int, length: int) -> Iterator[Buff
         yield block.toreadonly()
 
 
-def _take_lease(descriptor: int) -> bool:
-    """Ask the system to keep writers away until the descriptor is closed; tell whether it does.
+def content_blocks(content: BytesOrFile) -> Iterator[Buffer]:
+    """Yield the content of a member that is to be written, a block at a time.
 
-    It does for the file's owner, where nobody has it open for writing. Whoever then opens it to write waits.
+    Raises:
+        UserError: its file cannot be read.
     """
-    if not hasattr(fcntl, "F_SETLEASE"):  # of Linux alone
+    if isinstance(content, bytes):
+        yield from blocks(Memory(content), offset=0, length=len(content))
+        return
+    with open_source(content, what="the member") as source:
+        yield from blocks(source, offset=0, length=source.size)
+
+
+def measure(content: BytesOrFile) -> tuple[int, str]:
+    """Return size and SHA-256 of a member that is to be written. Raises as `content_blocks`."""
+    size, state = 0, hashlib.sha256()
+    for block in content_blocks(content):
+        state.update(block)
+        size += len(block)
+    return size, state.hexdigest()
+
+
+def _take_lease(descriptor: int) -> bool:
+    """Ask the system to keep writers away until the descriptor is closed, and say whether it does.
+
+    Linux does so for the file's owner if nobody has the file open for writing. A program that opens it to write waits.
+    """
+    if not hasattr(fcntl, "F_SETLEASE"):
         return False
     try:
-        # The signal for a waiting writer is one that is ignored by default; that of old would end the process.
+        # SIGURG is ignored by default. The system's own choice for a waiting writer, SIGIO, would end the process.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError:
@@ -144,5 +169,5 @@ def _take_lease(descriptor: int) -> bool:
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
-    # The change time too: unlike the modification time, nobody can set it.
+    # Also the change time: unlike the modification time, nobody can set it.
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

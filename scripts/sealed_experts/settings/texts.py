@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from sealed_experts.settings.fields import text
+from sealed_experts.text import LINES, PRINTABLE
 
 # Part of paths and of Snakemake's wildcards.
 NAME = r"^[a-z0-9][a-z0-9_-]*$"
@@ -12,12 +13,6 @@ PRE_RELEASE = rf"(?:-({_IDENTIFIER}(?:\.{_IDENTIFIER})*))?"
 NUMBER = _NUMBER
 VERSION_CORE = rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}{PRE_RELEASE}(?:\+([0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?"
 VERSION = rf"^{VERSION_CORE}$"
-# What a package may hold: neither control characters nor signs that turn the direction of what follows, which could
-# forge what a terminal, a log or a page shows.
-FORGING = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"
-PRINTABLE = rf"^[^{FORGING}]*$"
-# The same, but for white space, of which a package's description makes single spaces.
-LINES = r"^[^\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069]*$"
 COMMIT = r"^[0-9a-f]{40}$"  # of a hub repository: a branch or tag may move, a commit does not
 _UNFORGED = "text without control characters or signs that turn its direction"
 

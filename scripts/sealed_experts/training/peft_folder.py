@@ -14,6 +14,7 @@ from sealed_experts.files.atomic import write_bytes
 from sealed_experts.files.canonical import read_json
 from sealed_experts.models.adapters import ADAPTER, AdapterKind
 from sealed_experts.training.checkpoints import load_state
+from sealed_experts.training.refusals import check_made_with
 
 
 def write_peft_folder(adapter_file: Path, *, base_folder: Path, config: Path, weights: Path) -> None:
@@ -23,13 +24,20 @@ def write_peft_folder(adapter_file: Path, *, base_folder: Path, config: Path, we
     folder loads with `PeftModel.from_pretrained`.
 
     Raises:
-        UserError: the adapter does not fit the base.
+        UserError: the adapter does not fit the base, or was trained on another one.
     """
     state = load_state(adapter_file)
     adapter = ADAPTER.parse(state["adapter"])
     tensors = {name: tensor.contiguous() for name, tensor in state["model_state_dict"].items()}
     _check_fit(tensors, adapter, base_folder, adapter_file)
     manifest = read_json(base_folder / "base.json")
+    check_made_with(
+        adapter_file,
+        state,
+        needed=f"the base in {base_folder} has {{}}",
+        remedy="train it again on this base",
+        base_digest=manifest["digest"],
+    )
     write_bytes(weights, save({name: tensors[name] for name in sorted(tensors)}))
     write_bytes(config, adapter_config_bytes(adapter, base_name=manifest["name"], revision=manifest["revision"]))
 

@@ -1,11 +1,20 @@
 """What stops a stage, before it trains or while it does, and what to do about it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.settings.fields import plain
 from sealed_experts.training.job import StageJob
+
+_SUBJECT = {
+    "adapter_name": "the expert",
+    "stage": "the stage",
+    "base_digest": "the base of digest",
+    "adapter": "the adapter settings",
+    "template": "the template",
+}
 
 
 def check_context(job: StageJob, *, context: int | None) -> None:
@@ -37,23 +46,42 @@ def check_processes(job: StageJob, *, count: int) -> None:
 
 
 def check_start(job: StageJob, start: Mapping[str, Any], *, base_digest: str) -> None:
-    """Check that an adapter file is one that this stage can go on from.
+    """Check that an adapter file, whose content is `start`, is one that this stage can go on from.
 
     Raises:
-        UserError: it was made on another base, with other adapter settings, or by another expert.
+        UserError: as `check_made_with`.
     """
-    made = start.get("subject", {})
-    for what, found, expected in (
-        ("the base of digest", made.get("base_digest"), base_digest),
-        ("the adapter settings", made.get("adapter"), plain(job.adapter)),
-        ("the expert", made.get("adapter_name"), job.expert),
-        ("the template", made.get("template"), job.template),
-    ):
-        if found != expected:
-            raise UserError(
-                f"{job.start} was made with {what} {found}, but stage {job.stage} is to go on with {expected}: run the "
-                "stage before it again"
-            )
+    assert job.start is not None, "the stage starts from an adapter"
+    check_made_with(
+        job.start,
+        start,
+        needed=f"stage {job.stage} is to go on with {{}}",
+        remedy="run the stage before it again",
+        adapter_name=job.expert,
+        base_digest=base_digest,
+        adapter=plain(job.adapter),
+        template=job.template,
+    )
+
+
+def check_made_with(path: Path, state: Mapping[str, Any], *, needed: str, remedy: str, **expected: Any) -> None:
+    """Check that an adapter file was made with what it is to be used with.
+
+    Args:
+        path: the file.
+        state: its content.
+        needed: what the message says about the expected value, which replaces `{}`.
+        remedy: what the message tells to do.
+        expected: values of the run's subject: `adapter_name`, `stage`, `base_digest`, `adapter` or `template`.
+
+    Raises:
+        UserError: it was made with something else; the message names the first difference.
+    """
+    made = state.get("subject", {})
+    for name, value in expected.items():
+        if made.get(name) != value:
+            wanted = needed.replace("{}", str(value))
+            raise UserError(f"{path} was made with {_SUBJECT[name]} {made.get(name)}, but {wanted}: {remedy}")
 
 
 def not_finite(what: str, *, step: int, stage: str, learning_rate: float) -> UserError:

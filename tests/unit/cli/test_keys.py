@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sealed_experts.cli.main import main
+from sealed_experts.files.home import home_folder
 from sealed_experts.packages.keys import pkcs8, private_keys, signing
-from sealed_experts.packages.keys.home import home_folder
 from sealed_experts.packages.keys.passphrase import VARIABLE
 from sealed_experts.packages.keys.publisher import today
 from sealed_experts.packages.keys.statements import rotation_statement
@@ -168,7 +168,7 @@ def test_a_damaged_key_does_not_hide_the_others_from_the_list(capsys):
     run(capsys, "create", "--name", "second")
     private_keys.key_path("second").write_text("nonsense")
     lines = run(capsys, "list").splitlines()
-    assert lines[0] == f"signs:   {private_keys.key_path()} {private_keys.publisher_fingerprint()}"
+    assert lines[0] == f"signs:   {private_keys.key_path()} {building.own_fingerprint()}"
     assert lines[1].startswith("kept:    second (unreadable")
 
 
@@ -295,7 +295,7 @@ def test_no_command_shows_a_private_half(capsys, tmp_path, monkeypatch):
     shown += run(capsys, "rotate", "--output", tmp_path / "rotation.json", "--json")
     secrets += [key.private_bytes_raw() for key in private_keys.load_key()._private.values()]
     shown += run(capsys, "list") + run(capsys, "list", "--json") + run(capsys, "export")
-    fingerprint = private_keys.publisher_fingerprint()
+    fingerprint = building.own_fingerprint()
     options = ["--reason", "lost", "--output", tmp_path / "revocation.json"]
     shown += run(capsys, "revoke", "--fingerprint", fingerprint, *options)
     monkeypatch.setenv(VARIABLE, "wrong horse")

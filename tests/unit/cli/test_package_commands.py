@@ -11,7 +11,7 @@ import pytest
 from sealed_experts.cli.main import main
 from sealed_experts.errors import UserError, shown
 from sealed_experts.packages.keys import private_keys
-from sealed_experts.packages.keys.trust import load_trust, mark_revoked, trust_key
+from sealed_experts.packages.keys.trust import load_trust, mark_revoked
 from sealed_experts.packages.recipients.encryption import generate_identity
 from sealed_experts.packages.recipients.recipient_files import save_identity
 from tests.attacks import building, expert_building
@@ -36,7 +36,7 @@ def path(tmp_path, request) -> Path:
 
 @pytest.fixture
 def _trusted():
-    trust_key(building.key().public.raw, name="bank")
+    building.trust_key(building.key().public.raw, name="bank")
 
 
 @pytest.mark.usefixtures("_trusted")
@@ -413,7 +413,7 @@ def test_options_that_contradict_each_other_are_wrong_usage(path, capsys, option
 
 def test_from_creation_to_another_persons_trust(tmp_path, monkeypatch):
     assert main(["keys", "create"]) == 0
-    fingerprint = private_keys.publisher_fingerprint()
+    fingerprint = building.own_fingerprint()
     public = tmp_path / "bank.pub"
     assert main(["keys", "export", "--output", str(public)]) == 0
     package = tmp_path / "p.tgsp"

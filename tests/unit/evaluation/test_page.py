@@ -12,7 +12,7 @@ import pytest
 from sealed_experts.errors import UserError
 from sealed_experts.evaluation.evaluation_page import evaluation_page
 from sealed_experts.evaluation.rows import axis_shares, figure_rows, signed_interval, with_interval
-from sealed_experts.evaluation.stored import evaluated_experts, read_evaluation, visible
+from sealed_experts.evaluation.stored import evaluated_experts, read_evaluation
 from tests.evaluations import answer, leave_evaluation, made_evaluation, without_reward
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "tabulate_evaluations.py"
@@ -140,10 +140,6 @@ def test_axes_named_by_a_user_are_escaped_in_every_place() -> None:
     page = Page(evaluation_page([made]))
     assert "script" not in page.tags
     assert page.open == []
-
-
-def test_letters_that_turn_text_around_are_replaced() -> None:
-    assert visible("a\x1b[2Jb\u202ec\nd\té") == "a\ufffd[2Jb\ufffdc\nd\té"
 
 
 def test_the_page_says_how_private_it_is() -> None:

@@ -189,7 +189,7 @@ def test_excluded_words_and_priorities_are_written_where_they_say_something_and_
             {"incompatible_with": ["investment_expert@*"]},
             r"banking_expert 1\.0\.0 cannot be loaded together with investment_expert 1\.0\.0",
         ),
-        ({"max_chain": 1}, r"banking_expert 1\.0\.0 bears at most 1 active adapters .* but 2 of these"),
+        ({"max_chain": 1}, r"banking_expert 1\.0\.0 allows at most 1 active adapters .* but 2 of these"),
     ],
 )
 def test_experts_whose_constraints_do_not_hold_together_are_not_assembled(workshop, constraints, message):

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from sealed_experts.errors import UserError
-from sealed_experts.packages.keys.home import home_folder
+from sealed_experts.files.home import home_folder
 from sealed_experts.packages.keys.private_keys import create_key, key_path, load_key
 from sealed_experts.privacy.ledger.accounting import epsilon
 from sealed_experts.privacy.ledger.events import GaussianEvent

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json
+from sealed_experts.files.home import home_folder
 from sealed_experts.packages.errors import SignatureError
 from sealed_experts.packages.keys import key_changes, pkcs8, private_keys, trust
-from sealed_experts.packages.keys.home import home_folder
 from sealed_experts.packages.keys.key_changes import (
     follow_revocation,
     follow_rotation,
@@ -23,7 +23,7 @@ from sealed_experts.packages.keys.key_changes import (
 )
 from sealed_experts.packages.keys.passphrase import VARIABLE
 from sealed_experts.packages.keys.publisher import today
-from sealed_experts.packages.keys.signatures import settle_publisher
+from sealed_experts.packages.keys.sealing_key import settle_publisher
 from sealed_experts.packages.keys.statements import (
     Revocation,
     Rotation,
@@ -64,12 +64,7 @@ def test_rotating_puts_a_new_key_in_place_and_keeps_the_old_one(tmp_path):
     old = private_keys.create_key()
     before = private_keys.key_path().read_bytes()
     done = rotate_key(output=tmp_path / "rotation.json")
-    assert (
-        private_keys.publisher_fingerprint()
-        == private_keys.ensure_publisher_key()
-        == done.new.fingerprint
-        != old.fingerprint
-    )
+    assert building.own_fingerprint() == private_keys.ensure_publisher_key() == done.new.fingerprint != old.fingerprint
     assert done.retired.read_bytes() == before
     assert done.retired.stat().st_mode & 0o777 == private_keys.key_path().stat().st_mode & 0o777 == 0o600
     assert done.new.certified_by == old.fingerprint

@@ -22,15 +22,16 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.home import home_folder
 from sealed_experts.packages import model_signature
 from sealed_experts.packages.keys import pem, private_keys, signing
-from sealed_experts.packages.keys.home import home_folder
 from sealed_experts.packages.keys.passphrase import VARIABLE
 from sealed_experts.packages.keys.pem import parse_private, parse_public, private_pem
-from sealed_experts.packages.keys.signatures import settle_publisher
+from sealed_experts.packages.keys.sealing_key import settle_publisher
 from sealed_experts.packages.recipients import recipient_files
 from sealed_experts.packages.recipients.encryption import generate_identity
 from sealed_experts.packages.recipients.own_identity import own_identity
+from tests.attacks import building
 
 ROOT = Path(__file__).resolve().parents[3]
 CURVE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -97,7 +98,7 @@ P256 = ec.derive_private_key(7, ec.SECP256R1())
         (block(LATTICE), "holds no Ed25519 key"),
         (block(CURVE) + block(CURVE), "holds two ed25519 keys"),
         (block(CURVE) + block(LATTICE) + block(LATTICE), "holds two ml-dsa-65 keys"),
-        (block(CURVE) + block(P256), "publishers' keys are Ed25519, with ML-DSA-65 beside it"),
+        (block(CURVE) + block(P256), "publishers' keys are Ed25519, and optionally ML-DSA-65"),
         (block(CURVE) + b"a word", "is not a private key in PEM"),
         (b"a word\n" + block(CURVE), "is not a private key in PEM"),
         (block(CURVE)[:-10], "is not a private key in PEM"),
@@ -212,9 +213,9 @@ def test_the_environment_gives_the_passphrase_to_new_keys_and_opens_them(monkeyp
 def test_the_fingerprint_needs_no_passphrase(monkeypatch):
     """Snakemake asks for it whenever it reads the rules: nobody can be asked then."""
     key = private_keys.create_key(secret=b"word")
-    assert private_keys.ensure_publisher_key() == private_keys.publisher_fingerprint() == key.fingerprint
+    assert private_keys.ensure_publisher_key() == building.own_fingerprint() == key.fingerprint
     private_keys.key_path().with_suffix(".pub").unlink()
-    assert private_keys.publisher_fingerprint() == key.fingerprint
+    assert building.own_fingerprint() == key.fingerprint
     # A file of the same key from elsewhere does not tell; the .pub file beside it does.
     path = write(private_pem(BOTH.values(), passphrase=b"word"), "other")
     with pytest.raises(UserError, match="has a passphrase"):
@@ -331,14 +332,14 @@ def test_no_key_is_made_inside_a_workflow(tmp_path, monkeypatch, snakefile, plac
     (tmp_path / snakefile).write_text("")
     monkeypatch.setenv("SEALED_EXPERTS_HOME", str(tmp_path / place))
     for make in (private_keys.create_key, private_keys.ensure_publisher_key):
-        with pytest.raises(UserError, match=r"lies in the project .*SEALED_EXPERTS_HOME"):
+        with pytest.raises(UserError, match=r"is in the project .*SEALED_EXPERTS_HOME"):
             make()
     assert list(tmp_path.rglob("*.pem")) == list(tmp_path.rglob("*.json")) == []
 
 
 def test_no_key_is_made_beside_this_program(monkeypatch):
     monkeypatch.setenv("SEALED_EXPERTS_HOME", str(ROOT / "scripts" / "no such folder"))
-    with pytest.raises(UserError, match="lies in the project"):
+    with pytest.raises(UserError, match="is in the project"):
         private_keys.refuse_project(private_keys.key_path())
 
 
@@ -351,7 +352,7 @@ def test_a_key_inside_a_workflow_is_not_used_either(tmp_path, monkeypatch):
     monkeypatch.setenv("SEALED_EXPERTS_KEY", str(own))
     assert private_keys.load_key()
     (tmp_path / "Snakefile").write_text("")
-    with pytest.raises(UserError, match=r"mine\.pem lies in the project"):
+    with pytest.raises(UserError, match=r"mine\.pem is in the project"):
         private_keys.load_key()
 
 
@@ -369,17 +370,17 @@ def test_a_project_is_one_in_the_home_folder_too(tmp_path, monkeypatch):
     for home in (tmp_path, tmp_path / "home"):
         monkeypatch.setenv("HOME", str(home))
         for place in (home / "keys", home / ".config" / "other", home):
-            with pytest.raises(UserError, match=f"lies in the project {tmp_path},"):
+            with pytest.raises(UserError, match=f"is in the project {tmp_path},"):
                 private_keys.refuse_project(place / "key.pem")
     monkeypatch.setenv("HOME", str(ROOT))  # not even the default place, where that is this program's own folder
-    with pytest.raises(UserError, match="lies in the project"):
+    with pytest.raises(UserError, match="is in the project"):
         private_keys.refuse_project(ROOT / ".config" / "sealed-experts" / "keys" / "key.pem")
 
 
 def test_no_key_lies_among_results(tmp_path, monkeypatch):
     """With --directory, the folder of results has no Snakefile above it."""
     monkeypatch.setenv("SEALED_EXPERTS_HOME", str(tmp_path / "results" / "home"))
-    with pytest.raises(UserError, match=r"lies in .*results, where a private key would be published"):
+    with pytest.raises(UserError, match=r"is in .*results, where a private key would be published"):
         private_keys.create_key()
     assert list(tmp_path.rglob("*.pem")) == []
 
@@ -424,7 +425,7 @@ def test_private_files_of_every_kind_are_held_to_the_same(tmp_path, make, read):
         (tmp_path / place).mkdir()
         (tmp_path / "project" / "Snakefile").write_text("") if place == "project" else None
         shutil.copy2(path, tmp_path / place / "key.pem")
-        with pytest.raises(UserError, match=rf"key\.pem lies in .*{place}"):
+        with pytest.raises(UserError, match=rf"key\.pem is in .*{place}"):
             read(tmp_path / place / "key.pem")
     for other in (tmp_path / "none.pem", path.parent):
         with pytest.raises(UserError, match=r"does not exist|not a regular file"):
@@ -454,7 +455,7 @@ def test_a_symlink_into_a_workflow_is_seen_through(tmp_path, monkeypatch):
     (tmp_path / "project" / "Snakefile").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "project")
     monkeypatch.setenv("SEALED_EXPERTS_HOME", str(tmp_path / "link" / "home"))
-    with pytest.raises(UserError, match="lies in the project"):
+    with pytest.raises(UserError, match="is in the project"):
         private_keys.create_key()
 
 

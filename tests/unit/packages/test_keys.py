@@ -21,10 +21,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.home import home_folder
 from sealed_experts.packages.keys import private_keys, trust
-from sealed_experts.packages.keys.home import home_folder
 from sealed_experts.packages.keys.pem import read_public_keys
-from sealed_experts.packages.keys.signatures import settle_publisher
+from sealed_experts.packages.keys.sealing_key import settle_publisher
+from tests.attacks import building
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -49,7 +50,7 @@ def test_a_key_and_its_folders_are_private_whatever_the_umask():
     assert mode(path.parent) == 0o700
     assert mode(trust.trust_folder()) == 0o700
     assert path.read_bytes().startswith(b"-----BEGIN PRIVATE KEY-----")
-    assert private_keys.publisher_fingerprint() == key.fingerprint
+    assert building.own_fingerprint() == key.fingerprint
     assert trust.load_trust().find(key.fingerprint) == key
 
 
@@ -107,7 +108,7 @@ def test_a_name_cannot_lead_elsewhere(name):
     with pytest.raises(UserError, match="cannot name a key"):
         private_keys.create_key(name=name)
     with pytest.raises(UserError, match="cannot name a key"):
-        trust.trust_key(b"\1" * 32, name=name)
+        building.trust_key(b"\1" * 32, name=name)
 
 
 def private_pem(private, encryption=None) -> bytes:
@@ -150,7 +151,7 @@ def test_the_environment_chooses_the_key(tmp_path, monkeypatch):
     path.chmod(0o600)
     private_keys.create_key()
     monkeypatch.setenv("SEALED_EXPERTS_KEY", str(path))
-    assert private_keys.publisher_fingerprint() == other.fingerprint
+    assert building.own_fingerprint() == other.fingerprint
     assert private_keys.ensure_publisher_key() == other.fingerprint
 
 
@@ -189,7 +190,7 @@ def test_a_publisher_key_that_is_trusted_with_other_keys_is_refused_before_anyth
     """The store knew its first key alone, so that every package of both was refused when it was sealed."""
     key = private_keys.create_key()
     trust.untrust_key(key.fingerprint)
-    trust.trust_key(key.raw, name="publisher")
+    building.trust_key(key.raw, name="publisher")
     with pytest.raises(UserError, match=r"is trusted here with other ones.*keys untrust publisher"):
         private_keys.ensure_publisher_key()
 
@@ -203,7 +204,7 @@ def test_an_untrusted_publisher_key_is_refused_before_anything_is_sealed_with_it
 
 def test_first_use_keeps_another_key_that_is_trusted_as_publisher():
     """The name may stand for a colleague's key: making one's own must not push that out of the store."""
-    trust.trust_key(b"\1" * 32, name="publisher")
+    building.trust_key(b"\1" * 32, name="publisher")
     made = private_keys.ensure_publisher_key()
     assert trust.load_trust().find(made) is not None
     assert trust.load_trust().find(trust.fingerprint(b"\1" * 32)) is not None
@@ -220,7 +221,7 @@ def test_processes_that_start_at_once_agree_on_one_first_key():
 
     with ThreadPoolExecutor(6) as pool:
         done = list(pool.map(one, range(6)))
-    assert {run.stdout for run in done} == {f"{private_keys.publisher_fingerprint()}\n"}
+    assert {run.stdout for run in done} == {f"{building.own_fingerprint()}\n"}
     assert sum("made a publisher key" in run.stderr for run in done) == 1
     assert len(trust.load_trust()) == 1
     assert [path.name for path in private_keys.keys_folder().glob("*.pem")] == ["publisher.pem"]
@@ -231,7 +232,7 @@ def test_the_fingerprint_costs_little_and_neither_torch_nor_numpy():
     private_keys.create_key()
     code = (
         "import sys, json, dataclasses, typing, time; start = time.process_time();"
-        "from sealed_experts.packages.keys.private_keys import publisher_fingerprint as f; f();"
+        "from sealed_experts.packages.keys.private_keys import ensure_publisher_key as f; f();"
         "seconds = time.process_time() - start;"
         "print(seconds, sorted({'torch', 'transformers', 'numpy', 'jsonschema'} & set(sys.modules)))"
     )
@@ -262,16 +263,16 @@ def test_the_private_half_does_not_show():
 
 
 def test_a_name_stands_for_one_key():
-    trust.trust_key(b"\1" * 32, name="partner")
-    trust.trust_key(b"\1" * 32, name="partner")
+    building.trust_key(b"\1" * 32, name="partner")
+    building.trust_key(b"\1" * 32, name="partner")
     with pytest.raises(UserError, match="another trusted key"):
-        trust.trust_key(b"\2" * 32, name="partner")
+        building.trust_key(b"\2" * 32, name="partner")
     assert [key.name for key in trust.load_trust()] == ["partner"]
 
 
 def test_untrust_by_name_or_fingerprint():
-    trust.trust_key(b"\1" * 32, name="one")
-    trust.trust_key(b"\2" * 32, name="two")
+    building.trust_key(b"\1" * 32, name="one")
+    building.trust_key(b"\2" * 32, name="two")
     trust.untrust_key("one")
     trust.untrust_key(trust.fingerprint(b"\2" * 32))
     assert len(trust.load_trust()) == 0
@@ -313,7 +314,7 @@ def test_untrust_by_name_or_fingerprint():
     ],
 )
 def test_a_damaged_entry_is_refused_with_its_file(change):
-    trust.trust_key(b"\1" * 32, name="partner")
+    building.trust_key(b"\1" * 32, name="partner")
     path = trust.trust_folder() / "partner.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(UserError, match=r"partner\.json"):

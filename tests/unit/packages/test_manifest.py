@@ -118,12 +118,12 @@ def test_the_manifest_says_what_the_specification_lists():
         (
             "constraints.requires",
             ["tiny_expert@*"],
-            r"requires: tiny_expert@\* speaks of the package itself",
+            r"requires: tiny_expert@\* names the package itself",
         ),
         (
             "constraints.incompatible_with",
             ["tiny_expert@>=2.0.0"],
-            r"incompatible_with: .* speaks of the package",
+            r"incompatible_with: .* names the package",
         ),
         ("constraints.max_chain", 0, r"constraints\.max_chain: "),
         ("constraints.load_order", 0.5, r"constraints\.load_order: "),
@@ -193,7 +193,7 @@ def test_the_weights_stand_first_and_the_others_by_name():
     assert paths[0] == "adapter_model.safetensors"
     assert paths[1:] == sorted(paths[1:])
     manifest["members"] = sorted(manifest["members"], key=lambda entry: entry["path"])
-    with pytest.raises(PackageError, match="must stand first"):
+    with pytest.raises(PackageError, match="must be first"):
         check_manifest(manifest)
 
 

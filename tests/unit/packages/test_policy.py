@@ -57,7 +57,7 @@ def test_an_empty_file_is_the_default(read):
         ("signatures: []", "signatures: must be a list .* with at least one; leave it out"),
         ("signatures:", "signatures: must be a list"),
         ("signatures: [ed25519, rsa]", r"signatures\[1\]: 'rsa' is none of ed25519 and ml-dsa-65"),
-        ("signatures: [ed25519, ed25519]", r"signatures\[1\]: ed25519 stands there twice"),
+        ("signatures: [ed25519, ed25519]", r"signatures\[1\]: ed25519 is listed twice"),
         ("signatures: [1]", r"signatures\[0\]: '1' is none of"),
         ("publishers: [Bank A]", r"publishers\[0\]: 'Bank A' is none of names, fingerprints"),
         ("publishers: {bank: yes}", "publishers: must be a list"),

@@ -10,11 +10,11 @@ import pytest
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json
-from sealed_experts.packages.content.naming import OwnerNames, owner_names
+from sealed_experts.files.home import home_folder
+from sealed_experts.packages.content.code_revision import code_revision
 from sealed_experts.packages.content.provenance import Origin
-from sealed_experts.packages.content.revision import code_revision
-from sealed_experts.packages.keys.home import home_folder
 from sealed_experts.packages.tgsp.package import open_bytes
+from sealed_experts.privacy.ledger.owner_names import OwnerNames, owner_names
 from tests.attacks import building
 
 ENVIRONMENT = {

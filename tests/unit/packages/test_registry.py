@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from sealed_experts.cli.main import main
 from sealed_experts.errors import UserError
@@ -14,15 +15,15 @@ from sealed_experts.files.canonical import read_json, write_json
 from sealed_experts.models.manifest import write_base_manifest
 from sealed_experts.packages import registry as registries
 from sealed_experts.packages.base_modules import BaseModules
-from sealed_experts.packages.content.long_name import long_name
+from sealed_experts.packages.content.manifest import long_name
 from sealed_experts.packages.errors import IncompatibleError, SignatureError
+from sealed_experts.packages.installed import users_trust_and
 from sealed_experts.packages.keys.policy import Policy
 from sealed_experts.packages.keys.publisher import Publisher
-from sealed_experts.packages.keys.trust import TrustStore, trust_key, trust_publisher
+from sealed_experts.packages.keys.trust import TrustStore, trust_publisher
 from sealed_experts.packages.recipients.encryption import generate_identity
 from sealed_experts.packages.registry import Registry
 from sealed_experts.packages.settings import ConstraintSettings, PackageSettings
-from sealed_experts.packages.standing import with_known
 from tests.attacks import building, expert_building
 
 OTHER_BASE = {"name": "org/Other-1.5B", "revision": None, "digest": "c" * 64}
@@ -61,8 +62,7 @@ def made_base(folder: Path, *, width: int = building.WIDTH, modules=building.MOD
     arrays = {f"{module}.weight": np.zeros((width, width), dtype=dtype) for module in modules}
     arrays["model.embed_tokens.weight"] = np.zeros((7, width), dtype="<f4")
     arrays["model.norm.weight"] = np.zeros(width, dtype="<f4")
-    text = building.weights(arrays)
-    (folder / "model.safetensors").write_bytes(text if dtype == "<f4" else text.replace(b'"F32"', b'"I8" ', 1))
+    (folder / "model.safetensors").write_bytes(save(arrays))
     write_json(folder / "config.json", {"model_type": "tiny"})
     write_base_manifest(folder, name="tiny", revision=None, key="tiny")
     return folder
@@ -227,7 +227,7 @@ def test_another_base_is_refused_by_both_digests(registry, tmp_path):
 def test_another_version_needs_upgrade_and_then_replaces(registry, tmp_path):
     registry.install(made(tmp_path))
     newer = made(tmp_path, version="1.1.0")
-    with pytest.raises(IncompatibleError, match=r"1\.1\.0 cannot be installed beside tiny_expert 1\.0\.0"):
+    with pytest.raises(IncompatibleError, match=r"1\.1\.0 cannot be installed together with tiny_expert 1\.0\.0"):
         registry.install(newer)
     registry.install(newer, upgrade=True)
     assert names(registry) == ["tiny_expert-tiny.v1.1.0.expert"]
@@ -290,7 +290,6 @@ def test_a_revoked_publishers_packages_are_listed_as_refused_and_count_for_nothi
     revoked = Publisher(**{**vars(building.key().public), "revoked": "its disk was stolen"})
     later = Registry(folder=registry.folder, trust=TrustStore([revoked]))
     (package,) = later.packages()
-    assert package.report is None
     assert "was revoked" in package.refusal
     later.uninstall(package.path.name)
     assert names(registry) == []
@@ -312,7 +311,10 @@ def test_a_file_that_was_altered_where_it_lies_is_refused(registry, tmp_path):
 def narrowed(registry: Registry, number: int = 2, **options) -> Registry:
     """The same registry for who trusts one key alone for this command, and others besides."""
     return Registry(
-        folder=registry.folder, trust=building.trust(number), beside=with_known(building.trust(number)), **options
+        folder=registry.folder,
+        trust=building.trust(number),
+        installed_trust=users_trust_and(building.trust(number)),
+        **options,
     )
 
 
@@ -329,7 +331,7 @@ def test_a_narrower_trust_does_not_take_constraints_away(registry, tmp_path):
     registry.install(made(tmp_path, "loans", incompatible_with=("cards@*",)))
     with pytest.raises(IncompatibleError, match=r"loans 1\.0\.0 is incompatible with cards"):
         narrowed(registry).install(made(tmp_path, "cards", by=2))
-    with pytest.raises(IncompatibleError, match=r"loans 2\.0\.0 cannot be installed beside loans 1\.0\.0"):
+    with pytest.raises(IncompatibleError, match=r"loans 2\.0\.0 cannot be installed together with loans 1\.0\.0"):
         narrowed(registry).install(made(tmp_path, "loans", "2.0.0", by=2))
     strict = Registry(folder=registry.folder, trust=building.trust(), policy=Policy(max_epsilon=1.0))
     with pytest.raises(IncompatibleError, match=r"loans 1\.0\.0 is incompatible with cards"):
@@ -369,9 +371,9 @@ def test_nothing_changes_beside_a_file_that_nobody_can_judge(registry, tmp_path,
         "link": lambda: other.symlink_to(kept),
         "foreign": lambda: other.write_bytes(b"x"),
     }[kind]()
-    with pytest.raises(UserError, match=r"nothing is installed while other\.expert lies in the registry"):
+    with pytest.raises(UserError, match=r"nothing is installed while other\.expert is in the registry"):
         registry.install(made(tmp_path, "cards"))
-    with pytest.raises(UserError, match=r"nothing is uninstalled while other\.expert lies in the registry"):
+    with pytest.raises(UserError, match=r"nothing is uninstalled while other\.expert is in the registry"):
         registry.uninstall("tokens")
     if kind == "folder":
         with pytest.raises(UserError, match="remove it yourself"):
@@ -398,7 +400,7 @@ def test_what_stands_at_a_packages_name_is_one_refusal(registry, tmp_path, kind)
     target = registry.install(path).path
     target.unlink()
     {"folder": target.mkdir, "fifo": lambda: os.mkfifo(target), "link": lambda: target.symlink_to(path)}[kind]()
-    with pytest.raises(UserError, match="stands in the way"):
+    with pytest.raises(UserError, match="is in the way"):
         registry.install(path)
 
 
@@ -439,7 +441,7 @@ def fitting(folder: Path, base: Path, **options) -> Path:
 
 @pytest.mark.parametrize("container", ["tgsp", "expert"])
 def test_an_adapter_that_fits_its_base_is_installed(tmp_path, capsys, container):
-    trust_key(building.key().public.raw, name="bank")
+    building.trust_key(building.key().public.raw, name="bank")
     base = made_base(tmp_path / "base")
     path = fitting(tmp_path, base, container=container)
     assert main(["verify", str(path), "--base", str(base)]) == 0
@@ -450,7 +452,7 @@ def test_an_adapter_that_fits_its_base_is_installed(tmp_path, capsys, container)
 
 def test_verify_says_for_programs_what_it_found_about_the_base(tmp_path, capsys):
     """It said nothing: whoever misspelt the option could not tell."""
-    trust_key(building.key().public.raw, name="bank")
+    building.trust_key(building.key().public.raw, name="bank")
     base = made_base(tmp_path / "base")
     path = fitting(tmp_path, base)
     for options, expected in (
@@ -477,7 +479,7 @@ def test_verify_says_for_programs_what_it_found_about_the_base(tmp_path, capsys)
 )
 def test_an_adapter_that_its_base_has_no_place_for_is_refused(tmp_path, capsys, changes, code, message):
     """Only the digest was compared: an adapter of other shapes was found when it was loaded."""
-    trust_key(building.key().public.raw, name="bank")
+    building.trust_key(building.key().public.raw, name="bank")
     base = made_base(tmp_path / "base", **changes)
     path = fitting(tmp_path, base)
     for command in ("verify", "install"):
@@ -489,7 +491,7 @@ def test_an_adapter_that_its_base_has_no_place_for_is_refused(tmp_path, capsys, 
 
 
 def test_a_base_whose_files_are_not_those_of_its_digest_is_refused(tmp_path, capsys):
-    trust_key(building.key().public.raw, name="bank")
+    building.trust_key(building.key().public.raw, name="bank")
     base = made_base(tmp_path / "base")
     path = fitting(tmp_path, base)
     (base / "config.json").write_text("{}")
@@ -507,7 +509,7 @@ def test_uninstall_lets_nobody_narrow_whom_to_trust(tmp_path):
 
 
 def test_the_commands_from_publishing_to_uninstalling(tmp_path, capsys, monkeypatch):
-    trust_key(building.key().public.raw, name="bank")
+    building.trust_key(building.key().public.raw, name="bank")
     base = made_base(tmp_path / "base")
     path = made(tmp_path, base={"name": "tiny", "revision": None, "digest": read_json(base / "base.json")["digest"]})
     assert main(["list"]) == 0
@@ -534,7 +536,7 @@ def test_the_commands_from_publishing_to_uninstalling(tmp_path, capsys, monkeypa
 
 
 def test_another_folder_can_be_the_registry(tmp_path):
-    trust_key(building.key().public.raw, name="bank")
+    building.trust_key(building.key().public.raw, name="bank")
     elsewhere = tmp_path / "shared" / "experts"
     assert main(["install", str(made(tmp_path)), "--registry", str(elsewhere)]) == 0
     assert main(["list", "--registry", str(elsewhere)]) == 0
@@ -543,7 +545,7 @@ def test_another_folder_can_be_the_registry(tmp_path):
 
 @pytest.mark.parametrize("constraint", ["requires", "incompatible_with"])
 def test_refusals_are_one_line_with_the_code_of_incompatibility(tmp_path, capsys, constraint):
-    trust_key(building.key().public.raw, name="bank")
+    building.trust_key(building.key().public.raw, name="bank")
     if constraint == "incompatible_with":
         assert main(["install", str(made(tmp_path, "cards"))]) == 0
     path = made(tmp_path, "loans", **{constraint: ("cards@*",)})

@@ -2,7 +2,8 @@
 
 import json
 
-from sealed_experts.packages.tgsp.package import VerifiedPackage, open_bytes
+from sealed_experts.packages.report import VerifiedPackage
+from sealed_experts.packages.tgsp.package import open_bytes
 from tests.attacks import building
 
 

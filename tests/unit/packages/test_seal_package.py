@@ -13,10 +13,10 @@ import pytest
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import write_json
 from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.files.home import home_folder
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.packages.keys import private_keys
-from sealed_experts.packages.keys.home import home_folder
-from sealed_experts.packages.keys.signatures import settle_publisher
+from sealed_experts.packages.keys.sealing_key import settle_publisher
 from sealed_experts.packages.keys.trust import load_trust
 from sealed_experts.packages.opening import open_any
 from sealed_experts.packages.publishing import publish_expert
@@ -232,7 +232,7 @@ def test_two_runs_that_start_at_once_make_one_key(monkeypatch, capsys):
     with ThreadPoolExecutor(max_workers=2) as runs:
         started = [runs.submit(settle_publisher, {"one": ("ed25519",)}, create=True) for _ in range(2)]
         found = {run.result() for run in started}
-    assert found == {private_keys.public_half(private_keys.key_path()).fingerprint}
+    assert found == {building.own_fingerprint()}
     assert capsys.readouterr().err.count("made a publisher key") == 1
     assert [entry.algorithms for entry in load_trust()] == [("ed25519",)]
 

@@ -13,8 +13,8 @@ import pytest
 from sealed_experts.data.records import read_records
 from sealed_experts.files.canonical import canonical_json, read_json, write_json
 from sealed_experts.files.digests import sha256_bytes, sha256_file
+from sealed_experts.files.home import home_folder
 from sealed_experts.packages.keys import private_keys
-from sealed_experts.packages.keys.home import home_folder
 from sealed_experts.packages.keys.trust import load_trust
 from sealed_experts.packages.tgsp.package import open_package
 from tests.attacks import building

@@ -107,7 +107,7 @@ def test_a_present_signature_is_not_replaced_and_none_lies_in_the_folder(folder,
     sign_folder(folder, key=keys[0])
     with pytest.raises(UserError, match="exists"):
         sign_folder(folder, key=keys[0])
-    with pytest.raises(UserError, match="lies in the folder"):
+    with pytest.raises(UserError, match="is in the folder"):
         sign_folder(folder, key=keys[0], output=folder / "model.sig")
 
 

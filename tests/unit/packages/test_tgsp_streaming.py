@@ -18,7 +18,7 @@ from sealed_experts.packages.expert.writer import seal_expert
 from sealed_experts.packages.recipients.encryption import Identity
 from sealed_experts.packages.source import BLOCK
 from sealed_experts.packages.tgsp import package
-from sealed_experts.packages.tgsp.package import open_package, seal, seal_package, verify_package
+from sealed_experts.packages.tgsp.package import open_package, seal_package, verify_package
 from tests.attacks import building, expert_building
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -203,7 +203,7 @@ def test_files_and_memory_agree(storage, width, tmp_path):
     assert {**report.members, building.WEIGHTS: opened.members[building.WEIGHTS]} == opened.members
     if "recipients" not in STORAGES[storage]:
         inside = {**members, building.WEIGHTS: opened.members[building.WEIGHTS]}
-        data = seal(manifest=manifest, members=inside, key=building.key(), **STORAGES[storage])
+        data = building.seal(manifest=manifest, members=inside, key=building.key(), **STORAGES[storage])
         assert data == path.read_bytes()
 
 

@@ -8,8 +8,7 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
 from sealed_experts.packages.content.tokenizer import tokenizer_members
 from sealed_experts.packages.errors import PackageError
-from sealed_experts.packages.expert.container import open_expert_bytes
-from sealed_experts.packages.tgsp.package import open_bytes, unpack
+from sealed_experts.packages.tgsp.package import open_bytes
 from tests.attacks import building, expert_building
 from tests.tiny import build_tiny_base
 
@@ -26,12 +25,9 @@ def test_transformers_loads_the_tokenizer_from_the_unpacked_folder(base, tmp_pat
     from transformers import AutoTokenizer
 
     sealed = building.package(tokenizer=tokenizer_members(base, base=read_json(base / "base.json")))
-    opened = open_bytes(sealed, trust=building.trust())
-    if container == "expert":
-        opened = open_expert_bytes(expert_building.sealed(sealed), trust=building.trust())
+    building.unpack(sealed if container == "tgsp" else expert_building.sealed(sealed), tmp_path / "adapter")
     for name in TOKENIZER:
-        assert opened.members[name] == (base / name).read_bytes()
-    unpack(opened, tmp_path / "adapter")
+        assert (tmp_path / "adapter" / name).read_bytes() == (base / name).read_bytes()
     text = "What is a bond? It pays a coupon."
     assert AutoTokenizer.from_pretrained(tmp_path / "adapter")(text) == AutoTokenizer.from_pretrained(base)(text)
 

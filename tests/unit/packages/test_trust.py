@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealed_experts.cli.main import main
 from sealed_experts.errors import UserError
+from sealed_experts.files.home import home_folder
 from sealed_experts.packages.errors import SignatureError
-from sealed_experts.packages.keys import private_keys, trust
-from sealed_experts.packages.keys.home import home_folder
+from sealed_experts.packages.keys import private_keys, trust, trust_entry
 from sealed_experts.packages.keys.pem import read_public_keys
 from sealed_experts.packages.keys.publisher import PublicKey, check_scope, today
 from sealed_experts.packages.keys.signing import fingerprint, is_weak
@@ -23,29 +23,16 @@ from tests.attacks import building
 # Removing trust
 
 
-def write_former_entry(raw: bytes, name: str) -> None:
-    """Write an entry as this program did when publishers had one key, of which one could have several names."""
-    trust.trust_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-    entry = {"algorithm": "ed25519", "fingerprint": fingerprint(raw), "name": name, "public_key": raw.hex()}
-    (trust.trust_folder() / f"{name}.json").write_text(json.dumps(entry))
-
-
-def test_an_entry_of_a_former_version_is_read():
-    write_former_entry(b"\1" * 32, "bank")
-    entry = trust.load_trust().find(fingerprint(b"\1" * 32))
-    assert entry == trust.Publisher(name="bank", keys=(PublicKey(raw=b"\1" * 32),))
-
-
 @pytest.mark.parametrize("meant", ["bank", "the-bank", fingerprint(b"\1" * 32)])
 def test_untrust_removes_a_key_under_all_of_its_names(meant):
     """It once said `no longer trusted` while the key still was, under a second name."""
-    for name in ("bank", "the-bank"):
-        write_former_entry(b"\1" * 32, name)
-    with pytest.raises(UserError, match="same ed25519 key"):  # two names once stood side by side
-        trust.trust_key(b"\2" * 32, name="other")
+    entry = trust_entry.entry_of(building.trust_key(b"\1" * 32, name="bank"))
+    (trust.trust_folder() / "the-bank.json").write_text(json.dumps({**entry, "name": "the-bank"}))
+    with pytest.raises(UserError, match="same ed25519 key"):
+        building.trust_key(b"\2" * 32, name="other")
     removed = trust.untrust_key(meant)
     assert [key.name for key in removed] == ["bank", "the-bank"]
-    trust.trust_key(b"\2" * 32, name="other")
+    building.trust_key(b"\2" * 32, name="other")
     assert trust.load_trust().find(fingerprint(b"\1" * 32)) is None
     assert [key.name for key in trust.load_trust()] == ["other"]
 
@@ -53,7 +40,7 @@ def test_untrust_removes_a_key_under_all_of_its_names(meant):
 def test_the_command_says_what_it_removes(capsys, tmp_path):
     package = tmp_path / "tiny.tgsp"
     package.write_bytes(building.package())
-    trust.trust_key(building.key().public.raw, name="bank")
+    building.trust_key(building.key().public.raw, name="bank")
     assert main(["verify", str(package)]) == 0
     capsys.readouterr()
     assert main(["keys", "untrust", "bank"]) == 0
@@ -72,7 +59,7 @@ def test_an_algorithm_has_its_own_fingerprint_to_untrust_by():
 def test_a_name_cannot_be_taken_for_a_fingerprint():
     """`untrust` takes either: a name of this shape would remove another key than one means."""
     with pytest.raises(UserError, match="cannot name a key"):
-        trust.trust_key(b"\1" * 32, name="0" * 64)
+        building.trust_key(b"\1" * 32, name="0" * 64)
 
 
 # Who can write the store
@@ -97,7 +84,7 @@ PLACES = {
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 def test_trust_that_others_can_write_is_refused(place, wide):
     """An entry of mode 0666, or a home folder of mode 0777, was once read without a word."""
-    trust.trust_key(b"\1" * 32, name="bank")
+    building.trust_key(b"\1" * 32, name="bank")
     place().chmod(wide if place().is_file() else wide | 0o700)
     with pytest.raises(UserError, match=r"other users can write to .*chmod go-w it"):
         trust.load_trust()
@@ -106,14 +93,14 @@ def test_trust_that_others_can_write_is_refused(place, wide):
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 def test_trust_that_belongs_to_another_user_is_refused(place, monkeypatch):
     """Whoever owns it can change it at any time, whatever its mode."""
-    trust.trust_key(b"\1" * 32, name="bank")
+    building.trust_key(b"\1" * 32, name="bank")
     give_away(place(), monkeypatch)
     with pytest.raises(UserError, match=r"belongs to another user .*chown it"):
         trust.load_trust()
 
 
 def test_trust_that_belongs_to_root_is_accepted(monkeypatch):
-    trust.trust_key(b"\1" * 32, name="bank")
+    building.trust_key(b"\1" * 32, name="bank")
     if os.geteuid() != 0:
         pytest.skip("only root can give a file to root")
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
@@ -128,7 +115,7 @@ def test_a_private_key_in_another_users_folder_is_refused(monkeypatch):
 
 
 def test_an_entry_that_is_no_file_is_refused_and_nothing_waits():
-    trust.trust_key(b"\1" * 32, name="bank")
+    building.trust_key(b"\1" * 32, name="bank")
     os.mkfifo(trust.trust_folder() / "pipe.json", mode=0o600)
     with pytest.raises(UserError, match=r"cannot read .*pipe\.json.*not a regular file"):
         trust.load_trust()
@@ -207,7 +194,7 @@ def test_a_key_under_which_anybody_can_sign_is_not_trusted(raw, tmp_path):
     with pytest.raises(UserError, match=r"weak\.pub.*anybody can sign"):
         read_public_keys(file)
     with pytest.raises(UserError, match="anybody can sign"):
-        trust.trust_key(raw, name="weak")
+        building.trust_key(raw, name="weak")
     assert main(["keys", "trust", str(file)]) == 1
     assert main(["verify", str(file), "--trust", str(file)]) == 1
 
@@ -218,7 +205,7 @@ def test_an_entry_of_a_weak_key_is_refused():
         Ed25519PublicKey.from_public_bytes(raw).verify(raw + bytes(32), b"any message")
     except InvalidSignature:
         pytest.skip("this version of the library refuses such keys by itself")
-    trust.trust_key(b"\1" * 32, name="bank")
+    building.trust_key(b"\1" * 32, name="bank")
     path = trust.trust_folder() / "bank.json"
     entry = json.loads(path.read_text()) | {"keys": {"ed25519": raw.hex()}, "fingerprint": fingerprint(raw)}
     path.write_text(json.dumps(entry))
@@ -355,16 +342,6 @@ def test_an_entry_holds_everything():
     assert trust.load_trust().find(entry.fingerprint) == replace(entry, revoked="it was lost")
 
 
-@pytest.mark.parametrize(("certified_by", "ancestors"), [(None, ()), ("a" * 64, ("a" * 64,))])
-def test_an_entry_that_knows_one_ancestor_alone_is_read(certified_by, ancestors):
-    """What this program wrote before it kept all of them."""
-    entry = trust.trust_publisher(publisher(name="bank"))
-    path = trust.trust_folder() / "bank.json"
-    kept = {name: value for name, value in json.loads(path.read_text()).items() if name != "ancestors"}
-    path.write_text(json.dumps({**kept, "certified_by": certified_by}))
-    assert trust.load_trust().find(entry.fingerprint) == replace(entry, ancestors=ancestors)
-
-
 def test_nobody_is_told_to_delete_a_damaged_revocation():
     """Whoever does so trusts the revoked key again with the next stale file."""
     path = trust.trust_folder() / "bank.json"
@@ -386,8 +363,10 @@ def test_a_key_to_be_revoked_takes_nobodys_name():
     """Eight digits of a fingerprint can be hit on purpose: the other's entry would be gone."""
     other = publisher(1)
     taken = f"revoked-{other.fingerprint[:8]}"
-    victims = [trust.trust_key(bytes([number]) * 32, name=name) for number, name in enumerate((taken, f"{taken}x"), 7)]
-    trust.trust_key(b"\5" * 32, name=f"{taken}-{other.fingerprint[:8]}")
+    victims = [
+        building.trust_key(bytes([number]) * 32, name=name) for number, name in enumerate((taken, f"{taken}x"), 7)
+    ]
+    building.trust_key(b"\5" * 32, name=f"{taken}-{other.fingerprint[:8]}")
     entry = trust.mark_revoked(replace(other, name=taken), reason="it was lost")
     assert entry.name == f"{taken}-{other.fingerprint[:16]}"
     assert all(trust.load_trust().find(victim.fingerprint) == victim for victim in victims)

@@ -7,7 +7,8 @@ import pytest
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json
 from sealed_experts.privacy.ledger.accounting import epsilon
-from sealed_experts.privacy.ledger.receipt import recompute, stage_receipt, unprotected_receipt
+from sealed_experts.privacy.ledger.events import events_from_json
+from sealed_experts.privacy.ledger.receipt import stage_receipt, unprotected_receipt
 from sealed_experts.privacy.plan import PrivacyPlan
 
 # What training_metrics.json promises to hold.
@@ -37,7 +38,7 @@ def plan(stage="sft", **changes):
 def test_a_receipt_states_the_mechanism_and_its_epsilon():
     receipt = stage_receipt(plan(), steps=60, key_id="k1")
     assert set(receipt) >= CONTRACT
-    assert receipt["epsilon"] == epsilon([plan().event(60)], delta=1e-5) == recompute(receipt)
+    assert receipt["epsilon"] == epsilon([plan().event(60)], delta=1e-5)
     assert receipt["stage_epsilon"] == {"sft": receipt["epsilon"]}
     assert receipt["accountant"].startswith("PLD (dp-accounting")
     assert (receipt["neighbouring"], receipt["sampling"]) == ("add_or_remove_one", "poisson")
@@ -50,7 +51,7 @@ def test_a_receipt_survives_canonical_json():
     receipt = stage_receipt(plan(queries={"mean_reward": 5.0}), steps=60, key_id="k1")
     again = json.loads(canonical_json(receipt))
     assert again == receipt
-    assert recompute(again) == receipt["epsilon"]
+    assert epsilon(events_from_json(again["events"]), delta=again["delta"]) == receipt["epsilon"]
 
 
 def test_stages_add_up_in_one_receipt():
@@ -59,7 +60,8 @@ def test_stages_add_up_in_one_receipt():
     second = stage_receipt(second_plan, steps=25, key_id="k2", prior=first)
     assert [(event["stage"], event["key_id"]) for event in second["events"]] == [("sft", "k1"), ("reinforce", "k2")]
     assert list(second["stage_epsilon"]) == ["sft", "reinforce"]
-    assert second["stage_epsilon"]["sft"] == first["epsilon"] < second["epsilon"] == recompute(second)
+    assert second["stage_epsilon"]["sft"] == first["epsilon"] < second["epsilon"]
+    assert second["epsilon"] == epsilon(events_from_json(second["events"]), delta=1e-5)
 
 
 def test_another_query_is_in_the_event():
@@ -74,8 +76,6 @@ def test_reproducible_mode_claims_nothing_and_says_why():
     assert receipt["epsilon"] is None
     assert receipt["stage_epsilon"] == {"sft": None}
     assert "no privacy against someone who knows it" in receipt["reason"]
-    with pytest.raises(UserError, match="states no ε: mode is reproducible"):
-        recompute(receipt)
 
 
 @pytest.mark.parametrize(
@@ -105,19 +105,6 @@ def test_stages_with_other_units_do_not_compose():
     first = stage_receipt(plan(), steps=60, key_id="k1")
     with pytest.raises(UserError, match=r"units of 'customer'.*units of 'record'"):
         stage_receipt(plan("reinforce", unit="customer"), steps=60, key_id="k2", prior=first)
-
-
-def test_an_altered_receipt_is_found_out():
-    receipt = stage_receipt(plan(), steps=60, key_id="k1")
-    receipt["events"][0]["steps"] = 90
-    assert recompute(receipt) > receipt["epsilon"]
-
-
-@pytest.mark.parametrize("changes", [{"delta": 0.0}, {"delta": "1e-5"}, {"events": None}, {"events": [{}]}])
-def test_a_malformed_receipt_is_refused(changes):
-    receipt = {**stage_receipt(plan(), steps=60, key_id="k1"), **changes}
-    with pytest.raises(UserError, match=r"privacy (receipt's delta|events? )"):
-        recompute(receipt)
 
 
 def test_a_prior_without_epsilon_and_reason_is_refused():

@@ -7,9 +7,9 @@ import shutil
 import pytest
 from dp_accounting.pld import privacy_loss_distribution as pld
 
-from sealed_experts.packages.content.receipt import receipt_bytes
-from sealed_experts.packages.content.recomputation import recompute_privacy
 from sealed_experts.privacy.ledger.journal import recorded
+from sealed_experts.privacy.ledger.published_receipt import receipt_bytes
+from sealed_experts.privacy.ledger.recomputation import recompute_privacy
 from sealed_experts.training import stage as stage_module
 from sealed_experts.training.checkpoints import CheckpointFolder, load_state
 from sealed_experts.training.interruption import Interrupted, Interruption

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from sealed_experts.errors import UserError, reports_user_errors
+from sealed_experts.files.home import home_folder
 from sealed_experts.packages.keys import private_keys
-from sealed_experts.packages.keys.home import home_folder
 from sealed_experts.packages.publishing import seal_as_expert
 from sealed_experts.training import stage as stage_module
 from sealed_experts.training.loop import TrainingLoop

@@ -1,6 +1,7 @@
 """The structure holds: a room knows only the rooms above it, light rooms stay light, no script shadows a module."""
 
 import ast
+import graphlib
 import importlib.machinery
 import subprocess
 import sys
@@ -12,28 +13,17 @@ ROOT = Path(__file__).resolve().parents[3]
 LIBRARY = ROOT / "scripts" / "sealed_experts"
 # From the top down: a room imports only from rooms before it (and from itself).
 ROOMS = [
-    *("errors", "machine", "features", "files", "settings", "progress", "data", "models", "privacy", "rewards"),
+    *("text", "errors", "machine", "features", "files", "settings", "progress", "data", "models", "privacy", "rewards"),
     *("training", "evaluation", "packages", "moe", "configuration", "cli"),
 ]
 # The same inside the packages room; what is not named here may import all of them.
 PACKAGES = [
-    "errors",
-    "printable",
-    "regular_file",
-    "source",
-    "settings",
-    "times",
-    "job",
-    "keys",
-    "content",
-    "recipients",
-    "tgsp",
-    "expert",
+    *("errors", "report", "source", "settings", "times", "job", "keys", "content", "recipients", "tgsp", "expert"),
 ]
 HEAVY = {"torch", "transformers", "peft", "opacus", "datasets", "snakemake"}
 LIGHT = {
-    *("settings", "files", "machine", "features", "progress", "rewards", "packages", "configuration", "cli", "errors"),
-    *("privacy/ledger", "privacy/settings.py", "models/adapters", "models/settings.py", "data/sources"),
+    *("text", "settings", "files", "machine", "features", "progress", "rewards", "packages", "configuration", "cli"),
+    *("errors", "privacy/ledger", "privacy/settings.py", "models/adapters", "models/settings.py", "data/sources"),
     *("training/stages", "moe/router.py", "moe/settings.py"),
 }
 
@@ -52,6 +42,16 @@ def imports(path):
             names = [node.module]
         for name in names:
             yield name, node in tree.body
+
+
+def imported_modules(path):
+    """Yield the full name of everything that a file imports anywhere, submodules of a package too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def _is_type_checking(node):
@@ -73,6 +73,23 @@ def test_a_room_knows_only_the_rooms_above_it(path):
         parts = name.split(".")
         if parts[0] == "sealed_experts" and len(parts) > 1:
             assert ROOMS.index(parts[1]) <= own, f"{path} imports {name}"
+
+
+def test_the_ledger_knows_neither_plans_nor_engines():
+    """The plan of a stage, and what trains by it, rest on the ledger."""
+    for path in (LIBRARY / "privacy" / "ledger").glob("*.py"):
+        for name, _ in imports(path):
+            assert not name.startswith("sealed_experts.privacy.") or ".ledger" in name, f"{path} imports {name}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Neither at the top, nor inside functions, nor for types alone."""
+    names = {".".join(("sealed_experts", *p.relative_to(LIBRARY).with_suffix("").parts)): p for p in modules()}
+    graph = {name: [each for each in imported_modules(path) if each in names] for name, path in names.items()}
+    try:
+        tuple(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +130,11 @@ def test_importing_it_really_loads_no_torch(module):
     code = f"import sys, sealed_experts.{module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "scripts")}, check=False)
     assert done.returncode == 0
+
+
+def test_only_one_module_says_which_characters_are_dangerous():
+    marks = ("isprintable", r"\x7f", r"\u202")
+    assert [path.name for path in modules() if any(mark in path.read_text() for mark in marks)] == ["text.py"]
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)

@@ -1,1 +1,1 @@
-"""What a package says and holds, whatever the container: how it is written, and every check of it."""
+"""The content of a package, the same in both containers: how it is written, and how it is checked."""

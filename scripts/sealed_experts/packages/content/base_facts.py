@@ -1,4 +1,4 @@
-"""What a base model's config.json says about it that whoever loads an adapter must know."""
+"""Facts from a base model's config.json that are needed to load an adapter on it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from sealed_experts.packages.content.manifest_schema import ROPE_SCALING
 
 
 def quantization_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the manifest's `base.quantization`: method and bits; None where weights are stored whole.
+    """Return the manifest's `base.quantization`: method and bits; None for a base that is not quantised.
 
     Raises:
         UserError: config.json names no method.
@@ -24,12 +24,12 @@ def quantization_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def rope_scaling_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the manifest's `base.rope_scaling`; None where positions are not stretched.
+    """Return the manifest's `base.rope_scaling`; None if positions are not stretched.
 
-    Newer versions of transformers call it `rope_parameters`, which may hold one mapping for each kind of layer.
+    Newer versions of transformers call it `rope_parameters` and may store one mapping for each kind of layer.
 
     Raises:
-        UserError: kinds of layers are stretched differently, or a field is unknown.
+        UserError: different kinds of layers are stretched differently, or a field is unknown.
     """
     found = config.get("rope_parameters") or config.get("rope_scaling")
     if not isinstance(found, Mapping):

@@ -1,4 +1,4 @@
-"""Everything that is checked about a package's content, whatever the container: the door behind the signature."""
+"""The checks of a package's content, the same for both containers. They come after the signature's check."""
 
 import hashlib
 import io
@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sealed_experts.files.safetensors_header import Tensor
 from sealed_experts.packages.content.linter import CONFIG, WEIGHTS, AdapterFacts, adapter_facts
-from sealed_experts.packages.content.manifest import canonical_object
 from sealed_experts.packages.content.provenance import PROVENANCE, check_provenance
-from sealed_experts.packages.content.receipt import RECEIPT, privacy_summary
-from sealed_experts.packages.content.receipt_rules import check_receipt
-from sealed_experts.packages.content.tensors import Tensor, TensorCheck
+from sealed_experts.packages.content.receipt import RECEIPT, check_receipt_member
+from sealed_experts.packages.content.tensors import TensorCheck
 from sealed_experts.packages.content.tokenizer import check_tokenizer
 from sealed_experts.packages.errors import PackageError
 from sealed_experts.packages.source import Buffer
@@ -21,7 +20,7 @@ TEXTS = ("README.md", "LICENSE")  # members that must be UTF-8
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """Members that passed every check, by name (weights only where asked for), the adapter's facts and tensors."""
+    """Members that passed every check, by name (weights only on request), and the adapter's facts and shapes."""
 
     members: dict[str, bytes]
     facts: AdapterFacts
@@ -38,16 +37,16 @@ def check_content(
 ) -> Content:
     """Check the members of a package whose signature and manifest are verified.
 
-    Order: sizes and digests of all members, then texts, receipt, linter, and the manifest against these.
+    Order: sizes and digests of all members, then texts, receipt, linter, and the manifest's statements about them.
 
     Args:
-        manifest: it passed `check_manifest`, so that the set of members and their largest sizes are right.
-        read: returns a member's content in blocks, each valid until the next is taken; called once for each, in the
-            manifest's order.
+        manifest: it passed `check_manifest`, so its set of members and their largest sizes are right.
+        read: returns a member's content in blocks, each valid until the next is taken; called once for each member, in
+            the manifest's order.
         known: digests of members that a signature already fixed; they are not computed again.
-        seen: hands the weights to their check, where their digest is known and they are not kept; `read` then has only
-            the other members.
-        keep_weights: whether the weights are held in memory and returned.
+        seen: feeds the weights to their check. Given only if their digest is known and they are not kept; `read` is
+            then not called for them.
+        keep_weights: whether the weights are kept in memory and returned.
 
     Raises:
         PackageError: a check failed; the message names the member and what was expected.
@@ -66,7 +65,7 @@ def check_content(
             raise PackageError(f"member {path}: its SHA-256 is not {entry['sha256']}, which the manifest states")
         members[path] = kept.getvalue()
     _check_texts(members)
-    _check_receipt(manifest, members[RECEIPT])
+    check_receipt_member(manifest, members[RECEIPT])
     tensors = weights.finish()
     facts = adapter_facts(members[CONFIG], tensors)
     _check_adapter(manifest, facts)
@@ -78,7 +77,7 @@ def check_content(
 
 
 def _take(blocks: Iterable[Buffer], take: Callable[[Buffer], object], known: str | None) -> str:
-    """Pass blocks on, and return their digest: the known one, or what they give."""
+    """Pass blocks on, and return their digest, which is computed unless it is known."""
     state = hashlib.sha256()
     for block in blocks:
         take(block)
@@ -88,7 +87,7 @@ def _take(blocks: Iterable[Buffer], take: Callable[[Buffer], object], known: str
 
 
 class _Weights:
-    """The weights as they stream by. What the linter finds is raised when all digests are known to be right."""
+    """The weights while they are read. A mistake in them is raised only after all digests were found right."""
 
     def __init__(self, *, keep: bool) -> None:
         self._kept = io.BytesIO() if keep else None
@@ -127,7 +126,7 @@ class _Weights:
 
 
 def _exactly(blocks: Iterable[Buffer], entry: Mapping[str, Any]) -> Iterator[Buffer]:
-    """Pass a member's blocks on, and refuse before a byte more than the manifest states."""
+    """Pass a member's blocks on, but never more bytes than the manifest states."""
     size = 0
     for block in blocks:
         size += len(block)
@@ -147,20 +146,8 @@ def _check_texts(members: Mapping[str, bytes]) -> None:
             raise PackageError(f"{name}: it is not UTF-8 text (byte {error.start})") from error
 
 
-def _check_receipt(manifest: Mapping[str, Any], content: bytes) -> None:
-    receipt = canonical_object(content, RECEIPT)
-    stated = privacy_summary(receipt)
-    for field in sorted(stated.keys() | manifest["privacy"].keys()):
-        if stated.get(field) != manifest["privacy"].get(field):
-            raise PackageError(
-                f"{RECEIPT}: its {field} is {ascii(stated.get(field))[:100]}, but the manifest states"
-                f" {ascii(manifest['privacy'].get(field))[:100]}"
-            )
-    check_receipt(receipt, stages=manifest["training"]["stages"])
-
-
 def _check_adapter(manifest: Mapping[str, Any], facts: AdapterFacts) -> None:
-    """Hold what the manifest says about the adapter against what the adapter's own files say."""
+    """Compare the manifest's statements about the adapter with the adapter's own files."""
     adapter, base = manifest["adapter"], manifest["base"]
     pairs = {
         "adapter.r": (adapter["r"], facts.rank),

@@ -1,4 +1,4 @@
-"""The member LICENSE: the owner's own text, or the name of a licence whose text everybody can find."""
+"""The member LICENSE: the owner's text, or the name of a licence whose text is public."""
 
 from sealed_experts.errors import UserError
 from sealed_experts.packages.settings import NO_LICENCE
@@ -13,7 +13,7 @@ def licence_bytes(licence: str, *, author: str, text: bytes | None) -> bytes:
     Args:
         licence: an SPDX expression, or `NOASSERTION`.
         author: who made the expert; may be empty.
-        text: the licence's own text, if the owner gave one.
+        text: the licence's text, if the owner gave one.
 
     Raises:
         UserError: the text holds a private key.

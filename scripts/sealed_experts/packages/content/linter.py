@@ -1,4 +1,4 @@
-"""What an adapter may consist of. Run when a package is sealed, and when it is opened, after its signature."""
+"""The linter: what an adapter may consist of. It runs when a package is sealed, and when one is opened."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sealed_experts.files.canonical import strict_json
-from sealed_experts.packages.content.tensors import Tensor, read_tensors
+from sealed_experts.files.safetensors_header import Tensor
+from sealed_experts.packages.content.tensors import read_tensors
 from sealed_experts.packages.errors import PackageError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -17,7 +18,7 @@ _MODULE = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterFacts:
-    """What the adapter's own files say about it."""
+    """What the adapter's files say about it."""
 
     rank: int
     alpha: float
@@ -39,7 +40,7 @@ def lint_adapter(members: Mapping[str, bytes]) -> AdapterFacts:
 
 
 def adapter_facts(config_content: bytes, tensors: Mapping[str, Tensor]) -> AdapterFacts:
-    """Check adapter_config.json, and that the tensors are those that it stands for.
+    """Check adapter_config.json, and that the tensors are those that it describes.
 
     Raises:
         PackageError: a key, a value, a tensor or a shape is not what it must be.
@@ -59,16 +60,16 @@ def adapter_facts(config_content: bytes, tensors: Mapping[str, Tensor]) -> Adapt
 
 
 def read_adapter_config(content: bytes) -> dict[str, Any]:
-    """Parse an adapter_config.json of PEFT's, by an allow-list of keys and values.
+    """Parse PEFT's adapter_config.json by an allow-list of keys and values.
 
-    PEFT loads code and changes models by keys of this file (`auto_mapping`, `megatron_core`, `modules_to_save`, …), so
-    each known key may hold only what a plain LoRA adapter has there.
+    Some keys make PEFT load code or change the model (`auto_mapping`, `megatron_core`, `modules_to_save`, …), so each
+    known key may hold only what a plain LoRA adapter has there.
 
     Raises:
         PackageError: an unknown key, a missing one, or a value that is not allowed.
     """
     try:
-        config = strict_json(content.decode("utf-8"))  # from bytes, json would also guess UTF-16 and UTF-32
+        config = strict_json(content.decode("utf-8"))  # given bytes, json would also accept UTF-16 and UTF-32
     except (ValueError, RecursionError) as error:
         raise PackageError(f"{CONFIG}: it is not strict JSON: {str(error)[:200]}") from error
     if not isinstance(config, dict):
@@ -109,7 +110,7 @@ def _check_pairs(tensors: Mapping[str, Tensor], *, rank: int, targets: list[str]
 
 
 def _is_target(module: str, targets: list[str]) -> bool:
-    """PEFT's own rule for a list of targets: the module's name or its end."""
+    """Apply PEFT's rule for a list of targets: each is a module's name, or the end of one."""
     return any(module == target or module.endswith(f".{target}") for target in targets)
 
 
@@ -117,7 +118,7 @@ _Rule = tuple[Callable[[Any], bool], str]
 
 
 def _exactly(*values: Any) -> _Rule:
-    """Allow these values only; their types count too, because 0 == False."""
+    """Allow only these values, and only of these types: in Python, 0 == False."""
 
     def allowed(value: Any) -> bool:
         return any(type(value) is type(item) and value == item for item in values)

@@ -1,4 +1,4 @@
-"""Reading, checking and writing the manifest: RFC 8785 JSON by an allow-list of fields."""
+"""Reading, checking and writing the manifest: RFC 8785 JSON with an allow-list of fields."""
 
 import re
 import unicodedata
@@ -7,7 +7,7 @@ from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json, strict_json
-from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.files.json_schema import JsonSchema
 from sealed_experts.packages.content.linter import WEIGHTS
 from sealed_experts.packages.content.manifest_schema import (
     MANIFEST_SCHEMA,
@@ -17,14 +17,15 @@ from sealed_experts.packages.content.manifest_schema import (
     REQUIRED_MEMBERS,
     TOKENIZER_MEMBERS,
 )
-from sealed_experts.packages.content.schema_parts import LazyValidator
 from sealed_experts.packages.content.versions import VersionPattern
 from sealed_experts.packages.errors import PackageError
+from sealed_experts.text import FORGING, holds, one_line
 
-# Control characters, and those that turn the direction of what follows.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _MEMBER_NAME = re.compile(MEMBER_NAME)
-_SCHEMA = LazyValidator(MANIFEST_SCHEMA)
+LONGEST_NAME = 200  # characters, all of them ASCII: with a suffix, or as a hidden draft, it is a file name everywhere
+_LONGEST_BASE = 80
+_UNUSUAL = re.compile(r"[^A-Za-z0-9._]+")
+_SCHEMA = JsonSchema(MANIFEST_SCHEMA)
 
 
 def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
@@ -52,7 +53,7 @@ def parse_manifest(content: bytes) -> dict[str, Any]:
 
 
 def canonical_object(content: bytes, name: str) -> dict[str, Any]:
-    """Parse one JSON object whose bytes must be its RFC 8785 form; `name` is for messages.
+    """Parse a JSON object whose bytes must be its RFC 8785 form; `name` names it in messages.
 
     Raises:
         PackageError: it is something else.
@@ -72,62 +73,40 @@ def canonical_object(content: bytes, name: str) -> dict[str, Any]:
 def payload_order(paths: Iterable[str]) -> list[str]:
     """Return members' names in the payload's order: the weights, then the others by name.
 
-    So the digest of the whole payload passes through that of the weights, which are hashed once.
+    The hash of the payload then starts with the weights, so hashing it also gives the weights' own digest.
     """
     return sorted(paths, key=lambda path: (path != WEIGHTS, path))
 
 
-def member_entries(members: Mapping[str, bytes]) -> list[dict[str, Any]]:
-    """Return the manifest's list of members, in the payload's order."""
-    return [
-        {"path": path, "size": len(members[path]), "sha256": sha256_bytes(members[path])}
-        for path in payload_order(members)
-    ]
-
-
 def check_manifest(manifest: Mapping[str, Any]) -> None:
-    """Hold a manifest against its schema and its list of members against the members a package has.
+    """Check a manifest by its schema and by the rules between its fields.
 
     Raises:
         PackageError: the first mistake, with its field.
     """
-    check_schema(manifest, _SCHEMA, name="manifest")
+    if mistake := _SCHEMA.mistake_in(manifest):
+        raise PackageError(f"manifest: {mistake}")
     _refuse_control_characters(manifest)
     _check_training(manifest["training"], manifest["privacy"])
     _check_constraints(manifest["constraints"], own=manifest["name"])
     _check_members(manifest["members"])
     _check_adapter(manifest)
+    _check_long_name(manifest)
 
 
-def check_schema(value: Mapping[str, Any], schema: LazyValidator, *, name: str) -> None:
-    """Hold an object against a JSON Schema; `name` is for messages.
-
-    Raises:
-        PackageError: the first mistake, with its field.
-    """
-    try:
-        first = next(schema.validator.iter_errors(dict(value)), None)
-    except RecursionError as error:
-        raise PackageError(f"{name}: it is nested too deeply") from error
-    if first is not None:
-        place = ".".join(str(part) for part in first.absolute_path) or "its fields"
-        raise PackageError(f"{name}: {one_line(place)}: {one_line(first.message)}")
+def long_name(manifest: Mapping[str, Any]) -> str:
+    """Return `{name}-{base}.v{version}`, the package's file name without suffix. The base's name is made to fit."""
+    base = _UNUSUAL.sub("-", manifest["base"]["name"])[-_LONGEST_BASE:].strip("-.") or "base"
+    return f"{manifest['name']}-{base}.v{manifest['version']}"
 
 
-def check_member_names(paths: list[str]) -> None:
-    """Refuse names that could stand for another file, here or on another system.
-
-    Raises:
-        PackageError: a name is outside the allow-list, or two are one after case folding and normalisation.
-    """
-    seen: dict[str, str] = {}
-    for path in paths:
-        if not _MEMBER_NAME.fullmatch(path):
-            raise PackageError(f"member {path!a}: its name must match {MEMBER_NAME}")
-        folded = unicodedata.normalize("NFC", path).casefold()
-        if folded in seen:
-            raise PackageError(f"member {path!a}: its name is the same as {seen[folded]!a} on some systems")
-        seen[folded] = path
+def _check_long_name(manifest: Mapping[str, Any]) -> None:
+    found = long_name(manifest)
+    if len(found) > LONGEST_NAME:
+        raise PackageError(
+            f"manifest: version: the long name {found[:40]}… ({{name}}-{{base}}.v{{version}}) has {len(found)} letters;"
+            f" at most {LONGEST_NAME} are allowed: take a shorter version, or a shorter name"
+        )
 
 
 def _check_training(training: Mapping[str, Any], privacy: Mapping[str, Any]) -> None:
@@ -147,11 +126,11 @@ def _check_constraints(constraints: Mapping[str, Any], *, own: str) -> None:
     for field in ("requires", "incompatible_with"):
         for text in constraints[field]:
             if VersionPattern.parse(text).name == own:
-                raise PackageError(f"manifest: constraints.{field}: {text} speaks of the package itself")
+                raise PackageError(f"manifest: constraints.{field}: {text} names the package itself")
 
 
 def _check_adapter(manifest: Mapping[str, Any]) -> None:
-    """The adapter's size and digest are its weights' own, and its scaling follows from its rank."""
+    """Check that the adapter's size and digest are those of the weights, and that its scaling is alpha / r."""
     adapter = manifest["adapter"]
     weights = next(entry for entry in manifest["members"] if entry["path"] == WEIGHTS)
     pairs = {
@@ -166,7 +145,7 @@ def _check_adapter(manifest: Mapping[str, Any]) -> None:
 
 def _check_members(entries: list[dict[str, Any]]) -> None:
     paths = [entry["path"] for entry in entries]
-    check_member_names(paths)
+    _check_member_names(paths)
     required = set(REQUIRED_MEMBERS)
     if TOKENIZER_MEMBERS.keys() & set(paths):
         required |= {"tokenizer.json", "tokenizer_config.json"}
@@ -178,7 +157,7 @@ def _check_members(entries: list[dict[str, Any]]) -> None:
             f" tokenizer {', '.join(TOKENIZER_MEMBERS)} (the first two, or none)"
         )
     if paths != payload_order(paths):
-        raise PackageError(f"manifest: members: {WEIGHTS} must stand first, and the others sorted by path")
+        raise PackageError(f"manifest: members: {WEIGHTS} must be first, and the others sorted by path")
     for entry in entries:
         if entry["size"] > MEMBERS[entry["path"]]:
             raise PackageError(
@@ -186,10 +165,26 @@ def _check_members(entries: list[dict[str, Any]]) -> None:
             )
 
 
+def _check_member_names(paths: list[str]) -> None:
+    """Refuse names that could mean another file, here or on another system.
+
+    Raises:
+        PackageError: a name is outside the allow-list, or two are the same after case folding and normalisation.
+    """
+    seen: dict[str, str] = {}
+    for path in paths:
+        if not _MEMBER_NAME.fullmatch(path):
+            raise PackageError(f"member {path!a}: its name must match {MEMBER_NAME}")
+        folded = unicodedata.normalize("NFC", path).casefold()
+        if folded in seen:
+            raise PackageError(f"member {path!a}: its name is the same as {seen[folded]!a} on some systems")
+        seen[folded] = path
+
+
 def _refuse_control_characters(value: Any, place: str = "") -> None:
-    """A line break or an escape sequence in a field could forge what a terminal or a log shows."""
+    """Refuse fields with a line break or an escape sequence, which could forge what a terminal or a log shows."""
     if isinstance(value, str):
-        if _CONTROL.search(value):
+        if holds(value, FORGING):
             raise PackageError(f"manifest: {place}: it holds a control character: {one_line(value)!a}")
     elif isinstance(value, Mapping):
         for key, item in value.items():
@@ -197,9 +192,3 @@ def _refuse_control_characters(value: Any, place: str = "") -> None:
     elif isinstance(value, list):
         for index, item in enumerate(value):
             _refuse_control_characters(item, f"{place}[{index}]")
-
-
-def one_line(value: object) -> str:
-    """Return a value as one short line for a message."""
-    text = _CONTROL.sub(" ", str(value))
-    return text if len(text) <= 300 else f"{text[:300]} …"

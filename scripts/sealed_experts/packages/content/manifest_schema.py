@@ -1,27 +1,26 @@
 """JSON Schema (2020-12) of a package's manifest: the allow-list of what a package says about itself.
 
-`config/schemas/manifest.schema.json` is this text for other programs; a test holds the two equal.
+`config/schemas/manifest.schema.json` is the same schema for other programs; a test compares the two.
 """
 
 from typing import Any
 
-from sealed_experts.packages.content.receipt_schema import MAX_STAGES, STAGE
-from sealed_experts.packages.content.schema_parts import (
+from sealed_experts.files.json_schema import (
     mapping,
     matching,
     number,
     or_null,
-    patterns,
     text,
     texts,
     whole,
 )
-from sealed_experts.packages.settings import CAPABILITY, LARGEST_LICENCE, LICENCE, TIME
+from sealed_experts.packages.settings import CAPABILITY, LARGEST_LICENCE, LICENCE, TIME, VERSION_PATTERN
+from sealed_experts.privacy.ledger.receipt_schema import MAX_STAGES, STAGE
 from sealed_experts.settings.texts import VERSION
 
 MANIFEST_FORMAT = 1
 MAX_MANIFEST = 1 << 20  # bytes
-# The members of every package, in the order in which the payload holds them, each with its largest size in bytes.
+# The members of every package, in the payload's order, each with its largest size in bytes.
 REQUIRED_MEMBERS = {
     "adapter_model.safetensors": (1 << 32) - (1 << 20),
     "LICENSE": LARGEST_LICENCE,
@@ -30,7 +29,7 @@ REQUIRED_MEMBERS = {
     "privacy_receipt.json": 1 << 20,
     "provenance.json": 1 << 20,
 }
-# Those of a package with the base's tokenizer: the first two always, the others where the base has them.
+# Further members of a package with the base's tokenizer: always the first two, the others if the base has them.
 TOKENIZER_MEMBERS = {
     "tokenizer.json": 1 << 26,
     "tokenizer_config.json": 1 << 20,
@@ -45,6 +44,12 @@ _ROPE_NUMBERS = (
     *("attention_factor", "beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor", "mscale", "mscale_all_dim"),
     *("rope_theta", "partial_rotary_factor"),
 )
+
+
+def _patterns(description: str) -> dict[str, Any]:
+    """Return the schema of a list of version patterns."""
+    items = {"type": "string", "pattern": VERSION_PATTERN, "maxLength": 200}
+    return {"description": description, "type": "array", "items": items, "maxItems": 100, "uniqueItems": True}
 
 
 _FACTORS = {
@@ -111,8 +116,8 @@ _ROUTING = mapping(
 _CONSTRAINTS = mapping(
     "What it needs of other packages.",
     {
-        "requires": patterns("Packages that must be installed."),
-        "incompatible_with": patterns("Packages that must not be."),
+        "requires": _patterns("Packages that must be installed."),
+        "incompatible_with": _patterns("Packages that must not be."),
         "load_order": whole("Place among adapters that are active together: lower first.", least=-1000, most=1000),
         "max_chain": or_null(whole("Most adapters active together, itself included.", least=1, most=1000)),
     },

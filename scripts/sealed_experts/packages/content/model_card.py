@@ -27,7 +27,7 @@ _TRAINING_ROWS = (
 
 
 def model_card(manifest: Mapping[str, Any]) -> str:
-    """Return a model card in Markdown. `payload` and `members` are not needed."""
+    """Return a model card in Markdown. The manifest may lack `payload` and `members`."""
     sections = [
         _title(manifest),
         _adapter(manifest),
@@ -79,7 +79,7 @@ def _routing(routing: Mapping[str, Any], constraints: Mapping[str, Any]) -> str:
         lines.append(f"Kept out by: {', '.join(_plain(word) for word in routing['exclude'])}.")
     for field, label in (("requires", "It needs"), ("incompatible_with", "It must not be installed with")):
         if constraints[field]:
-            # As code they need no escapes, and the manifest's schema lets no backtick in.
+            # Code needs no escapes, and the manifest's schema allows no backtick here.
             lines.append(f"{label} {', '.join(f'`{pattern}`' for pattern in constraints[field])}.")
     return " ".join(lines)
 

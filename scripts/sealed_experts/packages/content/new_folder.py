@@ -1,4 +1,4 @@
-"""A folder that is written beside its place, and appears there when it is complete."""
+"""Unpacking into a new folder, which appears when it is complete."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ Read = Callable[[str], Iterable[Buffer]]
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder to write into, which becomes `folder` when the block ends, and vanishes when it raises.
+    """Yield a folder to write into. It becomes `folder` when the block ends, and is removed if the block raises.
 
     Raises:
         UserError: the name is taken, or the folder cannot be written.
@@ -27,10 +27,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".unpack-", suffix=".tmp", dir=folder.parent))
     except OSError as error:
-        raise UserError(f"cannot make a folder beside {folder}: {error.strerror}") from error
+        raise UserError(f"cannot make a folder next to {folder}: {error.strerror}") from error
     try:
         yield temporary
-        with _told(folder):
+        with _reported(folder):
             temporary.chmod(0o755)
             os.rename(temporary, folder)
             sync_folder(folder.parent)
@@ -39,22 +39,22 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def written(read: Read, folder: Path) -> Read:
-    """Return a `read` that also writes each member, under its name, into a folder.
+    """Return a `read` that also writes each member into a folder, under its name.
 
-    A block is written after it was checked, so never more of them than a member may have.
+    A block is written after its check, so no more bytes are written than a member may have.
     """
 
     def reading(name: str) -> Iterator[Buffer]:
         path = folder / name
-        with _told(path):
+        with _reported(path):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             stream = os.fdopen(os.open(path, flags, 0o644), "wb")
         with contextlib.closing(stream):
             for block in read(name):
                 yield block
-                with _told(path):
+                with _reported(path):
                     stream.write(block)
-            with _told(path):
+            with _reported(path):
                 stream.flush()
                 os.fsync(stream.fileno())
 
@@ -62,7 +62,7 @@ def written(read: Read, folder: Path) -> Read:
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _reported(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

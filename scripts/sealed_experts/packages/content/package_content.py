@@ -1,4 +1,4 @@
-"""From what a run left behind to what its package says: only fields that are named here leave the machine."""
+"""From a run's results to the content of its package. Only fields that are named here leave the machine."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,54 +8,54 @@ from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
-from sealed_experts.files.canonical import strict_json
 from sealed_experts.files.digests import sha256_bytes
 from sealed_experts.packages.content.base_facts import quantization_of, rope_scaling_of
 from sealed_experts.packages.content.licence import LICENCE_MEMBER, licence_bytes
 from sealed_experts.packages.content.linter import CONFIG, WEIGHTS, AdapterFacts, adapter_facts
 from sealed_experts.packages.content.manifest_schema import MANIFEST_FORMAT
 from sealed_experts.packages.content.model_card import model_card
-from sealed_experts.packages.content.naming import OwnerNames
 from sealed_experts.packages.content.provenance import PROVENANCE, Origin, provenance_bytes
-from sealed_experts.packages.content.receipt import RECEIPT, privacy_summary, receipt_bytes
-from sealed_experts.packages.content.receipt_rules import check_receipt
+from sealed_experts.packages.content.receipt import RECEIPT, check_receipt_member
 from sealed_experts.packages.content.tensors import TensorCheck
 from sealed_experts.packages.job import PackageJob
 from sealed_experts.packages.settings import RoutingSettings
-from sealed_experts.packages.source import Memory, blocks, open_source
+from sealed_experts.packages.source import BytesOrFile, Memory, blocks, open_source
 from sealed_experts.packages.times import stated_times
+from sealed_experts.privacy.ledger.owner_names import OwnerNames
+from sealed_experts.privacy.ledger.published_receipt import receipt_bytes
+from sealed_experts.privacy.ledger.receipt_rules import privacy_summary
 from sealed_experts.settings.fields import plain
 
 _WITHHELD = "measured on held-out private records; the dataset does not declare public_evaluation"
 _NOT_MEASURED = "nothing was measured on held-out records"
-# Settings of a stage that a manifest may state. Not the reward's own options: they may hold words of the owner's.
+# Settings of a stage that a manifest may state. Not the reward's options: they may hold the owner's words.
 _TRAINING_SETTINGS = (
     *("learning_rate", "batch_size", "rollout_batch_size", "max_seq_len", "schedule", "warmup_steps", "weight_decay"),
     *("reward", "max_new_tokens", "temperature", "top_p", "kl_coef", "entropy_coef"),
 )
-_NAMED_THERE = {"rollout_batch_size": "batch_size"}
+_MANIFEST_NAME = {"rollout_batch_size": "batch_size"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SealingInputs:
-    """The files that a package is made from, read.
+    """The content of all files that a package is made from.
 
     Attributes:
         settings: what the configuration says about the package.
         selection: selection.json.
         metrics: the selected stage's metrics.
-        chain: those of every stage, in the chain's order.
-        privacy: the receipt of everything that the package depends on (`receipt.covering`).
+        chain: the metrics of every stage, in the chain's order.
+        privacy: the receipt of everything that the package depends on (`published_receipt.covering`).
         base: base.json.
         base_config: the base's config.json.
-        evaluation: evaluation.json; only looked at where the dataset is declared public.
-        licence: the licence's own text, if there is one.
+        evaluation: evaluation.json; used only if the dataset is declared public.
+        licence: the licence's text, if the owner gave one.
         adapter_config: content of adapter_config.json.
         adapter_weights: content of adapter_model.safetensors, or its path.
-        tokenizer: the base's tokenizer, by its files' names, if the package is to hold it.
-        names: how private data are named.
-        origin: what is known of the program.
-        epoch: SOURCE_DATE_EPOCH, seconds since 1970, if it is set: stands for times that the settings do not state.
+        tokenizer: the files of the base's tokenizer, by name; empty if the package does not hold it.
+        names: names for private data.
+        origin: what is known about the program.
+        epoch: SOURCE_DATE_EPOCH in seconds since 1970, or None: the time if the settings state none.
     """
 
     settings: PackageJob
@@ -68,7 +68,7 @@ class SealingInputs:
     evaluation: Mapping[str, Any] | None = None
     licence: bytes | None = None
     adapter_config: bytes
-    adapter_weights: bytes | Path
+    adapter_weights: BytesOrFile
     tokenizer: Mapping[str, bytes] = field(default_factory=dict)
     names: OwnerNames
     origin: Origin
@@ -77,21 +77,21 @@ class SealingInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class _Weights:
-    """The weights' size in bytes, digest, and what the adapter's files say."""
+    """Size in bytes and SHA-256 of the weights, and what the adapter's files say."""
 
     size: int
     digest: str
     facts: AdapterFacts
 
 
-def package_content(inputs: SealingInputs) -> tuple[dict[str, Any], dict[str, bytes | Path]]:
-    """Return the manifest (but for payload and members) and the members of an expert's package.
+def package_content(inputs: SealingInputs) -> tuple[dict[str, Any], dict[str, BytesOrFile]]:
+    """Return the manifest (without payload and members) and the members of an expert's package.
 
     Raises:
-        PackageError: the adapter is not one that a package may hold.
+        PackageError: a package may not hold this adapter.
         UserError: an input lacks a field, or two inputs contradict each other.
     """
-    members: dict[str, bytes | Path] = {
+    members: dict[str, BytesOrFile] = {
         CONFIG: inputs.adapter_config,
         WEIGHTS: inputs.adapter_weights,
         **inputs.tokenizer,
@@ -109,14 +109,14 @@ def package_content(inputs: SealingInputs) -> tuple[dict[str, Any], dict[str, by
     except KeyError as error:
         raise UserError(f"the inputs of the package lack the field {error.args[0]!r}: make them again") from error
     members[RECEIPT] = receipt = receipt_bytes(inputs.privacy)
-    check_receipt(strict_json(receipt), stages=manifest["training"]["stages"])
+    check_receipt_member(manifest, receipt)
     members["README.md"] = model_card(manifest).encode()
     members[LICENCE_MEMBER] = licence_bytes(manifest["licence"], author=manifest["author"], text=inputs.licence)
     return manifest, members
 
 
 def _examined(inputs: SealingInputs) -> _Weights:
-    """Lint the adapter and hash its weights, in one pass and a memory that does not grow with them."""
+    """Lint the adapter and hash its weights, in one pass. The memory needed does not grow with them."""
     digest, content = hashlib.sha256(), inputs.adapter_weights
     with open_source(content) if isinstance(content, Path) else nullcontext(Memory(content)) as source:
         check = TensorCheck(size=source.size, member=WEIGHTS)
@@ -142,7 +142,7 @@ def _manifest(inputs: SealingInputs, weights: _Weights) -> dict[str, Any]:
         "format_version": MANIFEST_FORMAT,
         "name": settings.name,
         "version": settings.version,
-        # Of several lines a field makes one: a manifest holds no control characters.
+        # Several lines become one: a manifest holds no control characters.
         "description": " ".join(settings.description.split()),
         "author": " ".join(package.author.split()),
         "licence": package.licence,
@@ -164,7 +164,7 @@ def _manifest(inputs: SealingInputs, weights: _Weights) -> dict[str, Any]:
 
 
 def _adapter(inputs: SealingInputs, weights: _Weights) -> dict[str, Any]:
-    """What the settings say, so that an adapter of other settings is refused; and what the files say."""
+    """Return `adapter`. Rank, alpha and targets come from the settings, so an adapter with other values is refused."""
     adapter: Any = inputs.settings.adapter
     return {
         "kind": adapter.kind,
@@ -192,7 +192,7 @@ def _routing(routing: RoutingSettings) -> dict[str, Any]:
 def _training(inputs: SealingInputs) -> dict[str, Any]:
     stage = inputs.metrics["settings"]["training"]
     facts = {
-        _NAMED_THERE.get(field, field): stage[field] for field in _TRAINING_SETTINGS if stage.get(field) is not None
+        _MANIFEST_NAME.get(field, field): stage[field] for field in _TRAINING_SETTINGS if stage.get(field) is not None
     }
     return {
         **facts,
@@ -208,7 +208,7 @@ def _training(inputs: SealingInputs) -> dict[str, Any]:
 
 
 def _seed(inputs: SealingInputs) -> dict[str, int]:
-    """The seed of a reproducible run is what makes it one. Any other run's is the owner's business."""
+    """Return the seed of a reproducible run, which needs it. Other runs do not publish theirs."""
     return {"seed": inputs.metrics["seed"]} if privacy_summary(inputs.privacy)["mode"] == "reproducible" else {}
 
 
@@ -220,7 +220,7 @@ def _dataset(inputs: SealingInputs) -> dict[str, str]:
 
 
 def _quality(inputs: SealingInputs) -> dict[str, Any]:
-    """Return what evaluation.json says of the selected stage and of the base, where that may be published."""
+    """Return what evaluation.json says about the selected stage and the base, if that may be published."""
     if not inputs.settings.public_evaluation:
         return {"published": False, "reason": _WITHHELD}
     evaluation = inputs.evaluation

@@ -1,41 +1,39 @@
-"""provenance.json: from a package back to what made it, as an in-toto statement with SLSA's provenance predicate.
+"""provenance.json: what a package was made from, as an in-toto statement with SLSA's provenance predicate.
 
-Public inputs are named by their digests, private ones by HMAC under the owner's key (`naming`), so that only the owner
-can tell which they are. Nothing here depends on the machine, or on what private records hold.
+Public inputs are named by their digests, private ones by HMAC under the owner's key (`owner_names`), so that only the
+owner can identify them. Nothing here depends on the machine or on the content of private records.
 
 Specifications: https://in-toto.io/Statement/v1 and https://slsa.dev/provenance/v1.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sealed_experts.files.canonical import canonical_json
+from sealed_experts.files.json_schema import JsonSchema
 from sealed_experts.packages.content.linter import CONFIG, WEIGHTS
-from sealed_experts.packages.content.manifest import canonical_object, check_schema
+from sealed_experts.packages.content.manifest import canonical_object
 from sealed_experts.packages.content.provenance_schema import PROVENANCE_SCHEMA
-from sealed_experts.packages.content.schema_parts import LazyValidator
 from sealed_experts.packages.errors import PackageError
-
-if TYPE_CHECKING:
-    from sealed_experts.packages.content.naming import OwnerNames  # it brings the ledger, which readers need not load
+from sealed_experts.privacy.ledger.owner_names import OwnerNames
 
 PROVENANCE = "provenance.json"
 STATEMENT, PREDICATE = "https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1"
 BUILD_TYPE, BUILDER = "urn:sealed-experts:package:v1", "urn:sealed-experts:pipeline:v1"
-HMAC = "hmacSha256"  # in a DigestSet, beside in-toto's own names of algorithms
+HMAC = "hmacSha256"  # in a DigestSet, next to in-toto's own algorithm names
 _SUBJECT = (CONFIG, WEIGHTS)
-_SCHEMA = LazyValidator(PROVENANCE_SCHEMA)
+_SCHEMA = JsonSchema(PROVENANCE_SCHEMA)
 _DESCRIBED = ("name", "version", "template", "base", "adapter", "training", "privacy")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What is known of the program that sealed the package.
+    """What is known about the program that sealed the package.
 
     Attributes:
         version: the program's version.
-        revision: commit of its repository, if the code is that of a commit.
+        revision: commit of its repository, if the code is unchanged from that commit.
         lock: SHA-256 of requirements.txt, which pins the environment.
     """
 
@@ -49,15 +47,15 @@ def provenance_bytes(
     *,
     subject: Mapping[str, str],
     chain: Mapping[str, Mapping[str, Any]],
-    names: "OwnerNames",
+    names: OwnerNames,
     origin: Origin,
 ) -> bytes:
     """Return provenance.json.
 
     Args:
-        manifest: the package's, but for `payload` and `members`.
+        manifest: the package's manifest; it may lack `payload` and `members`.
         subject: SHA-256 of each of the adapter's files.
-        chain: the metrics of every stage, selected or not, in their order: each began where the one before it ended.
+        chain: the metrics of every stage, selected or not, in order: each started where the one before it ended.
     """
     training = manifest["training"]
     times = {
@@ -97,18 +95,19 @@ def provenance_bytes(
 
 
 def external_parameters(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a provenance that the manifest states too."""
+    """Return the part of the provenance that repeats the manifest."""
     return {field: manifest[field] for field in _DESCRIBED}
 
 
 def check_provenance(manifest: Mapping[str, Any], content: bytes) -> None:
-    """Hold provenance.json against its schema, and what it says against the complete manifest.
+    """Check provenance.json by its schema, and compare it with the complete manifest.
 
     Raises:
-        PackageError: it is something else, or speaks of another package.
+        PackageError: it does not follow the schema, or describes another package.
     """
     statement = canonical_object(content, PROVENANCE)
-    check_schema(statement, _SCHEMA, name=PROVENANCE)
+    if mistake := _SCHEMA.mistake_in(statement):
+        raise PackageError(f"{PROVENANCE}: {mistake}")
     stated = {entry["name"]: entry["digest"]["sha256"] for entry in statement["subject"]}
     digests = {entry["path"]: entry["sha256"] for entry in manifest["members"] if entry["path"] in _SUBJECT}
     if stated != digests or len(statement["subject"]) != len(_SUBJECT):
@@ -125,7 +124,7 @@ def check_provenance(manifest: Mapping[str, Any], content: bytes) -> None:
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Return the first field that only one of them has, or in which they differ as JSON."""
+    """Return the first field that only one of them has, or that differs as JSON."""
     return next(
         field
         for field in sorted(one.keys() | other.keys())
@@ -149,11 +148,11 @@ def _base(base: Mapping[str, Any]) -> dict[str, Any]:
         "digest": {"sha256": base["digest"]},
         "annotations": {"digestOf": "canonical JSON of {path: SHA-256}"},
     }
-    # Only a hub's models have a commit; package URLs know them by name and commit.
+    # Only models from a hub have a commit; package URLs name them by name and commit.
     return {**found, "uri": f"pkg:huggingface/{base['name']}@{base['revision']}"} if base["revision"] else found
 
 
-def _data(metrics: Mapping[str, Any], *, names: "OwnerNames", public: bool) -> list[dict[str, Any]]:
+def _data(metrics: Mapping[str, Any], *, names: OwnerNames, public: bool) -> list[dict[str, Any]]:
     found = []
     for name, field in (("training-data", "train_digest"), ("held-out-data", "val_digest")):
         if field in metrics:
@@ -162,7 +161,7 @@ def _data(metrics: Mapping[str, Any], *, names: "OwnerNames", public: bool) -> l
     return found
 
 
-def _stage(stage: str, metrics: Mapping[str, Any], *, names: "OwnerNames") -> dict[str, Any]:
+def _stage(stage: str, metrics: Mapping[str, Any], *, names: OwnerNames) -> dict[str, Any]:
     libraries = (metrics.get("environment") or {}).get("libraries") or {}
     configuration = {HMAC: names.of_configuration(metrics["settings"])}
     return {"stage": stage, "configuration": configuration, "libraries": dict(libraries)}

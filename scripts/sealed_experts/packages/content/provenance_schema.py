@@ -1,12 +1,13 @@
-"""JSON Schema (2020-12) of provenance.json: the part of in-toto's statement and SLSA's predicate that we write."""
+"""JSON Schema (2020-12) of provenance.json: the parts of in-toto's statement and SLSA's predicate that we use."""
 
 from typing import Any
 
-from sealed_experts.packages.content.receipt_schema import MAX_STAGES, STAGE
-from sealed_experts.packages.content.schema_parts import mapping
+from sealed_experts.files.json_schema import mapping
+from sealed_experts.privacy.ledger.receipt_schema import MAX_STAGES, STAGE
+from sealed_experts.text import PRINTABLE
 
 _DIGEST = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-_SHORT = {"type": "string", "minLength": 1, "maxLength": 1200, "pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"}
+_SHORT = {"type": "string", "minLength": 1, "maxLength": 1200, "pattern": PRINTABLE}
 _TIME = {"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"}
 _STAGE = {"type": "string", "pattern": STAGE}
 _DIGESTS = {
@@ -42,7 +43,7 @@ _BUILD = mapping(
     "What was done, and from what.",
     {
         "buildType": {"const": "urn:sealed-experts:package:v1"},
-        "externalParameters": {"type": "object"},  # they equal fields of the manifest
+        "externalParameters": {"type": "object"},  # compared with the manifest
         "internalParameters": mapping(
             "What else decided the result.",
             {"stages": {"type": "array", "minItems": 1, "maxItems": MAX_STAGES, "items": _STAGES}},

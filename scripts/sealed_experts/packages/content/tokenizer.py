@@ -1,6 +1,6 @@
-"""The base's tokenizer as members of a package: for programs that load it from the adapter's folder.
+"""The base's tokenizer as members of a package, for programs that load it from the adapter's folder.
 
-Our own engine never reads it: it takes the tokenizer of the base, whose digest the manifest states.
+Our engine never reads it: it uses the tokenizer of the base, whose digest the manifest states.
 """
 
 import re
@@ -11,9 +11,9 @@ from typing import Any
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import strict_json
 from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages.content.manifest_schema import TOKENIZER_MEMBERS
 from sealed_experts.packages.errors import PackageError
-from sealed_experts.packages.regular_file import open_regular
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 _CLASS = re.compile(r"[A-Za-z0-9_]{1,100}")
@@ -37,16 +37,16 @@ def tokenizer_members(folder: Path, *, base: Mapping[str, Any]) -> dict[str, byt
     members = {name: _read(folder / name) for name in TOKENIZER_MEMBERS if name in listed}
     for name, content in members.items():
         if sha256_bytes(content) != listed[name]:
-            raise UserError(f"{folder / name} is not the file that base.json describes: make the base anew")
+            raise UserError(f"{folder / name} is not the file that base.json describes: make the base again")
     check_tokenizer(members)
     return members
 
 
 def check_tokenizer(members: Mapping[str, bytes]) -> None:
-    """Check those of a package's members that are a tokenizer's, if there are any.
+    """Check the members that belong to a tokenizer, if there are any.
 
-    transformers loads code that tokenizer_config.json names (`auto_map`), and files of any path by keys that end in
-    `_file`; such keys are refused.
+    transformers loads code that tokenizer_config.json names (`auto_map`), and files of any path from keys that end in
+    `_file`. Such keys are refused.
 
     Raises:
         PackageError: a member is not strict JSON (the chat template: not UTF-8 text), or has such a key.

@@ -1,13 +1,13 @@
-"""Versions by Semantic Versioning 2.0.0 (semver.org), and patterns by which one package speaks of others.
+"""Versions by Semantic Versioning 2.0.0 (semver.org), and the patterns with which a package names others.
 
-A pattern is `name@` and one or several conditions, joined by commas, all of which must hold:
+A pattern is `name@` and one or more conditions, joined by commas. All of them must hold:
 
 - `name@*`: any version.
 - `name@1.2.3`: that version.
 - `name@>=1.0.0`, `name@>1.0.0`, `name@<=1.0.0`, `name@<1.0.0`: by precedence, so that 2.0.0-rc.1 is above 1.9.0 and
   below 2.0.0.
-- `name@^1.2`: at least 1.2.0, and what may replace it without breaking anything: below 2.0.0 and its pre-releases. The
-  first number that is not 0 must stay: `^0.2` ends below 0.3.0, `^0.0.3` below 0.0.4.
+- `name@^1.2`: at least 1.2.0, and below 2.0.0 and its pre-releases: versions that break nothing. The first number that
+  is not 0 must stay the same: `^0.2` ends below 0.3.0, `^0.0.3` below 0.0.4.
 """
 
 import functools
@@ -26,7 +26,7 @@ LONGEST = 200  # characters of a version, and of a pattern
 @functools.total_ordering
 @dataclass(frozen=True)
 class Version:
-    """A version. Its order is semver's precedence, in which the build metadata plays no part."""
+    """A version. Its order is semver's precedence, which ignores the build metadata."""
 
     major: int
     minor: int
@@ -63,14 +63,14 @@ class Version:
 
     @property
     def _precedence(self) -> tuple[Any, ...]:
-        """Semver's section 11: a pre-release is below its version; numbers are below words, and compare as numbers."""
+        """Semver, section 11: a pre-release is below its version; numbers are below words, and compare as numbers."""
         parts = tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in self.pre_release)
         return (self.major, self.minor, self.patch, not self.pre_release, parts)
 
 
 @dataclass(frozen=True)
 class VersionPattern:
-    """What a package says about the versions of another one."""
+    """A pattern of the versions of another package."""
 
     name: str
     text: str
@@ -91,7 +91,7 @@ class VersionPattern:
         return cls(name, text, tuple(_condition(condition) for condition in conditions.split(",")))
 
     def matches(self, name: str, version: str) -> bool:
-        """Say whether it means this version of this package.
+        """Say whether the pattern matches this version of this package.
 
         Raises:
             PackageError: `version` is not one.

@@ -1,29 +1,25 @@
-"""The archive of an `.expert` file: a plain tar in a plain gzip, of which each list of members has exactly one.
+"""The archive of an `.expert` file: a plain tar in a plain gzip. Each list of members gives exactly one archive.
 
-Nothing here knows what the members mean, or who signed them.
+Nothing here knows what the members mean or who signed them.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 from sealed_experts.errors import UserError
 from sealed_experts.packages.errors import PackageError
 from sealed_experts.packages.expert import plain_tar
 from sealed_experts.packages.expert.plain_gzip import PlainGzipContent, PlainGzipReader, PlainGzipWriter
-from sealed_experts.packages.regular_file import open_regular
 from sealed_experts.packages.source import BLOCK as PIECE
-from sealed_experts.packages.source import Source
-
-Content = bytes | Path  # of a member that is to be written
+from sealed_experts.packages.source import BytesOrFile, Source, content_blocks
 
 
-def write_archive(stream: IO[bytes], members: Mapping[str, Content], *, sizes: Mapping[str, int]) -> None:
+def write_archive(stream: IO[bytes], members: Mapping[str, BytesOrFile], *, sizes: Mapping[str, int]) -> None:
     """Write the archive of these members, sorted by name.
 
     Raises:
-        UserError: a member's file cannot be read, or its size is not the one announced.
+        UserError: a member's file cannot be read, or its size is not the one in `sizes`.
     """
     total = plain_tar.archive_size(sizes.values())
     writer = PlainGzipWriter(stream, size=total)
@@ -32,7 +28,7 @@ def write_archive(stream: IO[bytes], members: Mapping[str, Content], *, sizes: M
         size = sizes[name]
         writer.write(plain_tar.member_header(name, size))
         found = 0
-        for piece in pieces(members[name]):
+        for piece in content_blocks(members[name]):
             found += len(piece)
             if found <= size:
                 writer.write(piece)
@@ -44,26 +40,9 @@ def write_archive(stream: IO[bytes], members: Mapping[str, Content], *, sizes: M
     writer.finish()
 
 
-def pieces(content: Content) -> Iterator[bytes]:
-    """Yield the content of a member, piece by piece.
-
-    Raises:
-        UserError: its file cannot be read.
-    """
-    if isinstance(content, bytes):
-        yield content
-        return
-    try:
-        with open_regular(content) as (stream, _):
-            while piece := stream.read(PIECE):
-                yield piece
-    except OSError as error:
-        raise UserError(f"cannot read {content}: {error.strerror}") from error
-
-
 @dataclass(kw_only=True)
 class MemberSource:
-    """A member of an archive that has been read to its end, as a source of bytes."""
+    """A member of an archive that was read to its end, as a source of bytes."""
 
     content: PlainGzipContent
     start: int
@@ -71,7 +50,7 @@ class MemberSource:
 
     @property
     def constant(self) -> bool:
-        """Whether what is read twice is the same, unless `check_unchanged` raises."""
+        """Whether two reads of one place give the same bytes, unless `check_unchanged` raises."""
         return self.content.constant
 
     def read(self, offset: int, length: int) -> bytes:
@@ -90,7 +69,7 @@ class MemberSource:
 
 
 class ArchiveReader:
-    """Reads an archive member by member, holding every byte that is no member's against what a writer puts there."""
+    """Reads an archive member by member. All other bytes must be those that our writer puts there."""
 
     def __init__(self, source: Source, *, limits: Mapping[str, int]) -> None:
         """Read the start.
@@ -100,7 +79,7 @@ class ArchiveReader:
             limits: the names that members may have, each with its largest size in bytes.
 
         Raises:
-            PackageError: this is no archive of the one encoding.
+            PackageError: the file is not encoded as our writer does it.
         """
         self._source = source
         self._gzip = PlainGzipReader(source, unit=plain_tar.RECORD)
@@ -110,10 +89,9 @@ class ArchiveReader:
         self._position = 0
 
     def members(self) -> Iterator[tuple[str, int, Iterator[bytes]]]:
-        """Yield name, size and content of each member; the content must be used up before the next is asked for.
+        """Yield name, size and content of each member. Read the content to its end before asking for the next.
 
-        A name's and a size's limits are checked before any of the content is read. When this ends, all but the
-        gzip's trailer is checked.
+        Name and size are checked before the content is read. At the end, everything but gzip's trailer is checked.
 
         Raises:
             PackageError: a header, a name, a size or the padding is not what it must be.
@@ -136,16 +114,16 @@ class ArchiveReader:
         self._expect_zeros(rest, "behind the last member")
 
     def finish(self) -> str:
-        """Check the gzip's trailer, when all members have been read, and return the file's SHA-256.
+        """Check gzip's trailer after all members were read, and return the file's SHA-256.
 
         Raises:
-            PackageError: it is not what the members give.
+            PackageError: the trailer does not match the content.
         """
         self._gzip.finish()
         return self._gzip.digest()
 
     def member(self, name: str) -> "MemberSource":
-        """Return a member that has been read, to be read again at any place."""
+        """Return a member that was read before, to read any part of it again."""
         content = PlainGzipContent(self._source, size=self._gzip.size)
         return MemberSource(content=content, start=self._starts[name], size=self._sizes[name])
 
@@ -156,7 +134,7 @@ class ArchiveReader:
             )
         last = next(reversed(self._sizes), "")
         if name <= last:
-            problem = "occurs twice" if name in self._sizes else f"stands behind {last}"
+            problem = "occurs twice" if name in self._sizes else f"comes after {last}"
             raise PackageError(f"member {name}: it {problem}; members are unique and sorted by name")
         if size > self._limits[name]:
             raise PackageError(f"member {name}: {size} bytes; at most {self._limits[name]} are allowed")

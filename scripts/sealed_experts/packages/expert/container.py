@@ -1,7 +1,7 @@
-"""The `.expert` container: the same content as a `.tgsp`, in a tar.gz of which every byte is signed or rebuilt.
+"""The `.expert` container: the content of a `.tgsp` in a tar.gz whose every byte is signed, or rebuilt and compared.
 
-`docs/expert.md` specifies it. Its manifest is a package's manifest and `integrity`; its archive calls the member
-LICENSE `license.txt`.
+`docs/expert.md` specifies it. Its manifest is a package's manifest with the field `integrity`. In its archive, the
+member LICENSE is called `license.txt`.
 """
 
 import hashlib
@@ -13,7 +13,6 @@ from typing import Any
 
 from sealed_experts.files.atomic import write_bytes
 from sealed_experts.packages.content.checks import check_content
-from sealed_experts.packages.content.long_name import check_long_name
 from sealed_experts.packages.content.manifest import canonical_object, check_manifest, manifest_bytes
 from sealed_experts.packages.content.manifest_schema import MAX_MANIFEST, MEMBERS
 from sealed_experts.packages.content.new_folder import new_folder, written
@@ -31,50 +30,39 @@ from sealed_experts.packages.expert.integrity import (
 )
 from sealed_experts.packages.expert.plain_gzip import compressed_size
 from sealed_experts.packages.expert.plain_tar import archive_size
-from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.policy import DEFAULT, Policy
 from sealed_experts.packages.keys.publisher import PublicKey, Publisher
 from sealed_experts.packages.keys.signing import ED25519, verify_signature
 from sealed_experts.packages.keys.trust import TrustStore
+from sealed_experts.packages.report import PackageReport, VerifiedPackage
 from sealed_experts.packages.source import Buffer, Memory, Source, blocks, open_source
-from sealed_experts.packages.tgsp.examination import ANY, PackageReport, VerifiedPackage
 
 MAGIC = b"\x1f\x8b"
 ARCHIVE_NAMES = {"LICENSE": "license.txt"}
 _CONTENT_NAMES = {archived: name for name, archived in ARCHIVE_NAMES.items()}
 _LIMITS = {
     **{ARCHIVE_NAMES.get(name, name): limit for name, limit in MEMBERS.items()},
-    MANIFEST: 2 * MAX_MANIFEST,  # `integrity` comes on top
+    MANIFEST: 2 * MAX_MANIFEST,  # with `integrity`
     SIGNATURE: SIGNATURE_LENGTH,
 }
-ONE_SIGNATURE = Policy(signatures=(ED25519,))  # what the format can hold, whatever keys a publisher has
+ONE_SIGNATURE = Policy(signatures=(ED25519,))  # all that the format can hold
 LARGEST = compressed_size(archive_size(_LIMITS.values()))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExpertReport(PackageReport):
-    """What is known of an `.expert` file that was verified without keeping its weights.
-
-    Attributes:
-        integrity: the manifest's field of this name, which `manifest` lacks.
-    """
-
-    integrity: dict[str, Any]
-
-
-def open_expert(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY) -> VerifiedPackage:
+def open_expert(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = DEFAULT) -> VerifiedPackage:
     """Read an `.expert` file once, into memory, verify it, and return its content.
 
     Args:
         path: the file.
         trust: the publishers that may have signed it.
-        policy: what is required of it beyond that.
+        policy: what is required beyond a trusted publisher.
 
     Raises:
         UserError: the file cannot be read.
         PackageError: a check failed. Its message names the file, what is wrong and what was expected.
     """
     with named(path), open_source(path) as source:
-        ArchiveReader(source, limits=_LIMITS)  # its start and size are right, before all of it is read
+        ArchiveReader(source, limits=_LIMITS)  # checks the start and the size before all of it is read
         if source.size > LARGEST:
             raise PackageError(f"the file has {source.size} bytes; at most {LARGEST} are allowed")
         data = source.read(0, source.size)
@@ -82,34 +70,37 @@ def open_expert(path: str | os.PathLike[str], *, trust: TrustStore, policy: Poli
         return open_expert_bytes(data, trust=trust, policy=policy)
 
 
-def open_expert_bytes(data: bytes, *, trust: TrustStore, policy: Policy = ANY) -> VerifiedPackage:
-    """Verify an `.expert` file that is already in memory. Raises as `open_expert`."""
-    fields = vars(examine_expert(Memory(data), trust=trust, policy=policy, weights=True))
-    return VerifiedPackage(**{field: value for field, value in fields.items() if field != "integrity"})
-
-
-def verify_expert(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY) -> ExpertReport:
-    """Check all that `open_expert` checks, in a memory that does not grow with the file.
-
-    The file is read twice by one descriptor: for its signature, and then for its content.
+def open_expert_bytes(data: bytes, *, trust: TrustStore, policy: Policy = DEFAULT) -> VerifiedPackage:
+    """Verify an `.expert` file that is already in memory.
 
     Raises:
-        UserError, PackageError: as `open_expert`.
+        UserError, PackageError: as for `open_expert`.
+    """
+    return VerifiedPackage(**vars(examine_expert(Memory(data), trust=trust, policy=policy, weights=True)))
+
+
+def verify_expert(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = DEFAULT) -> PackageReport:
+    """Check all that `open_expert` checks. The memory needed does not grow with the file.
+
+    The file is read twice through one descriptor: for its signature, and then for its content.
+
+    Raises:
+        UserError, PackageError: as for `open_expert`.
     """
     with named(path), open_source(path) as source:
         return examine_expert(source, trust=trust, policy=policy)
 
 
 def unpack_expert(
-    path: str | os.PathLike[str], folder: Path, *, trust: TrustStore, policy: Policy = ANY
-) -> ExpertReport:
-    """Verify a file, and write its manifest and members into a new folder, in a memory that does not grow with it.
+    path: str | os.PathLike[str], folder: Path, *, trust: TrustStore, policy: Policy = DEFAULT
+) -> PackageReport:
+    """Verify a file, and write its manifest and members into a new folder. The memory needed does not grow with it.
 
-    The manifest is written without `integrity`, and the members under the names that it gives them.
+    The manifest is written without `integrity`, and the members under their names in the manifest.
 
     Raises:
-        UserError: the folder exists, or cannot be written; or as `open_expert`.
-        PackageError: as `open_expert`.
+        UserError: the folder exists or cannot be written, or as for `open_expert`.
+        PackageError: as for `open_expert`.
     """
     with named(path), open_source(path) as source, new_folder(folder) as temporary:
         report = examine_expert(source, trust=trust, policy=policy, unpack_to=temporary)
@@ -117,11 +108,13 @@ def unpack_expert(
         return report
 
 
-def verify_expert_manifest(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY) -> ExpertReport:
-    """Check the signature and what it fixes, and look at nothing but the manifest.
+def verify_expert_manifest(
+    path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = DEFAULT
+) -> PackageReport:
+    """Check the signature and the manifest, and not the content of the members.
 
     Raises:
-        UserError, PackageError: as `open_expert`.
+        UserError, PackageError: as for `open_expert`.
     """
     with named(path), open_source(path) as source:
         signed = _checked(source, trust=trust, policy=policy)
@@ -133,29 +126,29 @@ def examine_expert(
     source: Source,
     *,
     trust: TrustStore,
-    policy: Policy = ANY,
+    policy: Policy = DEFAULT,
     weights: bool = False,
     unpack_to: Path | None = None,
-) -> ExpertReport:
+) -> PackageReport:
     """Check everything about an `.expert` file, wherever its bytes come from.
 
-    Order: signature under a trusted key, container, manifest, set of members both ways, sizes, digests, linter.
+    Order: signature by a trusted key, container, manifest, missing and foreign members, sizes, digests, linter.
 
     Args:
-        policy: what is required beyond a trusted publisher; of signatures, by default all that it has keys for, so
-            that one with a second key is refused unless the policy names Ed25519 alone.
-        weights: whether the report holds them too.
-        unpack_to: a new folder that the members are written into; nothing in it counts before this has returned.
+        policy: what is required beyond a trusted publisher. By default a signature by each of its keys, so a publisher
+            with a second key is refused unless the policy asks for Ed25519 alone.
+        weights: whether the report holds the weights too.
+        unpack_to: a new folder to write the members into. Its content is verified only when this function returns.
 
     Raises:
-        UserError, PackageError: as `open_expert`.
+        UserError, PackageError: as for `open_expert`.
     """
     signed = _checked(source, trust=trust, policy=policy)
 
     def read(name: str) -> Iterator[Buffer]:
         return blocks(signed.members[name], offset=0, length=signed.members[name].size)
 
-    # What may have changed between the two readings, and what is written, is hashed again.
+    # Content that may have changed between the two readings, or that is written, is hashed again.
     again = unpack_to is not None or not source.constant
     content = check_content(
         signed.manifest,
@@ -171,7 +164,6 @@ def _checked(source: Source, *, trust: TrustStore, policy: Policy) -> "_Signed":
     """Check all but the members' content."""
     signed = _signed(source, trust=trust, policy=policy)
     check_manifest(signed.manifest)
-    check_long_name(signed.manifest)
     policy.check(signed.publisher, [(ED25519, signed.publisher.raw)], signed.manifest)
     _check_members(signed)
     return signed
@@ -183,8 +175,8 @@ def _report(
     *,
     members: dict[str, bytes],
     shapes: Mapping[str, tuple[int, ...]] | None = None,
-) -> ExpertReport:
-    return ExpertReport(
+) -> PackageReport:
+    return PackageReport(
         manifest=signed.manifest,
         integrity=signed.integrity,
         members=members,
@@ -199,9 +191,9 @@ def _report(
 
 @dataclass(frozen=True, kw_only=True)
 class _Signed:
-    """A file whose every byte a trusted publisher signed, or follows from what it signed; no more is known of it.
+    """A file of which a trusted publisher signed every byte, or all that the other bytes follow from.
 
-    `members` and `entries` go by the manifest's names, without manifest and signature.
+    `members` and `entries` use the names of the manifest, and lack the manifest and the signature.
     """
 
     manifest: dict[str, Any]
@@ -213,7 +205,7 @@ class _Signed:
 
 
 def claimed_keys(source: Source) -> tuple[PublicKey, ...]:
-    """Return the key that a file names itself, which proves nothing: anyone can name a key of their own.
+    """Return the key that a file itself names. It proves nothing: anyone can name their own key.
 
     Raises:
         PackageError: this is no `.expert` file.
@@ -223,10 +215,10 @@ def claimed_keys(source: Source) -> tuple[PublicKey, ...]:
 
 
 def _signed(source: Source, *, trust: TrustStore, policy: Policy) -> _Signed:
-    """Read a file from start to end.
+    """Read a file from start to end and check its signature.
 
-    Until the signature under a trusted key is checked, nothing is done but what it takes to build the signed message:
-    members are found by their headers, their content is hashed, and the manifest is parsed as JSON.
+    Before that check, only what the signed message needs is done: members are found by their headers, their content is
+    hashed, and the manifest is parsed as JSON.
     """
     reader = ArchiveReader(source, limits=_LIMITS)
     own, entries = _scan(reader)
@@ -248,7 +240,7 @@ def _signed(source: Source, *, trust: TrustStore, policy: Policy) -> _Signed:
 
 
 def _check_one_is_enough(publisher: Publisher, policy: Policy) -> None:
-    """Refuse a publisher known with more keys, unless a policy says that Ed25519 will do: a forger would choose this.
+    """Refuse a publisher that has more keys, unless a policy accepts Ed25519 alone: a forger would choose this format.
 
     Raises:
         SignatureError: another signature is required, which the format cannot hold.
@@ -271,7 +263,7 @@ def _manifest(own: dict[str, bytes]) -> dict[str, Any]:
 
 
 def _scan(reader: ArchiveReader) -> tuple[dict[str, bytes], dict[str, Entry]]:
-    """Return manifest and signature, and size and digest of every other member."""
+    """Return manifest and signature, and the size and digest of every other member."""
     own, entries = {}, {}
     for name, size, content in reader.members():
         if name in (MANIFEST, SIGNATURE):
@@ -285,7 +277,7 @@ def _scan(reader: ArchiveReader) -> tuple[dict[str, bytes], dict[str, Entry]]:
 
 
 def _check_members(signed: _Signed) -> None:
-    """Compare the archive's members with those that the manifest lists: the sets, sizes and digests."""
+    """Compare the archive's members with the manifest's list: names, sizes and digests."""
     listed = {entry["path"]: entry for entry in signed.manifest["members"]}
     for name in sorted(listed.keys() | signed.entries.keys()):
         if name not in signed.entries:

@@ -1,4 +1,4 @@
-"""What a publisher signs of an `.expert` file, and the manifest's field `integrity`, which holds the signature."""
+"""The message that a publisher signs for an `.expert` file, and `integrity`, the manifest's field about it."""
 
 import os
 import re
@@ -12,6 +12,7 @@ from sealed_experts.files.canonical import canonical_json
 from sealed_experts.files.digests import sha256_bytes
 from sealed_experts.packages.errors import PackageError, SignatureError
 from sealed_experts.packages.keys.signing import ED25519, fingerprint
+from sealed_experts.text import is_one_line
 
 CONTEXT = "sealed-experts/expert/v1\n"
 MANIFEST, SIGNATURE = "manifest.json", "signature.sig"
@@ -36,11 +37,11 @@ class Entry:
 def signed_message(*, manifest: Mapping[str, Any], entries: Mapping[str, Entry]) -> bytes:
     """Return the message that the publisher signs.
 
-    The manifest stands in it without what is computed from the rest: `integrity.signature` and `integrity.files`.
+    It contains the manifest without the fields that follow from the rest: `integrity.signature`, `integrity.files`.
 
     Args:
         manifest: the whole manifest, with `integrity`.
-        entries: every other member of the archive but the signature, by its name there.
+        entries: every member of the archive but manifest and signature, by its name in the archive.
     """
     integrity = {field: value for field, value in manifest["integrity"].items() if field not in _COMPUTED}
     reduced = canonical_json({**manifest, "integrity": integrity}).encode()
@@ -50,10 +51,10 @@ def signed_message(*, manifest: Mapping[str, Any], entries: Mapping[str, Entry])
 
 
 def unsigned_integrity(*, public_key: bytes, publisher: str | None, entries: Mapping[str, Entry]) -> dict[str, Any]:
-    """Return `integrity` without its signature. A publisher without a name gets its key's fingerprint.
+    """Return `integrity` without its signature. A publisher without a name is named by its key's fingerprint.
 
     Raises:
-        UserError: the publisher's name is unusable, or SOURCE_DATE_EPOCH is no time.
+        UserError: the publisher's name is unusable, or SOURCE_DATE_EPOCH is not a time.
     """
     name = fingerprint(public_key) if publisher is None else publisher
     if not _is_publisher(name):
@@ -68,7 +69,7 @@ def unsigned_integrity(*, public_key: bytes, publisher: str | None, entries: Map
 
 
 def created_at() -> str | None:
-    """Return SOURCE_DATE_EPOCH as an RFC 3339 time in UTC; None where it is not set, because a clock is no input.
+    """Return SOURCE_DATE_EPOCH as an RFC 3339 time in UTC; None if it is not set. The clock is never used.
 
     Raises:
         UserError: it is not a number of seconds.
@@ -82,11 +83,11 @@ def created_at() -> str | None:
 
 
 def claimed_key(manifest: Mapping[str, Any]) -> bytes:
-    """Return the raw Ed25519 key that the manifest names. It proves nothing before it is found in a trust store.
+    """Return the raw Ed25519 key that the manifest names. It proves nothing until a trust store has it.
 
     Raises:
         PackageError: `integrity` is missing, or has another form.
-        SignatureError: another algorithm is said to have signed.
+        SignatureError: it names another algorithm.
     """
     integrity = manifest.get("integrity")
     if not isinstance(integrity, Mapping) or integrity.keys() != _FIELDS:
@@ -104,7 +105,7 @@ def claimed_key(manifest: Mapping[str, Any]) -> bytes:
 
 
 def signature_value(content: bytes) -> bytes:
-    """Return the signature that signature.sig holds.
+    """Return the signature in signature.sig.
 
     Raises:
         PackageError: it holds something else.
@@ -116,10 +117,10 @@ def signature_value(content: bytes) -> bytes:
 
 
 def check_integrity(manifest: Mapping[str, Any], *, signature: bytes, entries: Mapping[str, Entry]) -> None:
-    """Hold `integrity` against the archive. Call it when the signature is checked.
+    """Compare `integrity` with the archive. Call it after the signature's check.
 
     Raises:
-        PackageError: a field is not what the archive gives.
+        PackageError: a field does not match the archive.
     """
     integrity = manifest["integrity"]
     created = integrity["created_at"]
@@ -140,4 +141,4 @@ def _files(entries: Mapping[str, Entry]) -> dict[str, str]:
 
 
 def _is_publisher(value: Any) -> bool:
-    return isinstance(value, str) and 1 <= len(value) <= _LONGEST_PUBLISHER and value.isprintable()
+    return isinstance(value, str) and is_one_line(value, most=_LONGEST_PUBLISHER)

@@ -1,7 +1,7 @@
-"""gzip (RFC 1952) without compression: of one content there is one file, and a reader that accepts no other.
+"""gzip (RFC 1952) without compression: each content gives exactly one file, and the reader accepts no other.
 
-A compressor's bytes depend on its library and version, and many streams decode to the same content. Here the content
-stands in stored blocks (RFC 1951, 3.2.4) of 65,535 bytes, the last of which is shorter, behind a constant header.
+A compressor's bytes depend on its library and version, and many streams decode to the same content. Here a constant
+header is followed by the content in stored blocks (RFC 1951, 3.2.4) of 65,535 bytes; the last one is shorter.
 """
 
 import hashlib
@@ -22,19 +22,19 @@ _RESEAL = (
 
 
 def compressed_size(size: int) -> int:
-    """Return how many bytes the file of a content of `size` bytes has; `size` is at least 1."""
+    """Return the size in bytes of the file for a content of `size` bytes; `size` is at least 1."""
     return len(HEADER) + size + 5 * -(-size // BLOCK) + _TRAILER
 
 
 def content_size(size: int) -> int | None:
-    """Return how many bytes the content of a file of `size` bytes has, or None where no content has such a file."""
+    """Return the size in bytes of the content of a file of `size` bytes; None if no content gives such a file."""
     rest = size - len(HEADER) - _TRAILER
     content = rest - 5 * -(-rest // (BLOCK + 5))
     return content if content >= 1 and compressed_size(content) == size else None
 
 
 class PlainGzipWriter:
-    """Writes a content whose size is known beforehand, piece by piece."""
+    """Writes a content of known size, piece by piece."""
 
     def __init__(self, stream: IO[bytes], *, size: int) -> None:
         self._stream, self._size = stream, size
@@ -56,14 +56,14 @@ class PlainGzipWriter:
             view = view[len(piece) :]
 
     def finish(self) -> None:
-        """Write what follows the content."""
+        """Write the trailer."""
         if self._position != self._size:
             raise ValueError(f"the content has {self._position} bytes where {self._size} were announced")
         self._stream.write(_trailer(self._crc, self._size))
 
 
 class PlainGzipReader:
-    """Reads a file from its start, and holds every byte that is not content against what a writer would put there.
+    """Reads a file from its start. Every byte that is not content must be the one that our writer puts there.
 
     Attributes:
         size: bytes of the content.
@@ -74,10 +74,10 @@ class PlainGzipReader:
 
         Args:
             source: the file.
-            unit: what the content's size is a multiple of.
+            unit: the content's size is a multiple of this.
 
         Raises:
-            PackageError: the file is another encoding, or its size is that of no content.
+            PackageError: the file has another encoding, or a size that no content gives.
         """
         self._source, self._offset = source, 0  # in the file
         self._position, self._crc = 0, 0  # of the content
@@ -99,10 +99,10 @@ class PlainGzipReader:
         self._expect(_block_header(0, size), start=first)
 
     def read(self, count: int) -> bytes:
-        """Return the next `count` bytes of the content; fewer only where it ends.
+        """Return the next `count` bytes of the content; fewer only at its end.
 
         Raises:
-            PackageError: a block's header is not the one that belongs there.
+            PackageError: a block's header is wrong.
         """
         pieces = []
         count = min(count, self.size - self._position)
@@ -118,17 +118,17 @@ class PlainGzipReader:
         return b"".join(pieces)
 
     def finish(self) -> None:
-        """Check what follows the content, all of which must have been read.
+        """Check the trailer. Call it after all of the content was read.
 
         Raises:
-            PackageError: it is not what the content gives.
+            PackageError: the trailer does not match the content.
         """
         if self._position != self.size:
             raise PackageError(f"the content was read up to byte {self._position} of {self.size}")
         self._expect(_trailer(self._crc, self.size))
 
     def digest(self) -> str:
-        """Return the SHA-256 of the file, when `finish` has found its end."""
+        """Return the SHA-256 of the file. Call it after `finish`."""
         return self._hash.hexdigest()
 
     def _next(self, count: int) -> bytes:
@@ -147,7 +147,7 @@ class PlainGzipReader:
 
 
 class PlainGzipContent:
-    """The content of a file that a `PlainGzipReader` has read to its end, at any place."""
+    """The content of a file that a `PlainGzipReader` has read to its end; any part can be read again."""
 
     def __init__(self, source: Source, *, size: int) -> None:
         self.size, self.constant = size, source.constant
@@ -174,7 +174,7 @@ class PlainGzipContent:
 
 
 def _block_header(position: int, size: int) -> bytes:
-    """Return the five bytes before the block that starts at `position` of the content."""
+    """Return the five bytes before the block that starts at `position` in the content."""
     length = min(BLOCK, size - position)
     final = position + length == size
     return bytes([final]) + length.to_bytes(2, "little") + (length ^ 0xFFFF).to_bytes(2, "little")

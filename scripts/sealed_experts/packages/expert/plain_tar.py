@@ -1,6 +1,6 @@
-"""tar (POSIX.1-1988, "ustar") of plain files: of one list of members there is one archive.
+"""tar (POSIX.1-1988, "ustar") of plain files: each list of members gives exactly one archive.
 
-Every header field but name and size is constant: mode 0644, owner 0, time 0, type `0`, no owner's name.
+All header fields but name, size and checksum are constant: mode 0644, owner 0, time 0, type `0`, no owner's name.
 """
 
 from collections.abc import Iterable
@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from sealed_experts.packages.errors import PackageError
 
 BLOCK = 512
-RECORD = 20 * BLOCK  # what tar and Python's tarfile round an archive's length up to
-MAX_SIZE = 8**11 - 1  # what eleven octal digits hold
+RECORD = 20 * BLOCK  # tar and Python's tarfile round an archive's length up to a multiple of this
+MAX_SIZE = 8**11 - 1  # the largest number of eleven octal digits
 _NAME = 100
 _CHECKSUM = slice(148, 156)
 _TYPES = {
@@ -38,7 +38,7 @@ def member_header(name: str, size: int) -> bytes:
         b"%011o\0" % 0,  # time
         b" " * 8,  # checksum: counted as spaces
         b"0",  # type: a plain file
-        bytes(100),  # what it links to
+        bytes(100),  # target of a link
         b"ustar\00000",
         bytes(32 + 32),  # owner's and group's name
         bytes(8 + 8),  # device numbers
@@ -50,10 +50,10 @@ def member_header(name: str, size: int) -> bytes:
 
 
 def read_header(header: bytes) -> tuple[str, int] | None:
-    """Return name and size of a member, or None for the zeros that follow the last one.
+    """Return name and size of a member, or None for the zeros after the last one.
 
     Raises:
-        PackageError: the header is not exactly the one that `member_header` gives for this name and size.
+        PackageError: the header is not exactly what `member_header` gives for this name and size.
     """
     if header == bytes(BLOCK):
         return None
@@ -76,7 +76,7 @@ def read_header(header: bytes) -> tuple[str, int] | None:
 
 
 def padding(size: int) -> bytes:
-    """Return the zeros behind a member of `size` bytes."""
+    """Return the zeros after a member of `size` bytes."""
     return bytes(-size % BLOCK)
 
 

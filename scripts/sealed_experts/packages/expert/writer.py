@@ -1,6 +1,5 @@
-"""Sealing an `.expert` file: from the same manifest and members as a `.tgsp`, verified before it appears."""
+"""Sealing an `.expert` file from the manifest and members of a `.tgsp`. It is verified before it appears."""
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,38 +7,41 @@ from typing import Any
 
 from sealed_experts.files.atomic import atomic_writer
 from sealed_experts.files.canonical import canonical_json
-from sealed_experts.packages.expert.archive import Content, pieces, write_archive
+from sealed_experts.packages.expert.archive import write_archive
 from sealed_experts.packages.expert.container import ARCHIVE_NAMES, ONE_SIGNATURE, examine_expert
 from sealed_experts.packages.expert.integrity import MANIFEST, SIGNATURE, Entry, signed_message, unsigned_integrity
 from sealed_experts.packages.keys.private_keys import PublisherKey
 from sealed_experts.packages.keys.signing import ED25519
 from sealed_experts.packages.keys.trust import TrustStore
-from sealed_experts.packages.source import open_source
+from sealed_experts.packages.source import BytesOrFile, measure, open_source
 
 
 def seal_expert(
     path: str | os.PathLike[str],
     *,
     manifest: Mapping[str, Any],
-    members: Mapping[str, Content],
+    members: Mapping[str, BytesOrFile],
     key: PublisherKey,
     publisher: str | None = None,
 ) -> str:
     """Write an `.expert` file and return its SHA-256. The same content and key give the same bytes.
 
-    What appears at `path` has been verified as a reader would verify it.
+    The file appears at `path` only after it was verified as a reader would verify it.
 
     Args:
-        manifest: a package's whole manifest, `payload` and `members` included.
-        members: content, or the file, of each member, by its name in the manifest.
-        publisher: what the publisher is called; by default the fingerprint of the key.
+        manifest: a package's whole manifest, with `payload` and `members`.
+        members: content of each member, or its file, by its name in the manifest.
+        publisher: the publisher's name; by default the fingerprint of the key.
 
     Raises:
-        PackageError: the content is not what a package may hold.
-        UserError: SOURCE_DATE_EPOCH is no time, or a file cannot be read or written.
+        PackageError: a package may not hold this content.
+        UserError: SOURCE_DATE_EPOCH is not a time, or a file cannot be read or written.
     """
-    archived: dict[str, Content] = {ARCHIVE_NAMES.get(name, name): content for name, content in members.items()}
-    entries = {name: _entry(content) for name, content in archived.items()}
+    archived: dict[str, BytesOrFile] = {ARCHIVE_NAMES.get(name, name): content for name, content in members.items()}
+    entries = {}
+    for name, content in archived.items():
+        size, digest = measure(content)
+        entries[name] = Entry(size=size, sha256=digest)
     integrity = unsigned_integrity(public_key=key.public.raw, publisher=publisher, entries=entries)
     stored = {**manifest, "payload": {"compression": "none", "encryption": "none"}, "integrity": integrity}
     signature = key.sign(signed_message(manifest=stored, entries=entries), algorithm=ED25519).hex()
@@ -52,9 +54,9 @@ def seal_expert(
 
 
 def _write_verified(
-    target: Path, members: Mapping[str, Content], *, sizes: Mapping[str, int], trust: TrustStore
+    target: Path, members: Mapping[str, BytesOrFile], *, sizes: Mapping[str, int], trust: TrustStore
 ) -> str:
-    """Write an archive, verify it, let it become `target`, and return its SHA-256."""
+    """Write an archive, verify it, rename it to `target`, and return its SHA-256."""
     digests: list[str | None] = []
 
     def check(written: Path) -> None:
@@ -66,11 +68,3 @@ def _write_verified(
     (digest,) = digests
     assert digest is not None, "it is always computed"
     return digest
-
-
-def _entry(content: Content) -> Entry:
-    size, hasher = 0, hashlib.sha256()
-    for piece in pieces(content):
-        size += len(piece)
-        hasher.update(piece)
-    return Entry(size=size, sha256=hasher.hexdigest())

@@ -1,4 +1,4 @@
-"""Rotating and revoking keys: one's own, and those of publishers that one trusts."""
+"""Rotating and revoking keys: the user's own, and those of trusted publishers."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from sealed_experts.packages.keys.own_entry import RETIRED, following_entry, own
 from sealed_experts.packages.keys.private_file import read_private_file, refuse_place
 from sealed_experts.packages.keys.private_keys import MISSING, key_path, new_key, unlocked, write_key
 from sealed_experts.packages.keys.publisher import PublicKey, Publisher, check_usable
-from sealed_experts.packages.keys.retired import refuse_rotated_in, retired_path
+from sealed_experts.packages.keys.retired_keys import refuse_rotated_in, retired_path
 from sealed_experts.packages.keys.statements import (
     Revocation,
     Rotation,
@@ -29,13 +29,13 @@ from sealed_experts.packages.keys.trust import TrustStore, load_trust, mark_revo
 
 @dataclass(frozen=True, kw_only=True)
 class Rotated:
-    """What a rotation did.
+    """The result of a rotation.
 
     Attributes:
         old: public half of the key that signed until now.
         new: the trust store's entry of the key that signs from now on.
-        path: where the new key is.
-        retired: where the old key is kept.
+        path: path of the new key.
+        retired: path of the old key.
     """
 
     old: Publisher
@@ -45,15 +45,14 @@ class Rotated:
 
 
 def rotate_key(*, output: Path, name: str | None = None) -> Rotated:
-    """Put a new key in the place of one's own, and write the statement by which others can follow.
+    """Replace the user's key by a new one, and write the statement with which others can follow.
 
-    The new key has every algorithm that works here, the old one's passphrase, scopes and expiry. The old key stays
-    trusted, so that what it signed can still be used, and is kept beside the new one; nothing is signed with it any
-    more.
+    The new key has every algorithm that works here, and the old one's passphrase, scopes and expiry. The old key is
+    kept next to the new one and stays trusted, so packages that it signed can still be used. It signs nothing more.
 
     Raises:
-        UserError: as `load_key`; or the old key expired; or the output exists or cannot be written: nothing is changed
-            then.
+        UserError: as for `load_key`; or the old key expired; or the output exists or cannot be written. Then nothing
+            is changed.
     """
     path = _own_path(name)
     refuse_existing(output)
@@ -66,8 +65,8 @@ def rotate_key(*, output: Path, name: str | None = None) -> Rotated:
         statement = rotation_statement(old=old, new=new)
         retired = retired_path(path, old.public)
         with _statement_file(output, statement):
-            # The old key first: whenever this is cut short, a key to sign with is in place. The statement does not go
-            # by its name before the key that it introduces is there.
+            # The old key first: if this is interrupted, there is always a key to sign with. The statement gets its name
+            # only when the key that it introduces is in place.
             write_bytes(retired, read_private_file(path), mode=0o600)
             write_text(retired.with_suffix(".pub"), old.public.pem)
             staged = stage_statement(retired, statement)
@@ -77,20 +76,20 @@ def rotate_key(*, output: Path, name: str | None = None) -> Rotated:
 
 
 def revoke_key(*, reason: str, output: Path, name: str | None = None, fingerprint: str | None = None) -> Publisher:
-    """Revoke one's own key here, put it aside, and write the statement by which others refuse it.
+    """Revoke the user's own key here, move it aside, and write the statement with which others refuse it.
 
     Args:
         reason: why; it is public.
         output: the statement to write.
-        name: which key, by default the one that signs.
-        fingerprint: that of the key that is meant, which a key that was rotated in needs.
+        name: which key; by default the one that signs.
+        fingerprint: the key's fingerprint; required for a key that replaced another one.
 
     Returns:
-        the trust store's entry of it, which stays there as revoked.
+        The trust store's entry of the key, which stays there as revoked.
 
     Raises:
-        UserError: as `unlocked` and `refuse_rotated_in`; or the output exists or cannot be written, or the reason is
-            not one line of text.
+        UserError: as for `unlocked` and `refuse_rotated_in`; or the output exists or cannot be written; or the reason
+            is not one line of text.
     """
     path = _own_path(name)
     refuse_existing(output)
@@ -111,15 +110,15 @@ def revoke_key(*, reason: str, output: Path, name: str | None = None, fingerprin
 
 
 def revoke_in_advance(*, reason: str, output: Path, name: str | None = None) -> Publisher:
-    """Write the statement that would revoke one's own key, for the day when the key is lost. Nothing is revoked.
+    """Write a statement that can revoke the user's own key later, when it is lost. Nothing is revoked now.
 
     The file has mode 0600: whoever gets it can revoke the key.
 
     Returns:
-        the public half of the key.
+        The public half of the key.
 
     Raises:
-        UserError: as `revoke_key`.
+        UserError: as for `revoke_key`.
     """
     refuse_existing(output)
     key, _ = unlocked(key_path(name))
@@ -129,14 +128,14 @@ def revoke_in_advance(*, reason: str, output: Path, name: str | None = None) -> 
 
 
 def follow_rotation(path: Path, *, name: str | None = None) -> Publisher:
-    """Trust the key that follows a trusted one, with its scopes and its expiry, by a rotation statement.
+    """Trust the key that replaces a trusted one, with the same scopes and expiry, by a rotation statement.
 
-    A publisher that is trusted already keeps what limits it, and gains the keys that the statement adds.
+    If the new key is already trusted, its limits stay, and it gains the keys that the statement adds.
 
     Raises:
-        UserError: the statement is none of a rotation, or about a key that is not trusted here; it names other keys
-            than a publisher is trusted with; as `trust_publisher`.
-        SignatureError: the former key is revoked or expired here, or a signature does not match.
+        UserError: this is no rotation statement; its old key is not trusted here; it lacks a key that its publisher is
+            trusted with; or as for `trust_publisher`.
+        SignatureError: the old key is revoked or expired here, or a signature does not match.
     """
     statement = read_statement(path)
     if not isinstance(statement, Rotation):
@@ -162,26 +161,25 @@ def follow_rotation(path: Path, *, name: str | None = None) -> Publisher:
 
 
 def follow_revocation(path: Path, *, with_introduced: bool = False) -> tuple[Publisher, tuple[Publisher, ...]]:
-    """Refuse a key from now on, by its holder's revocation statement, whether or not it was ever trusted here.
+    """Refuse a key from now on, by its owner's revocation statement, even if it was never trusted here.
 
     Args:
         path: the statement.
-        with_introduced: whether the keys that rest on it are revoked here too.
+        with_introduced: whether to revoke also the keys that came through its rotation statements.
 
     Returns:
-        the entry of the revoked key, and those of all that rest on its rotation statements, at first or at second hand,
-        and were not refused before: whoever had the key could write such statements too.
+        The entry of the revoked key, and the entries of all keys that came, directly or not, through its rotation
+        statements and were not revoked before: whoever stole the key could write such statements.
 
     Raises:
-        UserError: the statement is none of a revocation, or does not speak for all keys that a publisher is trusted
-            with.
+        UserError: this is no revocation statement, or it lacks a key that its publisher is trusted with.
         SignatureError: a signature does not match.
     """
     statement = read_statement(path)
     if not isinstance(statement, Revocation):
         raise UserError(f"{path} introduces a new key: give it to `sealed-experts keys trust`")
     first = statement.key[0].fingerprint
-    # An unknown key signed this itself, so it is kept as revoked: a public file of it may still lie about.
+    # An unknown key is entered as revoked too: somebody may still have a public file of it.
     unknown = Publisher(name=f"revoked-{first[:8]}", keys=statement.key)
     entry = mark_revoked(_known(load_trust(), statement.key, path) or unknown, reason=statement.reason)
     introduced = tuple(_introduced_by(entry.fingerprint, load_trust()))
@@ -192,7 +190,7 @@ def follow_revocation(path: Path, *, with_introduced: bool = False) -> tuple[Pub
 
 
 def refuse_existing(output: Path) -> None:
-    """Refuse to write over a file.
+    """Refuse to overwrite a file.
 
     Raises:
         UserError: it exists.
@@ -202,7 +200,7 @@ def refuse_existing(output: Path) -> None:
 
 
 def _own_path(name: str | None) -> Path:
-    """Return the file of one's own key, where it really is: not even its lock is made where others can write."""
+    """Return the real path of the user's own key, in a folder where others cannot write: a lock is made there."""
     chosen = key_path(name)
     refuse_place(chosen, remedy=MISSING)
     return Path(os.path.realpath(chosen))
@@ -210,7 +208,7 @@ def _own_path(name: str | None) -> Path:
 
 @contextlib.contextmanager
 def _statement_file(output: Path, statement: dict[str, Any], *, mode: int = 0o644) -> Iterator[None]:
-    """Write a statement, which appears when the block has ended; that it can be written is known before the block."""
+    """Write a statement before the block, which fails if that is impossible, and give it its name after the block."""
     text = json.dumps(statement, indent=2, sort_keys=True) + "\n"
     try:
         with atomic_writer(output, mode=mode) as stream:
@@ -223,7 +221,7 @@ def _statement_file(output: Path, statement: dict[str, Any], *, mode: int = 0o64
 
 
 def _known(store: TrustStore, keys: Sequence[PublicKey], path: Path) -> Publisher | None:
-    """Return the publisher in the store, if there is one, all of whose keys are among those that signed a statement."""
+    """Return the publisher that signed a statement, or None. Every key that it is trusted with must have signed."""
     entry = store.find(keys[0].fingerprint)
     if entry is not None and not all(key in keys for key in entry.keys):
         raise UserError(f"{path} is not signed with every key that {entry.name} is trusted with here: it is refused")
@@ -231,7 +229,7 @@ def _known(store: TrustStore, keys: Sequence[PublicKey], path: Path) -> Publishe
 
 
 def _introduced_by(key_fingerprint: str, store: TrustStore) -> Iterator[Publisher]:
-    """Yield the publishers, not revoked, that came through rotation statements of a key or of those that it brought."""
+    """Yield the publishers, not revoked, that came, directly or not, through a key's rotation statements."""
     resting = {key_fingerprint}
     while more := {each.fingerprint for each in store if resting & set(each.ancestors)} - resting:
         resting |= more

@@ -1,4 +1,4 @@
-"""What a killed command leaves in a folder of private keys, and how the next one clears it up."""
+"""Files that a killed command leaves in the folder of private keys, and how the next command cleans them up."""
 
 import contextlib
 import os
@@ -12,28 +12,28 @@ from sealed_experts.files.canonical import read_json, write_json
 from sealed_experts.packages.keys.pem import known_public
 from sealed_experts.packages.keys.private_file import read_private_file
 
-# As the atomic writer names them; a private key is in it, whole or in part.
+# Names that the atomic writer gives; such a file holds a private key or a part of one.
 _TEMPORARY = re.compile(r"\..+\.(pem|rotation\.json\.staged)\.[0-9a-f]{16}\.tmp")
 _STATEMENT, _STAGED = ".rotation.json", ".staged"
 
 
 def stage_statement(retired: Path, statement: dict[str, Any]) -> Path:
-    """Keep the statement of a rotation where nobody takes it for one until its new key is in place."""
+    """Write a rotation's statement under a hidden name, until its new key is in place."""
     staged = retired.with_name(f".{retired.stem}{_STATEMENT}{_STAGED}")
     write_json(staged, statement)
     return staged
 
 
 def show_statement(staged: Path) -> None:
-    """Give a staged statement its name: its new key is in place."""
+    """Give a staged statement its real name, now that its new key is in place."""
     os.replace(staged, staged.with_name(staged.name.removeprefix(".").removesuffix(_STAGED)))
     sync_folder(staged.parent)
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove half-written private keys and the statements that would introduce a lost one; show the others.
+    """Remove partly written private keys and staged statements whose new key is lost; show the other statements.
 
-    The caller holds the folder's lock, so that whoever wrote these is dead.
+    The caller holds the folder's lock, so the commands that wrote these files have ended.
     """
     for path in sorted(folder.iterdir()):
         if _TEMPORARY.fullmatch(path.name):
@@ -53,7 +53,7 @@ def _introduced(staged: Path) -> set[str]:
 
 
 def _held(folder: Path) -> set[str]:
-    """Return a folder's Ed25519 public keys, in hexadecimal digits, as far as no passphrase is needed."""
+    """Return the Ed25519 public keys of a folder's private keys, as hex, where no passphrase is needed to know them."""
     held = set()
     for path in folder.glob("*.pem"):
         with contextlib.suppress(UserError):

@@ -1,4 +1,4 @@
-"""One's own key in the trust store: how it is entered there, and whether what it signs would be accepted here."""
+"""The user's own key in the trust store: its entry, and whether packages that it signs are accepted here."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -6,8 +6,7 @@ from pathlib import Path
 
 from sealed_experts.errors import UserError
 from sealed_experts.packages.errors import SignatureError
-from sealed_experts.packages.keys.home import NAME
-from sealed_experts.packages.keys.publisher import Publisher, check_scope
+from sealed_experts.packages.keys.publisher import NAME, Publisher, check_scope
 from sealed_experts.packages.keys.trust import free_name, is_taken, load_trust
 
 DEFAULT_NAME = "publisher"
@@ -16,7 +15,7 @@ _TRUST = "run `sealed-experts keys export --output publisher.pub` and `sealed-ex
 
 
 def own_entry(path: Path, public: Publisher, *, name: str | None = None) -> Publisher:
-    """Return the trust store's entry of one's own key: by default named as its file, if that name is free."""
+    """Return the trust store's entry of the user's own key. It is named as its file, if that name is free."""
     if name is None:
         name = path.stem if NAME.fullmatch(path.stem) else DEFAULT_NAME
         if is_taken(name):
@@ -25,10 +24,10 @@ def own_entry(path: Path, public: Publisher, *, name: str | None = None) -> Publ
 
 
 def following_entry(path: Path, *, old: Publisher, new: Publisher) -> Publisher:
-    """Return the entry of the key that takes the place of `old`, with what limits that one.
+    """Return the entry of the key that replaces `old`, with the same scopes and expiry.
 
     Raises:
-        UserError: the old one expired here, so that the new one would be of no use either.
+        UserError: the old key expired here, so the new one would be expired too.
     """
     entry, known = own_entry(path, new), load_trust().find(old.fingerprint) or old
     if known.status() == "expired":
@@ -41,10 +40,10 @@ def following_entry(path: Path, *, old: Publisher, new: Publisher) -> Publisher:
 
 
 def refuse_unusable(path: Path, public: Publisher) -> None:
-    """Refuse to sign with a key that was retired or revoked.
+    """Refuse to sign with a retired or revoked key.
 
     Raises:
-        UserError: it was.
+        UserError: the key is one.
     """
     if RETIRED in path.stem:
         raise UserError(f"the publisher key {path} was retired: sign with the one that took its place")
@@ -57,16 +56,16 @@ def refuse_unusable(path: Path, public: Publisher) -> None:
 
 
 def check_accepted(path: Path, public: Publisher, *, experts: Iterable[str] = ()) -> None:
-    """Check that this machine would accept what one's own key is going to sign.
+    """Check that this machine would accept the packages that the user's own key signs.
 
     Args:
         path: the private file.
         public: its public half.
-        experts: names of the experts whose packages it is to sign.
+        experts: names of the experts whose packages it will sign.
 
     Raises:
-        UserError: the key is retired, revoked, expired or not trusted; the trust store knows it with other keys; or it
-            may not sign an expert of such a name.
+        UserError: the key is retired, revoked, expired or not trusted; the trust store has other keys of it; or it may
+            not sign an expert of this name.
     """
     refuse_unusable(path, public)
     known = load_trust().find(public.fingerprint)

@@ -1,4 +1,4 @@
-"""The passphrase of a private key: from the environment, or asked for on a terminal."""
+"""The passphrase of a private key, from the environment or the terminal."""
 
 import getpass
 import os
@@ -15,7 +15,7 @@ def read_passphrase(path: Path) -> bytes:
     """Return the passphrase that opens a key file.
 
     Raises:
-        UserError: the environment has none and nobody can be asked.
+        UserError: the environment has none, and there is no terminal.
     """
     given = os.environ.get(VARIABLE)
     if given:
@@ -25,10 +25,10 @@ def read_passphrase(path: Path) -> bytes:
 
 
 def new_passphrase() -> bytes:
-    """Return a passphrase for a new key file; on a terminal it is asked for twice.
+    """Return a passphrase for a new key file. A terminal asks for it twice.
 
     Raises:
-        UserError: there is none, nobody can be asked, or the two differ.
+        UserError: none is given, there is no terminal, or the two differ.
     """
     given = os.environ.get(VARIABLE)
     if given:
@@ -41,15 +41,15 @@ def new_passphrase() -> bytes:
 
 
 def wanted() -> bool:
-    """Tell whether the environment gives a passphrase, so that new keys get it."""
+    """Say whether the environment gives a passphrase. New keys then get it."""
     return bool(os.environ.get(VARIABLE))
 
 
 def require_variable(path: Path) -> None:
-    """Refuse a key whose passphrase the environment lacks: jobs read it there, and cannot ask.
+    """Refuse if the environment gives no passphrase: jobs cannot ask for the one of this key.
 
     Raises:
-        UserError: it lacks it.
+        UserError: it gives none.
     """
     if not wanted():
         raise UserError(f"the private key {path} has a passphrase, for which jobs cannot ask: set {VARIABLE}")
@@ -63,7 +63,7 @@ def _asked(prompt: str) -> str:
 
 
 def _require_terminal(why: str) -> None:
-    # Without this, a job of a pipeline would wait on the terminal for somebody who does not look at it.
+    # Without this check, a job of a pipeline would wait for an answer that nobody gives.
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UserError(f"{why}: set {VARIABLE}, or run the command in a terminal, where it asks for it")
 

@@ -1,4 +1,4 @@
-"""A publisher's files: PEM, one block an algorithm, nothing else in it."""
+"""A publisher's key files: PEM with one block for each algorithm, and nothing else."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.regular_file import read_regular
 from sealed_experts.packages.keys.pkcs8 import Serialisable, encrypted_pem
 from sealed_experts.packages.keys.private_file import LARGEST_FILE
 from sealed_experts.packages.keys.publisher import PublicKey
 from sealed_experts.packages.keys.signing import ALGORITHMS, ED25519, PrivateKey, algorithm_of
 from sealed_experts.packages.keys.trust_entry import refuse_weak
-from sealed_experts.packages.regular_file import open_regular
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----\r?\n[A-Za-z0-9+/=\r\n]+-----END \1-----\s*")
 _PUBLIC, _PRIVATE, _ENCRYPTED = b"PUBLIC KEY", b"PRIVATE KEY", b"ENCRYPTED PRIVATE KEY"
@@ -27,21 +27,20 @@ _MAKE = "`sealed-experts keys create` makes one"
 
 
 def read_public_keys(path: Path) -> tuple[PublicKey, ...]:
-    """Read a publisher's public file: one SubjectPublicKeyInfo an algorithm, Ed25519 among them.
+    """Read a publisher's public file: one SubjectPublicKeyInfo for each algorithm, Ed25519 among them.
 
     Raises:
-        UserError: the file is missing or holds something else, or a key under which anybody can sign.
+        UserError: the file is missing, holds something else, or holds a key for which anybody can sign.
     """
-    try:
-        with open_regular(path) as (stream, _):
-            content = stream.read(LARGEST_FILE)
-    except OSError as error:
-        raise UserError(f"cannot read the public key {path}: {error.strerror}") from error
-    return parse_public(content, where=str(path))
+    return parse_public(read_regular(path, what="the public key", limit=LARGEST_FILE), where=str(path))
 
 
 def parse_public(content: bytes, *, where: str) -> tuple[PublicKey, ...]:
-    """Return the keys of a public file's content, Ed25519 first. Raises as `read_public_keys`."""
+    """Return the keys in a public file's content, Ed25519 first.
+
+    Raises:
+        UserError: as for `read_public_keys`.
+    """
     if b"PRIVATE KEY" in content:
         raise UserError(f"{where} holds a private key: give the public half (`sealed-experts keys export`)")
     found: dict[str, PublicKey] = {}
@@ -63,22 +62,22 @@ def parse_public(content: bytes, *, where: str) -> tuple[PublicKey, ...]:
 
 
 def private_pem(keys: Iterable[Serialisable], *, passphrase: bytes | None) -> bytes:
-    """Return private keys as PKCS8 in PEM, encrypted where there is a passphrase."""
+    """Return private keys as PKCS8 in PEM, encrypted if there is a passphrase."""
     if passphrase is not None:
         return b"".join(encrypted_pem(key, passphrase=passphrase) for key in keys)
     return b"".join(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) for key in keys)
 
 
 def is_encrypted(content: bytes) -> bool:
-    """Tell whether a private file needs a passphrase."""
+    """Say whether a private file needs a passphrase."""
     return b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in content
 
 
 def known_public(content: bytes, *, where: str) -> tuple[PublicKey, ...] | None:
-    """Return the public halves of a private file's content, or None where only its passphrase would tell.
+    """Return the public halves of a private file's content; None if they are encrypted too.
 
     Raises:
-        UserError: it holds something else than `parse_private` reads.
+        UserError: it is not what `parse_private` reads.
     """
     if not is_encrypted(content):
         return public_keys(parse_private(content, where=where, secret=None))
@@ -96,14 +95,14 @@ def public_keys(private: Mapping[str, PrivateKey]) -> tuple[PublicKey, ...]:
 
 
 def parse_private(content: bytes, *, where: str, secret: bytes | None) -> Mapping[str, PrivateKey]:
-    """Return the keys of a private file's content by algorithm, Ed25519 first.
+    """Return the keys in a private file's content by algorithm, Ed25519 first.
 
-    Under a passphrase, the public halves may stand beside them: so the file says whose it is before it is opened.
+    A file with a passphrase may also hold the public halves, so that it shows whose key it is without the passphrase.
 
     Args:
         content: the file's content.
-        where: the file, for messages.
-        secret: its passphrase, or None for a file that needs none.
+        where: the file's name for messages.
+        secret: the passphrase, or None for a file that needs none.
 
     Raises:
         UserError: it holds something else, the passphrase is wrong, or the library here lacks an algorithm.
@@ -162,4 +161,4 @@ def _require_ed25519(found: Mapping[str, object], where: str) -> None:
 
 
 def _named() -> str:
-    return "Ed25519, with ML-DSA-65 beside it"
+    return "Ed25519, and optionally ML-DSA-65"

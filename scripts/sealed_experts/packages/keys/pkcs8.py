@@ -1,7 +1,7 @@
-"""PKCS8 under a passphrase that is expensive to guess: PBES2 with scrypt (RFC 8018, RFC 7914) and AES-256-CBC.
+"""PKCS8 encrypted so that guessing the passphrase is slow: PBES2 with scrypt (RFC 8018, RFC 7914) and AES-256-CBC.
 
-The library's own writer derives the key by 2,048 rounds of PBKDF2, which a graphics card tries by the million a second.
-It reads this form, and so does OpenSSL.
+The library's own writer uses 2,048 rounds of PBKDF2, of which a graphics card tries millions a second. The library and
+OpenSSL read the form that is written here.
 """
 
 import base64
@@ -32,7 +32,7 @@ class Serialisable(Protocol):
         ...
 
 
-# OWASP's set of parameters with 16 MiB: OpenSSL's command line refuses to read what needs more than 32.
+# OWASP's parameters for 16 MiB. OpenSSL's command line refuses a key that needs more than 32 MiB.
 _COST, _BLOCK_SIZE, _PARALLEL = 1 << 14, 8, 5
 _SEQUENCE, _INTEGER, _OCTETS = 0x30, 0x02, 0x04
 _PBES2 = bytes.fromhex("06092a864886f70d01050d")  # 1.2.840.113549.1.5.13

@@ -1,4 +1,4 @@
-"""Policies: what a package must be, beyond a trusted publisher's, to be accepted. `docs/keys.md` describes the file."""
+"""Policies: what is required of a package beyond a trusted publisher. `docs/keys.md` describes the file."""
 
 import os
 import re
@@ -9,24 +9,23 @@ from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.packages.errors import PackageError, SignatureError
-from sealed_experts.packages.keys.home import NAME
-from sealed_experts.packages.keys.publisher import ANYTHING, Publisher, check_required, check_scope
+from sealed_experts.packages.keys.publisher import ANYTHING, NAME, Publisher, check_required, check_scope
 from sealed_experts.packages.keys.signing import ALGORITHMS
 
 _PATTERN = re.compile(r"[a-z0-9_*?.-]{1,64}")
 _KEYS = ("signatures", "publishers", "experts", "max_epsilon", "max_delta")
-_LARGEST_DELTA = 1e-3  # at a large δ any ε can be claimed
+_LARGEST_DELTA = 1e-3  # with a large δ any ε can be claimed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What is required of a package. The default: every algorithm that its publisher is known to have has signed.
+    """What is required of a package. The default: a signature by every key that its publisher is trusted with.
 
     Attributes:
-        signatures: the algorithms that must have signed, or None for all of the publisher's.
-        publishers: names or fingerprints of the only publishers accepted, or None for all that are trusted.
-        experts: patterns of the experts' names accepted.
-        max_epsilon: the largest joint ε accepted, or None for any, and for packages without privacy.
+        signatures: the algorithms that must have signed; None for all of the publisher's.
+        publishers: names or fingerprints of the accepted publishers; None for all that are trusted.
+        experts: patterns of accepted names of experts.
+        max_epsilon: the largest accepted joint ε; None accepts any, and packages without privacy.
         max_delta: the largest δ at which that ε may be stated.
     """
 
@@ -38,10 +37,10 @@ class Policy:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "Policy":
-        """Read a policy file: YAML, strictly.
+        """Read a policy file: strict YAML.
 
         Raises:
-            UserError: the file cannot be read, or says something that is no policy; the message names the place.
+            UserError: the file cannot be read or is no policy; the message names the place.
         """
         from sealed_experts.settings.reading import read_file
 
@@ -68,12 +67,12 @@ class Policy:
         )
 
     def check(self, publisher: Publisher, signers: Sequence[tuple[str, bytes]], manifest: Mapping[str, Any]) -> None:
-        """Hold a package whose signatures are verified against this policy and against its publisher's scopes.
+        """Check a package with verified signatures by this policy and by its publisher's scopes.
 
         Args:
-            publisher: whose signatures they are.
+            publisher: the publisher that signed.
             signers: algorithm and raw public key of each signature.
-            manifest: the package's, checked.
+            manifest: the package's checked manifest.
 
         Raises:
             SignatureError: a required signature is missing, or the publisher is not accepted for this expert.
@@ -92,6 +91,10 @@ class Policy:
             raise PackageError(f"the policy accepts experts called {', '.join(self.experts)}; this is {expert[:80]!a}")
         if self.max_epsilon is not None:
             _check_privacy(manifest["privacy"], epsilon=self.max_epsilon, delta=self.max_delta)
+
+
+DEFAULT = Policy()
+ANY_SIGNATURE = Policy(signatures=())
 
 
 def _check_privacy(stated: Mapping[str, Any], *, epsilon: float, delta: float) -> None:
@@ -113,7 +116,7 @@ def _list(document: Mapping[str, Any], key: str, where: str, *, valid: Any, of: 
         if not isinstance(value, str) or not valid(value):
             raise UserError(f"{where}: {key}[{index}]: {str(value)[:80]!r} is none of {of}")
         if value in values[:index]:
-            raise UserError(f"{where}: {key}[{index}]: {value} stands there twice")
+            raise UserError(f"{where}: {key}[{index}]: {value} is listed twice")
     return tuple(values)
 
 

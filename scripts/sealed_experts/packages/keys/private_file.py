@@ -1,15 +1,19 @@
-"""The one way in which private keys of any kind are read: publishers', recipients', and those of model signing."""
+"""Reading private keys of any kind: publishers', recipients' and those for model signing."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from sealed_experts.errors import UserError
-from sealed_experts.packages.keys.home import refuse_foreign, refuse_project, refuse_shared
-from sealed_experts.packages.regular_file import open_regular
+from sealed_experts.files.home import DEFAULT_HOME, refuse_foreign, refuse_shared
+from sealed_experts.files.regular_file import open_regular
 
 LARGEST_FILE = 16_384
 _CORRECT = "correct its path"
+_OUTSIDE = (
+    "keep it outside (SEALED_EXPERTS_HOME names the folder of keys, SEALED_EXPERTS_KEY and SEALED_EXPERTS_IDENTITY the "
+    "files in use)"
+)
 _MOST_LINKS = 40  # as many as Linux follows
 
 
@@ -18,11 +22,11 @@ def read_private_file(path: Path, *, remedy: str = _CORRECT) -> bytes:
 
     Args:
         path: the file.
-        remedy: what to do where it does not exist.
+        remedy: what to do if it does not exist.
 
     Raises:
-        UserError: it is missing, no regular file or too large; it lies in a project's folder or among results; or
-            others can read or replace it, or a symlink to it.
+        UserError: it is missing, not a regular file or too large; it is in a project's folder or among results; or
+            other users can read it, replace it, or replace a symlink to it.
     """
     refuse_place(path, remedy=remedy)
     try:
@@ -42,18 +46,18 @@ def read_private_file(path: Path, *, remedy: str = _CORRECT) -> bytes:
 
 
 def refuse_place(path: Path, *, remedy: str = _CORRECT) -> None:
-    """Refuse a place for a private key where others could replace it, or where it would travel with a project's files.
+    """Refuse a path for a private key where others could replace it, or where it would be copied with a project.
 
     Args:
         path: the private key.
-        remedy: what to do where its folder does not exist.
+        remedy: what to do if its folder does not exist.
 
     Raises:
-        UserError: it is one; or a folder on the way is missing or cannot be read.
+        UserError: the path is refused, or a folder on the way is missing or cannot be read.
     """
     try:
         refuse_project(path)
-        os.stat(path.parent)  # a fresh home has no folder of keys yet: then it is the key that is missing
+        os.stat(path.parent)  # if this folder is missing, the message says that the key is missing
         for folder in _folders(path):
             refuse_shared(folder)
     except FileNotFoundError as error:
@@ -62,12 +66,40 @@ def refuse_place(path: Path, *, remedy: str = _CORRECT) -> None:
         raise UserError(f"cannot read the private key {path}: {error.strerror}") from error
 
 
+def refuse_project(path: Path) -> None:
+    """Refuse a private key in a place where it could be committed, copied or published with a run's results.
+
+    Raises:
+        UserError: the path, or the file that it links to, is in this program's own folder, in the folder of a
+            workflow, or in a folder of results.
+    """
+    program = Path(__file__).resolve().parents[4]
+    for folder in {*Path(os.path.abspath(path)).parents, *Path(os.path.realpath(path)).parents}:
+        if folder.name == "results":
+            raise UserError(f"{path} is in {folder}, where a private key would be published with it: {_OUTSIDE}")
+        if folder == program or (_is_workflow(folder) and not _is_own_place(path, folder)):
+            raise UserError(
+                f"{path} is in the project {folder}, where a private key would travel with its files: {_OUTSIDE}"
+            )
+
+
+def _is_workflow(folder: Path) -> bool:
+    return any(os.path.exists(folder / name) for name in ("Snakefile", "workflow/Snakefile"))
+
+
+def _is_own_place(path: Path, folder: Path) -> bool:
+    """Say whether `folder` is the user's home, which holds a Snakefile, and `path` is in its default folder of keys."""
+    home = os.path.realpath(os.path.expanduser("~"))
+    default = Path(home, *DEFAULT_HOME)
+    return str(folder) == home and Path(os.path.realpath(path)).is_relative_to(default)
+
+
 def _missing(path: Path, remedy: str) -> str:
     return f"the private key {path} does not exist: {remedy}"
 
 
 def _folders(path: Path) -> Iterator[Path]:
-    """Yield the folder of a file and, where it is a symlink, those of all that it leads through."""
+    """Yield the folder of a file and, if it is a symlink, the folders of all files on the way to its target."""
     yield path.parent
     for _ in range(_MOST_LINKS):
         if not path.is_symlink():

@@ -1,4 +1,4 @@
-"""Publishers' private keys: PKCS8 in PEM files that nobody else can read, one block an algorithm."""
+"""Publishers' private keys: PEM files that only the user can read, one block of PKCS8 for each algorithm."""
 
 import os
 import sys
@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_bytes, write_text
+from sealed_experts.files.home import expanded, home_folder, private_folder
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.packages.keys import passphrase
-from sealed_experts.packages.keys.home import checked_name, expanded, home_folder, private_folder, refuse_project
 from sealed_experts.packages.keys.leftovers import clear_leftovers
 from sealed_experts.packages.keys.own_entry import DEFAULT_NAME, RETIRED, check_accepted, own_entry, refuse_unusable
 from sealed_experts.packages.keys.pem import (
@@ -21,8 +21,8 @@ from sealed_experts.packages.keys.pem import (
     public_keys,
     read_public_keys,
 )
-from sealed_experts.packages.keys.private_file import read_private_file
-from sealed_experts.packages.keys.publisher import Publisher
+from sealed_experts.packages.keys.private_file import read_private_file, refuse_project
+from sealed_experts.packages.keys.publisher import Publisher, checked_name
 from sealed_experts.packages.keys.signing import (
     ED25519,
     PrivateKey,
@@ -39,14 +39,14 @@ MISSING = f"`sealed-experts keys create` makes one, or correct {VARIABLE}"
 
 @dataclass(frozen=True, kw_only=True)
 class PublisherKey:
-    """A publisher's private keys in use. Their representation shows the public halves only."""
+    """A publisher's private keys in use. Their `repr` shows the public halves only."""
 
     public: Publisher
     _private: Mapping[str, PrivateKey] = field(repr=False)
 
     @classmethod
     def of(cls, private: Mapping[str, PrivateKey], *, name: str) -> "PublisherKey":
-        """Return the publisher of these private keys by algorithm, Ed25519 among them."""
+        """Return the publisher with these private keys, by algorithm. Ed25519 must be among them."""
         return cls(public=Publisher(name=name, keys=public_keys(private)), _private=private)
 
     def sign(self, message: bytes, *, algorithm: str = ED25519) -> bytes:
@@ -69,10 +69,10 @@ def keys_folder() -> Path:
 
 
 def key_path(name: str | None = None) -> Path:
-    """Return the private key's path: of `name`, or else ${SEALED_EXPERTS_KEY}, or else the key `publisher`.
+    """Return the path of the key `name`; without a name, ${SEALED_EXPERTS_KEY}, or else the key `publisher`.
 
     Raises:
-        UserError: the name is none, or the variable's path begins with an unknown user's home folder.
+        UserError: the name cannot name a key, or the variable's path begins with an unknown user's home folder.
     """
     chosen = os.environ.get(VARIABLE)
     if name is None and chosen:
@@ -83,18 +83,18 @@ def key_path(name: str | None = None) -> Path:
 def create_key(
     *, name: str = DEFAULT_NAME, algorithms: Sequence[str] | None = None, secret: bytes | None = None
 ) -> Publisher:
-    """Make a key of each algorithm, by default of all that work here, test them, trust their public halves.
+    """Make a key of each algorithm, test them, and trust their public halves.
 
     Args:
-        name: what to call it.
-        algorithms: which ones; Ed25519 must be among them.
+        name: the key's name.
+        algorithms: by default all that work here; Ed25519 must be among them.
         secret: passphrase of the file; by default ${SEALED_EXPERTS_PASSPHRASE}, or none.
 
     Returns:
-        the public half.
+        The public half.
 
     Raises:
-        UserError: a key of this name exists, the name is that of a retired key, an algorithm does not work here, or
+        UserError: a key of this name exists, the name is reserved for retired keys, an algorithm does not work here, or
             the folder cannot be used.
     """
     if RETIRED in checked_name(name):
@@ -110,7 +110,11 @@ def create_key(
 
 
 def new_key(*, name: str, algorithms: Sequence[str] | None = None) -> PublisherKey:
-    """Return new private keys that have passed a test. Nothing is written. Raises as `create_key`."""
+    """Return new private keys that have passed a test. Nothing is written.
+
+    Raises:
+        UserError: an algorithm does not work here, or Ed25519 is missing.
+    """
     chosen = available_algorithms() if algorithms is None else tuple(dict.fromkeys(algorithms))
     for algorithm in chosen:
         if algorithm not in available_algorithms():
@@ -125,10 +129,10 @@ def new_key(*, name: str, algorithms: Sequence[str] | None = None) -> PublisherK
 
 
 def load_key(path: Path | None = None) -> PublisherKey:
-    """Read the private key to sign with, by default the one that `key_path` chooses.
+    """Read the private key to sign with, by default the one at `key_path()`.
 
     Raises:
-        UserError: as `unlocked`; or the key was rotated or revoked.
+        UserError: as for `unlocked`; or the key was retired or revoked.
     """
     path = path or key_path()
     key, _ = unlocked(path)
@@ -137,11 +141,11 @@ def load_key(path: Path | None = None) -> PublisherKey:
 
 
 def unlocked(path: Path) -> tuple[PublisherKey, bytes | None]:
-    """Read a private key, retired and revoked ones too, and its passphrase if it has one.
+    """Read a private key, also a retired or revoked one; return it and its passphrase, if it has one.
 
     Raises:
-        UserError: the key is missing, is not a publisher's, its passphrase is missing or wrong, or others can read or
-            replace it.
+        UserError: the file is missing or holds no publisher's key, its passphrase is missing or wrong, or other users
+            can read or replace it.
     """
     content = read_private_file(path, remedy=MISSING)
     secret = passphrase.read_passphrase(path) if is_encrypted(content) else None
@@ -149,12 +153,12 @@ def unlocked(path: Path) -> tuple[PublisherKey, bytes | None]:
 
 
 def public_half(path: Path) -> Publisher:
-    """Return the public half of a private key; nobody is asked for a passphrase where the file itself tells.
+    """Return the public half of a private key, without its passphrase if possible.
 
-    For a file under a passphrase that does not, made elsewhere, the .pub file beside it does.
+    A file from elsewhere may hold no public half outside the encryption. Then the .pub file next to it is read.
 
     Raises:
-        UserError: as `unlocked`.
+        UserError: as for `unlocked`.
     """
     content, beside = read_private_file(path, remedy=MISSING), path.with_suffix(".pub")
     keys = known_public(content, where=str(path))
@@ -163,25 +167,20 @@ def public_half(path: Path) -> Publisher:
     return unlocked(path)[0].public if keys is None else Publisher(name=path.stem, keys=keys)
 
 
-def publisher_fingerprint() -> str:
-    """Return the fingerprint of the key that packages are signed with. Raises as `public_half`."""
-    return public_half(key_path()).fingerprint
-
-
 def ensure_publisher_key(
     *, create: bool = True, algorithms: Sequence[str] | None = None, experts: Iterable[str] = ()
 ) -> str:
-    """Return the publisher key's fingerprint; make the key on first use and say so on standard error.
+    """Return the publisher key's fingerprint. The key is made on first use, with a message on standard error.
 
-    Another path, given by SEALED_EXPERTS_KEY, is never filled by us.
+    No key is made at a path given by SEALED_EXPERTS_KEY.
 
     Args:
-        create: whether an absent key is made; if not, its fingerprint is `NOT_MADE_YET`.
-        algorithms: those of a key that is made, by default all that work here.
-        experts: names of the experts that it is to seal.
+        create: whether to make a missing key; if not, the result is `NOT_MADE_YET`.
+        algorithms: algorithms of a key that is made; by default all that work here.
+        experts: names of the experts that it will seal.
 
     Raises:
-        UserError: as `public_half`; or as `check_accepted`, for every package that it signs would be refused.
+        UserError: as for `public_half`; or as for `check_accepted`, because its packages would be refused.
     """
     path = key_path()
     if path.absolute() == key_path(DEFAULT_NAME).absolute() and not path.exists():
@@ -194,7 +193,7 @@ def ensure_publisher_key(
 
 
 def mend_public(path: Path, public: Publisher) -> None:
-    """Write the public file of a key of the home folder where a killed command left none, or the former key's."""
+    """Write the .pub file of a key in the folder of keys, if a killed command left none, or that of an older key."""
     beside = path.with_suffix(".pub")
     whole = beside.is_file() and beside.read_bytes() == public.pem.encode()
     if whole or path.absolute().parent != keys_folder().absolute():
@@ -205,20 +204,20 @@ def mend_public(path: Path, public: Publisher) -> None:
 
 
 def write_key(path: Path, key: PublisherKey, *, entry: Publisher, secret: bytes | None) -> Publisher:
-    """Trust a new key's public half, then write both halves; return its entry of the trust store.
+    """Trust a new key's public half, then write both halves; return the entry in the trust store.
 
     Args:
-        path: the private file; the public half lies beside it.
+        path: the private file; the public half is written next to it.
         key: the new key.
-        entry: its public half, as it is to be trusted here.
+        entry: its public half, as it will be trusted here.
         secret: passphrase of the file; by default ${SEALED_EXPERTS_PASSPHRASE}, or none.
     """
     refuse_project(path)
     if secret is None and passphrase.wanted():
         secret = passphrase.new_passphrase()
-    # Trust first: a crash in between leaves trust in a key that nobody has, not a key whose packages are refused.
+    # Trust first: a crash then leaves trust in a key that nobody has, not a key whose packages are refused.
     trusted = trust_publisher(entry)
-    # Under a passphrase the private file states its public half too: whatever is cut short, the two belong together.
+    # A file with a passphrase also holds the public half: after any interruption the two belong together.
     content = private_pem(key._private.values(), passphrase=secret)
     write_bytes(path, content + (b"" if secret is None else key.public.pem.encode()), mode=0o600)
     write_text(path.with_suffix(".pub"), key.public.pem)

@@ -1,14 +1,18 @@
-"""A publisher: public keys of several algorithms under one name, and what this machine's user lets it sign."""
+"""A publisher: public keys of several algorithms under one name, and what the user of this machine lets it sign."""
 
 import datetime
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from sealed_experts.errors import UserError
 from sealed_experts.packages.errors import SignatureError
 from sealed_experts.packages.keys.signing import ED25519, encode_public, fingerprint
 
 ANYTHING = ("*",)
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +35,16 @@ class PublicKey:
 
 @dataclass(frozen=True, kw_only=True)
 class Publisher:
-    """Who signs packages, as the trust store knows it.
+    """A signer of packages, as the trust store knows it.
 
     Attributes:
-        name: for people; it proves nothing.
-        keys: its public keys, one an algorithm, Ed25519 first.
-        scopes: patterns of the experts' names that it may sign (`*` and `?` as in file names).
+        name: a name for people; it proves nothing.
+        keys: its public keys, one for each algorithm, Ed25519 first.
+        scopes: patterns of the names of experts that it may sign (`*` and `?` as in file names).
         expires: the last day (UTC) on which its signatures are accepted, or None.
         revoked: why its signatures are no longer accepted, or None.
-        ancestors: fingerprints of the former keys through whose rotation statements it came, the last one first: who
-            held one of them could have made all that followed.
+        ancestors: fingerprints of the older keys that it replaced, the newest first. Whoever had one of them could have
+            made all keys after it.
     """
 
     name: str
@@ -52,7 +56,7 @@ class Publisher:
 
     @property
     def certified_by(self) -> str | None:
-        """Fingerprint of the former key whose rotation statement brought this one, or None."""
+        """Fingerprint of the key that this one replaced, or None."""
         return self.ancestors[0] if self.ancestors else None
 
     @property
@@ -67,19 +71,33 @@ class Publisher:
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint that stands for it: that of its Ed25519 key."""
+        """The publisher's fingerprint, which is that of its Ed25519 key."""
         return self.keys[0].fingerprint
 
     @property
     def pem(self) -> str:
-        """Its public file: one block an algorithm."""
+        """Content of its public file: one block for each algorithm."""
         return "".join(key.pem for key in self.keys)
 
     def status(self) -> str:
-        """Return `revoked`, `expired` or `trusted`, as of today by this machine's clock."""
+        """Return `revoked`, `expired` or `trusted` on this day, by this machine's clock."""
         if self.revoked is not None:
             return "revoked"
         return "expired" if self.expires is not None and today() > self.expires else "trusted"
+
+
+def checked_name(name: str) -> str:
+    """Return `name` if it can name a key.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not NAME.fullmatch(name) or _FINGERPRINT.fullmatch(name):  # a name must not be taken for another key's
+        raise UserError(
+            f"{name!r} cannot name a key: use up to 64 of a-z, 0-9, '.', '_', '-', not starting with a sign, and no"
+            " fingerprint"
+        )
+    return name
 
 
 def today() -> datetime.date:
@@ -88,10 +106,10 @@ def today() -> datetime.date:
 
 
 def check_usable(publisher: Publisher) -> None:
-    """Refuse what a revoked or expired publisher signed, whenever that was: a package holds no trusted time.
+    """Refuse everything by a revoked or expired publisher: a package holds no trusted time of its signature.
 
     Raises:
-        SignatureError: it is revoked or expired.
+        SignatureError: the publisher is revoked or expired.
     """
     who = f"the key of {publisher.name} ({publisher.fingerprint})"
     if publisher.revoked is not None:
@@ -107,7 +125,7 @@ def check_usable(publisher: Publisher) -> None:
 
 
 def check_required(publisher: Publisher, *, signed: Sequence[str], required: Sequence[str] | None) -> None:
-    """Refuse a package that lacks a signature: by default of any algorithm that the publisher has a key of.
+    """Refuse a package that lacks a required signature. By default each key of the publisher must have signed.
 
     Raises:
         SignatureError: a required algorithm did not sign.
@@ -127,10 +145,10 @@ def check_required(publisher: Publisher, *, signed: Sequence[str], required: Seq
 
 
 def check_scope(publisher: Publisher, package_name: str) -> None:
-    """Refuse an expert whose name the publisher may not sign.
+    """Refuse an expert if its name is outside the publisher's scopes.
 
     Raises:
-        SignatureError: none of its scopes covers the name.
+        SignatureError: no scope covers the name.
     """
     if not any(fnmatchcase(package_name, scope) for scope in publisher.scopes):
         raise SignatureError(

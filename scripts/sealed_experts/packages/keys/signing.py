@@ -1,6 +1,6 @@
-"""The signature algorithms that packages and statements use: Ed25519 (RFC 8032) and ML-DSA-65 (FIPS 204).
+"""The signature algorithms of packages and statements: Ed25519 (RFC 8032) and ML-DSA-65 (FIPS 204).
 
-Both sign the message itself, ML-DSA with an empty context: every message of ours begins with words of its own.
+Both sign the message itself, ML-DSA with an empty context: each kind of message begins with its own words.
 """
 
 import functools
@@ -29,9 +29,9 @@ _PUBLIC: Mapping[str, type[Ed25519PublicKey] | type[MLDSA65PublicKey]] = {
 }
 _PROBE = b"sealed-experts/self-test/v1\n"
 _LACKING = "the OpenSSL that the package `cryptography` is linked with does not have it; install cryptography>=50"
-# The points whose order divides 8, without the sign bit, canonical or not. Whoever sends a signature with such a key
-# needs no private half: for the neutral point, one constant signs everything. RFC 8032 leaves it to us to refuse them,
-# and so does the library. The list is libsodium's (ed25519_ref10.c, `ge25519_has_small_order`).
+# The points whose order divides 8, without the sign bit, canonical or not. With such a key, anybody can make signatures
+# without a private half: for the neutral point, one constant signs everything. Neither RFC 8032 nor the library refuses
+# them. The list is libsodium's (ed25519_ref10.c, `ge25519_has_small_order`).
 _SMALL_ORDER = frozenset(
     (
         "0000000000000000000000000000000000000000000000000000000000000000",
@@ -47,10 +47,10 @@ _SMALL_ORDER = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Algorithm:
-    """What is fixed about a signature algorithm.
+    """Facts about a signature algorithm.
 
     Attributes:
-        name: the label that containers, key files and policies use.
+        name: its label in containers, key files and policies.
         public_key_size: bytes of a raw public key.
         signature_size: bytes of a signature.
         randomised: whether two signatures of one message differ.
@@ -62,7 +62,7 @@ class Algorithm:
     randomised: bool
 
     def available(self) -> bool:
-        """Tell whether the OpenSSL that `cryptography` is linked with has it."""
+        """Say whether the OpenSSL that `cryptography` is linked with has it."""
         return _available(self.name)
 
 
@@ -78,8 +78,7 @@ def verify_signature(*, algorithm: str, public_key: bytes, value: bytes, message
     """Check a signature.
 
     Raises:
-        SignatureError: it does not match; or the algorithm is unknown, or not available here; or anybody can sign
-            under this key.
+        SignatureError: it does not match; or the algorithm is unknown or not available here; or the key is weak.
     """
     known = ALGORITHMS.get(algorithm)
     if known is None:
@@ -104,12 +103,12 @@ def fingerprint(public_key: bytes) -> str:
 
 
 def is_weak(public_key: bytes) -> bool:
-    """Tell whether a raw Ed25519 public key is a point of small order, under which anybody can sign."""
+    """Say whether a raw Ed25519 public key is a point of small order, for which anybody can sign."""
     return (public_key[:31] + bytes([byte & 0x7F for byte in public_key[31:32]])).hex() in _SMALL_ORDER
 
 
 def available_algorithms() -> tuple[str, ...]:
-    """Return the names of the algorithms that work here, in the order in which they sign."""
+    """Return the names of the algorithms that work here, in signing order."""
     return tuple(name for name, algorithm in ALGORITHMS.items() if algorithm.available())
 
 
@@ -117,7 +116,7 @@ def encode_public(*, algorithm: str, public_key: bytes) -> bytes:
     """Return a raw public key as SubjectPublicKeyInfo in PEM (RFC 8410, RFC 9881).
 
     Raises:
-        ValueError: the key has another length than its algorithm's.
+        ValueError: the key's length is not its algorithm's.
     """
     key = _PUBLIC[algorithm].from_public_bytes(public_key)
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -129,7 +128,7 @@ def generate_key(algorithm: str) -> PrivateKey:
 
 
 def algorithm_of(key: object) -> str | None:
-    """Return the algorithm of a private or public key object, or None when it is none of ours."""
+    """Return the algorithm of a private or public key object; None if it is none of ours."""
     return next((name for name in ALGORITHMS if isinstance(key, (_PRIVATE[name], _PUBLIC[name]))), None)
 
 
@@ -137,7 +136,7 @@ def self_test(private: PrivateKey) -> None:
     """Sign with a key, check the signature, and check that another message is refused.
 
     Raises:
-        SignatureError: the library does not do what it must.
+        SignatureError: the library does not work correctly.
     """
     algorithm, raw = algorithm_of(private), private.public_key().public_bytes_raw()
     assert algorithm is not None
@@ -154,7 +153,7 @@ def self_test(private: PrivateKey) -> None:
 
 @functools.cache
 def _available(name: str) -> bool:
-    # Reading a public key is refused like all else where the algorithm is missing, and takes a tenth of making a key.
+    # Without the algorithm, reading a public key fails too. That takes a tenth of the time of making a key.
     try:
         _PUBLIC[name].from_public_bytes(bytes(ALGORITHMS[name].public_key_size))
     except UnsupportedAlgorithm:

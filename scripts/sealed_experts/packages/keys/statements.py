@@ -1,7 +1,7 @@
-"""Statements that a publisher signs about its own keys: that another one follows, and that one is revoked.
+"""Statements that a publisher signs about its own keys: a new key replaces an old one, or a key is revoked.
 
-`docs/keys.md` specifies them. Reading one proves that the keys it names signed it; whether these are trusted is the
-trust store's to say.
+`docs/keys.md` specifies them. Reading one proves that the keys in it signed it. The trust store decides whether they
+are trusted.
 """
 
 import re
@@ -12,16 +12,16 @@ from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json, strict_json
+from sealed_experts.files.regular_file import read_regular
 from sealed_experts.packages.errors import SignatureError
 from sealed_experts.packages.keys.private_keys import PublisherKey
 from sealed_experts.packages.keys.publisher import PublicKey
 from sealed_experts.packages.keys.signing import ALGORITHMS, verify_signature
 from sealed_experts.packages.keys.trust_entry import check_reason, raw_keys
-from sealed_experts.packages.regular_file import open_regular
 
 ROTATION = "sealed-experts/rotation/v1"
 REVOCATION = "sealed-experts/revocation/v1"
-# For each kind, the fields that hold the keys of those who sign it, and the others.
+# For each kind, the fields that hold the signers' keys, and the other fields.
 _SIGNERS = {ROTATION: ("new", "old"), REVOCATION: ("key",)}
 _OTHERS: Mapping[str, tuple[str, ...]] = {ROTATION: (), REVOCATION: ("reason",)}
 _LARGEST_FILE = 65_536
@@ -29,7 +29,7 @@ _LARGEST_FILE = 65_536
 
 @dataclass(frozen=True, kw_only=True)
 class Rotation:
-    """The holder of the keys `old` states that the keys `new` are its own too; both signed it."""
+    """The owner of the keys `old` states that the keys `new` are its own too. Both signed it."""
 
     old: tuple[PublicKey, ...]
     new: tuple[PublicKey, ...]
@@ -37,19 +37,19 @@ class Rotation:
 
 @dataclass(frozen=True, kw_only=True)
 class Revocation:
-    """The holder of the keys `key` states that nothing that they sign, or ever signed, is to be accepted."""
+    """The owner of the keys `key` states that nothing they ever signed may be accepted."""
 
     key: tuple[PublicKey, ...]
     reason: str
 
 
 def rotation_statement(*, old: PublisherKey, new: PublisherKey) -> dict[str, Any]:
-    """Return the statement that `new` follows `old`, signed by both with every algorithm that they have."""
+    """Return the statement that `new` replaces `old`, signed by both with all their algorithms."""
     return _signed({"format": ROTATION}, {"new": new, "old": old})
 
 
 def revocation_statement(*, key: PublisherKey, reason: str) -> dict[str, Any]:
-    """Return the statement that `key` is revoked, signed by it.
+    """Return the statement that `key` is revoked, signed by `key`.
 
     Raises:
         UserError: the reason is not one line of text.
@@ -65,11 +65,7 @@ def read_statement(path: Path) -> Rotation | Revocation:
         UserError: the file cannot be read, or is no statement.
         SignatureError: a signature is missing or does not match.
     """
-    try:
-        with open_regular(path) as (stream, _):
-            content = stream.read(_LARGEST_FILE + 1)
-    except OSError as error:
-        raise UserError(f"cannot read the statement {path}: {error.strerror}") from error
+    content = read_regular(path, what="the statement", limit=_LARGEST_FILE + 1)
     try:
         statement = strict_json(content)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The store of the publishers that this machine's user trusts: one JSON file a publisher."""
+"""The trust store: the publishers that the user of this machine trusts, one JSON file each."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -7,19 +7,19 @@ from pathlib import Path
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_text
 from sealed_experts.files.canonical import canonical_json
+from sealed_experts.files.home import home_folder, private_folder, refuse_shared
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.packages.errors import SignatureError
-from sealed_experts.packages.keys.home import checked_name, home_folder, private_folder, refuse_shared
-from sealed_experts.packages.keys.publisher import PublicKey, Publisher, check_required, check_usable
-from sealed_experts.packages.keys.signing import ED25519, fingerprint
+from sealed_experts.packages.keys.publisher import Publisher, check_required, check_usable, checked_name
+from sealed_experts.packages.keys.signing import fingerprint
 from sealed_experts.packages.keys.trust_entry import check_reason, check_scopes, entry_of, read_entry, refuse_weak
 
 
 class TrustStore:
-    """An unchangeable set of publishers. A revoked or expired one is in it, so that it is refused by name.
+    """A fixed set of publishers. Revoked and expired ones are in it, so that a refusal can name them.
 
     Raises:
-        UserError: two publishers share a key, so that a signature could not tell them apart.
+        UserError: two publishers share a key, so a signature would not show which of them signed.
     """
 
     def __init__(self, publishers: Iterable[Publisher]) -> None:
@@ -36,19 +36,19 @@ class TrustStore:
             self._publishers[publisher.fingerprint] = publisher
 
     def find(self, key_fingerprint: str) -> Publisher | None:
-        """Return the publisher of this fingerprint, revoked and expired ones too, or None."""
+        """Return the publisher with this fingerprint, even if it is revoked or expired, or None."""
         return self._publishers.get(key_fingerprint)
 
     def publisher_of(self, signers: Sequence[tuple[str, bytes]], *, required: Sequence[str] | None = None) -> Publisher:
-        """Return the one publisher whose keys these are. It says nothing about the signatures themselves.
+        """Return the publisher of these keys. The signatures themselves are not checked here.
 
         Args:
-            signers: algorithm and raw public key of each signature that a file carries.
-            required: the algorithms that must be among them; by default each that the publisher has a key of.
+            signers: algorithm and raw public key of each signature in a file.
+            required: the algorithms that must be among them; by default those of all keys of the publisher.
 
         Raises:
-            SignatureError: a key is not trusted, revoked or expired; the keys are of two publishers; an algorithm is
-                missing or comes twice.
+            SignatureError: a key is not trusted, revoked or expired; the keys belong to two publishers; or an algorithm
+                is missing or given twice.
         """
         found = {self._known(algorithm, raw).fingerprint: self._known(algorithm, raw) for algorithm, raw in signers}
         if len(found) != 1:
@@ -84,11 +84,10 @@ def trust_folder() -> Path:
 
 
 def load_trust(folder: Path | None = None) -> TrustStore:
-    """Read the trust store; an absent one trusts nobody.
+    """Read the trust store. A missing one trusts nobody.
 
     Raises:
-        UserError: other users can change the store, a file in it or the folder that it lies in; or a file in it is not
-            a trusted publisher's.
+        UserError: other users can change the store, its folder or a file in it; or a file in it is no entry.
     """
     folder = folder or trust_folder()
     if not folder.is_dir():
@@ -102,8 +101,8 @@ def trust_publisher(publisher: Publisher) -> Publisher:
     """Add a publisher to the trust store, or replace its entry of the same name and Ed25519 key.
 
     Raises:
-        UserError: the name stands for another publisher; the key is known under another name, is revoked, or would
-            lose an algorithm; a scope is no pattern; or anybody can sign under the key.
+        UserError: the name belongs to another publisher; the key is known under another name, is revoked, or would
+            lose an algorithm; a scope is no pattern; or the key is weak.
     """
     for key in publisher.keys:
         refuse_weak(key, "this public key")
@@ -124,21 +123,16 @@ def trust_publisher(publisher: Publisher) -> Publisher:
     return publisher
 
 
-def trust_key(raw: bytes, *, name: str) -> Publisher:
-    """Trust a publisher that has an Ed25519 key alone. Raises as `trust_publisher`."""
-    return trust_publisher(Publisher(name=name, keys=(PublicKey(algorithm=ED25519, raw=raw),)))
-
-
 def is_taken(name: str) -> bool:
-    """Tell whether a trusted publisher has this name."""
+    """Say whether the trust store has an entry of this name."""
     return (trust_folder() / f"{name}.json").exists()
 
 
 def free_name(name: str, key_fingerprint: str) -> str:
-    """Return a name that no trusted publisher has: `name` and as much of a fingerprint as it takes.
+    """Return a name that is not taken: `name` and as many digits of the fingerprint as needed.
 
     Raises:
-        UserError: all of them are taken.
+        UserError: all such names are taken.
     """
     for digits in (8, 16, 32, 48):
         longer = f"{name[: 63 - digits]}-{key_fingerprint[:digits]}"
@@ -151,10 +145,10 @@ def untrust_key(name_or_fingerprint: str) -> tuple[Publisher, ...]:
     """Remove a publisher from the trust store, by name or by its whole fingerprint.
 
     Returns:
-        what was removed: more than one only where a former version gave one key two names.
+        The removed entries: more than one if the key has several names.
 
     Raises:
-        UserError: the store has no such publisher; or it is revoked, and forgetting it would let it be trusted again.
+        UserError: the store has no such publisher; or it is revoked, and without its entry it could be trusted again.
     """
     with folder_lock(private_folder(trust_folder())):
         entries = {path: read_entry(path) for path in sorted(trust_folder().glob("*.json"))}
@@ -175,7 +169,7 @@ def untrust_key(name_or_fingerprint: str) -> tuple[Publisher, ...]:
 
 
 def mark_revoked(publisher: Publisher, *, reason: str) -> Publisher:
-    """Keep a publisher in the store as revoked, under the name it has there, and return the entry.
+    """Mark a publisher as revoked in the store, which gets an entry if it has none, and return the entry.
 
     Raises:
         UserError: the reason is not one line of text, or another publisher is trusted with one of its keys.
@@ -189,7 +183,7 @@ def mark_revoked(publisher: Publisher, *, reason: str) -> Publisher:
         if entry is publisher and is_taken(entry.name):
             entry = replace(entry, name=free_name(entry.name, entry.fingerprint))
         entry = replace(entry, revoked=reason)
-        # One that shares a key with another would make the whole store unreadable.
+        # An entry that shares a key with another one would make the whole store unreadable.
         TrustStore([*(other for other in known if other.fingerprint != entry.fingerprint), entry])
         write_text(trust_folder() / f"{checked_name(entry.name)}.json", canonical_json(entry_of(entry)) + "\n")
     return entry

@@ -1,4 +1,4 @@
-"""One trusted publisher as a JSON file of the trust store: written, and read without trusting it."""
+"""An entry of the trust store: one publisher as a JSON file, which is checked when it is read."""
 
 import datetime
 import re
@@ -8,23 +8,20 @@ from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import strict_json
-from sealed_experts.packages.keys.home import NAME, refuse_foreign
-from sealed_experts.packages.keys.publisher import ANYTHING, PublicKey, Publisher
+from sealed_experts.files.home import refuse_foreign
+from sealed_experts.files.regular_file import open_regular
+from sealed_experts.packages.keys.publisher import NAME, PublicKey, Publisher
 from sealed_experts.packages.keys.signing import ALGORITHMS, ED25519, is_weak
-from sealed_experts.packages.regular_file import open_regular
+from sealed_experts.text import is_one_line
 
 _SCOPE = re.compile(r"[a-z0-9_*?.-]{1,64}")
 _FIELDS = {"ancestors", "expires", "fingerprint", "keys", "name", "revoked", "scopes"}
-# What this program wrote when it kept the last one of the ancestors alone.
-_ONE_ANCESTOR_FIELDS = _FIELDS - {"ancestors"} | {"certified_by"}
-# What this program wrote when publishers had one key: trusted for anything, for ever.
-_FORMER_FIELDS = {"algorithm", "fingerprint", "name", "public_key"}
 _LARGEST_FILE = 65_536
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 def entry_of(publisher: Publisher) -> dict[str, Any]:
-    """Return a publisher as the trust store writes it."""
+    """Return a publisher as plain data for its file."""
     return {
         "ancestors": list(publisher.ancestors),
         "expires": None if publisher.expires is None else publisher.expires.isoformat(),
@@ -37,10 +34,10 @@ def entry_of(publisher: Publisher) -> dict[str, Any]:
 
 
 def read_entry(path: Path) -> Publisher:
-    """Read a trusted publisher's file.
+    """Read a publisher's file.
 
     Raises:
-        UserError: others can change the file, or it is not what this program writes.
+        UserError: other users can change the file, or this program would not write it so.
     """
     try:
         with open_regular(path) as (stream, status):
@@ -50,8 +47,7 @@ def read_entry(path: Path) -> Publisher:
         raise UserError(f"cannot read the trusted key {path}: {error.strerror}") from error
     remedy = _remedy(content)
     try:
-        entry = _present(strict_json(content))
-        publisher = _publisher(entry)
+        publisher = _publisher(strict_json(content))
     except (TypeError, ValueError, UserError) as error:
         raise UserError(f"{path} is damaged: {error}; {remedy}") from error
     for key in publisher.keys:
@@ -62,10 +58,10 @@ def read_entry(path: Path) -> Publisher:
 
 
 def raw_keys(stated: Any) -> tuple[PublicKey, ...]:
-    """Return the public keys that JSON gives as algorithm and hexadecimal digits, Ed25519 first.
+    """Return the public keys in a JSON object {algorithm: hexadecimal digits}, Ed25519 first.
 
     Raises:
-        ValueError: they are not a publisher's.
+        ValueError: they are not the keys of a publisher.
     """
     if not isinstance(stated, Mapping) or ED25519 not in stated or not set(stated) <= set(ALGORITHMS):
         raise ValueError(f"its keys must be of {' and '.join(ALGORITHMS)}, {ED25519} among them")
@@ -80,7 +76,7 @@ def raw_keys(stated: Any) -> tuple[PublicKey, ...]:
 
 
 def check_scopes(scopes: Sequence[str]) -> None:
-    """Check patterns of experts' names.
+    """Check patterns of the names of experts.
 
     Raises:
         UserError: there is none, or one is no pattern.
@@ -96,43 +92,30 @@ def check_reason(reason: str) -> None:
     Raises:
         UserError: it is not one line of text.
     """
-    if not reason.strip() or not reason.isprintable() or len(reason) > 200:
+    if not reason.strip() or not is_one_line(reason, most=200):
         raise UserError(f"the reason {reason[:200]!r} must be one line of visible text, up to 200 characters")
 
 
 def refuse_weak(key: PublicKey, where: str, *, remedy: str = "ask its owner for another key") -> None:
-    """Refuse a key under which anybody can sign.
+    """Refuse a weak key, for which anybody can sign.
 
     Raises:
-        UserError: it is one.
+        UserError: the key is weak.
     """
     if key.algorithm == ED25519 and is_weak(key.raw):
         raise UserError(f"{where} is a point of small order, under which anybody can sign: {remedy}")
 
 
 def _remedy(content: bytes) -> str:
-    """Say what to do about a damaged entry: one that may hold a revocation must not be forgotten."""
-    if b'"revoked":null' in content.replace(b" ", b"") or b'"public_key"' in content:
+    """Return what to do about a damaged entry. One that may hold a revocation must not be deleted."""
+    if b'"revoked":null' in content.replace(b" ", b""):
         return "delete it, and trust its publisher again"
     return "restore it from a copy: it may hold a revocation, and without it a revoked key could be trusted again"
 
 
-def _present(entry: Any) -> dict[str, Any]:
-    """Return an entry with the fields that this version writes."""
-    fields = set(entry) if isinstance(entry, dict) else set()
-    if fields == _FORMER_FIELDS and entry["algorithm"] == ED25519:
-        kept = {"fingerprint": entry["fingerprint"], "keys": {ED25519: entry["public_key"]}, "name": entry["name"]}
-        return {**kept, "ancestors": [], "expires": None, "revoked": None, "scopes": list(ANYTHING)}
-    if fields == _ONE_ANCESTOR_FIELDS:
-        last = entry["certified_by"]
-        kept = {field: value for field, value in entry.items() if field != "certified_by"}
-        return {**kept, "ancestors": [] if last is None else [last]}
-    if fields != _FIELDS:
+def _publisher(entry: Any) -> Publisher:
+    if not isinstance(entry, dict) or set(entry) != _FIELDS:
         raise ValueError(f"it must hold {', '.join(sorted(_FIELDS))}, and nothing else")
-    return dict(entry)
-
-
-def _publisher(entry: Mapping[str, Any]) -> Publisher:
     keys = raw_keys(entry["keys"])
     if keys[0].fingerprint != entry["fingerprint"]:
         raise ValueError("its key and its fingerprint do not belong together")

@@ -1,1 +1,1 @@
-"""Encryption of a payload to named recipients, and their keys."""
+"""Encryption of a payload for recipients, and the recipients' keys."""

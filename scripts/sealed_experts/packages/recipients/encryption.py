@@ -1,6 +1,6 @@
-"""Encryption of a payload to named recipients: HPKE (RFC 9180) wraps a content key, chunks carry the payload.
+"""Encryption of a payload for recipients: HPKE (RFC 9180) wraps a content key, which encrypts the payload in chunks.
 
-The key encapsulation is X25519 with ML-KEM-768, so that neither a broken curve nor a broken lattice opens a package.
+The key encapsulation combines X25519 and ML-KEM-768. An attacker must break both to open a package.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from sealed_experts.packages.errors import EncryptedError, PackageError
 from sealed_experts.packages.keys.signing import fingerprint
 from sealed_experts.packages.source import Buffer
 
-ENCRYPTION = "hpke-mlkem768-x25519"  # what the manifest calls it
+ENCRYPTION = "hpke-mlkem768-x25519"  # its name in the manifest
 PUBLIC_HALVES = (1184, 32)  # bytes of the raw public key: ML-KEM-768's, then X25519's
 PRIVATE_HALVES = (64, 32)  # bytes of the raw private key: ML-KEM-768's seed, then X25519's scalar
 CONTENT_KEY = 32
@@ -36,7 +36,7 @@ MAX_RECIPIENTS = 50
 KEY_CONTEXT = b"sealed-experts/tgsp/v1/key"
 CHUNK_CONTEXT = b"sealed-experts/tgsp/v1/chunk"
 _ENTRY = 32 + WRAPPED_KEY
-_PROBE = X25519PrivateKey.from_private_bytes(bytes([1]) * 32)  # nobody's: any one shows a point of small order
+_PROBE = X25519PrivateKey.from_private_bytes(bytes([1]) * 32)  # any key shows that a point has small order
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Recipient:
     raw: bytes
 
     def __post_init__(self) -> None:
-        """Refuse bytes that are no such key, and a curve's point of small order: nothing can be encrypted to it."""
+        """Refuse bytes that are not such a key, and a point of small order, to which nothing can be encrypted."""
         try:
             _, curve = self.halves()
             _PROBE.exchange(curve)
@@ -70,7 +70,7 @@ class Recipient:
 
 @dataclass(frozen=True)
 class Identity:
-    """The private half of a recipient's key. Its representation shows nothing of it.
+    """The private half of a recipient's key. Its `repr` shows nothing of it.
 
     Attributes:
         raw: ML-KEM-768's seed (FIPS 203's d and z, 64 bytes), then X25519's private key (32 bytes).
@@ -79,7 +79,7 @@ class Identity:
     raw: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse bytes that are no such key."""
+        """Refuse bytes that are not such a key."""
         try:
             self.halves()
         except (ValueError, UnsupportedAlgorithm) as error:
@@ -133,7 +133,7 @@ def parse_recipients(part: bytes) -> dict[str, bytes]:
     """Return the wrapped keys of a recipients part by the recipients' fingerprints.
 
     Raises:
-        PackageError: it is not what `wrap_key` makes.
+        PackageError: `wrap_key` would not write this.
     """
     count = part[0] if part else 0
     if not 1 <= count <= MAX_RECIPIENTS or len(part) != 1 + count * _ENTRY:
@@ -152,7 +152,7 @@ def unwrap_key(part: bytes, *, identity: Identity | None, manifest: bytes) -> by
     """Return the content key.
 
     Raises:
-        EncryptedError: there is no key to open it with, or the package is not for this one.
+        EncryptedError: no key is given, or the package is not encrypted for this one.
         PackageError: the recipients part is damaged.
     """
     wrapped = parse_recipients(part)
@@ -177,12 +177,12 @@ def unwrap_key(part: bytes, *, identity: Identity | None, manifest: bytes) -> by
 
 
 def encrypt_chunks(plain: Iterable[Buffer], *, content_key: bytes, manifest: bytes) -> Iterator[bytes]:
-    """Yield the stored payload of a plain one: chunks of 64 KiB, each with its tag; only the last is shorter."""
+    """Yield the encrypted payload: chunks of 64 KiB, each with its tag; only the last is shorter."""
     cipher, bound = ChaCha20Poly1305(content_key), CHUNK_CONTEXT + hashlib.sha256(manifest).digest()
     index, kept = 0, bytearray()
     for block in plain:
         kept += block
-        # One byte beyond a chunk shows that it is not the last one.
+        # A chunk is known not to be the last one when a byte follows it.
         whole = max(0, (len(kept) - 1) // CHUNK)
         for _ in range(whole):
             yield cipher.encrypt(_nonce(index, final=False), bytes(kept[:CHUNK]), bound)
@@ -195,11 +195,11 @@ def decrypt_chunks(stored: Iterable[Buffer], *, size: int, content_key: bytes, m
     """Yield the plain payload.
 
     Args:
-        stored: the stored payload in pieces of one chunk (`CHUNK + TAG`), the last one shorter.
-        size: bytes of all of it.
+        stored: the encrypted payload in pieces of one chunk (`CHUNK + TAG`); the last one is shorter.
+        size: bytes of the whole encrypted payload.
 
     Raises:
-        PackageError: a chunk was altered, or is not the one of this package, at this place, in this number.
+        PackageError: a chunk was altered, or is from another package or another place, or chunks are missing.
     """
     cipher, bound = ChaCha20Poly1305(content_key), CHUNK_CONTEXT + hashlib.sha256(manifest).digest()
     last = max(0, (size - 1) // (CHUNK + TAG))
@@ -217,7 +217,7 @@ def decrypt_chunks(stored: Iterable[Buffer], *, size: int, content_key: bytes, m
 
 
 def _nonce(index: int, *, final: bool) -> bytes:
-    """Position and finality; the key is used for one payload only, so that no nonce comes twice."""
+    """Return a chunk's nonce: its index and whether it is the last. Each key encrypts one payload: none repeats."""
     return index.to_bytes(11, "big") + bytes([final])
 
 

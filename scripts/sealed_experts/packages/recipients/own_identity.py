@@ -1,35 +1,35 @@
-"""The private key with which a run reads its own encrypted packages, to assemble and to use them."""
+"""The private key with which a run opens its own encrypted packages."""
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sealed_experts.errors import UserError
-from sealed_experts.packages.keys.home import expanded
+from sealed_experts.files.home import expanded
 from sealed_experts.packages.recipients.encryption import Identity
-from sealed_experts.packages.recipients.recipient_files import load_recipient, unlocked_identity
+from sealed_experts.packages.recipients.recipient_files import load_identity, load_recipient
 
 VARIABLE = "SEALED_EXPERTS_IDENTITY"
 
 
 def own_identity() -> Identity | None:
-    """Return the private key in the file that ${SEALED_EXPERTS_IDENTITY} names; None where it is unset.
+    """Return the private key in the file that ${SEALED_EXPERTS_IDENTITY} names; None if it is not set.
 
     Raises:
-        UserError: it cannot be read, or its passphrase is missing or wrong.
+        UserError: the file cannot be read, or its passphrase is missing or wrong.
     """
     chosen = os.environ.get(VARIABLE)
-    return unlocked_identity(expanded(chosen, variable=VARIABLE)) if chosen else None
+    return load_identity(expanded(chosen, variable=VARIABLE)) if chosen else None
 
 
 def check_readable(recipients: Mapping[str, Sequence[str]]) -> None:
-    """Check that this run can read every package that it is going to encrypt: the mixture is assembled from them.
+    """Check that this run can open every package that it will encrypt: it assembles the mixture from them.
 
     Args:
         recipients: each expert's `package.recipients`.
 
     Raises:
-        UserError: a file holds no recipient's key, or the run's own key is not among them.
+        UserError: a file holds no recipient's key, or the run's own key is not among the recipients.
     """
     encrypted = {expert: paths for expert, paths in recipients.items() if paths}
     if not encrypted:

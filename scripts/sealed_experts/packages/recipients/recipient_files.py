@@ -1,6 +1,7 @@
-"""Recipients' keys as files: two PEM blocks each, ML-KEM-768's and then X25519's."""
+"""Recipients' keys as files: two PEM blocks each, first ML-KEM-768, then X25519."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,55 @@ from cryptography.hazmat.primitives.serialization import (
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_bytes
-from sealed_experts.packages.keys.home import refuse_project
+from sealed_experts.files.home import home_folder, private_folder
+from sealed_experts.files.locks import folder_lock
+from sealed_experts.files.regular_file import read_regular
 from sealed_experts.packages.keys.passphrase import read_passphrase
 from sealed_experts.packages.keys.pem import is_encrypted, private_pem
-from sealed_experts.packages.keys.private_file import LARGEST_FILE, read_private_file
-from sealed_experts.packages.recipients.encryption import Identity, Recipient
-from sealed_experts.packages.regular_file import open_regular
+from sealed_experts.packages.keys.private_file import LARGEST_FILE, read_private_file, refuse_project
+from sealed_experts.packages.keys.publisher import checked_name
+from sealed_experts.packages.recipients.encryption import Identity, Recipient, generate_identity
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----\n[A-Za-z0-9+/=\n]+-----END \1-----\n")
 
 
-def save_identity(path: Path, identity: Identity, *, passphrase: bytes | None = None) -> None:
-    """Write a private key, mode 0600: two blocks of PKCS8, encrypted where a passphrase is given.
+@dataclass(frozen=True, kw_only=True)
+class RecipientFiles:
+    """Paths of a new key's halves, and its fingerprint."""
+
+    path: Path
+    public: Path
+    fingerprint: str
+
+
+def recipients_folder() -> Path:
+    """Return the folder of recipients' private keys. It may not exist yet."""
+    return home_folder() / "recipients"
+
+
+def create_recipient(*, name: str, secret: bytes | None) -> RecipientFiles:
+    """Make a key. Its private half is written with mode 0600, encrypted if a passphrase is given.
 
     Raises:
-        UserError: the file exists, lies in a project's folder, or cannot be written.
+        UserError: a key of this name exists, the library here cannot make one, or the folder cannot be used.
+    """
+    folder = private_folder(recipients_folder())
+    with folder_lock(folder):
+        path = folder / f"{checked_name(name)}.pem"
+        if path.exists() or path.is_symlink():
+            raise UserError(f"{path} exists: choose another --name, or move that key away first")
+        identity = generate_identity()
+        # The public half first: alone it is worth nothing, and a private half that is there is complete.
+        save_recipient(path.with_suffix(".pub"), identity.recipient)
+        save_identity(path, identity, passphrase=secret)
+    return RecipientFiles(path=path, public=path.with_suffix(".pub"), fingerprint=identity.recipient.fingerprint)
+
+
+def save_identity(path: Path, identity: Identity, *, passphrase: bytes | None = None) -> None:
+    """Write a private key with mode 0600: two blocks of PKCS8, encrypted if a passphrase is given.
+
+    Raises:
+        UserError: the file exists, is in a project's folder, or cannot be written.
     """
     refuse_project(path)
     if path.exists() or path.is_symlink():
@@ -38,32 +73,20 @@ def save_identity(path: Path, identity: Identity, *, passphrase: bytes | None = 
     write_bytes(path, private_pem(identity.halves(), passphrase=passphrase), mode=0o600)
 
 
-def unlocked_identity(path: Path) -> Identity:
-    """Read a private key; its passphrase, if it has one, comes from the environment or is asked for on a terminal.
+def load_identity(path: Path, *, passphrase: bytes | None = None) -> Identity:
+    """Read a private key. If it needs a passphrase and none is given, the environment or the terminal is asked.
 
     Raises:
-        UserError: as `load_identity`.
+        UserError: as `read_private_file`; the file is no recipient's private key; or the passphrase is missing or
+            wrong.
     """
     content = read_private_file(path)
-    return _identity(content, path, passphrase=read_passphrase(path) if is_encrypted(content) else None)
-
-
-def load_identity(path: Path, *, passphrase: bytes | None = None) -> Identity:
-    """Read a private key whose passphrase is at hand, or which has none.
-
-    Raises:
-        UserError: as `read_private_file`; it is something else; or the passphrase is missing or wrong.
-    """
-    return _identity(read_private_file(path), path, passphrase=passphrase)
-
-
-def _identity(content: bytes, path: Path, *, passphrase: bytes | None) -> Identity:
+    if passphrase is None and is_encrypted(content):
+        passphrase = read_passphrase(path)
     try:
         keys: list[Any] = [
             load_pem_private_key(block, passphrase if is_encrypted(block) else None) for block in _blocks(content)
         ]
-    except TypeError as error:
-        raise UserError(f"{path} is encrypted: give its passphrase") from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise UserError(f"{path} does not open: its passphrase is another one, or it is no private key") from error
     if [isinstance(key, kind) for key, kind in zip(keys, _PRIVATE, strict=False)] != [True, True]:
@@ -81,13 +104,9 @@ def load_recipient(path: Path) -> Recipient:
     """Read a public key.
 
     Raises:
-        UserError: it is missing, or something else.
+        UserError: the file is missing, or holds something else.
     """
-    try:
-        with open_regular(path) as (stream, _):
-            content = stream.read(LARGEST_FILE + 1)
-    except OSError as error:
-        raise UserError(f"cannot read the public key {path}: {error.strerror}") from error
+    content = read_regular(path, what="the public key", limit=LARGEST_FILE + 1)
     if b"PRIVATE KEY" in content:
         raise UserError(f"{path} holds a private key: give its owner's public half")
     try:
@@ -107,6 +126,6 @@ _PUBLIC = (MLKEM768PublicKey, X25519PublicKey)
 
 
 def _blocks(content: bytes) -> list[bytes]:
-    """Return the PEM blocks of a file that holds nothing else, exactly two."""
+    """Return the two PEM blocks of a file; an empty list if it holds anything else."""
     blocks = [match.group() for match in _BLOCK.finditer(content)]
     return blocks if len(blocks) == 2 and b"".join(blocks) == content else []

@@ -1,4 +1,4 @@
-"""The payload as one Zstandard frame (RFC 8878), streaming both ways and never larger than its publisher stated."""
+"""The payload as one Zstandard frame (RFC 8878), as a stream in both directions, never larger than stated."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,11 +10,11 @@ from sealed_experts.packages.source import BLOCK, Buffer
 
 COMPRESSIONS = ("none", "zstd")
 LEVEL = 3
-WINDOW_LOG = 21  # 2 MiB: what a reader needs to hold
+WINDOW_LOG = 21  # 2 MiB: memory that a reader needs
 
 
 def compress(plain: Iterable[Buffer], *, size: int) -> Iterator[bytes]:
-    """Yield `size` bytes as one frame. Its bytes depend on the library's version."""
+    """Yield one frame of `size` plain bytes. The frame's bytes depend on the library's version."""
     zstd = _library()
     options = {
         zstd.CompressionParameter.compression_level: LEVEL,
@@ -32,7 +32,7 @@ def decompress(stored: Iterable[Buffer], *, size: int) -> Iterator[bytes]:
     """Yield the content of one frame, a block at a time.
 
     Raises:
-        PackageError: it is not one frame of exactly `size` bytes that a window of 2 MiB can read.
+        PackageError: it is not one frame of exactly `size` plain bytes that needs a window of at most 2 MiB.
     """
     zstd = _library()
     options = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}

@@ -1,6 +1,6 @@
-"""TGSP version 1, the bytes: framing, what is signed, and the signatures' check. `docs/tgsp.md` specifies every byte.
+"""TGSP version 1, the bytes: framing, signed message, check of signatures. `docs/tgsp.md` specifies every byte.
 
-Nothing here looks inside the manifest, the recipients or the payload.
+Nothing here looks into the manifest, the recipients or the payload.
 """
 
 import hashlib
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from sealed_experts.packages.content.manifest_schema import MAX_MANIFEST
 from sealed_experts.packages.errors import IncompatibleError, PackageError, SignatureError
-from sealed_experts.packages.keys.signing import ALGORITHMS, fingerprint, verify_signature
+from sealed_experts.packages.keys.signing import ALGORITHMS, verify_signature
 from sealed_experts.packages.source import Source
 
-# As PNG's: a first byte that is no text, and line ends that a transfer in text mode would alter.
+# As in PNG: a first byte that is no text, and line ends that a transfer in text mode would change.
 MAGIC = b"\x89TGSP\r\n\x1a"
 VERSION = 1
 CONTEXT = b"sealed-experts/tgsp/v1"
@@ -33,15 +33,10 @@ class Signature:
     public_key: bytes
     value: bytes
 
-    @property
-    def signer(self) -> str:
-        """Fingerprint of the public key."""
-        return fingerprint(self.public_key)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """The parts of a file, found by their lengths alone. None of it is verified yet.
+    """The parts of a file, found by their lengths alone. Nothing is verified yet.
 
     Attributes:
         header: the first 30 bytes as stored.
@@ -49,7 +44,7 @@ class Frame:
         recipients: the recipients as stored.
         payload_offset: where the payload starts.
         payload_size: its length.
-        signatures: the signature block, taken apart.
+        signatures: the signature block, parsed.
     """
 
     header: bytes
@@ -66,10 +61,10 @@ class Frame:
 
 
 def read_frame(source: Source) -> Frame:
-    """Cut a file into its parts. Its lengths are held against their limits and its size before more is read.
+    """Cut a file into its parts. The lengths are compared with their limits and the file's size before more is read.
 
     Raises:
-        IncompatibleError: another version of the format.
+        IncompatibleError: the file has another version of the format.
         PackageError: the framing is wrong.
     """
     header = bytes(source.read(0, min(source.size, HEADER.size)))
@@ -87,16 +82,16 @@ def read_frame(source: Source) -> Frame:
 
 
 def check_signatures(frame: Frame, *, payload_digest: bytes) -> None:
-    """Check every signature of a frame under the key that it names.
+    """Check every signature of a frame with the key that it names.
 
-    This shows that the file is whole. Whose keys these are is for the trust store to say.
+    This shows that the file is unaltered. Whether to trust these keys is decided by the trust store.
 
     Args:
         payload_digest: SHA-256 of the payload as stored.
 
     Raises:
-        SignatureError: one does not match, or its algorithm is unknown.
-        PackageError: the framing is not the one that this content gives.
+        SignatureError: a signature does not match, or its algorithm is unknown.
+        PackageError: this content has another framing.
     """
     message = signed_bytes(
         manifest=frame.manifest,
@@ -107,8 +102,8 @@ def check_signatures(frame: Frame, *, payload_digest: bytes) -> None:
     )
     for each in frame.signatures:
         verify_signature(algorithm=each.algorithm, public_key=each.public_key, value=each.value, message=message)
-    # The parser leaves no byte free; rebuilding what is not signed proves it for this very file. The block's own bytes
-    # were taken apart without remainder, and its labels and sizes are those of algorithms whose check passed.
+    # The header is not signed, so it is rebuilt and compared. The signature block needs no such comparison: it was
+    # parsed without remainder, and its labels and sizes are those of algorithms whose check passed.
     block = signature_block(frame.signatures)
     lengths = (len(frame.manifest), len(frame.recipients), frame.payload_size, len(block))
     if frame.header != HEADER.pack(MAGIC, VERSION, *lengths):
@@ -125,8 +120,8 @@ def signed_bytes(
 ) -> bytes:
     """Return the message that every signer signs. `signers` are pairs of algorithm and raw public key, in order.
 
-    Each element has a fixed length or carries it, so no two contents give the same message. It names all signers, so
-    that none of the signatures can be taken away.
+    Each element has a fixed length or states its length, so different contents give different messages. The message
+    names all signers, so no signature can be removed.
     """
     required = bytes([len(signers)]) + b"".join(
         bytes([len(algorithm)]) + algorithm.encode("ascii") + hashlib.sha256(public_key).digest()
@@ -218,7 +213,7 @@ def _known(label: bytes) -> str:
 
 
 def _take(block: bytes, offset: int, *, width: int) -> tuple[bytes, int]:
-    """Return the element at `offset`, whose length stands in its first `width` bytes, and the offset after it."""
+    """Return the element at `offset`, whose first `width` bytes hold its length, and the offset after it."""
     start = offset + width
     end = start + int.from_bytes(block[offset:start], "big")
     if start > len(block) or end > len(block):

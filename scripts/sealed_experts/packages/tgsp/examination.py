@@ -1,91 +1,56 @@
-"""Every check of a `.tgsp` package, in order, wherever its bytes come from."""
+"""All checks of a `.tgsp` package, in order, for a file or bytes in memory."""
 
 import functools
 import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sealed_experts.packages.content.checks import check_content
-from sealed_experts.packages.content.long_name import check_long_name
 from sealed_experts.packages.content.manifest import parse_manifest
 from sealed_experts.packages.content.new_folder import written
-from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.policy import DEFAULT, Policy
 from sealed_experts.packages.keys.publisher import Publisher
 from sealed_experts.packages.keys.trust import TrustStore
 from sealed_experts.packages.recipients.encryption import Identity, parse_recipients, unwrap_key
+from sealed_experts.packages.report import PackageReport
 from sealed_experts.packages.source import Source, blocks
 from sealed_experts.packages.tgsp.container import Frame, check_signatures, read_frame
 from sealed_experts.packages.tgsp.payload import FirstReading, MemberStream, check_storage, plain_blocks, stored_plainly
 
-ANY = Policy()
-_WORTH_A_THREAD = 1 << 20  # bytes: to start one takes longer than to hash less
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackageReport:
-    """What is known of a package that was verified without keeping its weights.
-
-    Attributes:
-        manifest: what the package says about itself.
-        members: content of its small members, by name.
-        publisher: fingerprint of the publisher that signed it.
-        publisher_name: what the trust store calls that publisher.
-        digest: SHA-256 of the whole file, where it was asked for.
-        size: bytes of the whole file.
-        signatures: the algorithms that signed, each checked.
-        recipients: fingerprints of those whom it is encrypted for.
-        shapes: the adapter's tensors, by name; none where the content was not looked at.
-    """
-
-    manifest: dict[str, Any]
-    members: dict[str, bytes]
-    publisher: str
-    publisher_name: str
-    digest: str | None
-    size: int
-    signatures: tuple[str, ...] = ()
-    recipients: tuple[str, ...] = ()
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifiedPackage(PackageReport):
-    """A package whose every byte a trusted publisher signed and every check passed; `members` are all of them."""
-
-    digest: str
+_WORTH_A_THREAD = 1 << 20  # bytes: hashing less takes less time than starting a thread
 
 
 def examine(
     source: Source,
     *,
     trust: TrustStore,
-    policy: Policy = ANY,
+    policy: Policy = DEFAULT,
     identity: Identity | None = None,
     content_key: bytes | None = None,
     digest: bool = False,
     weights: bool = False,
     unpack_to: Path | None = None,
 ) -> PackageReport:
-    """Check everything about a package, wherever its bytes come from.
+    """Check everything about a package.
 
     Args:
-        content_key: for the one who has just sealed it, and is no recipient.
-        weights: whether the report holds them too.
-        unpack_to: a new folder that the members are written into; nothing in it counts before this has returned.
+        content_key: the key of an encrypted payload, for the publisher who has just sealed it and is no recipient.
+        weights: whether the report holds the weights too.
+        unpack_to: a new folder to write the members into. Its content is verified only when this function returns.
 
     Raises:
-        UserError, PackageError: as `open_package`.
+        UserError, PackageError: as for `open_package`.
     """
     signed = check_signed(source, trust=trust, policy=policy, digest=digest)
     frame, manifest, known, seen = signed.frame, signed.manifest, dict[str, str](), None
     if frame.recipients and content_key is None:
         content_key = unwrap_key(frame.recipients, identity=identity, manifest=frame.manifest)
     first = manifest["members"][0]  # the weights
-    # What the first reading saw serves for the second only where both read the same bytes. What is written is hashed
-    # as it is written.
+    # The first reading's results are used again only if both readings see the same bytes. Content that is written is
+    # hashed as it is written.
     if unpack_to is None and source.constant and stored_plainly(manifest):
         known = {first["path"]: signed.payload.first(first["size"])}
         seen = None if weights else functools.partial(signed.payload.hand_over, size=first["size"])
@@ -105,7 +70,7 @@ def examine(
 
 @dataclass(frozen=True, kw_only=True)
 class Signed:
-    """A package whose signatures and manifest are right."""
+    """A package whose signatures and manifest are verified."""
 
     frame: Frame
     publisher: Publisher
@@ -115,17 +80,16 @@ class Signed:
 
 
 def check_signed(source: Source, *, trust: TrustStore, policy: Policy, digest: bool) -> Signed:
-    """Check signatures and manifest. Nothing of either is parsed before the signatures match."""
+    """Check signatures and manifest. The manifest is parsed only after the signatures match."""
     frame = read_frame(source)
     publisher = trust.publisher_of(frame.signers, required=policy.signatures)
     payload = FirstReading(source, frame)
-    beside = digest and source.size > _WORTH_A_THREAD
+    in_thread = digest and source.size > _WORTH_A_THREAD
     with ThreadPoolExecutor(max_workers=1) as other:
-        # A thread of its own: the digest of the file and that of the payload have no part in common.
-        file_digest = other.submit(_digest, source) if beside else None
+        # In a second thread: the file's digest and the payload's digest share no work.
+        file_digest = other.submit(_digest, source) if in_thread else None
         check_signatures(frame, payload_digest=payload.run())
     manifest = parse_manifest(frame.manifest)
-    check_long_name(manifest)
     policy.check(publisher, frame.signers, manifest)
     check_storage(manifest, frame)
     return Signed(
@@ -144,7 +108,7 @@ def report(
     members: Mapping[str, bytes],
     shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> PackageReport:
-    """Return what is known of a package after its checks."""
+    """Return what is known about a package after its checks."""
     frame = signed.frame
     return PackageReport(
         manifest=signed.manifest,

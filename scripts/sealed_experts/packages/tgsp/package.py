@@ -1,30 +1,33 @@
-"""The one door to a `.tgsp` package: sealed, verified and opened here, after every check; and unpacked."""
+"""Sealing, verifying, opening and unpacking a `.tgsp` package, always with every check."""
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import atomic_writer, write_bytes
-from sealed_experts.packages.content.manifest import check_member_names, manifest_bytes
+from sealed_experts.packages.content.manifest import manifest_bytes
 from sealed_experts.packages.content.new_folder import new_folder
 from sealed_experts.packages.errors import named
-from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.policy import DEFAULT, Policy
 from sealed_experts.packages.keys.private_keys import PublisherKey
 from sealed_experts.packages.keys.trust import TrustStore
 from sealed_experts.packages.recipients.encryption import Identity, Recipient
-from sealed_experts.packages.source import Memory, Source, open_source
+from sealed_experts.packages.report import PackageReport, VerifiedPackage
+from sealed_experts.packages.source import BytesOrFile, Memory, Source, open_source
 from sealed_experts.packages.tgsp.container import read_frame
-from sealed_experts.packages.tgsp.examination import ANY, PackageReport, VerifiedPackage, check_signed, examine, report
-from sealed_experts.packages.tgsp.writer import Member, Plan, plan_package, write_plan
+from sealed_experts.packages.tgsp.examination import check_signed, examine, report
+from sealed_experts.packages.tgsp.writer import Plan, plan_package, write_plan
 
 MANIFEST = "manifest.json"  # its name in a folder
 
 
 def open_package(
-    path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+    path: str | os.PathLike[str],
+    *,
+    trust: TrustStore,
+    policy: Policy = DEFAULT,
+    identity: Identity | None = None,
 ) -> VerifiedPackage:
     """Read a `.tgsp` file once, into memory, verify it, and return its content.
 
@@ -33,7 +36,7 @@ def open_package(
     Args:
         path: the file.
         trust: the publishers that may have signed it.
-        policy: what is required of it beyond that.
+        policy: what is required beyond a trusted publisher.
         identity: the private key of a recipient, for an encrypted package.
 
     Raises:
@@ -41,16 +44,20 @@ def open_package(
         PackageError: a check failed. Its message names the file, what is wrong and what was expected.
     """
     with named(path), open_source(path) as source:
-        read_frame(source)  # lengths and size are right, before all of it is read
+        read_frame(source)  # checks lengths and size before all of it is read
         data = source.read(0, source.size)
         source.check_unchanged()
         return open_bytes(data, trust=trust, policy=policy, identity=identity)
 
 
 def open_bytes(
-    data: bytes, *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+    data: bytes, *, trust: TrustStore, policy: Policy = DEFAULT, identity: Identity | None = None
 ) -> VerifiedPackage:
-    """Verify a package that is already in memory. Raises as `open_package`."""
+    """Verify a package that is already in memory.
+
+    Raises:
+        UserError, PackageError: as for `open_package`.
+    """
     return VerifiedPackage(
         **vars(examine(Memory(data), trust=trust, policy=policy, identity=identity, digest=True, weights=True))
     )
@@ -60,31 +67,30 @@ def verify_package(
     path: str | os.PathLike[str],
     *,
     trust: TrustStore,
-    policy: Policy = ANY,
+    policy: Policy = DEFAULT,
     identity: Identity | None = None,
     digest: bool = False,
 ) -> PackageReport:
-    """Check all that `open_package` checks, in a memory that does not grow with the file.
+    """Check all that `open_package` checks. The memory needed does not grow with the file.
 
-    The file is read twice by one descriptor: for its digest, and after the signature for its content. A file that was
-    changed meanwhile is refused. What is loaded later must be opened by `open_package`: the path may then name another
-    file.
+    The file is read twice through one descriptor: for its digest, and after the signature's check for its content. If
+    it changes meanwhile, it is refused. To load a package, call `open_package`: the path may name another file later.
 
     Args:
         digest: whether the report states the SHA-256 of the whole file, which takes a second thread.
 
     Raises:
-        UserError, PackageError: as `open_package`.
+        UserError, PackageError: as for `open_package`.
     """
     with named(path), open_source(path) as source:
         return examine(source, trust=trust, policy=policy, identity=identity, digest=digest)
 
 
-def verify_manifest(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY) -> PackageReport:
-    """Check signatures and manifest, and nothing of the content: what can be said about a package for others.
+def verify_manifest(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = DEFAULT) -> PackageReport:
+    """Check signatures and manifest, and not the content, which may be encrypted for others.
 
     Raises:
-        UserError, PackageError: as `open_package`.
+        UserError, PackageError: as for `open_package`.
     """
     with named(path), open_source(path) as source:
         signed = check_signed(source, trust=trust, policy=policy, digest=False)
@@ -96,27 +102,28 @@ def seal_package(
     path: str | os.PathLike[str],
     *,
     manifest: Mapping[str, Any],
-    members: Mapping[str, Member],
+    members: Mapping[str, BytesOrFile],
     key: PublisherKey,
     signatures: Sequence[str] | None = None,
     recipients: Sequence[Recipient] = (),
     compression: str = "none",
 ) -> str:
-    """Write a package and return its SHA-256. What appears at `path` has been verified as a reader would verify it.
+    """Write a package and return its SHA-256.
 
-    The same content and key give the same bytes, but for ML-DSA's signature, which is randomised, and for encryption.
+    The file appears at `path` only after it was verified as a reader would verify it. The same content and key give the
+    same bytes, apart from ML-DSA's signature, which is randomised, and from encryption.
 
     Args:
         path: the file to write.
-        manifest: all of it but `payload` and `members`, which follow from the members.
+        manifest: the manifest without `payload` and `members`, which follow from the members.
         members: content of each member, by name: bytes, or the file that holds them.
-        key: the publisher's.
+        key: the publisher's key.
         signatures: the algorithms to sign with; by default all that the key has.
-        recipients: whom to encrypt it for; by default nobody.
+        recipients: who can decrypt the package; by default it is not encrypted.
         compression: `none` or `zstd`.
 
     Raises:
-        PackageError: the content is not what a package may hold.
+        PackageError: a package may not hold this content.
         UserError: a member cannot be read, or the file cannot be written.
     """
     plan = plan_package(manifest, members, key, signatures, recipients, compression)
@@ -131,24 +138,6 @@ def seal_package(
     (digest,) = digests
     assert digest is not None, "it was asked for"
     return digest
-
-
-def seal(
-    *,
-    manifest: Mapping[str, Any],
-    members: Mapping[str, Member],
-    key: PublisherKey,
-    signatures: Sequence[str] | None = None,
-    recipients: Sequence[Recipient] = (),
-    compression: str = "none",
-) -> bytes:
-    """Return the bytes of a package. Arguments, promises and errors are those of `seal_package`."""
-    plan = plan_package(manifest, members, key, signatures, recipients, compression)
-    stream = io.BytesIO()
-    write_plan(stream, plan)
-    data = stream.getvalue()
-    _verified(Memory(data), plan)
-    return data
 
 
 def _verified(source: Source, plan: Plan) -> PackageReport:
@@ -166,34 +155,18 @@ def unpack_package(
     folder: Path,
     *,
     trust: TrustStore,
-    policy: Policy = ANY,
+    policy: Policy = DEFAULT,
     identity: Identity | None = None,
 ) -> PackageReport:
-    """Verify a file, and write its manifest and members into a new folder, in a memory that does not grow with it.
+    """Verify a file, and write its manifest and members into a new folder. The memory needed does not grow with it.
 
-    The members are written as the second reading yields them, and hashed as they are written. The folder appears when
-    every check has passed.
+    The members are written and hashed during the second reading. The folder appears when every check has passed.
 
     Raises:
-        UserError: the folder exists, or cannot be written; or as `open_package`.
-        PackageError: as `open_package`.
+        UserError: the folder exists or cannot be written, or as for `open_package`.
+        PackageError: as for `open_package`.
     """
     with named(path), open_source(path) as source, new_folder(folder) as temporary:
         found = examine(source, trust=trust, policy=policy, identity=identity, unpack_to=temporary)
         write_bytes(temporary / MANIFEST, manifest_bytes(found.manifest))
         return found
-
-
-def unpack(package: VerifiedPackage, folder: Path) -> None:
-    """Write a verified package's manifest and members into a new folder, which appears when it is complete.
-
-    Raises:
-        UserError: the folder exists, or cannot be written.
-    """
-    check_member_names(list(package.members))
-    with new_folder(folder) as temporary:
-        for name, content in {**package.members, MANIFEST: manifest_bytes(package.manifest)}.items():
-            try:
-                write_bytes(temporary / name, content)
-            except OSError as error:
-                raise UserError(f"cannot write {folder}: {error.strerror}") from error

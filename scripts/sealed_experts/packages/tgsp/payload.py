@@ -1,4 +1,4 @@
-"""A package's payload: its members one after another, stored as they are, or compressed, or encrypted, or both."""
+"""A package's payload: its members one after another, stored plainly, compressed, encrypted, or both."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,24 +18,23 @@ from sealed_experts.packages.source import BLOCK, Buffer, Source, blocks, passin
 from sealed_experts.packages.tgsp.compression import compress, decompress
 from sealed_experts.packages.tgsp.container import Frame
 
-# The weights come first, so that what follows them is small.
+# The weights come first, so everything after them is small.
 _LARGEST_REST = sum(limit for name, limit in MEMBERS.items() if name != WEIGHTS)
 
 
 class FirstReading:
-    """The one pass over a payload as stored, for its SHA-256: it also yields the first member's digest and finiteness.
+    """One pass over a stored payload for its SHA-256, which also gives the first member's digest and finiteness.
 
-    Where the first member ends, and what it is, stands in the manifest, which nobody may read before the signature is
-    checked. All that comes after it is small, so the hash's states are kept from before its earliest possible end on.
-    And where content need not be read again, it is noted of each block whether its bytes, whatever they are, would be
-    finite as float32 values.
+    The manifest says where the first member ends, but it may not be read before the signature is checked. All that
+    follows the first member is small, so copies of the hash's state are kept, from before the earliest possible end on.
+    If the content need not be read again, each block also gets a note: would all its bytes be finite float32 values?
     """
 
     def __init__(self, source: Source, frame: Frame) -> None:
         """Prepare for the payload of a frame."""
         self._source, self._offset, self._size = source, frame.payload_offset, frame.payload_size
         self._states = [(0, hashlib.sha256())]
-        self._notes = source.constant and not frame.recipients  # else its content is read again, whatever is noted
+        self._notes = source.constant and not frame.recipients  # otherwise the content is read again anyway
         self._finite: list[bool] = []
 
     def run(self) -> bytes:
@@ -51,10 +50,10 @@ class FirstReading:
         return state.digest()
 
     def hand_over(self, check: TensorCheck, *, size: int) -> None:
-        """Have the first `size` bytes checked, after `run`: read again is what that needs to look at.
+        """Let `check` check the first `size` bytes, after `run`. Blocks known to be finite are not read again.
 
         Raises:
-            PackageError: as `TensorCheck`.
+            PackageError: as for `TensorCheck`.
         """
         for index, start in enumerate(range(0, size, BLOCK)):
             length = min(BLOCK, size - start)
@@ -62,7 +61,7 @@ class FirstReading:
                 check.feed(self._source.read(self._offset + start, length))
 
     def first(self, size: int) -> str:
-        """Return the digest of the first `size` bytes, after `run`: that of few bytes if only small members follow."""
+        """Return the SHA-256 of the first `size` bytes, after `run`. Only bytes after a kept state are read again."""
         position, kept = max((entry for entry in self._states if entry[0] <= size), key=lambda entry: entry[0])
         state = kept.copy()
         for block in passing_blocks(self._source, offset=self._offset + position, length=size - position):
@@ -71,7 +70,7 @@ class FirstReading:
 
 
 def check_storage(manifest: Mapping[str, Any], frame: Frame) -> None:
-    """Compare what the manifest says about the payload with the frame.
+    """Compare the manifest's statements about the payload with the frame.
 
     Raises:
         PackageError: they contradict each other.
@@ -92,22 +91,22 @@ def plain_size(manifest: Mapping[str, Any]) -> int:
 
 
 def stored_plainly(manifest: Mapping[str, Any]) -> bool:
-    """Return whether the members' bytes stand in the payload as they are."""
+    """Say whether the payload holds the members' bytes unchanged."""
     return manifest["payload"]["encryption"] == "none" and manifest["payload"]["compression"] == "none"
 
 
 def plain_blocks(
     source: Source, frame: Frame, manifest: Mapping[str, Any], content_key: bytes | None, *, skip: int = 0
 ) -> Iterator[Buffer]:
-    """Yield the members' bytes: read, decrypted with the content key where there is one, and decompressed.
+    """Yield the members' bytes: read, decrypted if there is a content key, and decompressed.
 
     A block is valid only until the next is taken.
 
     Args:
-        skip: how many bytes to leave out at the beginning, of a payload that is `stored_plainly`.
+        skip: how many bytes to skip at the beginning; only for a payload that is `stored_plainly`.
 
     Raises:
-        PackageError: the payload is not what the manifest says.
+        PackageError: the payload does not match the manifest.
     """
     offset, length = frame.payload_offset + skip, frame.payload_size - skip
     stored: Iterator[Buffer] = passing_blocks(source, offset=offset, length=length)
@@ -131,7 +130,7 @@ def stored_blocks(
 
 
 class MemberStream:
-    """Cuts the members out of a stream of blocks, in the manifest's order."""
+    """Cuts a stream of blocks into members, in the manifest's order."""
 
     def __init__(self, stream: Iterator[Buffer], entries: Sequence[Mapping[str, Any]]) -> None:
         """Take the members' bytes and the manifest's list."""
@@ -140,7 +139,7 @@ class MemberStream:
         self._rest: Buffer = b""
 
     def read(self, path: str) -> Iterator[Buffer]:
-        """Yield the next member, which `path` must be. A block is valid as long as one of the stream.
+        """Yield the next member, which must be `path`. A block is valid only until the next is taken.
 
         Raises:
             PackageError: the stream ends too early.
@@ -157,6 +156,6 @@ class MemberStream:
             yield part
 
     def finish(self) -> None:
-        """Raise PackageError unless all of the stream was read."""
+        """Raise PackageError if the stream has bytes left."""
         if len(self._rest) or any(len(block) for block in self._stream):
             raise PackageError("the payload has bytes after its last member")

@@ -2,31 +2,27 @@
 
 import hashlib
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 from sealed_experts.errors import UserError
-from sealed_experts.packages.content.long_name import check_long_name
 from sealed_experts.packages.content.manifest import manifest_bytes, payload_order
 from sealed_experts.packages.keys.private_keys import PublisherKey
 from sealed_experts.packages.recipients.encryption import CONTENT_KEY, ENCRYPTION, Recipient, wrap_key
-from sealed_experts.packages.source import Buffer, Memory, blocks, open_source
+from sealed_experts.packages.source import BytesOrFile, content_blocks, measure
 from sealed_experts.packages.tgsp.compression import COMPRESSIONS
 from sealed_experts.packages.tgsp.container import HEADER, Signature, header_bytes, signature_block, signed_bytes
 from sealed_experts.packages.tgsp.payload import stored_blocks
 
-Member = bytes | Path
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that is known before the first byte is written."""
+    """Everything that is known before the first byte is written."""
 
     manifest: Mapping[str, Any]
     manifest_content: bytes
-    members: Mapping[str, Member]
+    members: Mapping[str, BytesOrFile]
     key: PublisherKey
     signatures: tuple[str, ...]
     recipients: bytes
@@ -35,16 +31,16 @@ class Plan:
 
 def plan_package(
     manifest: Mapping[str, Any],
-    members: Mapping[str, Member],
+    members: Mapping[str, BytesOrFile],
     key: PublisherKey,
     signatures: Sequence[str] | None,
     recipients: Sequence[Recipient],
     compression: str,
 ) -> Plan:
-    """Hash the members and write the manifest; the arguments are those of `seal_package`.
+    """Hash the members and complete the manifest. Arguments as for `seal_package`.
 
     Raises:
-        PackageError: the manifest is not what a package may hold.
+        PackageError: a package may not hold this manifest.
         UserError: a member cannot be read, or an argument is unknown.
     """
     if compression not in COMPRESSIONS:
@@ -61,7 +57,6 @@ def plan_package(
         "members": [_entry(path, members[path]) for path in payload_order(members)],
     }
     content = manifest_bytes(complete)
-    check_long_name(complete)
     content_key = secrets.token_bytes(CONTENT_KEY) if recipients else None
     return Plan(
         manifest=complete,
@@ -74,8 +69,13 @@ def plan_package(
     )
 
 
+def _entry(path: str, content: BytesOrFile) -> dict[str, Any]:
+    size, digest = measure(content)
+    return {"path": path, "size": size, "sha256": digest}
+
+
 def write_plan(stream: IO[bytes], plan: Plan) -> None:
-    """Write a package to an empty stream that can go back to its start.
+    """Write a package to an empty stream that can seek.
 
     Raises:
         PackageError: a part is larger than the format allows.
@@ -84,7 +84,7 @@ def write_plan(stream: IO[bytes], plan: Plan) -> None:
     stream.write(bytes(HEADER.size))
     stream.write(plan.manifest_content)
     stream.write(plan.recipients)
-    plain = (block for entry in plan.manifest["members"] for block in _blocks(plan.members[entry["path"]]))
+    plain = (block for entry in plan.manifest["members"] for block in content_blocks(plan.members[entry["path"]]))
     payload_hash, size = hashlib.sha256(), 0
     for block in stored_blocks(plain, plan.manifest, plan.manifest_content, plan.content_key):
         payload_hash.update(block)
@@ -114,19 +114,3 @@ def _signatures(plan: Plan, *, payload_size: int, payload_digest: bytes) -> byte
             for algorithm in plan.signatures
         ]
     )
-
-
-def _entry(path: str, member: Member) -> dict[str, Any]:
-    digest, size = hashlib.sha256(), 0
-    for block in _blocks(member):
-        digest.update(block)
-        size += len(block)
-    return {"path": path, "size": size, "sha256": digest.hexdigest()}
-
-
-def _blocks(member: Member) -> Iterator[Buffer]:
-    if isinstance(member, bytes):
-        yield from blocks(Memory(member), offset=0, length=len(member))
-        return
-    with open_source(member, what="the member") as source:
-        yield from blocks(source, offset=0, length=source.size)

@@ -1,13 +1,13 @@
 """ε of everything that was released about a unit: heterogeneous composition across steps and stages.
 
-The statement is add-or-remove-one (ε, δ)-differential privacy of Poisson-subsampled Gaussian releases. Which number is
-reported, and why:
+The statement is add-or-remove-one (ε, δ)-differential privacy of Poisson-subsampled Gaussian releases. The reported
+number is:
 
-- PLD's, a valid upper bound that is tight to about a thousandth (`distributions`).
-- Rényi's (RDP) instead, equally valid, where PLD's is above it (losses too small for any affordable grid), where PLD
-  fails numerically (an exception, an infinite value, or one below `bounds.lower_bound`, which no true ε can be), where
-  δ is below what double-precision Fourier transforms resolve, or where ε is so large that it promises nothing.
-- The closed form of the Gaussian mechanism where every unit takes part in every step.
+- PLD's: a valid upper bound, tight to about a thousandth (`distributions`).
+- Rényi's (RDP), which is equally valid, if PLD's is above it (losses too small for any affordable grid), if PLD fails
+  numerically (an exception, an infinite value, or one below `bounds.lower_bound`, which no true ε can be), if δ is too
+  small for double-precision Fourier transforms, or if ε is so large that it promises nothing.
+- The closed form of the Gaussian mechanism, if every unit takes part in every step.
 
 dp_accounting takes seconds to import, so it is imported on first use.
 """
@@ -20,20 +20,20 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from sealed_experts.privacy.ledger.events import GaussianEvent, combined_noise_multiplier, distinct_events
+from sealed_experts.privacy.ledger.private_stage import PrivacyPlan
 
 if TYPE_CHECKING:
     from sealed_experts.privacy.ledger.bounds import Groups
-    from sealed_experts.privacy.plan import PrivacyPlan
 
 # Fourier transforms leave about 1e-16 in each of up to a million cells.
 SMALLEST_PLD_DELTA = 1e-10
-# Past this a guarantee is void, and a loss grid would need gigabytes.
+# A larger ε promises nothing, and its loss grid would need gigabytes.
 LARGEST_PLD_EPSILON = 200.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Account:
-    """An ε and the accountant that vouches for it: `PLD`, `RDP` or `analytic Gaussian`."""
+    """An ε and the accountant that computed it: `PLD`, `RDP` or `analytic Gaussian`."""
 
     epsilon: float
     accountant: str
@@ -42,7 +42,7 @@ class Account:
 def epsilon(events: Iterable[GaussianEvent], *, delta: float) -> float:
     """Return the joint ε of `events` at `delta`: 0.0 for none, never below the true value.
 
-    The order of the events plays no part, and several events of one noise key count once.
+    The order of the events does not matter, and several events of one noise key count once.
 
     Raises:
         ValueError: `delta` is not inside (0, 1).
@@ -52,12 +52,16 @@ def epsilon(events: Iterable[GaussianEvent], *, delta: float) -> float:
 
 
 def account(events: Iterable[GaussianEvent], *, delta: float) -> Account:
-    """Return the joint ε of `events` at `delta` and which accountant it is from. Raises as `epsilon`."""
+    """Return the joint ε of `events` at `delta`, and the accountant that computed it.
+
+    Raises:
+        ValueError, UserError: as for `epsilon`.
+    """
     return _account(_groups(events), _checked(delta))
 
 
 def within(events: Iterable[GaussianEvent], *, delta: float, target: float) -> bool:
-    """Say whether `epsilon(events, delta=delta) <= target`, by the cheap bounds alone where they decide it."""
+    """Say whether `epsilon(events, delta=delta) <= target`. If the cheap bounds decide it, nothing else is computed."""
     listed = tuple(events)
     if upper_bound(listed, delta=delta) <= target:
         return True
@@ -79,17 +83,17 @@ def lower_bound(events: Iterable[GaussianEvent], *, delta: float) -> float:
 
 
 def describe_accountant(name: str) -> str:
-    """Return the accountant's name with the library and version that computes it, as receipts state it."""
+    """Return the accountant's name with its library and version, as receipts state it."""
     return f"{name} (dp-accounting {importlib.metadata.version('dp-accounting')})"
 
 
 class BudgetCurve:
-    """ε as a stage advances, jointly with everything released before it.
+    """ε while a stage advances, jointly with everything released before it.
 
     `epsilon_at(steps)` equals `epsilon([*prior_events, plan.event(steps)])` to the last bit.
     """
 
-    def __init__(self, prior_events: Iterable[GaussianEvent], plan: "PrivacyPlan") -> None:
+    def __init__(self, prior_events: Iterable[GaussianEvent], plan: PrivacyPlan) -> None:
         self._prior = tuple(prior_events)
         self._plan = plan
 
@@ -104,11 +108,10 @@ class BudgetCurve:
     def steps_within(self, target: float | None = None) -> int:
         """Return the largest number of steps, at most the plan's `max_steps`, whose joint ε is at most `target`.
 
-        `target` is the plan's target_epsilon when absent. The answer is 0 also where the earlier stages alone
-        exceed the target.
+        `target` defaults to the plan's target_epsilon. The answer is 0 also if the earlier stages alone exceed it.
         """
         limit = self._plan.target_epsilon if target is None else target
-        low, high = 0, self._plan.max_steps + 1  # every count up to low fits; high does not, or is past the end
+        low, high = 0, self._plan.max_steps + 1  # low fits; high does not, or is past the end
         if self._fits(high - 1, limit):
             return high - 1
         high -= 1
@@ -141,7 +144,7 @@ def _account(groups: "Groups", delta: float) -> Account:
     try:
         loss = distributions.pld_epsilon(groups, delta)
     except ValueError:
-        return rdp  # dp_accounting refuses a construction that failed numerically; RDP's bound stands without it
+        return rdp  # dp_accounting's construction failed numerically; RDP's bound does not need it
     sound = math.isfinite(loss) and loss >= floor - 1e-9 - 1e-6 * floor
     return Account(epsilon=loss, accountant="PLD") if sound and loss <= rdp.epsilon else rdp
 
@@ -171,5 +174,5 @@ def _checked(delta: float) -> float:
 
 
 def joint_stage_epsilons(events: Sequence[GaussianEvent], *, delta: float) -> dict[str, float]:
-    """Return for each stage, in the order of `events`, the joint ε at its end: of it and all events before it."""
+    """Return the joint ε at each stage's end, of its event and all before it, in the order of `events`."""
     return {event.stage: epsilon(events[: index + 1], delta=delta) for index, event in enumerate(events)}

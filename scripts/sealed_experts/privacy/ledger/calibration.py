@@ -1,4 +1,4 @@
-"""The noise that keeps a stage within its target, and hardly more: what `noise_multiplier: auto` means."""
+"""`noise_multiplier: auto`: hardly more noise than needed to keep a stage within its target."""
 
 import dataclasses
 import math
@@ -28,11 +28,11 @@ def calibrate_noise_multiplier(
     """Return a noise multiplier, rounded up to four decimals, whose joint ε is at most `target_epsilon`.
 
     The joint ε is that of `prior_events` and of `steps` steps at `sample_rate`, whose draws also answer `queries`
-    ({name: noise multiplier}). It falls short of the target by at most 0.01 %, or by what the last of the four
-    decimals is worth. Deterministic. Never below 0.1, where no guarantee worth the name is left.
+    ({name: noise multiplier}). It is below the target by at most 0.01 %, or by one unit of the last decimal. The result
+    is deterministic, and never below 0.1: less noise gives no useful guarantee.
 
     Raises:
-        UserError: the target cannot be reached: the earlier events, or the queries, spend it by themselves.
+        UserError: the target cannot be reached: the earlier events, or the queries, alone exceed it.
     """
     others = list((queries or {}).values())
 
@@ -57,7 +57,7 @@ def calibrate_noise_multiplier(
 
 
 def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """Return the least integer from `low` on for which a rising condition holds, or `high` where none below does."""
+    """Return the least integer from `low` on for which a monotone condition holds, or `high` if none below does."""
     while low < high:
         middle = math.isqrt(low * high) if high > 2 * low else (low + high) // 2
         if holds(middle):
@@ -70,9 +70,9 @@ def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
 def _search(value: Callable[[int], float], low: int, high: int, target: float) -> int:
     """Return an integer whose value is at most `target` and within the slack of it, or the least such integer.
 
-    `value` falls; it is at most the target at `high`, and taken to be above it at `low`, where it is not asked for:
-    little noise is slow to account for. ε is nearly a power of the noise, so the secant on logarithms gets there in a
-    few evaluations; every fourth step bisects, so it always does.
+    `value` is falling. It is at most the target at `high`, and assumed to be above it at `low`, where it is never
+    computed: accounting for little noise is slow. ε is nearly a power of the noise, so the secant method on logarithms
+    needs few evaluations. Every fourth step bisects, so the search always ends.
     """
     goal = math.log(target) + math.log1p(-_SLACK / 2)
     where, height, slope = math.log(high), _log(value(high)), -2.0
@@ -94,7 +94,7 @@ def _search(value: Callable[[int], float], low: int, high: int, target: float) -
 
 
 def _log(value: float) -> float:
-    return math.log(max(value, 1e-12))  # an ε of exactly 0 has no logarithm
+    return math.log(max(value, 1e-12))  # an ε of 0 has no logarithm
 
 
 def _impossible(

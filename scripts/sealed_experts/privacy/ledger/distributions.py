@@ -1,8 +1,8 @@
 """ε from privacy loss distributions (PLD), through dp_accounting's pessimistic connect-the-dots estimates.
 
 Doroshenko et al., "Connect the Dots: Tighter Discrete Approximations of Privacy Loss Distributions" (2022).
-Everything here is an upper bound on the true ε: losses are rounded so that the estimate dominates, and truncated tails
-count as infinite loss.
+Every result is an upper bound on the true ε: losses are rounded pessimistically, and truncated tails count as infinite
+loss.
 """
 
 import functools
@@ -14,14 +14,14 @@ from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 from sealed_experts.privacy.ledger.bounds import Groups
 
-# Grids are decades, so that each contains the coarser ones and a coarser grid never gives the smaller ε.
+# Spacings are powers of ten, so each grid contains the coarser ones, and a coarser grid never gives a smaller ε.
 _FINEST, _COARSEST = -5, 1
 _CELLS_PER_DEVIATION = 10
 _MAX_CELLS = 300_000
 
 
 def pld_epsilon(groups: Groups, delta: float) -> float:
-    """Return the PLD's upper bound on ε; infinite where its truncated mass alone exceeds `delta`.
+    """Return the PLD's upper bound on ε; infinite if its truncated mass alone exceeds `delta`.
 
     Raises:
         ValueError: dp_accounting's construction fails numerically.
@@ -34,9 +34,9 @@ def pld_epsilon(groups: Groups, delta: float) -> float:
 def grid_interval(pairs: Iterable[tuple[float, float]]) -> float:
     """Return the spacing of the privacy-loss grid for steps with these (sample rate, noise multiplier).
 
-    Connecting the dots adds at most (spacing²)/4 to the variance of one step's loss. A tenth of the loss's standard
-    deviation, q·sqrt(exp(1/σ²) - 1), thus costs about a thousandth of ε. Coarser where the loss ranges so widely that
-    the grid would not fit. The number of steps plays no part: ε over steps must come from one grid to be monotone.
+    Connecting the dots adds at most (spacing²)/4 to the variance of one step's loss. A spacing of a tenth of the loss's
+    standard deviation, q·sqrt(exp(1/σ²) - 1), costs about a thousandth of ε. The grid is coarser if the range of the
+    loss is too wide for it. The number of steps does not matter: to be monotone, ε over steps must come from one grid.
     """
     listed = list(pairs)
     decade = math.floor(max(_log10_deviation(*pair) for pair in listed) - math.log10(_CELLS_PER_DEVIATION))
@@ -65,7 +65,7 @@ def _log10_deviation(rate: float, noise: float) -> float:
 
 
 def _range(rate: float, noise: float) -> float:
-    """Return about the largest loss of one step: noise of ten standard deviations under the unit's own shift."""
+    """Return roughly the largest loss of one step: at noise of ten standard deviations on top of the unit's shift."""
     exponent = 10 / noise + 0.5 / noise**2
     gain = math.log(rate) + exponent
     return 2 * (gain if gain > 30 else math.log1p(math.exp(gain)))

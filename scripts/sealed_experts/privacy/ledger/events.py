@@ -1,4 +1,4 @@
-"""What a stage did to its data, as far as privacy is concerned: steps of the Poisson-subsampled Gaussian mechanism."""
+"""Events: the steps of the Poisson-subsampled Gaussian mechanism that a stage took on its data."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ class GaussianEvent:
             effective one (`combined_noise_multiplier`).
         sample_rate: probability q, in (0, 1], with which each unit is drawn.
         steps: how many steps.
-        key_id: non-secret id of the noise key. Steps of the same key are the same release, however often they appear.
+        key_id: public id of the noise key. Steps of the same key are one release, even if they are listed twice.
     """
 
     stage: str
@@ -90,19 +90,19 @@ def events_from_json(data: Any) -> tuple[GaussianEvent, ...]:
 def combined_noise_multiplier(noise_multipliers: Iterable[float]) -> float:
     """Return the noise multiplier of several Gaussian queries asked of the *same* Poisson draw.
 
-    Their joint release is one Gaussian query with sensitivity vector scaled by each noise:
+    Each query's sensitivity is scaled by its noise; together they are one Gaussian query with
     sigma = (sum sigma_i^-2)^(-1/2). Counting them as separately subsampled queries would under-report ε.
     """
     return 1.0 / math.sqrt(sum(sigma**-2 for sigma in noise_multipliers))
 
 
 def distinct_events(events: Iterable[GaussianEvent]) -> tuple[GaussianEvent, ...]:
-    """Drop repetitions: of the events of one key, the longest stays; events without a key all stay.
+    """Drop repetitions: of the events of one key, the longest is kept. Events without a key are all kept.
 
-    The same key over the same data releases the same bits, so a shorter run is contained in the longer one.
+    The same key on the same data releases the same bits, so the longer run contains the shorter one.
 
     Raises:
-        UserError: two events of one key state another noise or sample rate, which no run of ours can produce.
+        UserError: two events of one key state different noise or sample rates, which no run can produce.
     """
     kept: list[GaussianEvent] = []
     by_key: dict[str, int] = {}

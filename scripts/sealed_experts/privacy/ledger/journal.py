@@ -1,8 +1,8 @@
-"""The journal of a stage's noisy steps: a step is on disk here before its result can reach anything else.
+"""The journal of a stage's noisy steps: a step is on disk here before its result is used for anything.
 
-A text file of JSON lines: a header that names the run's fingerprint, its noise key and its first step, then one line a
-step, in order. Steps count as a set: after a crash the same key gives the same bits again, which costs nothing. So a
-crash can repeat a step, but never lose one from the count.
+A text file of JSON lines: a header with the run's fingerprint, its noise key and its first step, then one line for each
+step, in order. Repeated steps count once: after a crash the same key gives the same bits, which costs nothing. So a
+crash may repeat a step, but the count never misses one.
 """
 
 import os
@@ -20,7 +20,7 @@ _HEADER_FIELDS = {"format", "fingerprint", "key_id", "first_step"}
 
 
 class Journal:
-    """An open journal. The caller holds the lock of its folder, so that nobody else appends."""
+    """An open journal. The caller holds the lock of its folder, so nobody else appends to it."""
 
     def __init__(self, *, path: Path, first_step: int, count: int) -> None:
         """For `Journal.open` alone."""
@@ -36,11 +36,11 @@ class Journal:
     def open(cls, path: str | os.PathLike[str], *, fingerprint: str, key_id: str, first_step: int = 1) -> "Journal":
         """Open the journal at `path`, or start one (mode 0600).
 
-        A last line that was cut off in the middle counts as its step, and is completed, so that the next line starts
-        on a line of its own. `first_step` is for a new journal; an existing one keeps its own.
+        A partial last line counts as its step and is completed. `first_step` is for a new journal; an existing one
+        keeps its own.
 
         Raises:
-            UserError: the journal belongs to another fingerprint or key, or a line is not what this program wrote.
+            UserError: the journal belongs to another fingerprint or key, or this program did not write a line of it.
         """
         target = Path(path)
         if not target.exists():
@@ -58,7 +58,7 @@ class Journal:
 
     @property
     def steps(self) -> int:
-        """How many distinct steps were started under this key."""
+        """Number of distinct steps that were started with this key."""
         return self._count
 
     @property
@@ -67,21 +67,21 @@ class Journal:
         return self._first + self._count
 
     def check_reaches(self, step: int) -> None:
-        """Check that every step that a state after `step` has seen is on record.
+        """Check that the journal holds every step of a state after `step`.
 
         Raises:
-            UserError: the journal holds fewer.
+            UserError: it holds fewer.
         """
         check_reaches(self._path, last=self.next_step - 1, step=step)
 
     def record(self, step: int) -> None:
-        """Make sure that `step` is on disk. To be called before the step's noised result is used for anything.
+        """Make sure that `step` is on disk. Call this before the step's noised result is used for anything.
 
-        A step that is already there costs nothing and writes nothing.
+        For a step that is already there, nothing is written.
 
         Raises:
             ValueError: steps before it are missing: something was released without being recorded.
-            UserError: the disk is full, or the journal was removed from its place.
+            UserError: the disk is full, or the journal was removed or moved.
         """
         if self._descriptor is None:
             raise ValueError(f"{self._path} is closed")
@@ -95,7 +95,7 @@ class Journal:
             written = os.write(self._descriptor, line)
             os.fsync(self._descriptor)
         except OSError as error:
-            self.close()  # what is on disk now is for the next `open` to judge
+            self.close()  # the next `open` looks at what is on disk now
             raise write_error(self._path, error) from error
         if written != len(line):
             self.close()
@@ -103,7 +103,7 @@ class Journal:
         self._count += 1
 
     def _check_in_place(self, descriptor: int) -> None:
-        """A file that was removed or moved away takes lines all the same, but nobody will find them."""
+        """Refuse to write if the file was removed or moved: it would still accept lines, but they would be lost."""
         try:
             in_place = os.path.samestat(os.fstat(descriptor), os.stat(self._path))
         except FileNotFoundError:
@@ -112,7 +112,7 @@ class Journal:
             self.close()
             raise UserError(
                 f"{self._path} was removed while this run was using it: put it back, with the checkpoints and the key "
-                "beside it, and run the same command again; where they are gone, that starts this stage anew"
+                "next to it, and run the same command again; where they are gone, that starts this stage again"
             )
 
     def close(self) -> None:
@@ -132,12 +132,12 @@ class Journal:
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """What a journal says.
+    """The content of a journal.
 
     Attributes:
-        key_id: of the key that its steps were noised with.
-        first_step: the step that its first line stands for.
-        steps: how many it holds, a torn one included.
+        key_id: id of the key that gave its steps their noise.
+        first_step: the step of its first line.
+        steps: number of its steps, with a partial last one.
     """
 
     key_id: str
@@ -146,18 +146,18 @@ class Recorded:
 
     @property
     def last_step(self) -> int:
-        """The last step that is in the journal; the one before the first where there is none."""
+        """The last step in the journal; if it holds none, the step before its first."""
         return self.first_step + self.steps - 1
 
 
 def recorded(path: str | os.PathLike[str], *, fingerprint: str, key_id: str | None = None) -> Recorded:
-    """Return what the journal of the run `fingerprint` says; nothing is changed.
+    """Return the content of the journal of the run `fingerprint`, without changing it.
 
     Args:
-        key_id: of that run's key, where it is known.
+        key_id: id of the run's key, if known.
 
     Raises:
-        UserError: it belongs to another run or key, or is not what this program wrote.
+        UserError: the journal belongs to another run or key, or this program did not write it.
     """
     target = Path(path)
     lines = target.read_bytes().split(b"\n")
@@ -172,7 +172,7 @@ def check_reaches(path: Path, *, last: int, step: int) -> None:
     """Check that a journal whose last step is `last` covers a state after `step`.
 
     Raises:
-        UserError: it does not; without the steps between, the stated ε would be too small.
+        UserError: it does not. Without the missing steps, the stated ε would be too small.
     """
     if last < step:
         raise UserError(
@@ -188,32 +188,32 @@ def _line(step: int) -> bytes:
 def _read_header(path: Path, line: bytes, *, whole: bool, fingerprint: str, key_id: str) -> int:
     header = _parsed(line)
     sound = whole and isinstance(header, dict) and set(header) == _HEADER_FIELDS and header["format"] == _FORMAT
-    # The header was renamed into place complete, so no crash of ours leaves half of one.
+    # The file appeared with a complete header, so a crash cannot leave a part of one.
     if not sound or type(header["first_step"]) is not int:
         raise UserError(
             f"{path}, line 1 is not the header of a privacy journal: the file was damaged or replaced; restore it, or "
-            "delete the checkpoints beside it to train anew under a new key"
+            "delete the checkpoints next to it to train again with a new key"
         )
     for name, expected in (("fingerprint", fingerprint), ("key_id", key_id)):
         if header[name] != expected:
             raise UserError(
                 f"{path} belongs to another run: its {name} is {header[name]}, this run's is {expected}; "
-                "move it back beside the checkpoints and the key that it was written with"
+                "move it back to the checkpoints and the key that it was written with"
             )
     return int(header["first_step"])
 
 
 def _count_steps(path: Path, lines: list[bytes], first_step: int) -> int:
-    """Return how many steps the lines after the header stand for; the last one has no newline after it."""
+    """Return how many steps the lines after the header hold; the last of them has no newline after it."""
     *complete, torn = lines
     for index, line in enumerate(complete):
         if line != _line(first_step + index):
             raise UserError(
                 f"{path}, line {index + 2} should be {_line(first_step + index).decode()} but is "
                 f"{line[:60].decode(errors='replace')!r}: the file was altered, and ε cannot be stated from it; "
-                "restore it, or delete the checkpoints beside it to train anew under a new key"
+                "restore it, or delete the checkpoints next to it to train again with a new key"
             )
-    # Whatever the torn line holds (a part of itself, or the zeros some file systems leave), its step had begun.
+    # Whatever a partial line holds (a part of the text, or the zeros that some file systems leave), its step had begun.
     return len(complete) + bool(torn)
 
 

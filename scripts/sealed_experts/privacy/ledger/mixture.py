@@ -1,4 +1,4 @@
-"""ε of several adapters together, for a unit that may stand in the training data of more than one of them."""
+"""ε of several adapters together, for a unit that may be in the training data of more than one of them."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,12 +15,12 @@ class Member:
     """One adapter of a mixture, or one past release.
 
     Attributes:
-        name: what messages call it.
+        name: its name in messages.
         events: everything it released about its units.
-        units: its units' ids, in one scheme for all members; None where they are unknown, which counts as common with
-            everyone. An empty set: it learned from public data alone.
+        units: ids of its units, in one scheme for all members. None: unknown, so they count as common with every
+            member. An empty set: it learned from public data alone.
         unit: the kind of unit (`record`, or the field that names it). Ids of different kinds cannot be compared.
-        reason: why it claims no privacy; None where it does.
+        reason: why it claims no privacy; None if it claims some.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Member:
 
     @classmethod
     def from_receipt(cls, receipt: Mapping[str, Any], *, name: str, units: frozenset[str] | None) -> "Member":
-        """Return the adapter that `receipt` speaks of.
+        """Return the adapter that `receipt` describes.
 
         Raises:
             UserError: the receipt holds no events, or states neither an ε nor a reason why there is none.
@@ -50,9 +50,9 @@ class Member:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JointPrivacy:
-    """(ε, δ) for every unit of every member: ε is null, with the reason, where none can be claimed.
+    """(ε, δ) for every unit of every member. If no ε can be claimed, it is null and `reason` says why.
 
-    `members` are those whose common units bear the largest ε.
+    `members` are the members whose common units have the largest ε.
     """
 
     epsilon: float | None
@@ -68,9 +68,9 @@ class JointPrivacy:
 def mixture_privacy(members: Iterable[Member], *, delta: float, among: frozenset[str] | None = None) -> JointPrivacy:
     """Return the joint privacy of publishing all `members`: the maximum over units of what their releases compose to.
 
-    Each unit is in the data of some members; its ε is the composition of all those members' events. Only the largest
-    such groups matter, since more events never mean less ε. The whole statement holds at `delta`, which may be
-    another δ than the members' own.
+    Each unit is in the data of some members, and its ε is the composition of all their events. Only the largest such
+    groups matter, since more events never mean a smaller ε. The statement holds at `delta`, which may differ from the
+    members' own δ.
 
     Args:
         among: look only at these units (and at members whose units are unknown).
@@ -92,7 +92,7 @@ def mixture_privacy(members: Iterable[Member], *, delta: float, among: frozenset
     groups = [[concerned[index] for index in sorted(group)] for group in _largest_groups(concerned, among)]
     for group in sorted(groups, key=lambda group: -upper_bound(_events(group), delta=delta)):
         if worst and upper_bound(_events(group), delta=delta) <= largest:
-            break  # nor can any group after it be worse: they are sorted by this bound
+            break  # no group after it can be worse: they are sorted by this bound
         joint = epsilon(_events(group), delta=delta)
         if joint > largest or not worst:
             largest, worst = joint, tuple(member.name for member in group)
@@ -106,7 +106,7 @@ def _concerned(member: Member, among: frozenset[str] | None) -> bool:
 
 
 def _largest_groups(members: Sequence[Member], among: frozenset[str] | None) -> list[frozenset[int]]:
-    """Return the sets of members, as indices, that share a unit and are contained in no other such set."""
+    """Return the sets of members, as indices, that share a unit and are not part of a larger such set."""
     unknown = frozenset(index for index, member in enumerate(members) if member.units is None)
     holders: dict[str, set[int]] = {}
     for index, member in enumerate(members):

@@ -1,7 +1,7 @@
-"""The privacy receipt: what was promised, to whom, on what grounds, and what was not.
+"""The privacy receipt of a stage: what is promised, to whom and why, and what is not.
 
-A plain mapping, ready for JSON. It goes with the adapter through every stage, into its metrics and its package, and
-anybody can recompute its ε from the events it lists.
+A plain mapping, ready for JSON. It stays with the adapter through every stage, in its metrics and its package. Anybody
+can recompute its ε from the events in it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.ledger.accounting import account, describe_accountant, joint_stage_epsilons
 from sealed_experts.privacy.ledger.events import GaussianEvent, distinct_events, events_from_json
-from sealed_experts.privacy.plan import PrivacyPlan
+from sealed_experts.privacy.ledger.private_stage import PrivacyPlan
 
 MECHANISM = "gaussian_on_clipped_sums"
 
@@ -46,10 +46,10 @@ def stage_receipt(
     """Return the receipt of an adapter at the end of a private stage.
 
     Args:
-        steps: noisy steps on record in the stage's journal.
-        key_id: non-secret id of the noise key.
+        steps: number of noisy steps in the stage's journal.
+        key_id: public id of the noise key.
         prior: the receipt of the adapter that the stage started from.
-        spent: what the stage has noised before under other keys.
+        spent: steps that the stage took before with other keys.
 
     Raises:
         UserError: `prior` counts another kind of unit, or is not a receipt.
@@ -60,7 +60,7 @@ def stage_receipt(
             "their ε cannot be composed; train both on data with the same `unit`"
         )
     inherited = events_from_json(prior["events"]) if prior is not None else ()
-    if spent and not steps:  # all was done under another key
+    if spent and not steps:  # all steps were taken with another key
         steps, key_id = spent[-1].steps, spent[-1].key_id or key_id
     events = distinct_events([*inherited, *spent, plan.event(steps, key_id=key_id)])
     result = account(events, delta=plan.delta)
@@ -122,20 +122,6 @@ def unprotected_receipt(*, stage: str, unit: str, prior: Mapping[str, Any] | Non
     }
 
 
-def recompute(receipt: Mapping[str, Any]) -> float:
-    """Return the joint ε of a receipt's events at its δ, whatever ε it states.
-
-    Raises:
-        UserError: it is not a receipt, or one that claims nothing.
-    """
-    if receipt.get("epsilon") is None:
-        raise UserError(f"this privacy receipt states no ε: {receipt.get('reason') or 'it gives no reason'}")
-    delta = receipt.get("delta")
-    if not isinstance(delta, float) or not 0 < delta < 1:
-        raise UserError(f"a privacy receipt's delta must lie inside (0, 1), not {delta!r}")
-    return account(events_from_json(receipt.get("events")), delta=delta).epsilon
-
-
 def _reason(mode: str, prior: Mapping[str, Any] | None) -> str | None:
     if prior is not None and prior.get("epsilon") is None:
         inherited = prior.get("reason")
@@ -146,7 +132,7 @@ def _reason(mode: str, prior: Mapping[str, Any] | None) -> str | None:
 
 
 def _stages(prior: Mapping[str, Any] | None, stages: list[str]) -> list[str]:
-    """Return the chain's stages; one without privacy left no event, only its name in the receipt before."""
+    """Return the chain's stages. A stage without privacy left no event, only its name in `prior`."""
     return list(dict.fromkeys([*((prior or {}).get("stage_epsilon") or {}), *stages]))
 
 

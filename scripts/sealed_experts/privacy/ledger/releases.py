@@ -1,67 +1,30 @@
-"""What was ever sealed, so that ε can be stated over time: every version from the same units composes.
+"""The release log: everything that was ever sealed, so that ε over time can be stated.
 
-The log lies in the owner's home folder, outside the results, so that deleting those forgets nothing. It holds one file
-for each expert and noise key, and names units only by HMAC: whoever reads it without the owner's key cannot test
-whether a record was used. It holds no date, but numbers that say what was sealed before what: a version that is sealed
-again states what it stated the first time.
+The log is in the owner's home folder, outside the results, so deleting the results does not delete it. It has one file
+for each expert and noise key. Units are named only by HMAC: without the owner's key, nobody can test whether a record
+was used. Releases have numbers and no dates: a version that is sealed again states the same as the first time.
 """
 
 import dataclasses
 import functools
-import hashlib
-import hmac
 import re
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
-from sealed_experts.files.atomic import make_folder, write_bytes
+from sealed_experts.files.atomic import write_bytes
 from sealed_experts.files.canonical import canonical_json, read_json
 from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.files.home import private_folder
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.privacy.ledger.events import GaussianEvent, distinct_events, events_from_json
 from sealed_experts.privacy.ledger.mixture import JointPrivacy, Member, mixture_privacy
+from sealed_experts.privacy.ledger.owner_names import owner_key, private_name
 
 _FORMAT = "sealed-experts/release/v1"
 _FIELDS = {"format", "expert", "event", "unit", "units", "reason", "entered"}
 _EXPERT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-
-
-def owner_key(home: Path) -> bytes:
-    """Return the owner's 32-byte key for naming private data, made on first use in `home` (mode 0600).
-
-    Raises:
-        UserError: the file is damaged, or others can read it.
-    """
-    path = home / "owner.key"
-    _private_folder(home)
-    if not path.exists():
-        with folder_lock(home):
-            if not path.exists():  # else another process has made it meanwhile
-                write_bytes(path, secrets.token_hex(32).encode() + b"\n", mode=0o600)
-    if path.stat().st_mode & 0o077:
-        raise UserError(f"others can read the owner's key {path}: chmod 600 it")
-    text = path.read_bytes().strip()
-    if not re.fullmatch(rb"[0-9a-f]{64}", text):
-        raise UserError(
-            f"{path} must hold 64 hexadecimal digits: restore it from a copy; without it, past releases "
-            "cannot be matched with the data that they were made from"
-        )
-    return bytes.fromhex(text.decode())
-
-
-def private_name(key: bytes, *parts: str) -> str:
-    """Return the HMAC-SHA-256 of unambiguous parts under the owner's key, as hex: a name for private data.
-
-    A plain digest would confirm a guess at what it names.
-    """
-    message = b"sealed-experts/private-name/v1"
-    for part in parts:
-        encoded = part.encode()
-        message += len(encoded).to_bytes(8, "big") + encoded
-    return hmac.new(key, message, hashlib.sha256).hexdigest()
 
 
 class ReleaseLog:
@@ -72,32 +35,31 @@ class ReleaseLog:
         self._folder = home / "releases"
 
     def record(self, *, expert: str, receipt: Mapping[str, Any], units: Iterable[str] | None) -> int:
-        """Put a version that is about to be sealed into the log, and return its number in the order of releases.
+        """Enter a version that is about to be sealed into the log, and return its number.
 
-        The same version again changes nothing and has its old number; a longer run under the same key replaces the
-        shorter one, and has a new number. Several processes may do so at once.
+        The same version again changes nothing and keeps its number. A longer run with the same key replaces the shorter
+        one and gets a new number. Several processes may call this at once.
 
         Args:
             receipt: the version's privacy receipt.
-            units: ids of the units in its training data; None if unknown, which counts as common with everyone.
+            units: ids of the units in its training data. None: unknown, so they count as common with every version.
 
         Raises:
-            UserError: the receipt, the expert's name or a file of the log is not what it must be.
+            UserError: the receipt, the expert's name or a file of the log is invalid.
         """
         version = Member.from_receipt(receipt, name=expert, units=None)
         if units is not None:
             version = dataclasses.replace(version, units=self._unit_names(version.unit, units))
-        _private_folder(self._home)
-        _private_folder(self._folder)
+        private_folder(self._folder, home=self._home)
         with folder_lock(self._folder):
             following = 1 + max((entry.last for entry in self._entries()), default=0)
             return max(self._merge(expert, event, version, following) for event in version.events or (None,))
 
     def releases(self, *, expert: str | None = None, until: int | None = None) -> list[Member]:
-        """Return what the log holds, of one expert or of all, as members of one mixture over time.
+        """Return the log's content, of one expert or of all, as members of one mixture over time.
 
         Args:
-            until: only what had this number or a lower one when it was sealed.
+            until: only releases with this number or a lower one.
         """
         found = [entry.member(until) for entry in self._entries(expert)]
         return [member for member in found if member is not None]
@@ -113,20 +75,20 @@ class ReleaseLog:
         """Return the joint privacy of everything in the log, of one expert or of all.
 
         Args:
-            among: look only at these units, named as `lineages` does.
-            until: look only at what was sealed up to this number.
+            among: only these units, named as in `lineages`.
+            until: only releases up to this number.
         """
         return mixture_privacy(self.releases(expert=expert, until=until), delta=delta, among=among)
 
     def lineages(
         self, receipts: Sequence[Mapping[str, Any]], *, expert: str | None = None
     ) -> list[frozenset[str] | None]:
-        """Return for each receipt the names of the units that it was trained on, found by its noise keys.
+        """Return for each receipt the names of the units that its adapter learned from, found by its noise keys.
 
-        None where the log does not know: the package was sealed elsewhere, or its receipt names no key.
+        None if the log does not know them: the package was sealed elsewhere, or its receipt names no key.
 
         Args:
-            expert: look only at this expert's releases.
+            expert: only this expert's releases.
         """
         by_key: dict[str, frozenset[str] | None] = {}
         for member in self.releases(expert=expert):
@@ -137,7 +99,7 @@ class ReleaseLog:
 
     def _unit_names(self, kind: str, units: Iterable[str]) -> frozenset[str]:
         key = owner_key(self._home)
-        # 128 bits tell units apart, and keep the log of a large data set small.
+        # 128 bits are enough to distinguish units, and keep the log of a large dataset small.
         return frozenset(private_name(key, "unit", kind, unit)[:32] for unit in units)
 
     def _expert_folder(self, expert: str) -> Path:
@@ -150,8 +112,8 @@ class ReleaseLog:
         return [_read(path) for folder in folders for path in sorted(folder.glob("*.json"))]
 
     def _merge(self, expert: str, event: GaussianEvent | None, version: Member, following: int) -> int:
-        """Put one event of a version into its file, and return its number, which is `following` if it is new."""
-        folder = _private_folder(self._expert_folder(expert))
+        """Write one event of a version into its file, and return its number, which is `following` if it is new."""
+        folder = private_folder(self._expert_folder(expert), home=self._home)
         path = folder / f"{sha256_bytes(_identity(event).encode())[:32]}.json"
         units, reason, steps = version.units, version.reason, event.steps if event else 0
         entered: tuple[tuple[int, int], ...] = ()
@@ -159,7 +121,7 @@ class ReleaseLog:
             known = _read(path)
             both = [*([known.event] if known.event else []), *([event] if event else [])]
             event = distinct_events(both)[0] if both else None
-            units = _both(known.units, units)  # what was once unknown stays so: no later version can tell
+            units = _both(known.units, units)  # once unknown, always unknown: a later version does not help
             reason = known.reason or reason
             entered = known.entered
         number = next((number for number, before in entered if before >= steps), None)
@@ -180,7 +142,7 @@ class ReleaseLog:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """One file of the log. `entered` holds the number at which each longer run of the key came in, and its steps."""
+    """One file of the log. `entered` holds (number, steps) of each run of the key, each longer than the one before."""
 
     expert: str
     event: GaussianEvent | None
@@ -194,7 +156,7 @@ class _Entry:
         return self.entered[-1][0]
 
     def member(self, until: int | None) -> Member | None:
-        """Return what had been sealed of it up to a number; None if nothing had."""
+        """Return what was sealed up to a number; None if nothing was."""
         steps = [steps for number, steps in self.entered if until is None or number <= until]
         if not steps:
             return None
@@ -225,31 +187,17 @@ def _lineage(events: Sequence[GaussianEvent], by_key: Mapping[str, frozenset[str
 
 def _read(path: Path) -> _Entry:
     data = read_json(path)
-    if not isinstance(data, dict) or not _FIELDS - {"entered"} <= set(data) <= _FIELDS or data["format"] != _FORMAT:
+    if not isinstance(data, dict) or set(data) != _FIELDS or data["format"] != _FORMAT:
         raise UserError(
             f"{path} is not an entry of the release log: restore it from a copy; without it, ε over time "
             "would come out too small"
         )
     event = None if data["event"] is None else GaussianEvent.from_json(data["event"])
-    # Logs of earlier versions hold no numbers: what stands there came before all that has one.
-    entered = data.get("entered", [[0, event.steps if event else 0]])
     return _Entry(
         expert=str(data["expert"]),
         event=event,
         unit=data["unit"],
         units=None if data["units"] is None else frozenset(data["units"]),
         reason=data["reason"],
-        entered=tuple((number, steps) for number, steps in entered),
+        entered=tuple((number, steps) for number, steps in data["entered"]),
     )
-
-
-def _private_folder(folder: Path) -> Path:
-    try:
-        make_folder(folder, mode=0o700)
-    except OSError as error:
-        raise UserError(
-            f"cannot make the folder {folder} ({error.strerror}): set SEALED_EXPERTS_HOME to a folder of yours"
-        ) from error
-    if folder.stat().st_mode & 0o022:
-        raise UserError(f"others can write to {folder}: chmod 700 it")
-    return folder

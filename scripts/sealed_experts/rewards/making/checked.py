@@ -8,6 +8,7 @@ from sealed_experts.errors import UserError
 from sealed_experts.rewards import Reward, Score
 from sealed_experts.rewards.language.repetition import repetition
 from sealed_experts.settings.messages import listed, shown
+from sealed_experts.text import one_line
 
 REPETITION = "repetition"
 _ROUNDING = 1e-9  # a sum of shares may miss 1 by so much
@@ -81,7 +82,7 @@ def _as_float(value: object) -> float | None:
 
 def _shown(value: object) -> str:
     try:
-        text = " ".join(repr(value).split())
+        text = one_line(repr(value), most=60)
     except Exception:  # a type of the user's must not hide what is told
         text = "an object that does not show itself"
-    return f"{text if len(text) <= 60 else text[:59] + '…'} ({type(value).__name__})"
+    return f"{text} ({type(value).__name__})"

@@ -1,28 +1,38 @@
-"""Parts that the JSON Schemas of a package are put together from."""
+"""JSON Schema (2020-12): the parts that our schemas are made of, and the check of objects that anybody may write."""
 
 import functools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sealed_experts.packages.settings import VERSION_PATTERN
+from sealed_experts.text import one_line
 
 
-class LazyValidator:
-    """What holds objects against one JSON Schema, made when the first is checked and kept.
+class JsonSchema:
+    """One JSON Schema, and the check of objects against it.
 
-    To import jsonschema takes a fifth of a second, which commands that read no package need not pay.
+    Importing jsonschema takes a fifth of a second, so it waits for the first check.
 
-    Its work grows no faster than what it is given, which may be anybody's: jsonschema compares each item of a list with
-    each other, and looks at every item of a list or a mapping that is too long.
+    The work grows no faster than the object, which may come from anybody: jsonschema itself compares each item of a
+    list with each other, and looks at every item of a list or mapping that is too long.
     """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._schema = schema
 
+    def mistake_in(self, value: Mapping[str, Any]) -> str | None:
+        """Return the first mistake in an object as `field: what is wrong`, in one line; None where there is none."""
+        try:
+            first = next(self._validator.iter_errors(dict(value)), None)
+        except RecursionError:
+            return "it is nested too deeply"
+        if first is None:
+            return None
+        place = ".".join(str(part) for part in first.absolute_path) or "its fields"
+        return f"{one_line(place)}: {one_line(first.message)}"
+
     @functools.cached_property
-    def validator(self) -> Any:
-        """The validator by draft 2020-12."""
+    def _validator(self) -> Any:
         import jsonschema
 
         draft = jsonschema.Draft202012Validator
@@ -38,7 +48,7 @@ class LazyValidator:
 
 
 def _unless_too_long(check: Any, most: str, validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
-    """Yield a keyword's errors, but none where `most` of the same schema refuses the list or mapping as a whole."""
+    """Yield a keyword's errors, but none for a list or mapping that is too long: `most` refuses that as a whole."""
     if most in schema and isinstance(instance, list | dict) and len(instance) > schema[most]:
         return
     yield from check(validator, value, instance, schema)
@@ -70,12 +80,12 @@ def text(description: str, *, least: int = 1, most: int = 1000) -> dict[str, Any
 
 
 def matching(description: str, pattern: str) -> dict[str, Any]:
-    """Return the schema of a text of at most 200 characters that matches a pattern."""
+    """Return the schema of a text of up to 200 characters that matches a pattern."""
     return {"description": description, "type": "string", "pattern": pattern, "maxLength": 200}
 
 
 def whole(description: str, *, least: int, most: int = 2**53 - 1) -> dict[str, Any]:
-    """Return the schema of a whole number that JSON readers carry exactly."""
+    """Return the schema of a whole number that every JSON reader stores exactly."""
     return {"description": description, "type": "integer", "minimum": least, "maximum": most}
 
 
@@ -97,12 +107,6 @@ def texts(description: str, *, least: int, most: int) -> dict[str, Any]:
     }
 
 
-def patterns(description: str) -> dict[str, Any]:
-    """Return the schema of a list of version patterns."""
-    items = {"type": "string", "pattern": VERSION_PATTERN, "maxLength": 200}
-    return {"description": description, "type": "array", "items": items, "maxItems": 100, "uniqueItems": True}
-
-
 def or_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of the same, or null."""
+    """Return a schema that also allows null."""
     return {**schema, "type": [schema["type"], "null"]}

@@ -5,10 +5,9 @@ import json
 import pytest
 
 from sealed_experts.errors import UserError
-from sealed_experts.packages.content.receipt import covering, receipt_bytes
-from sealed_experts.packages.content.release import released
 from sealed_experts.privacy.ledger.accounting import epsilon
 from sealed_experts.privacy.ledger.events import GaussianEvent
+from sealed_experts.privacy.ledger.published_receipt import covering, receipt_bytes, released
 from sealed_experts.privacy.ledger.releases import ReleaseLog
 from tests.attacks import building
 

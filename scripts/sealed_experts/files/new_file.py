@@ -1,4 +1,4 @@
-"""A finished file gets a name that nothing has: nothing is ever written over."""
+"""Giving a finished file its name without overwriting anything."""
 
 import contextlib
 import errno
@@ -8,14 +8,13 @@ from pathlib import Path
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import sync_folder, write_error
-from sealed_experts.packages.regular_file import open_regular
-from sealed_experts.packages.source import BLOCK
+from sealed_experts.files.regular_file import open_regular
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def place(draft: Path, target: Path) -> bool:
-    """Give a draft its name, and return whether it has it: False, and nothing is done, where something else has.
+    """Rename a draft to `target`. Never overwrites: if the name is taken, do nothing and return False.
 
     Raises:
         UserError: the folder cannot be written.
@@ -32,23 +31,20 @@ def place(draft: Path, target: Path) -> bool:
 
 
 def digest_at(path: Path) -> str:
-    """Return the SHA-256 of the file that has a name already.
+    """Return the SHA-256 of the file that already has a name.
 
     Raises:
-        UserError: it is no plain file, or cannot be read.
+        UserError: it is not a regular file, or cannot be read.
     """
     try:
         with open_regular(path, follow=False) as (stream, _):
-            state = hashlib.sha256()
-            while piece := stream.read(BLOCK):
-                state.update(piece)
-            return state.hexdigest()
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"{path} stands in the way ({error.strerror}): remove it, or choose another folder") from error
+        raise UserError(f"{path} is in the way ({error.strerror}): remove it, or choose another folder") from error
 
 
 def discard(draft: Path) -> None:
-    """Remove a draft, if it is there; that it could not be made is told by what tried to."""
+    """Remove a draft, if it is there. Errors are ignored: whoever made the draft reports its own."""
     with contextlib.suppress(OSError):
         draft.unlink()
 
@@ -59,6 +55,6 @@ def _link(draft: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        # A file system without links, such as a USB stick's: an empty file takes the name first.
+        # A file system without links, such as on a USB stick: an empty file takes the name first.
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
         os.replace(draft, target)

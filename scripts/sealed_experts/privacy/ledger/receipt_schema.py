@@ -1,15 +1,15 @@
 """JSON Schema (2020-12) of privacy_receipt.json: the allow-list of what a package says about its privacy.
 
-`config/schemas/receipt.schema.json` is this text for other programs; a test holds the two equal.
+`config/schemas/receipt.schema.json` is the same schema for other programs; a test compares the two.
 """
 
 from typing import Any
 
-from sealed_experts.packages.content.schema_parts import mapping, matching, number, or_null, text, whole
+from sealed_experts.files.json_schema import mapping, matching, number, or_null, text, whole
 
 MAX_EVENTS, MAX_STAGES = 64, 16
 STAGE = r"^[a-z][a-z0-9_]{0,63}$"
-# Numbers beyond these mean nothing, and no accountant computes with them.
+# Numbers outside these bounds make no sense, and no accountant can use them.
 NOISE = {"minimum": 1e-3, "maximum": 1e6}
 _TOGETHER = {**NOISE, "minimum": 5e-4}  # of several queries on one draw
 RATE = {"minimum": 1e-12, "maximum": 1}
@@ -94,7 +94,7 @@ _FIELDS: dict[str, Any] = {
     "does_not_protect": _texts("What is not."),
 }
 RECEIPT_FIELDS = tuple(_FIELDS)
-# What a claim of ε rests on. Another relation, sampling or mechanism would have another ε.
+# Fields that a claim of ε is based on. Another relation, sampling or mechanism has another ε.
 CLAIMED = {
     "enabled": {"const": True},
     "mode": {"const": "release"},

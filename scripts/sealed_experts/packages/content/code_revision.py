@@ -1,4 +1,4 @@
-"""Which revision of the code made a package, where that can be said."""
+"""The revision of the code that seals a package, if it is known."""
 
 import os
 import re
@@ -11,8 +11,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 def code_revision(root: Path) -> str | None:
     """Return the commit of the repository at `root`.
 
-    None where git or the repository is missing, and where a file that it tracks was changed: the code is then no
-    commit's. Files outside it, configurations among them, play no part.
+    None if git or the repository is missing, or if a tracked file of the code was changed. Files that are not code,
+    such as configurations, do not matter.
     """
     top = _git(root, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != root.resolve():  # another repository around this folder
@@ -24,7 +24,7 @@ def code_revision(root: Path) -> str | None:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    # GIT_DIR and its like, set by a hook for instance, would speak of another repository.
+    # GIT_DIR and the like, set by a hook for example, would point to another repository.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(

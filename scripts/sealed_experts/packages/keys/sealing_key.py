@@ -1,7 +1,7 @@
-"""Which key seals, that it can be used, and that it has exactly the algorithms that the configuration asks for.
+"""The key that seals a run's packages: it must be usable and have the algorithms that the configuration asks for.
 
-Whoever trusts a publisher requires a signature by each of its keys, so that none can be stripped. A package that leaves
-one out would be refused everywhere: this is found before anything is trained.
+Readers require a signature by each key of a publisher, so that no signature can be stripped. A package that lacks one
+would be refused everywhere, so this is checked before anything is trained.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ from sealed_experts.packages.keys.private_keys import ensure_publisher_key, key_
 
 
 def settle_publisher(wanted: Mapping[str, Sequence[str]], *, create: bool) -> str:
-    """Return the fingerprint of the publisher that seals; its key is made on first use.
+    """Return the fingerprint of the publisher that seals. Its key is made on first use.
 
     Args:
-        wanted: each expert's `package.signatures`; an empty one stands for all that the key has.
-        create: whether jobs follow: then an absent key is made, with the algorithms that all experts ask for, if they
-            agree, and a key under a passphrase is opened.
+        wanted: each expert's `package.signatures`; an empty one means all that the key has.
+        create: whether jobs follow. Then a missing key is made, with the algorithms that all experts ask for if they
+            agree, and a key with a passphrase is opened.
 
     Raises:
-        UserError: as `ensure_publisher_key`; or an expert asks for other algorithms than the key has; or jobs could not
-            open the key.
+        UserError: as for `ensure_publisher_key`; or an expert asks for other algorithms than the key has; or jobs could
+            not open the key.
     """
     asked = {frozenset(algorithms) for algorithms in wanted.values()}
     agreed = sorted(next(iter(asked))) if len(asked) == 1 and all(asked) else None
@@ -36,13 +36,13 @@ def settle_publisher(wanted: Mapping[str, Sequence[str]], *, create: bool) -> st
             require_variable(path)
         opened = load_key(path).public
         mend_public(path, opened)
-        if opened.fingerprint != fingerprint:  # where a .pub file of the user's own stands for it
+        if opened.fingerprint != fingerprint:  # the user's .pub file belongs to another key
             raise UserError(f"{path.with_suffix('.pub')} is not the public half of {path}: remove it, or put it right")
     return fingerprint
 
 
 def check_signatures(wanted: Mapping[str, Sequence[str]], *, has: Sequence[str]) -> None:
-    """Hold what experts ask for against the algorithms of the publisher's key.
+    """Compare the algorithms that experts ask for with those of the publisher's key.
 
     Raises:
         UserError: an expert asks for one that the key lacks, or leaves out one that it has.

@@ -1,4 +1,4 @@
-"""Keys that were rotated out: where they are kept, and how one is revoked without revoking its successor."""
+"""Retired keys, which a rotation replaced: their paths, and how to revoke one without revoking its successor."""
 
 import glob
 import os
@@ -6,23 +6,22 @@ import shlex
 from pathlib import Path
 
 from sealed_experts.errors import UserError
-from sealed_experts.packages.keys.home import NAME
 from sealed_experts.packages.keys.own_entry import RETIRED
 from sealed_experts.packages.keys.pem import read_public_keys
 from sealed_experts.packages.keys.private_keys import VARIABLE, keys_folder
-from sealed_experts.packages.keys.publisher import Publisher
+from sealed_experts.packages.keys.publisher import NAME, Publisher
 from sealed_experts.packages.keys.trust import load_trust
 
-_LONGEST = 46  # letters of the name that remain, so that the whole can name a key
+_LONGEST = 46  # characters of the old name, so that the whole can name a key
 
 
 def retired_path(path: Path, public: Publisher) -> Path:
-    """Return where the private file `path` is put aside."""
+    """Return the path that the private file `path` gets when it is retired."""
     return path.with_name(f"{path.stem[:_LONGEST]}{RETIRED}{public.fingerprint[:8]}.pem")
 
 
 def revoking_command(path: Path, *, reason: str = "it was replaced", fingerprint: str | None = None) -> str:
-    """Return the command that revokes the key in a private file, for a shell."""
+    """Return the shell command that revokes the key in a private file."""
     command = "sealed-experts keys revoke"
     if os.path.realpath(path.parent) == os.path.realpath(keys_folder()) and NAME.fullmatch(path.stem):
         command += f" --name {path.stem}"
@@ -34,17 +33,17 @@ def revoking_command(path: Path, *, reason: str = "it was replaced", fingerprint
 
 
 def refuse_rotated_in(path: Path, public: Publisher, *, fingerprint: str | None) -> None:
-    """Refuse to revoke a key under whose name another key signed before, unless its fingerprint is given.
+    """Refuse to revoke a key that replaced another one, unless its fingerprint is given.
 
-    A revocation cannot be taken back, and after a rotation it is the old key that is to be revoked as a rule.
+    A revocation cannot be undone, and after a rotation users usually want to revoke the old key.
 
     Args:
         path: the private file.
         public: its public half.
-        fingerprint: that of the key that is meant, where it was given.
+        fingerprint: the fingerprint that the user gave, if any.
 
     Raises:
-        UserError: a former key that is not revoked lies beside it, and no fingerprint is given; or another one is.
+        UserError: the key replaced one that is not revoked, and no fingerprint is given; or another fingerprint is.
     """
     if fingerprint is not None:
         if fingerprint != public.fingerprint:
@@ -64,7 +63,7 @@ def refuse_rotated_in(path: Path, public: Publisher, *, fingerprint: str | None)
 
 
 def _former(path: Path, public: Publisher) -> list[Path]:
-    """Return the files of the keys that `path` held before and that are not revoked."""
+    """Return the files of the keys that `path` replaced and that are not revoked."""
     if RETIRED in path.stem:
         return []
     pattern = glob.escape(path.stem[:_LONGEST] + RETIRED) + "*.pem"
@@ -75,6 +74,6 @@ def _former(path: Path, public: Publisher) -> list[Path]:
 def _is_revoked(path: Path) -> bool:
     try:
         entry = load_trust().find(read_public_keys(path.with_suffix(".pub"))[0].fingerprint)
-    except UserError:  # a damaged file: then nobody knows
+    except UserError:  # a damaged file: unknown, so not counted as revoked
         return False
     return entry is not None and entry.revoked is not None

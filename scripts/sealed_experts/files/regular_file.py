@@ -1,16 +1,20 @@
-"""Opening a file that somebody else named: nothing but a regular file, and never a wait."""
+"""Reading a file whose path somebody else chose: only regular files, and never waiting."""
 
 import contextlib
 import errno
 import os
 import stat
 from collections.abc import Iterator
-from typing import BinaryIO
+from io import BufferedReader
+
+from sealed_experts.errors import UserError
 
 
 @contextlib.contextmanager
-def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[tuple[BinaryIO, os.stat_result]]:
-    """Yield a file opened for reading and its status, taken from the opened file itself.
+def open_regular(
+    path: str | os.PathLike[str], *, follow: bool = True
+) -> Iterator[tuple[BufferedReader, os.stat_result]]:
+    """Yield a file opened for reading, and the status of the opened file.
 
     Args:
         follow: whether the path's last part may be a symbolic link.
@@ -37,3 +41,16 @@ def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> Iterat
         raise
     with os.fdopen(descriptor, "rb") as stream:
         yield stream, status
+
+
+def read_regular(path: str | os.PathLike[str], *, what: str, limit: int) -> bytes:
+    """Return the first `limit` bytes of a file; `what` names it in messages.
+
+    Raises:
+        UserError: it cannot be opened or read, or is not a regular file.
+    """
+    try:
+        with open_regular(path) as (stream, _):
+            return stream.read(limit)
+    except OSError as error:
+        raise UserError(f"cannot read {what} {os.fspath(path)}: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""What a package says about itself, for people, and whether any of it is verified."""
+"""What `sealed-experts inspect` shows: what a package says about itself, and whether that is verified."""
 
 import os
 from dataclasses import dataclass, replace
@@ -9,25 +9,24 @@ from sealed_experts.packages import opening
 from sealed_experts.packages.content.manifest import canonical_object
 from sealed_experts.packages.content.receipt import RECEIPT
 from sealed_experts.packages.errors import EncryptedError, PackageError, SignatureError
-from sealed_experts.packages.expert.container import ExpertReport
-from sealed_experts.packages.keys.policy import Policy
+from sealed_experts.packages.keys.policy import DEFAULT, Policy
 from sealed_experts.packages.keys.trust import TrustStore
-from sealed_experts.packages.printable import printable
 from sealed_experts.packages.recipients.encryption import Identity
-from sealed_experts.packages.tgsp.examination import ANY, PackageReport
+from sealed_experts.packages.report import PackageReport
+from sealed_experts.text import printable
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a package says about itself, and what of it is verified.
+    """What a package says about itself, and how much of it is verified.
 
     Attributes:
-        lines: for people.
-        exit_code: 0 when all of the package is verified, else that of what it is refused for.
+        lines: the text for people.
+        exit_code: 0 if all of the package is verified, else the code of the refusal.
         manifest_verified: whether a trusted publisher signed the manifest.
-        report: what is known of the package, if anything may be shown.
-        receipt: the privacy receipt as it is, where it was verified.
-        refusal: why not all of it is verified.
+        report: what is known of the package; None if nothing may be shown.
+        receipt: the privacy receipt; None if it was not verified.
+        refusal: why the package, or a part of it, is not verified; None if all of it is.
     """
 
     lines: list[str]
@@ -38,7 +37,7 @@ class Description:
     refusal: str | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return it for programs: manifest and receipt as they are, and whether they are verified."""
+        """Return the same for programs: manifest and receipt unchanged, and whether they are verified."""
         report = self.report
         return {
             "verified": self.exit_code == 0,
@@ -54,13 +53,19 @@ class Description:
 
 
 def describe(
-    path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = ANY, identity: Identity | None = None
+    path: str | os.PathLike[str],
+    *,
+    trust: TrustStore,
+    policy: Policy = DEFAULT,
+    identity: Identity | None = None,
 ) -> Description:
     """Describe a package.
 
-    The manifest of an untrusted publisher is shown when the file is whole by the key it carries itself, marked as
-    not verified: one reads it to decide about trust. Of an altered file nothing is shown. Of a file that is encrypted
-    for others, the manifest is shown when its signature is verified, and the exit code is not 0, for the rest is not.
+    - Of an untrusted publisher's package the manifest is shown, marked as not verified, if the key in the file signed
+      it: users read it to decide about trust.
+    - Of an altered file nothing is shown.
+    - Of a package that is encrypted for others the manifest is shown if its signature is verified. The exit code is
+      not 0, because the rest is not verified.
 
     Raises:
         UserError: the file cannot be read.
@@ -89,7 +94,7 @@ def describe(
 def _report(
     path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy, identity: Identity | None
 ) -> tuple[PackageReport, EncryptedError | None]:
-    """Return what is known, and why that is the manifest only where it is."""
+    """Return what is known of a package, and why its content is not, if it is not."""
     try:
         return opening.verify_any(path, trust=trust, policy=policy, identity=identity), None
     except EncryptedError as error:
@@ -97,7 +102,7 @@ def _report(
 
 
 def _unverified(path: str | os.PathLike[str], error: PackageError) -> Description:
-    """Of a stranger's package nothing is read but the manifest: who decompresses or parses the rest trusts them."""
+    """Describe a refused package. Only the manifest is read: decompressing or parsing the rest would need trust."""
     head = [f"NOT VERIFIED: {shown(error)}"]
     nothing = Description(lines=head, exit_code=error.exit_code, refusal=shown(error))
     if not isinstance(error, SignatureError):
@@ -108,8 +113,8 @@ def _unverified(path: str | os.PathLike[str], error: PackageError) -> Descriptio
         return nothing
     lines = [
         *head,
-        f"The file is whole by the key that it carries itself ({report.publisher}). Anyone can make such a file: nobody"
-        " vouches for what follows.",
+        f"The file is intact by the key that it carries itself ({report.publisher}). Anyone can make such a file:"
+        " nobody you trust signed what follows.",
         *_described(report),
     ]
     return replace(nothing, lines=lines, report=report)
@@ -118,7 +123,7 @@ def _unverified(path: str | os.PathLike[str], error: PackageError) -> Descriptio
 def _described(report: PackageReport) -> list[str]:
     """Return the manifest as lines `field: value`, nested fields joined by dots."""
     fields = {key: value for key, value in report.manifest.items() if key != "members"}
-    if isinstance(report, ExpertReport):
+    if report.integrity is not None:
         kept = {key: value for key, value in report.integrity.items() if key not in ("files", "signature")}
         fields["integrity"] = kept
     members = [
@@ -131,7 +136,7 @@ def _lines(value: Any, place: str) -> list[str]:
     if isinstance(value, dict):
         return [line for key in sorted(value) for line in _lines(value[key], f"{place}.{key}" if place else key)]
     if isinstance(value, list):
-        # Items that are mappings themselves stand one a line.
+        # Items that are mappings get one line each.
         if any(isinstance(item, dict) for item in value):
             return [line for index, item in enumerate(value) for line in _lines(item, f"{place}[{index}]")]
         return [f"{place}: {', '.join(_shown(item) for item in value)}"]

@@ -1,42 +1,51 @@
-"""What a receipt's fields must say of each other, and of the package: all that needs no accountant."""
+"""Rules between the fields of a receipt, and between a receipt and its chain: all checks but that of ε itself."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sealed_experts.errors import UserError
-from sealed_experts.packages.content.manifest import check_schema
-from sealed_experts.packages.content.receipt import RECEIPT
-from sealed_experts.packages.content.receipt_schema import RECEIPT_SCHEMA
-from sealed_experts.packages.content.schema_parts import LazyValidator
-from sealed_experts.packages.errors import PackageError
+from sealed_experts.files.json_schema import JsonSchema
 from sealed_experts.privacy.ledger.events import (
     GaussianEvent,
     combined_noise_multiplier,
     distinct_events,
     events_from_json,
 )
+from sealed_experts.privacy.ledger.receipt_schema import RECEIPT_SCHEMA
 
-_SCHEMA = LazyValidator(RECEIPT_SCHEMA)
+_SCHEMA = JsonSchema(RECEIPT_SCHEMA)
+
+
+class ReceiptError(UserError):
+    """A privacy receipt is not what it must be."""
+
+
+def privacy_summary(receipt: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a manifest states about a receipt."""
+    summary = {field: receipt.get(field) for field in ("epsilon", "delta", "unit")}
+    summary["mode"] = receipt.get("mode") if receipt.get("enabled") is True else "none"
+    return {**summary, "reason": receipt["reason"]} if receipt.get("reason") else summary
 
 
 def check_receipt(receipt: Mapping[str, Any], *, stages: Sequence[str] = ()) -> tuple[GaussianEvent, ...]:
-    """Hold a receipt against its schema and its own rules, and return its events, those of one noise key once.
+    """Check a receipt by its schema and its rules. Return its events, with each noise key once.
 
-    A receipt without a claim must say why, and states no ε anywhere.
+    A receipt that claims no ε must say why, and must state none anywhere.
 
     Args:
-        stages: the package's chain, of which each stage must be accounted for where an ε is claimed.
+        stages: the package's chain. If an ε is claimed, every stage of it must be counted.
 
     Raises:
-        PackageError: the first mistake, with its field.
+        ReceiptError: the first mistake, with its field.
     """
-    check_schema(receipt, _SCHEMA, name=RECEIPT)
+    if mistake := _SCHEMA.mistake_in(receipt):
+        raise ReceiptError(mistake)
     try:
-        # The ledger's own rule: what one key is said to have released under two stages is more than one release.
+        # The ledger's rule: events of one key that name two stages are two releases.
         events = distinct_events(events_from_json(receipt["events"]))
     except UserError as error:
-        raise PackageError(f"{RECEIPT}: events: {str(error)[:300]!a}") from error
+        raise ReceiptError(f"events: {str(error)[:300]!a}") from error
     if receipt["epsilon"] is None:
         return events
     _check_stages(receipt, events, stages)
@@ -49,32 +58,29 @@ def _check_stages(receipt: Mapping[str, Any], events: Sequence[GaussianEvent], s
     released, claimed = {event.stage for event in events}, receipt["stage_epsilon"].keys()
     for stage in (*stages, *claimed):
         if stage not in released:
-            raise PackageError(f"{RECEIPT}: stage {stage[:64]!a} has no event, so what it released is not counted")
+            raise ReceiptError(f"stage {stage[:64]!a} has no event, so what it released is not counted")
     for stage in stages:
         if stage not in claimed:
-            raise PackageError(f"{RECEIPT}: stage_epsilon: it has no {stage}, a stage of this package's chain")
+            raise ReceiptError(f"stage_epsilon: it has no {stage}, a stage of this package's chain")
 
 
 def _check_delta(receipt: Mapping[str, Any]) -> None:
     delta, units = receipt["delta"], receipt["units"]
     if delta >= 1 / units:
-        raise PackageError(
-            f"{RECEIPT}: delta is {delta:g}, not below 1/{units}: publishing one whole unit would count as private"
-        )
+        raise ReceiptError(f"delta is {delta:g}, not below 1/{units}: publishing one whole unit would count as private")
     over = receipt.get("over_releases")
     if over is None or over["epsilon"] is None:
         return
     if over.get("delta") != delta:
-        raise PackageError(f"{RECEIPT}: over_releases.delta must be delta, which is {delta:g}, not {over.get('delta')}")
+        raise ReceiptError(f"over_releases.delta must be delta, which is {delta:g}, not {over.get('delta')}")
     if over["epsilon"] < receipt["epsilon"]:
-        raise PackageError(
-            f"{RECEIPT}: over_releases.epsilon is {over['epsilon']:.6g}, but this version alone states"
-            f" {receipt['epsilon']:.6g}"
+        raise ReceiptError(
+            f"over_releases.epsilon is {over['epsilon']:.6g}, but this version alone states {receipt['epsilon']:.6g}"
         )
 
 
 def _check_last_stage(receipt: Mapping[str, Any], last: GaussianEvent) -> None:
-    """The receipt's single fields describe its last stage: they must be those of the last event."""
+    """Compare the fields that describe the last stage with the last event."""
     together = combined_noise_multiplier([receipt["noise_multiplier"], *receipt["queries"].values()])
     for field, stated, found in (
         ("sample_rate", receipt["sample_rate"], last.sample_rate),
@@ -84,4 +90,4 @@ def _check_last_stage(receipt: Mapping[str, Any], last: GaussianEvent) -> None:
         ("steps", receipt["steps"], last.steps),
     ):
         if not math.isclose(stated, found, rel_tol=1e-9):
-            raise PackageError(f"{RECEIPT}: {field}: {stated}, but its last event says {found}")
+            raise ReceiptError(f"{field}: {stated}, but its last event says {found}")

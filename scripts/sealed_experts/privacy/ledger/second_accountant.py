@@ -1,11 +1,11 @@
-"""ε of a receipt's events, bounded from both sides by an accountant that shares no code with the ledger's.
+"""Bounds on the ε of a receipt's events from both sides, by an accountant that shares no code with the ledger's.
 
-The ledger's numbers come from dp_accounting. This one composes the privacy losses numerically, after Gopi, Lee and
-Wutschitz, "Numerical Composition of Differential Privacy" (2021): each step's loss is rounded to a grid of width h, and
-shifted so that its mean stays. The sum of T roundings is a sum of T independent variables of mean 0 in an interval of
-length h, so by Hoeffding's inequality it exceeds h·sqrt(T/2·ln(2/η)) with probability at most η. What lies outside the
-grid is bounded by Rényi moments (Mironov, Talwar and Zhang, 2019). Both errors are counted, against the claim or for
-it, so that the true ε lies between the two numbers.
+The ledger uses dp_accounting. This accountant composes the privacy losses numerically, after Gopi, Lee and Wutschitz,
+"Numerical Composition of Differential Privacy" (2021): each step's loss is rounded to a grid of width h, and shifted so
+that its mean stays. The sum of T rounding errors is a sum of T independent variables of mean 0 in an interval of length
+h, so by Hoeffding's inequality it exceeds h·sqrt(T/2·ln(2/η)) with probability at most η. Losses outside the grid are
+bounded by Rényi moments (Mironov, Talwar and Zhang, 2019). Both errors are added to the upper bound and subtracted from
+the lower one, so that the true ε is between the two.
 """
 
 import math
@@ -21,7 +21,7 @@ Groups = Mapping[tuple[float, float], int]  # {(sample rate, noise multiplier): 
 _ORDERS = np.array([*range(2, 65), *(2**power for power in range(7, 13))])
 _MOST_CELLS = 1 << 22  # of all kinds of steps together: about 200 MB, and seconds
 _PRECISION = 2e-4  # of ε, where the grid allows it
-_SLACK = 1e-3  # of δ, for everything that is only improbable
+_SLACK = 1e-3  # part of δ that covers all improbable events
 _LARGEST_LOSS = 600.0  # beyond it exp() leaves double precision
 
 
@@ -37,10 +37,10 @@ def epsilon_bounds(groups: Groups, *, delta: float, near: float) -> Bounds | Non
     """Return bounds on the ε of these Poisson-subsampled Gaussian steps, one unit added or removed.
 
     Args:
-        near: about the ε that is expected: decides how fine the grid is, not what it finds.
+        near: roughly the expected ε. It decides how fine the grid is, and not the result.
 
     Returns:
-        The bounds; None where double precision cannot tell (δ near 1e-10 or, after a million steps, 1e-7; losses in the
+        The bounds; None if double precision is not enough (δ near 1e-10 or, after a million steps, 1e-7; losses in the
         hundreds).
     """
     present = {pair: steps for pair, steps in groups.items() if steps}
@@ -67,16 +67,16 @@ def epsilon_bounds(groups: Groups, *, delta: float, near: float) -> Bounds | Non
 
 
 def transform_error(steps: int) -> float:
-    """Return what Fourier transforms may add to, or take from, a tail's probability.
+    """Return the largest error of a tail's probability that comes from Fourier transforms.
 
-    Raising a spectrum to a power multiplies its rounding. Measured on binomial distributions, which are compositions
-    with a closed form: a third to a half of this, on every grid that is used here.
+    Raising a spectrum to a power multiplies its rounding errors. On binomial distributions, which are compositions with
+    a closed form, the measured error is a third to a half of this, on every grid that is used here.
     """
     return 1e-13 + 1e-16 * steps
 
 
 def _reach(groups: Groups, probability: float) -> float:
-    """Return a loss that neither the sum nor any one step exceeds, up or down, but with this probability."""
+    """Return a loss that the sum, and any one step, exceeds in size with at most this probability."""
     total = sum(steps * _renyi(rate, noise) for (rate, noise), steps in groups.items())
     return float(np.min(total + math.log(1 / probability) / (_ORDERS - 1)))
 
@@ -111,7 +111,7 @@ def _composed(groups: Groups, *, cells: int, width: float, added: bool) -> tuple
         inside = float(below[-1] - below[0])
         rounded = float(masses @ places) * width
         shift += steps * (_mean(edges[0], edges[-1], rate=rate, noise=noise, added=added) - rounded) / inside
-        # A loss of place k stands at index k modulo the number of cells, so that sums need no other shift.
+        # The loss of place k is at index k modulo the number of cells, so sums need no other shift.
         spectrum *= fft.rfft(np.roll(masses / inside, -(cells // 2))) ** steps
     summed = np.roll(fft.irfft(spectrum, cells), cells // 2)
     return places * width + shift, summed
@@ -130,7 +130,7 @@ def _distribution(losses: Any, *, rate: float, noise: float, added: bool) -> Any
 
 
 def _outcome(losses: Any, *, rate: float, noise: float) -> Any:
-    """Return the x at which the logarithm of the densities' quotient has these values; -inf below its least value."""
+    """Return the x at which the log of the ratio of densities has these values; -inf below its smallest value."""
     if rate == 1.0:
         return noise**2 * losses + 0.5
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -141,7 +141,7 @@ def _outcome(losses: Any, *, rate: float, noise: float) -> Any:
 def _mean(low: float, high: float, *, rate: float, noise: float, added: bool) -> float:
     """Return the integral of one step's loss over the outcomes whose loss lies in [low, high]."""
     ends = _outcome(np.array([-high, -low] if added else [low, high]), rate=rate, noise=noise)
-    # Forty standard deviations: what is beyond has a mass below the smallest number there is.
+    # Forty standard deviations: the mass beyond is below the smallest double.
     first, last = max(float(ends[0]), -40 * noise), min(float(ends[1]), 1 + 40 * noise)
     nodes, weights = np.polynomial.legendre.leggauss(32)
     borders = np.linspace(first, last, 257)
@@ -159,7 +159,7 @@ def _density(x: Any, noise: float) -> Any:
 
 
 def _epsilon(losses: Any, masses: Any, delta: float) -> float:
-    """Return the least ε at which E[(1 - exp(ε - loss))₊] is at most δ; below 0 where even 0 is more than enough."""
+    """Return the least ε at which E[(1 - exp(ε - loss))₊] is at most δ. It may be below 0."""
     above = np.cumsum(masses[::-1])[::-1]
     weighted = np.cumsum((masses * np.exp(-losses))[::-1])[::-1]
     exceeding = np.flatnonzero(above - np.exp(losses) * weighted > delta)

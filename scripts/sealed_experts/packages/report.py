@@ -1,0 +1,41 @@
+"""What is known of a package after it was verified, whatever its container."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackageReport:
+    """What is known of a package that was verified without keeping its weights.
+
+    Attributes:
+        manifest: what the package says about itself.
+        members: content of its small members, by name.
+        publisher: fingerprint of the publisher that signed it.
+        publisher_name: the publisher's name in the trust store.
+        digest: SHA-256 of the whole file, if it was asked for.
+        size: bytes of the whole file.
+        signatures: the algorithms that signed, each checked.
+        recipients: fingerprints of the recipients that can decrypt it.
+        shapes: shapes of the adapter's tensors, by name; empty if the content was not read.
+        integrity: the field of this name in an `.expert` file's manifest, which `manifest` lacks; None for a `.tgsp`.
+    """
+
+    manifest: dict[str, Any]
+    members: dict[str, bytes]
+    publisher: str
+    publisher_name: str
+    digest: str | None
+    size: int
+    signatures: tuple[str, ...] = ()
+    recipients: tuple[str, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    integrity: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifiedPackage(PackageReport):
+    """A package in memory: a trusted publisher signed every byte, and every check passed; `members` are all of them."""
+
+    digest: str
