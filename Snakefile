@@ -14,8 +14,7 @@ include: "rules/common.smk"
 include: "rules/artifacts.smk"
 include: "rules/base.smk"
 include: "rules/data.smk"
-include: "rules/sft.smk"
-include: "rules/reinforce.smk"
+include: "rules/train.smk"
 include: "rules/export.smk"
 include: "rules/seal.smk"
 include: "rules/moe.smk"
@@ -26,8 +25,6 @@ include: "rules/report.smk"
 localrules:
     all,
     data,
-    sft,
-    reinforce,
     packages,
     moe,
 
@@ -50,14 +47,15 @@ rule data:
         data_artifacts(EXPERTS),
 
 
-rule sft:
-    input:
-        trained(["sft"]),
+# Each stage's name is a target too.
+for stage in STAGES:
 
-
-rule reinforce:
-    input:
-        trained(["reinforce"]),
+    rule:
+        name:
+            stage
+        input:
+            trained([stage]),
+        localrule: True
 
 
 rule packages:

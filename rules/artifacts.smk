@@ -14,7 +14,7 @@ def sealed_packages():
     ]
 
 
-def trained(stages=STAGE_FILES):
+def trained(stages=STAGES):
     """The adapter and the metrics of these stages, of every expert that has one of them, and what they stand on."""
     having = {expert: [stage for stage in stages if stage in stages_of(expert)] for expert in EXPERTS}
     experts = [expert for expert in EXPERTS if having[expert]]
@@ -22,7 +22,11 @@ def trained(stages=STAGE_FILES):
         file
         for expert in experts
         for stage in having[expert]
-        for file in (*start_of(expert, stage), *(stage_file(expert, stage, kind) for kind in (0, 1)))
+        for file in (
+            *start_of(expert, stage),
+            stage_adapter(stage).format(expert=expert),
+            stage_metrics(stage).format(expert=expert),
+        )
     ]
     return [*base_artifacts(), *data_artifacts(experts), *files] if experts else []
 

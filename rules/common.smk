@@ -16,8 +16,7 @@ from sealed_experts.data.sources import dataset_bounds
 from sealed_experts.errors import UserError
 from sealed_experts.machine import has_nvidia_device
 from sealed_experts.models.bases import DEMO, base_key, base_kind, folder_of, model_files
-from sealed_experts.progress import STAGE_FILES, stage_folder
-from sealed_experts.rewards.making.maker import reward_source
+from sealed_experts.training.objectives import STAGES
 from sealed_experts.packages.recipients.own_identity import check_readable
 from sealed_experts.packages.keys.private_keys import key_path
 from sealed_experts.packages.keys.sealing_key import settle_publisher
@@ -93,9 +92,12 @@ def combined_of(name):
 DATA_FILES = ["train.jsonl", "val.jsonl", "stats.json"]
 
 
-def stage_file(expert, stage, kind):
-    """The path of a stage's adapter (0) or metrics (1)."""
-    return f"results/experts/{expert}/{stage_folder(stage)}/{STAGE_FILES[stage][kind]}"
+def stage_adapter(stage):
+    return f"results/experts/{{expert}}/{STAGES[stage].folder()}/{STAGES[stage].adapter_file}"
+
+
+def stage_metrics(stage):
+    return f"results/experts/{{expert}}/{STAGES[stage].folder()}/{STAGES[stage].metrics_file}"
 
 
 # Inputs
@@ -123,12 +125,31 @@ def dataset_parts(wildcards):
     return expand("results/data/{part}/{file}", part=combined_of(wildcards.dataset), file=DATA_FILES)
 
 
-def stage_metrics(wildcards):
-    return [stage_file(wildcards.expert, stage, 1) for stage in stages_of(wildcards.expert)]
+def dataset_stats(wildcards):
+    return f"results/data/{EXPERT[wildcards.expert].dataset}/stats.json"
 
 
-def stage_adapters(wildcards):
-    return [stage_file(wildcards.expert, stage, 0) for stage in stages_of(wildcards.expert)]
+def chain_metrics(wildcards):
+    return [stage_metrics(stage).format(expert=wildcards.expert) for stage in stages_of(wildcards.expert)]
+
+
+def chain_adapters(wildcards):
+    return [stage_adapter(stage).format(expert=wildcards.expert) for stage in stages_of(wildcards.expert)]
+
+
+def metrics_in(folders):
+    """The metrics of the stage that a folder belongs to."""
+    return lambda wildcards: stage_metrics(folders[wildcards.folder])
+
+
+def metrics_before(folders):
+    """The metrics of the stages before that one: one record is in all of them, so their ε is one curve."""
+
+    def files(wildcards):
+        chain = stages_of(wildcards.expert)
+        return [stage_metrics(stage) for stage in chain[: chain.index(folders[wildcards.folder])]]
+
+    return files
 
 
 def stage_before(stage):
@@ -139,7 +160,7 @@ def start_of(expert, stage):
     """The adapter that a stage of an expert starts from; none for the first of a chain."""
     stages = stages_of(expert)
     place = stages.index(stage) if stage in stages else 0
-    return [stage_file(expert, stages[place - 1], 0)] if place else []
+    return [stage_adapter(stages[place - 1]).format(expert=expert)] if place else []
 
 
 def start_flag(wildcards, input, output):
@@ -147,10 +168,13 @@ def start_flag(wildcards, input, output):
     return f"--start {shlex.quote(str(input.start))}" if input.get("start") else ""
 
 
-def reward_files(wildcards):
-    """The source of a reward of the user's own."""
-    settings = EXPERT[wildcards.expert].stage("reinforce")
-    return [str(path) for path in reward_source(settings.reward, settings.reward_options)]
+def stage_files(stage):
+    """What decides a stage's numbers besides data and base, such as the code of a reward."""
+    return lambda wildcards: EXPERT[wildcards.expert].stage(stage).files()
+
+
+def chain_files(wildcards):
+    return [file for stage in EXPERT[wildcards.expert].training.values() for file in stage.files()]
 
 
 def package_of(expert):
@@ -229,23 +253,39 @@ def moe_settings(wildcards):
     return texts.moe_settings(SETTINGS)
 
 
-# Resources
+# Resources. They are functions, because the executor is known only when jobs are planned.
 
 
-GPUS = {"cpu": 0, "cuda": 1, "auto": int(has_nvidia_device())}[SETTINGS.device]
+def on_cluster():
+    return workflow.executor_plugin is not None and workflow.executor_plugin.common_settings.non_local_exec
 
 
 def gpus(wildcards):
-    return GPUS
+    """GPUs of a job that may use one. The node that plans a cluster's jobs need not have any."""
+    return {"cpu": 0, "cuda": 1, "auto": int(on_cluster() or has_nvidia_device())}[SETTINGS.device]
+
+
+def gpu_model(wildcards):
+    return os.environ.get("SEALED_EXPERTS_GPU_MODEL", "") if gpus(wildcards) else ""
+
+
+def gpu_partition(wildcards):
+    """Where jobs that use a GPU go; the same as the others where nothing is said."""
+    return os.environ.get("SEALED_EXPERTS_GPU_PARTITION" if gpus(wildcards) else "SBATCH_PARTITION", "")
+
+
+def warning_ahead(wildcards):
+    """Ask SLURM for a warning 90 seconds ahead of the limit. A trainer also asks SLURM for its time itself."""
+    return "'--signal=USR1@90'"
 
 
 def processes_of(stage, wildcards):
     """How many processes share a job of this stage; each has a GPU of its own where there are GPUs."""
-    return EXPERT[wildcards.expert].stage(stage).processes(on_gpus=GPUS > 0)
+    return EXPERT[wildcards.expert].stage(stage).processes(on_gpus=gpus(wildcards) > 0)
 
 
 def stage_gpus(stage):
-    return lambda wildcards: GPUS * processes_of(stage, wildcards)
+    return lambda wildcards: gpus(wildcards) * processes_of(stage, wildcards)
 
 
 def stage_threads(stage):
@@ -268,5 +308,5 @@ def launcher(stage):
 
 
 def memory_mb(first):
-    """Megabytes of a job: `first`, and as much again for every attempt after a failure."""
-    return lambda wildcards, attempt: first * attempt
+    """Megabytes of a job: `first`, after a failure twice as much, then three times: it may have been a lack of memory."""
+    return lambda wildcards, attempt: first * min(attempt, 3)

@@ -2,9 +2,9 @@ rule evaluate_expert:
     input:
         base=BASE_MANIFEST,
         val=split_of("val"),
-        adapters=stage_adapters,
-        # A reward of the user's own is code that decides numbers.
-        reward=lambda wildcards: reward_files(wildcards) if "reinforce" in stages_of(wildcards.expert) else [],
+        adapters=chain_adapters,
+        # A reward of the user's is code that decides numbers.
+        reward=chain_files,
     output:
         evaluation=ensure("results/experts/{expert}/evaluation.json", non_empty=True),
     log:
@@ -17,6 +17,8 @@ rule evaluate_expert:
     threads: lambda wildcards: texts.measured_stage(EXPERT[wildcards.expert]).threads
     resources:
         gpu=gpus,
+        gpu_model=gpu_model,
+        slurm_partition=gpu_partition,
         mem_mb=memory_mb(16000),
         runtime=240,
     params:

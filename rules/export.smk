@@ -1,6 +1,6 @@
 rule select_stage:
     input:
-        metrics=stage_metrics,
+        metrics=chain_metrics,
         # Held-out records are looked at only where the choice is made by them.
         evaluation=lambda wildcards: (
             f"results/experts/{wildcards.expert}/evaluation.json" if EXPERT[wildcards.expert].select == "best" else []
@@ -25,7 +25,7 @@ rule export_peft:
     input:
         selection="results/experts/{expert}/selection.json",
         # The chosen stage's adapter is one of these.
-        adapters=stage_adapters,
+        adapters=chain_adapters,
         base=BASE_MANIFEST,
     output:
         config=ensure("results/experts/{expert}/peft/adapter_config.json", non_empty=True),

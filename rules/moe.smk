@@ -3,7 +3,7 @@ rule assemble_moe:
         packages=per_expert("results/packages/{expert}.tgsp"),
         selections=per_expert("results/experts/{expert}/selection.json"),
         # The adapters that the selections name: the configuration points at them.
-        adapters=[stage_file(expert, stage, 0) for expert in EXPERTS for stage in stages_of(expert)],
+        adapters=[stage_adapter(stage).format(expert=expert) for expert in EXPERTS for stage in stages_of(expert)],
         base=BASE_MANIFEST,
     output:
         config=ensure("results/moe/moe_config.json", non_empty=True),
@@ -37,6 +37,8 @@ rule check_composition:
     threads: 2
     resources:
         gpu=gpus,
+        gpu_model=gpu_model,
+        slurm_partition=gpu_partition,
         mem_mb=memory_mb(16000),
         runtime=120,
     params:

@@ -1,6 +1,3 @@
-import itertools
-
-
 localrules:
     report_inputs,
 
@@ -9,13 +6,13 @@ localrules:
 report: "captions/report.rst"
 
 
-REWARD_FOLDER = stage_folder("reinforce")
-LOSS_FOLDERS = {stage_folder(stage): stage for stage in STAGE_FILES if stage != "reinforce"}
+REWARD_FOLDERS = {STAGES[stage].folder(): stage for stage in STAGES if STAGES[stage].scores_answers}
+LOSS_FOLDERS = {STAGES[stage].folder(): stage for stage in STAGES if not STAGES[stage].scores_answers}
 
 
 rule plot_training:
     input:
-        metrics=lambda wildcards: stage_file(wildcards.expert, LOSS_FOLDERS[wildcards.folder], 1),
+        metrics=metrics_in(LOSS_FOLDERS),
     output:
         curves=report(
             "results/experts/{expert}/{folder}/curves.svg",
@@ -38,21 +35,19 @@ rule plot_training:
 
 rule plot_rewards:
     input:
-        metrics=lambda wildcards: stage_file(wildcards.expert, "reinforce", 1),
-        # One record is in all stages: their ε is one curve.
-        earlier=lambda wildcards: [
-            stage_file(wildcards.expert, stage, 1)
-            for stage in itertools.takewhile(lambda stage: stage != "reinforce", stages_of(wildcards.expert))
-        ],
+        metrics=metrics_in(REWARD_FOLDERS),
+        earlier=metrics_before(REWARD_FOLDERS),
     output:
         curves=report(
-            f"results/experts/{{expert}}/{REWARD_FOLDER}/curves.svg",
+            "results/experts/{expert}/{folder}/curves.svg",
             caption="captions/rewards.rst",
             category="Reward and privacy",
-            labels={"expert": "{expert}", "stage": "reinforce"},
+            labels={"expert": "{expert}", "stage": "{folder}"},
         ),
     log:
-        "results/experts/{expert}/logs/plot_rewards.log",
+        "results/experts/{expert}/logs/plot_rewards_{folder}.log",
+    wildcard_constraints:
+        folder="|".join(REWARD_FOLDERS),
     conda:
         "../envs/report.yaml"
     resources:
@@ -65,7 +60,7 @@ rule plot_rewards:
 
 rule tabulate_metrics:
     input:
-        metrics=[stage_file(expert, stage, 1) for expert in EXPERTS for stage in stages_of(expert)],
+        metrics=[stage_metrics(stage).format(expert=expert) for expert in EXPERTS for stage in stages_of(expert)],
     output:
         page=report(
             "results/report/metrics.html",
@@ -112,7 +107,7 @@ rule report_inputs:
         trained(),
         per_expert("results/experts/{expert}/evaluation.json"),
         [
-            f"results/experts/{expert}/{stage_folder(stage)}/curves.svg"
+            f"results/experts/{expert}/{STAGES[stage].folder()}/curves.svg"
             for expert in EXPERTS
             for stage in stages_of(expert)
         ],

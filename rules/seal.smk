@@ -3,7 +3,7 @@ rule seal_package:
         config="results/experts/{expert}/peft/adapter_config.json",
         weights="results/experts/{expert}/peft/adapter_model.safetensors",
         selection="results/experts/{expert}/selection.json",
-        metrics=stage_metrics,
+        metrics=chain_metrics,
         train=split_of("train"),
         base=BASE_MANIFEST,
         evaluation=published_evaluation,

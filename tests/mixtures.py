@@ -145,6 +145,7 @@ class Workshop:
             },
             "constraints": {"requires": [], "incompatible_with": [], "load_order": 0, "max_chain": None},
             "training": {
+                "settings": {},
                 "datasets": [{"hmac_sha256": NAMES.of_data("e" * 64)}],
                 "stages": ["sft"],
                 "selected_stage": "sft",

@@ -3,8 +3,8 @@
 import torch
 
 from sealed_experts.training.batches import Example, physical_batches
-from sealed_experts.training.objectives.objective import Objective
-from sealed_experts.training.objectives.response import response_logits
+from sealed_experts.training.objective import Objective
+from sealed_experts.training.response import response_logits
 from tests.kinds import VOCABULARY
 
 BETA = 0.01  # of sums over many tokens: more would saturate

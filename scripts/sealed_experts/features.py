@@ -21,6 +21,7 @@ class Feature:
     feature: ClassVar[str]  # its module's name, by which a configuration asks for it
     order: ClassVar[int] = 0  # where lists show it: lower ones first, equals by name
     extra: ClassVar[Mapping[str, str]] = {}  # {module it imports: the extra of pyproject.toml that installs it}
+    libraries: ClassVar[tuple[str, ...]] = ()  # packages besides the usual ones whose version decides its numbers
 
 
 Kind = TypeVar("Kind", bound=Feature)

@@ -47,7 +47,7 @@ def estimated(train: Callable[[], object], *, kind: str) -> dict[str, float]:
 def small() -> dict[str, float]:
     """Train a tiny model at the default interval."""
     from sealed_experts.training.loop import TrainingLoop
-    from sealed_experts.training.stages.sft import Sft
+    from sealed_experts.training.objectives.sft import Sft
 
     sft_throughput.build_model = _tiny_model
     sft_throughput.STEPS, sft_throughput.LOGICAL_BATCH = SMALL_STEPS - sft_throughput.WARMUP_STEPS, 1

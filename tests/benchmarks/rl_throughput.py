@@ -75,11 +75,10 @@ def run_ours(*, private):
     from sealed_experts.training.gradients import PlainGradients, PrivateGradients
     from sealed_experts.training.interruption import Interruption
     from sealed_experts.training.loop import TrainingLoop
-    from sealed_experts.training.objectives.objective import Materials
-    from sealed_experts.training.objectives.reinforce import PolicyGradient
+    from sealed_experts.training.objective import Materials
+    from sealed_experts.training.objectives.reinforce import PolicyGradient, Reinforce
     from sealed_experts.training.progress import ProgressFiles
     from sealed_experts.training.samplers import ShuffledSampler
-    from sealed_experts.training.stages.reinforce import Reinforce
 
     class Even:
         name = "even"
@@ -121,7 +120,7 @@ def run_ours(*, private):
                 unit="record",
                 expected_batch_size=ANSWERS,
                 max_steps=settings.steps,
-                queries=objective.query_noise,
+                queries=settings.query_noise(),
             )
             journal = Journal.open(folder / "journal", fingerprint="0" * 64, key_id="0" * 32)
             gradients = PrivateGradients(

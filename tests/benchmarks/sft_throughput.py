@@ -65,10 +65,9 @@ def run_ours(*, private):
     from sealed_experts.training.gradients import PlainGradients, PrivateGradients
     from sealed_experts.training.interruption import Interruption
     from sealed_experts.training.loop import TrainingLoop
-    from sealed_experts.training.objectives.sft import SupervisedFineTuning
+    from sealed_experts.training.objectives.sft import Sft, SupervisedFineTuning
     from sealed_experts.training.progress import ProgressFiles
     from sealed_experts.training.samplers import ShuffledSampler
-    from sealed_experts.training.stages.sft import Sft
 
     make_deterministic(threads=THREADS)
     rows = build_examples(LOGICAL_BATCH * (STEPS + WARMUP_STEPS))

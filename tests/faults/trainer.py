@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sealed_experts.progress import STAGE_FILES, stage_folder
+from sealed_experts.training.objectives import STAGES
 from tests.measured import without_times
 from tests.workflow.conftest import Project
 
@@ -21,8 +21,8 @@ class Stage:
         """Ask Snakemake for the job's command line, and load the script."""
         self.project, self.stage = project, stage
         self.name = f"{expert} {stage}"
-        self.folder = project.folder / "results" / "experts" / expert / stage_folder(stage)
-        self.adapter = self.folder / STAGE_FILES[stage][0]
+        self.folder = project.folder / "results" / "experts" / expert / STAGES[stage].folder()
+        self.adapter = self.folder / STAGES[stage].adapter_file
         self.log = project.folder / "faults.log"
         done = project.snakemake(
             str(self.adapter.relative_to(project.folder)),

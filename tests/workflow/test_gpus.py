@@ -28,7 +28,7 @@ def trainers(project):
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             command = (entry / "cmdline").read_bytes()
-            if b"train_sft.py" in command.split(b"\0")[1:2][0] and os.path.samefile(entry / "cwd", project.folder):
+            if b"train_stage.py" in command.split(b"\0")[1:2][0] and os.path.samefile(entry / "cwd", project.folder):
                 found.add(int(entry.name))
         except (OSError, IndexError):
             continue

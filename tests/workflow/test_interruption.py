@@ -235,7 +235,7 @@ def test_the_next_attempt_gets_more_memory(project):
     """`retries` come from the profile or the command line; each attempt asks for as much again."""
     place = project.folder / "results" / "experts" / EXPERT / "sft" / "training_metrics.json"
     place.unlink()
-    (project.folder / "scripts" / "summarize_sft.py").write_text("raise SystemExit(1)\n")
+    (project.folder / "scripts" / "summarize_stage.py").write_text("raise SystemExit(1)\n")
     done = project.snakemake(*TARGETS, flags=("--retries", "2"), check=False)
     assert done.returncode != 0
     asked = [int(number) for number in re.findall(r"mem_mb=(\d+)", done.stdout + done.stderr)]
@@ -249,7 +249,7 @@ def test_a_failed_retrain_followed_by_any_run_rebuilds_the_package(project, plan
     changed = json.loads(json.dumps(TINY))
     changed["experts"]["investment_expert"]["sft"] = {"learning_rate": 2.0e-3}
     project.configure(changed)
-    script = project.folder / "scripts" / "train_sft.py"
+    script = project.folder / "scripts" / "train_stage.py"
     original = script.read_text()
     script.write_text("raise SystemExit(3)\n")
     assert project.snakemake("packages", check=False).returncode != 0

@@ -13,15 +13,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
+from sealed_experts.cli.progress import packages_without_adapters
 from sealed_experts.cli.summary import print_summary
 from sealed_experts.cli.watch import RUN_LOCK
 from sealed_experts.errors import UserError
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.machine import visible_devices
-from sealed_experts.progress import packages_without_adapters
 from sealed_experts.settings.reading import check_files
 from sealed_experts.text import printable
 from sealed_experts.training.interruption import EXIT_INTERRUPTED
+from sealed_experts.training.objectives import STAGES
 
 CONFIG = Path("results/moe/moe_config.json")
 DEFAULT_CONFIG = Path("config/config.yaml")
@@ -32,7 +33,7 @@ _ELSEWHERE = ("--executor", "-e", "--profile", "--workflow-profile")
 _CORES = ("--cores", "-c", "--jobs", "-j", *_ELSEWHERE)
 _RESOURCES = ("--resources", "--res")
 _CONFIG_FILES = ("--configfile", "--configfiles")
-_PARTS = ("data", "sft", "reinforce", "packages")  # targets after which the mixture may be another run's
+_PARTS = ("data", *STAGES, "packages")  # targets after which the mixture may be another run's
 _WHOLES = ("all", "moe", str(CONFIG))
 _LIMITED = ("--until", "-U", "--omit-from", "-O")
 _CHANGES_NOTHING = re.compile(r"-[pqF]*n[pqF]*|--dry-?run|--version|-v")

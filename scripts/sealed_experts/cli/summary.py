@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from sealed_experts.cli.progress import cut_short
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
 from sealed_experts.moe.configuration import Member, Mixture, read_mixture
-from sealed_experts.progress import cut_short, stage_folder
 from sealed_experts.text import printable
+from sealed_experts.training.objectives import STAGES
 
 _METRICS = ("training_metrics.json", "rl_metrics.json")
 _MOST_EXPERTS = 20
@@ -110,7 +111,7 @@ def _stages_before(member: Member, metrics: Mapping[str, Any]) -> list[str]:
 def _notes(member: Member) -> Iterator[str]:
     """Yield a line for each stage of the chosen one's chain that ended before its last step."""
     before = _stages_before(member, _metrics_of(member))
-    folders = [member.checkpoint.parent.parent / stage_folder(stage) for stage in before]
+    folders = [member.checkpoint.parent.parent / STAGES[stage].folder() for stage in before if stage in STAGES]
     for metrics in itertools.chain.from_iterable(map(_metrics_in, [*folders, member.checkpoint.parent])):
         if reason := cut_short(metrics):
             yield f"{member.name}: {metrics.get('stage', member.stage)} ended early, {_at(metrics)}{reason}"

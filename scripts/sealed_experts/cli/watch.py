@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from sealed_experts.cli.progress import StageProgress, found_stages, read_progress, watched
 from sealed_experts.errors import UsageError, UserError
 from sealed_experts.files.locks import is_locked
-from sealed_experts.progress import StageProgress, found_stages, read_progress
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -26,10 +26,8 @@ _STYLES = {
     "interrupted": "yellow",
 }
 _URGENCY = {"failed": 0, "interrupted": 1, "running": 2, "resumed": 2, "waiting": 3, "done": 4}
-_COLUMNS = ("Expert", "Stage", "State", "Progress", "Step", "Loss", "Reward", "Held-out", "KL", "ε", "Tokens/s", "Left")
-_REWARD_COLUMNS = ("Reward", "Held-out", "KL")  # there only once a stage has a reward
-# In the order in which a narrow terminal loses them.
-_OPTIONAL_COLUMNS = ("Progress", "Tokens/s", "KL", "Held-out", "Stage", "Loss", "Reward")
+_FIRST_COLUMNS = ("Expert", "Stage", "State", "Progress", "Step")
+_LAST_COLUMNS = ("ε", "Tokens/s", "Left")
 _MOST_TOLD = 5  # errors and notes
 _LONGEST_INTERVAL = 3600
 _UNKNOWN = "–"
@@ -104,12 +102,9 @@ def plain_line(progress: StageProgress) -> str:
         parts[0] += f" at step {progress.step} of {progress.max_steps}: {progress.note}"
     elif progress.step is not None and progress.max_steps:
         parts.append(f"step {progress.step} of {progress.max_steps} ({progress.step / progress.max_steps:.0%})")
-    if progress.loss is not None:
-        parts.append(f"loss {progress.loss:.3f}")
-    if _is_rewarded(progress):
-        parts += _reward_parts(progress)
-    elif progress.val_loss is not None:
-        parts.append(f"validation loss {progress.val_loss:.3f}")
+    for head, (_, words) in watched(progress.stage).items():
+        if (value := progress.figures.get(head)) is not None:
+            parts.append(f"{words} {value:.3f}")
     if progress.epsilon is not None:
         parts.append(f"ε {_spent(progress)}")
     if progress.tokens_per_second is not None and progress.seconds_left is not None:
@@ -124,15 +119,6 @@ def plain_line(progress: StageProgress) -> str:
 
 def _ended_early(progress: StageProgress) -> bool:
     return progress.state == "done" and progress.note is not None
-
-
-def _is_rewarded(progress: StageProgress) -> bool:
-    return progress.reward is not None or progress.val_reward is not None
-
-
-def _reward_parts(progress: StageProgress) -> list[str]:
-    figures = {"reward": progress.reward, "held-out reward": progress.val_reward, "KL": progress.kl}
-    return [f"{name} {value:.3f}" for name, value in figures.items() if value is not None]
 
 
 def summary_line(stages: Sequence[StageProgress]) -> str:
@@ -171,29 +157,30 @@ def _urgency(progress: StageProgress) -> int:
 def _fitting_table(stages: Sequence[StageProgress], console: "Console") -> "Table":
     """Return the table without the columns that a narrow terminal has no room for."""
     wide = console.options.update(width=1000)
-    absent = () if any(map(_is_rewarded, stages)) else _REWARD_COLUMNS
-    optional = [column for column in _OPTIONAL_COLUMNS if column not in absent]
-    if len({progress.expert for progress in stages}) < len(stages):
-        # Lines of one expert are told apart by their stage.
-        optional = [*(column for column in optional if column != "Stage"), "Stage"]
-    for dropped in range(len(optional)):
-        table = _table(stages, without=(*absent, *optional[:dropped]))
+    figures = list(dict.fromkeys(head for progress in stages for head in watched(progress.stage)))
+    optional = ["Progress", "Tokens/s", *reversed(figures)]
+    # Lines of one expert are told apart by their stage.
+    several = len({progress.expert for progress in stages}) < len(stages)
+    optional.insert(len(optional) if several else 2, "Stage")
+    columns = [*_FIRST_COLUMNS, *figures, *_LAST_COLUMNS]
+    for dropped in range(len(optional) + 1):
+        table = _table(stages, columns=[head for head in columns if head not in optional[:dropped]])
         if console.measure(table, options=wide).maximum <= console.width:
-            return table
-    return _table(stages, without=(*absent, *optional))
+            break
+    return table
 
 
-def _table(stages: Sequence[StageProgress], *, without: Sequence[str]) -> "Table":
+def _table(stages: Sequence[StageProgress], *, columns: Sequence[str]) -> "Table":
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    headers = [header for header in _COLUMNS if header not in without]
-    for header in headers:
+    for header in columns:
         left = header in ("Expert", "Stage", "State", "Progress")
         table.add_column(header, justify="left" if left else "right", no_wrap=True)
     for progress in stages:
         cells = _cells(progress)
-        table.add_row(*(cells[header] for header in headers))
+        table.add_row(*(cells.get(header, Text(_UNKNOWN)) for header in columns))
     return table
 
 
@@ -210,10 +197,7 @@ def _cells(progress: StageProgress) -> "dict[str, RenderableType]":
         "State": Text(progress.state, style=_STYLES[progress.state]),
         "Progress": ProgressBar(total=progress.max_steps or 1, completed=progress.step or 0, width=16),
         "Step": Text(f"{progress.step}/{progress.max_steps}" if known else _UNKNOWN),
-        "Loss": Text(_number(progress.loss)),
-        "Reward": Text(_number(progress.reward)),
-        "Held-out": Text(_number(progress.val_reward)),
-        "KL": Text(_number(progress.kl)),
+        **{head: Text(_number(value)) for head, value in progress.figures.items()},
         "ε": Text(_UNKNOWN if progress.epsilon is None else _spent(progress)),
         "Tokens/s": Text(_UNKNOWN if speed is None else f"{speed:,.0f}"),
         "Left": Text(_UNKNOWN if progress.seconds_left is None else _clock(progress.seconds_left)),
@@ -248,7 +232,7 @@ def _show_changes(read: Read, ends: Ends, stream: TextIO, *, interval: float) ->
         stages = read()
         for progress in stages:
             # Speed and time left move by themselves, and are no news.
-            news = (progress.state, progress.step, progress.val_loss, progress.val_reward, progress.error)
+            news = (progress.state, progress.step, tuple(progress.figures.values()), progress.error)
             if shown.get((progress.expert, progress.stage)) != news:
                 shown[progress.expert, progress.stage] = news
                 print(plain_line(progress), file=stream, flush=True)

@@ -12,7 +12,7 @@ from sealed_experts.errors import UserError
 from sealed_experts.privacy.ledger.first_steps import Steps, least_epsilon
 from sealed_experts.settings.layers import Layers
 from sealed_experts.settings.messages import Mistake
-from sealed_experts.training.stages import Stage
+from sealed_experts.training.objectives import Stage
 
 _GRADIENT_IS_DEAR = "raise target_epsilon or noise_multiplier, lower the batch, or use noise_multiplier: auto"
 _QUERIES_ARE_DEAR = (

@@ -15,7 +15,7 @@ from sealed_experts.privacy.settings import PrivacySettings
 from sealed_experts.settings.checking import LARGEST_INTEGER
 from sealed_experts.settings.fields import Distinct, Group, Open, setting
 from sealed_experts.settings.texts import Lines, Name, Version
-from sealed_experts.training.stages import STAGES, Stage
+from sealed_experts.training.objectives import STAGES, Stage
 
 _StageName: Any = Literal[tuple(STAGES)]
 _Device = Literal["auto", "cpu", "cuda"]

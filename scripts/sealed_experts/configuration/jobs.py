@@ -16,7 +16,7 @@ from sealed_experts.moe.settings import MoeSettings
 from sealed_experts.packages.job import PACKAGED, PUBLISHING
 from sealed_experts.packages.settings import PackageSettings
 from sealed_experts.settings.fields import plain
-from sealed_experts.training.stages import Stage
+from sealed_experts.training.objectives import Stage
 
 
 def stage_settings(settings: Settings, expert_name: str, stage: str) -> str:

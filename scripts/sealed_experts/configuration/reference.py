@@ -25,7 +25,7 @@ from sealed_experts.rewards import REWARDS
 from sealed_experts.settings.fields import Group, is_operational, plain
 from sealed_experts.settings.messages import expected, listed
 from sealed_experts.settings.schema import schema_at
-from sealed_experts.training.stages import STAGES
+from sealed_experts.training.objectives import STAGES
 
 _MARKED = re.compile(r"(<!-- settings -->\n).*?(<!-- /?settings -->)", re.DOTALL)
 _HEAD = ("Setting", "Default", "Allowed", "Meaning", "Operational")

@@ -18,7 +18,7 @@ from sealed_experts.settings.layers import OVERRIDES, Layers
 from sealed_experts.settings.merging import merge
 from sealed_experts.settings.messages import KeyPath, Mistake, listed
 from sealed_experts.settings.reading import read_file, read_text
-from sealed_experts.training.stages import STAGES
+from sealed_experts.training.objectives import STAGES
 
 _COMMAND_LINE_KEYS = ("seed", "device")
 _REPLACEABLE = ("base", "datasets")

@@ -19,7 +19,7 @@ from sealed_experts.evaluation.job import EvaluationJob
 from sealed_experts.evaluation.measuring import Measured, gain_figures, model_figures, record_losses
 from sealed_experts.models.attachment import adapter_state, attach_adapter, load_adapter_state, trainable_parameters
 from sealed_experts.models.loading import Base, load_base, resolve_device
-from sealed_experts.rewards import Reward
+from sealed_experts.rewards import Scoring
 from sealed_experts.settings.fields import plain
 from sealed_experts.training.batches import Example, physical_batches
 from sealed_experts.training.checkpoints import load_state
@@ -35,7 +35,7 @@ SAMPLE_RULE = "the first held-out prompts, in the file's order, that differ in t
 
 
 def evaluate_expert(
-    run: EvaluationJob, *, base: Path, val: Path, adapters: Sequence[Path], reward: Reward | None
+    run: EvaluationJob, *, base: Path, val: Path, adapters: Sequence[Path], reward: Scoring | None
 ) -> dict[str, Any]:
     """Return the content of evaluation.json.
 
@@ -69,7 +69,7 @@ class _Bench:
     """One base in memory, which takes every stage's adapter in turn."""
 
     def __init__(
-        self, run: EvaluationJob, *, base: Path, val: Path, adapters: Sequence[Path], reward: Reward | None
+        self, run: EvaluationJob, *, base: Path, val: Path, adapters: Sequence[Path], reward: Scoring | None
     ) -> None:
         self.run, self.reward = run, reward
         self.device = resolve_device(run.device)

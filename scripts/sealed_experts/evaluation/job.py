@@ -6,7 +6,7 @@ from typing import Any
 from sealed_experts.models.adapters import ADAPTER, AdapterKind
 from sealed_experts.settings.checking import parse_group
 from sealed_experts.settings.job_text import read_text
-from sealed_experts.training.stages.reinforce import Reinforce
+from sealed_experts.training.objectives.reinforce import Reinforce
 
 REVISION = 2  # raised when the numbers of an evaluation come to mean something else
 _KEYS = {

@@ -11,7 +11,7 @@ import torch
 from sealed_experts.evaluation.bootstrap import Interval, Resampling
 from sealed_experts.training.batches import Batch
 from sealed_experts.training.held_out import HeldOutAnswers
-from sealed_experts.training.objectives.response import response_logits
+from sealed_experts.training.response import response_logits
 from sealed_experts.training.scoring import Rollout, reward_figures
 
 

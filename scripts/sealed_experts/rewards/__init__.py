@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Protocol
 
 from sealed_experts.features import Feature, Features
 from sealed_experts.settings.fields import Group, plain, setting, text
@@ -19,6 +19,21 @@ class Score:
 
     value: float
     axes: Mapping[str, float]
+
+
+class Scoring(Protocol):
+    """Whatever scores answers."""
+
+    @property
+    def name(self) -> str:
+        """The name that messages and axes use."""
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """{axis: its share of the value}; the shares add up to 1."""
+
+    def score(self, prompt: str, response: str) -> Score:
+        """Return the score of an answer to a prompt."""
 
 
 class Reward(Feature, Group):
@@ -60,6 +75,10 @@ class Reward(Feature, Group):
     def options(self) -> dict[str, Any]:
         """Return every option as plain data: two spellings of the same reward are equal."""
         return {name: plain(getattr(self, name)) for name in type(self).model_fields}
+
+    def chosen(self) -> Iterator[type[Feature]]:
+        """Yield the features that it uses: itself, and others that its options name."""
+        yield type(self)
 
     def modules(self) -> list[str]:
         """Return the user's modules that it calls."""

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+from sealed_experts.features import Feature
 from sealed_experts.rewards import REWARDS, Reward, RewardName, Score
 from sealed_experts.rewards.making.checks import reward_problems
 from sealed_experts.rewards.making.maker import described_reward, make_reward
@@ -53,6 +54,12 @@ class Composite(Reward):
             for part in self.parts
         ]
         return super().options() | {"parts": parts}
+
+    def chosen(self) -> Iterator[type[Feature]]:
+        """Yield itself and its parts."""
+        yield type(self)
+        for part in self.parts:
+            yield from described_reward(part["reward"], _own(part)).chosen()
 
     def modules(self) -> list[str]:
         """Return the modules that its parts call."""

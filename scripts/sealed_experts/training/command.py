@@ -4,28 +4,24 @@ import argparse
 import contextlib
 import sys
 from pathlib import Path
-from typing import TypeVar
 
 from sealed_experts.errors import UserError
 from sealed_experts.training.interruption import EXIT_INTERRUPTED, Interrupted
 from sealed_experts.training.job import StageJob, stage_from_json
 from sealed_experts.training.stage import MakeObjective, train_stage
-from sealed_experts.training.stages import Stage
-
-SomeSettings = TypeVar("SomeSettings", bound=Stage)
 
 
-def parse_job(description: str | None, *, kind: type[SomeSettings]) -> tuple[StageJob, SomeSettings]:
-    """Return what the command line asks for, and its stage's own settings.
+def parse_job(description: str | None) -> StageJob:
+    """Return what the command line asks for.
 
     Raises:
-        UserError: the settings are not what the workflow writes, or are of another kind of stage.
+        UserError: the settings are not what the workflow writes, or the stage needs one before it.
     """
     args = vars(_parser(description).parse_args())
     job = stage_from_json(args.pop("settings"), args.pop("operation"), **args)
-    if not isinstance(job.settings, kind):
-        raise UserError(f"these settings are of stage `{job.stage}`, which another script trains")
-    return job, job.settings
+    if job.settings.follows and job.start is None:
+        raise UserError(f"{job.stage} refines an adapter: give --start, the adapter file of the stage before")
+    return job
 
 
 def run_job(job: StageJob, make_objective: MakeObjective) -> int:

@@ -7,13 +7,15 @@ of the fingerprint: device, library versions, dtype, how batches are cut, thread
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sealed_experts.files.digests import digest_of, digest_of_files, sha256_file
+from sealed_experts.features import Feature
+from sealed_experts.files.digests import digest_of
+from sealed_experts.training.numeric_code import code_digest
 
 LIBRARIES = ("torch", "transformers", "peft", "opacus", "tokenizers", "numpy", "scipy", "dp-accounting")
 # Variables by which PyTorch 2.13, its math libraries and OpenMP choose kernels, precision, or how a sum is cut.
@@ -40,19 +42,6 @@ KERNEL_VARIABLES = (
     "NVIDIA_TF32_OVERRIDE",
     "GLIBC_TUNABLES",
 )
-# Our own modules whose code decides numbers.
-NUMERIC_CODE = (
-    "privacy",
-    "rewards",
-    "training",
-    "models/adapters",
-    "models/attachment.py",
-    "models/loading.py",
-    "models/memory.py",
-    "data/records.py",
-    "data/templates.py",
-    "files/canonical.py",
-)
 
 
 def numeric_environment(
@@ -62,9 +51,19 @@ def numeric_environment(
     token_budget: int,
     threads: int,
     gradient_checkpointing: bool,
+    features: Iterable[type[Feature]],
+    engine: str | None,
     processes: int = 1,
 ) -> dict[str, Any]:
-    """Return everything outside the settings that can change a result's last bit."""
+    """Return everything outside the settings that can change a result's last bit.
+
+    Args:
+        features: those that the run has chosen by name: its stage, its adapter, its reward.
+        engine: name of the gradient engine; None without privacy.
+    """
+    features = list(features)
+    modules = [feature.__module__.partition(".")[2] for feature in features]
+    libraries = [*LIBRARIES, *(name for feature in features for name in feature.libraries)]
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "device": device.type,
@@ -73,9 +72,9 @@ def numeric_environment(
         "processor": _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "kernels": {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ},
-        "code": _code_digest(),
+        "code": code_digest([*modules, *([f"privacy.engines.{engine}"] if engine else [])]),
         "python": platform.python_version(),  # its Unicode tables decide what a reward reads
-        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "libraries": {name: importlib.metadata.version(name) for name in libraries},
         "dtype": str(dtype).removeprefix("torch."),
         "token_budget": token_budget,
         "threads": threads,
@@ -97,12 +96,6 @@ def _processor() -> str:
         return platform.processor()
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor())
-
-
-def _code_digest() -> str:
-    root = Path(__file__).parent.parent
-    files = [path for name in NUMERIC_CODE for path in sorted((root / name).rglob("*.py")) or [root / name]]
-    return digest_of_files({str(path.relative_to(root)): sha256_file(path) for path in files})
 
 
 def make_deterministic(*, threads: int) -> None:

@@ -11,7 +11,7 @@ from sealed_experts.privacy.mechanism import GradientMechanism, Release
 from sealed_experts.privacy.plan import PrivacyPlan
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.training.batches import Batch
-from sealed_experts.training.objectives.objective import Objective
+from sealed_experts.training.objective import Objective
 from sealed_experts.training.processes import Processes
 
 

@@ -10,8 +10,8 @@ import torch
 from sealed_experts.models.attachment import trainable_parameters
 from sealed_experts.privacy.streams import Stream, derive_key
 from sealed_experts.training.batches import Example, physical_batches
-from sealed_experts.training.objectives.distributions import other_weights, policy_terms
-from sealed_experts.training.objectives.response import response_logits
+from sealed_experts.training.policy import other_weights, policy_terms
+from sealed_experts.training.response import response_logits
 from sealed_experts.training.scoring import Rollout, Scorer
 
 

@@ -1,7 +1,6 @@
 """What one stage of one expert is to train."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from sealed_experts.errors import UserError
 from sealed_experts.models.adapters import ADAPTER, AdapterKind
 from sealed_experts.settings.checking import parse_group
 from sealed_experts.settings.job_text import read_text
-from sealed_experts.training.stages import STAGES, Stage
+from sealed_experts.training.objectives import STAGES, Stage
 
 STAGE_KEYS = {"expert", "stage", "revision", "seed", "template", "adapter", "training"}
 
@@ -33,7 +32,6 @@ class StageJob:
     start: Path | None  # the adapter file of the stage before
     checkpoints: Path
     output: Path
-    code: Mapping[str, str] = field(default_factory=dict)  # digests of the user's own code that it runs, by file
 
 
 def stage_from_json(settings: str, operation: str, **files: Any) -> StageJob:

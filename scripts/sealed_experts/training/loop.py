@@ -24,13 +24,13 @@ from sealed_experts.training.checkpoints import CheckpointFolder, state_digest
 from sealed_experts.training.dataset import UnitDataset
 from sealed_experts.training.gradients import GradientSource
 from sealed_experts.training.interruption import Interrupted, Interruption
-from sealed_experts.training.objectives.objective import Objective
+from sealed_experts.training.objective import Objective
+from sealed_experts.training.objectives import Stage
 from sealed_experts.training.processes import OutOfMemoryTogether, Processes
 from sealed_experts.training.progress import ProgressFiles, without_nan
 from sealed_experts.training.refusals import not_finite
 from sealed_experts.training.samplers import Sampler
 from sealed_experts.training.schedules import learning_rate
-from sealed_experts.training.stages import Stage
 
 
 @dataclass(kw_only=True)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from sealed_experts.privacy.streams import Stream
-from sealed_experts.training.objectives.distributions import ranking
+from sealed_experts.training.policy import ranking
 
 # A nucleus is nearly always found among this many likeliest tokens; the rest is sorted only where it is not.
 _LIKELIEST = 256

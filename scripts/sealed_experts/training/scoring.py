@@ -5,16 +5,16 @@ import statistics
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
 from sealed_experts.errors import UserError
+from sealed_experts.privacy.settings import PrivacySettings
 from sealed_experts.privacy.streams import Stream
-from sealed_experts.rewards import Reward, Score
+from sealed_experts.rewards import Score, Scoring
 from sealed_experts.training.batches import Example
 from sealed_experts.training.rollouts import Sampled, Sampling, check_row_independence, sample_answers
-from sealed_experts.training.stages.reinforce import Reinforce
 
 # Nothing is kept for a backward pass while answers are sampled, so many more tokens fit than in a physical batch.
 _SAMPLING_TOKENS = 16
@@ -42,14 +42,29 @@ class Rollout(Example):
     advantage: float = 0.0
 
 
+class AnswerSettings(Protocol):
+    """What sampling asks of the settings of a stage or of an evaluation."""
+
+    max_seq_len: int
+    token_budget: int
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    privacy: PrivacySettings
+
+    @property
+    def logical_batch(self) -> int:
+        """Prompts a step."""
+
+
 class Scorer:
     """Samples one answer to each prompt and scores it."""
 
     def __init__(
         self,
         *,
-        settings: Reinforce,
-        reward: Reward,
+        settings: AnswerSettings,
+        reward: Scoring,
         tokenizer: PreTrainedTokenizerBase,
         check: Callable[[], None] = lambda: None,
         processes: int = 1,
@@ -68,9 +83,7 @@ class Scorer:
             prompt_tokens=self._longest - settings.max_new_tokens,
             rows=most,
         )
-        self._sampling = dataclasses.replace(
-            self._held_out, rows=min(most, -(-settings.rollout_batch_size // processes))
-        )
+        self._sampling = dataclasses.replace(self._held_out, rows=min(most, -(-settings.logical_batch // processes)))
 
     def check_room(self, examples: Sequence[Example], *, path: Path) -> None:
         """Check that every prompt, read from `path`, leaves room for an answer.

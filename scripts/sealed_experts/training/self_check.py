@@ -12,7 +12,7 @@ from sealed_experts.privacy.engines.check import check_unit_gradients
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.training.batches import Batch, Example, longest_first, physical_batches
 from sealed_experts.training.dataset import UnitDataset
-from sealed_experts.training.objectives.objective import Objective
+from sealed_experts.training.objective import Objective
 
 UNITS = 8
 

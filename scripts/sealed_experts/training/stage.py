@@ -29,13 +29,15 @@ from sealed_experts.training.gradients import GradientSource, PlainGradients, Pr
 from sealed_experts.training.interruption import Interrupted, Interruption
 from sealed_experts.training.job import StageJob
 from sealed_experts.training.loop import TrainingLoop, TrainingState
-from sealed_experts.training.objectives.objective import Materials, Objective
+from sealed_experts.training.objective import Materials, Objective
 from sealed_experts.training.processes import Processes, choose_device, joined
 from sealed_experts.training.progress import NoProgressFiles, ProgressFiles
 from sealed_experts.training.refusals import check_context, check_processes, check_start, out_of_memory
 from sealed_experts.training.run import Run, settle_run
 from sealed_experts.training.samplers import PoissonSampler, Sampler, ShuffledSampler
 from sealed_experts.training.self_check import check_gradients
+
+ENGINE = "hooks"
 
 MakeObjective = Callable[[Materials], Objective]
 
@@ -144,7 +146,7 @@ class _Stage:
                 stream=self.stream,
                 dtype=self.base.dtype,
                 pad_id=self.base.tokenizer.pad_token_id,
-                engine="hooks",
+                engine=ENGINE,
             )
         with self.run.journal(writes=self.processes.is_first) as journal:
             gradients = PrivateGradients(
@@ -154,7 +156,7 @@ class _Stage:
                 plan=self.plan,
                 stream=self.stream,
                 journal=journal,
-                engine="hooks",
+                engine=ENGINE,
                 processes=self.processes,
             )
             loop = self._loop(gradients)
@@ -227,7 +229,7 @@ class _Stage:
             expected_batch_size=settings.logical_batch,
             max_steps=settings.steps,
             prior_events=self.prior_events,
-            queries=self.objective.query_noise,
+            queries=settings.query_noise(),
         )
 
     @property
@@ -261,7 +263,7 @@ class _Stage:
             "adapter": plain(job.adapter),
             "template": job.template,
             "settings": job.computed,
-            "code": dict(job.code),
+            "code": job.settings.code(),
             "dataset_size": len(self.dataset),
             "data_digest": read_json(job.stats)["digest"],
             "train_digest": sha256_file(job.train),
@@ -275,7 +277,7 @@ class _Stage:
         }
 
     def _environment(self) -> dict[str, Any]:
-        settings = self.job.settings
+        job, settings = self.job, self.job.settings
         recompute = recompute_activations(
             self.model,
             wish=settings.gradient_checkpointing,
@@ -289,6 +291,8 @@ class _Stage:
             token_budget=settings.token_budget,
             threads=settings.threads,
             gradient_checkpointing=recompute,
+            features=[*job.settings.chosen(), type(job.adapter)],
+            engine=ENGINE if settings.privacy.enabled else None,
             processes=self.processes.count,
         )
 

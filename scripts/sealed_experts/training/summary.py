@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from sealed_experts.settings.checking import parse_group
+from sealed_experts.training.objectives import STAGES
 
-def training_metrics(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of training_metrics.json.
+
+def stage_metrics(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a stage's metrics file: the figures of every stage, and its own.
 
     Losses are means over response tokens in nats, times in seconds. They are functions of private records, as
     everything in results/ is.
@@ -13,6 +16,7 @@ def training_metrics(state: dict[str, Any]) -> dict[str, Any]:
     validation = [line for line in state["history"] if "val_loss" in line]
     val_losses = [line["val_loss"] for line in validation if line["val_loss"] is not None]
     known = [line["loss"] for line in train if line["loss"] is not None]
+    own = parse_group(STAGES[state["subject"]["stage"]], state["settings"]["training"]).summary(state)
     return {
         **state["subject"],
         "total_steps": state["step"],
@@ -28,28 +32,5 @@ def training_metrics(state: dict[str, Any]) -> dict[str, Any]:
         "environment": state["environment"],
         "privacy": state["privacy"],
         "history": {"train": train, "validation": validation},
-    }
-
-
-def reward_metrics(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of rl_metrics.json: `training_metrics`, and rewards on held-out prompts before and after.
-
-    Both were sampled with the same seed. KL and entropy are in nats a token, lengths in tokens.
-    """
-    metrics = training_metrics(state)
-    validation = metrics["history"]["validation"]
-    before, after = validation[0], validation[-1]
-    return {
-        **metrics,
-        "reward": state["settings"]["training"]["reward"],
-        "mean_reward_before": before["val_reward"],
-        "mean_reward_after": after["val_reward"],
-        "axes_before": before["val_axes"],
-        "axes_after": after["val_axes"],
-        "kl_after": after["val_kl"],
-        "entropy_before": before["val_entropy"],
-        "entropy_after": after["val_entropy"],
-        "response_tokens_before": before["val_response_tokens"],
-        "response_tokens_after": after["val_response_tokens"],
-        "truncated_share_after": after["val_truncated_share"],
+        **own,
     }

@@ -15,9 +15,9 @@ import pytest
 from rich.console import Console
 
 from sealed_experts.cli import watch as command
+from sealed_experts.cli.progress import StageProgress
 from sealed_experts.errors import UsageError, UserError
 from sealed_experts.files.locks import folder_lock
-from sealed_experts.progress import StageProgress
 from tests.traces import leave, step_line
 
 CONFIG = """
@@ -34,8 +34,7 @@ RUNNING = StageProgress(
     resumed_from=25,
     step=30,
     max_steps=60,
-    loss=2.611,
-    val_loss=2.4,
+    figures={"Loss": 2.611, "Held-out loss": 2.4},
     epsilon=3.0149,
     target_epsilon=8.0,
     tokens_per_second=1300.2,
@@ -47,10 +46,7 @@ REWARDED = StageProgress(
     state="running",
     step=10,
     max_steps=25,
-    val_loss=2.3,
-    reward=0.5123,
-    val_reward=0.4987,
-    kl=0.0214,
+    figures={"Reward": 0.5123, "Held-out": 0.4987, "KL": 0.0214},
     epsilon=4.5,
     target_epsilon=8.0,
     tokens_per_second=900.0,
@@ -78,7 +74,7 @@ def test_a_stage_with_a_reward_shows_it_in_place_of_the_loss() -> None:
 
 
 def test_before_its_first_step_only_the_held_out_reward_is_known() -> None:
-    progress = dataclasses.replace(REWARDED, reward=None, kl=None)
+    progress = dataclasses.replace(REWARDED, figures={"Held-out": 0.4987})
     assert "(40%), held-out reward 0.499, ε" in command.plain_line(progress)
 
 
@@ -126,9 +122,10 @@ def test_the_live_view_of_both_kinds_of_stage_cuts_no_cell(width: int) -> None:
 
 def test_rewards_have_columns_of_their_own_once_there_are_any() -> None:
     header, sft, reinforce = rendered([RUNNING, REWARDED], width=140).splitlines()[:3]
-    assert header.split()[-8:] == ["Step", "Loss", "Reward", "Held-out", "KL", "ε", "Tokens/s", "Left"]
-    assert sft.split()[-9:-5] == ["2.611", "–", "–", "–"]
-    assert reinforce.split()[-9:-5] == ["–", "0.512", "0.499", "0.021"]
+    wanted = ["Step", "Loss", "Held-out", "loss", "Reward", "Held-out", "KL", "ε", "Tokens/s", "Left"]
+    assert header.split()[-10:] == wanted
+    assert sft.split()[-10:-5] == ["2.611", "2.400", "–", "–", "–"]
+    assert reinforce.split()[-10:-5] == ["–", "–", "0.512", "0.499", "0.021"]
     assert "Reward" not in rendered([RUNNING, WAITING], width=140)
 
 

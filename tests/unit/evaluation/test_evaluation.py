@@ -30,12 +30,10 @@ from sealed_experts.training.checkpoints import load_state, save_state
 from sealed_experts.training.dataset import UnitDataset
 from sealed_experts.training.held_out import HeldOutAnswers
 from sealed_experts.training.job import StageJob
-from sealed_experts.training.objectives.reinforce import PolicyGradient
-from sealed_experts.training.objectives.sft import SupervisedFineTuning
+from sealed_experts.training.objectives.reinforce import PolicyGradient, Reinforce
+from sealed_experts.training.objectives.sft import Sft, SupervisedFineTuning
 from sealed_experts.training.stage import train_stage
-from sealed_experts.training.stages.reinforce import Reinforce
-from sealed_experts.training.stages.sft import Sft
-from sealed_experts.training.summary import reward_metrics, training_metrics
+from sealed_experts.training.summary import stage_metrics
 from tests.evaluations import made_evaluation, without_reward
 from tests.tiny import build_tiny_base, build_tiny_dataset
 
@@ -136,7 +134,7 @@ def evaluation(run: Run) -> dict:
 
 
 def test_the_numbers_are_the_stages_own(run: Run, evaluation: dict) -> None:
-    sft, reinforce = training_metrics(load_state(run.sft)), reward_metrics(load_state(run.reinforce))
+    sft, reinforce = stage_metrics(load_state(run.sft)), stage_metrics(load_state(run.reinforce))
     models = evaluation["models"]
     assert models["base"]["loss"] == sft["first_val_loss"]
     assert models["sft"]["loss"] == sft["final_val_loss"] == reinforce["first_val_loss"]

@@ -53,12 +53,14 @@ def test_the_manifest_says_what_the_inputs_say():
         "selection_reason": "the only stage",
         "steps": 60,
         "stopped_reason": "max_steps",
-        "learning_rate": 0.005,
-        "batch_size": 128,
-        "max_seq_len": 256,
-        "schedule": "constant",
-        "warmup_steps": 0,
-        "weight_decay": 0.01,
+        "settings": {
+            "learning_rate": 0.005,
+            "batch_size": 128,
+            "max_seq_len": 256,
+            "schedule": "constant",
+            "warmup_steps": 0,
+            "weight_decay": 0.01,
+        },
     }
     assert manifest["privacy"] == {"epsilon": 4.2, "delta": 1e-5, "mode": "release", "unit": "record"}
 

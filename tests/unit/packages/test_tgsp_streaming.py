@@ -30,6 +30,7 @@ STORAGES = {
     "encrypted": {"recipients": [IDENTITY.recipient]},
     "both": {"compression": "zstd", "recipients": [IDENTITY.recipient]},
 }
+MOST_GROWTH = 16  # MB: some blocks of a megabyte, and what the libraries for compression and encryption hold
 # A process of its own, which imports what `sealed-experts verify` does and tells its peak memory in MB.
 SCRIPT = """
 import json, sys
@@ -96,14 +97,18 @@ def content(weights: Path) -> tuple[dict, dict]:
     "storage", [{}, {"compression": "zstd"}, {"encrypted": True}], ids=["plain", "compressed", "encrypted"]
 )
 def test_memory_does_not_grow_with_the_adapter(storage, tmp_path):
-    """128 MB of weights: sealed and verified in less than 64 MB, the interpreter and its libraries included."""
-    large_adapter(tmp_path / building.WEIGHTS, width=1 << 22)
+    """128 MB of weights: sealed and verified in the memory that 64 kB of weights need, and a few blocks more."""
+    peaks = {}
+    for width in (1 << 11, 1 << 22):
+        large_adapter(tmp_path / building.WEIGHTS, width=width)
+        manifest, members = content(tmp_path / building.WEIGHTS)
+        small = {name: member.decode() for name, member in members.items() if isinstance(member, bytes)}
+        (tmp_path / "content.json").write_text(json.dumps({"manifest": manifest, "members": small}))
+        for action in ("seal", "verify"):
+            peaks[width, action] = peak_memory_of(SCRIPT, str(tmp_path), json.dumps(storage), action)
     assert (tmp_path / building.WEIGHTS).stat().st_size > 128 << 20
-    manifest, members = content(tmp_path / building.WEIGHTS)
-    small = {name: member.decode() for name, member in members.items() if isinstance(member, bytes)}
-    (tmp_path / "content.json").write_text(json.dumps({"manifest": manifest, "members": small}))
     for action in ("seal", "verify"):
-        assert peak_memory_of(SCRIPT, str(tmp_path), json.dumps(storage), action) < 64, action
+        assert peaks[1 << 22, action] - peaks[1 << 11, action] < MOST_GROWTH, peaks
 
 
 # The same for a package that is there: what is done with it, and by whom it may be read.
@@ -133,7 +138,13 @@ print(peak_memory())
 @pytest.mark.parametrize("storage", ["expert", "plain", "both"])
 def test_unpacking_and_installing_take_no_more_memory_than_verifying(storage, action, tmp_path):
     """For 64 MB of weights: `unpack` held them two to three times."""
-    large_adapter(tmp_path / building.WEIGHTS, width=1 << 21)
+    peaks = [_peak_of_using(tmp_path / str(width), storage, action, width=width) for width in (1 << 11, 1 << 21)]
+    assert peaks[1] - peaks[0] < MOST_GROWTH
+
+
+def _peak_of_using(tmp_path, storage, action, *, width):
+    tmp_path.mkdir()
+    large_adapter(tmp_path / building.WEIGHTS, width=width)
     manifest, members = content(tmp_path / building.WEIGHTS)
     path, key = tmp_path / ("p.expert" if storage == "expert" else "p.tgsp"), building.key()
     seal_package(tmp_path / "p.tgsp", manifest=manifest, members=members, key=key, **STORAGES.get(storage, {}))
@@ -141,11 +152,12 @@ def test_unpacking_and_installing_take_no_more_memory_than_verifying(storage, ac
         complete = verify_package(tmp_path / "p.tgsp", trust=building.trust()).manifest
         seal_expert(path, manifest=complete, members=members, key=key)
     (tmp_path / "k.pub").write_text(key.public.pem)
-    assert peak_memory_of(USED, str(path), action) < 64
+    peak = peak_memory_of(USED, str(path), action)
     if action == "unpack":
         unpacked = tmp_path / "out" / building.WEIGHTS
         assert sha256_file(unpacked) == sha256_file(tmp_path / building.WEIGHTS)
         assert sorted(os.listdir(tmp_path / "out")) == sorted([*members, "manifest.json"])
+    return peak
 
 
 @pytest.mark.parametrize("container", ["tgsp", "expert"])

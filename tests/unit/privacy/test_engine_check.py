@@ -11,8 +11,8 @@ from sealed_experts.models.memory import enable_gradient_checkpointing
 from sealed_experts.privacy.engines import GradientMismatch, hooks, vmap
 from sealed_experts.privacy.engines.check import check_unit_gradients
 from sealed_experts.privacy.streams import Stream
-from sealed_experts.training.objectives.response import response_logits
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
+from sealed_experts.training.response import response_logits
 from tests.kinds import adapted
 from tests.pairs import Preference, batch_of, units
 from tests.tiny import tiny_qwen2

@@ -13,12 +13,11 @@ from sealed_experts.models.memory import enable_gradient_checkpointing
 from sealed_experts.privacy.engines import NAMES, make_engine
 from sealed_experts.rewards import Score
 from sealed_experts.training.batches import Example
-from sealed_experts.training.objectives.distributions import nucleus_log_probs, other_weights, policy_terms
-from sealed_experts.training.objectives.objective import Materials
-from sealed_experts.training.objectives.reinforce import PolicyGradient
+from sealed_experts.training.objective import Materials
+from sealed_experts.training.objectives.reinforce import PolicyGradient, Reinforce
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
+from sealed_experts.training.policy import nucleus_log_probs, other_weights, policy_terms
 from sealed_experts.training.scoring import Rollout
-from sealed_experts.training.stages.reinforce import Reinforce
 from tests.kinds import KINDS, VOCABULARY, adapted
 from tests.pairs import BETA, Preference, batch_of, units
 

@@ -5,7 +5,7 @@ import pytest
 from sealed_experts.rewards.making.checks import reward_mistakes
 from sealed_experts.settings.checking import parse_group
 from sealed_experts.settings.layers import Layers
-from sealed_experts.training.stages.reinforce import Reinforce
+from sealed_experts.training.objectives.reinforce import Reinforce
 
 
 def told(own=None, *, defaults=None, overrides=None):

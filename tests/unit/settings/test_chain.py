@@ -20,7 +20,7 @@ from sealed_experts.moe.job import moe_from_json
 from sealed_experts.packages.job import package_from_json
 from sealed_experts.settings.merging import merge
 from sealed_experts.training.job import stage_from_json
-from sealed_experts.training.stages.sft import Sft
+from sealed_experts.training.objectives.sft import Sft
 
 COMMIT = "8faed761d45a263340a0528343f099c05c9a4323"
 DOCUMENT: dict[str, Any] = {

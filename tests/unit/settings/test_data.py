@@ -262,6 +262,7 @@ def test_keywords_that_no_package_can_hold_together_are_refused(tmp_path):
             "routing": {"keywords": keywords, "exclude": [], "always_active": True},
             "constraints": {"requires": [], "incompatible_with": []},
             "training": {
+                "settings": {},
                 **{"datasets": [{"hmac_sha256": "0" * 64}], "stages": ["sft"], "selected_stage": "sft"},
                 "selection_reason": "&" * 1000,
             },

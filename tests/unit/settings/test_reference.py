@@ -12,7 +12,7 @@ from sealed_experts.moe.settings import GatelinkSettings, HeSettings
 from sealed_experts.packages.settings import RoutingSettings
 from sealed_experts.privacy.settings import PrivacySettings
 from sealed_experts.settings.fields import Group, is_operational
-from sealed_experts.training.stages.sft import Sft
+from sealed_experts.training.objectives.sft import Sft
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "settings.md"
 

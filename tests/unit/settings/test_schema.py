@@ -16,7 +16,7 @@ from sealed_experts.privacy.settings import PrivacySettings
 from sealed_experts.settings.fields import Group, plain
 from sealed_experts.settings.reading import read_file
 from sealed_experts.settings.schema import DIALECT
-from sealed_experts.training.stages import STAGES
+from sealed_experts.training.objectives import STAGES
 
 ROOT = Path(__file__).parents[3]
 SCHEMA = document_schema()

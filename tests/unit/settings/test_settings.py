@@ -24,8 +24,8 @@ from sealed_experts.rewards import REWARDS
 from sealed_experts.settings.checking import parse_group
 from sealed_experts.settings.fields import plain
 from sealed_experts.settings.merging import merge
-from sealed_experts.training.stages import STAGES
-from sealed_experts.training.stages.sft import Sft
+from sealed_experts.training.objectives import STAGES
+from sealed_experts.training.objectives.sft import Sft
 
 ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / "config"

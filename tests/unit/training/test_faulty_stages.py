@@ -9,10 +9,10 @@ import time
 import pytest
 import torch
 
+from sealed_experts.cli.progress import read_progress
 from sealed_experts.data.records import Record, read_records, write_records
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.mechanism import GradientMechanism
-from sealed_experts.progress import read_progress
 from sealed_experts.training import checkpoints, other_runs
 from sealed_experts.training import stage as stage_module
 from sealed_experts.training.checkpoints import CheckpointFolder, load_state, save_state, state_digest

@@ -111,9 +111,9 @@ for _ in range(600):  # not one long one: a signal just before it would wait for
 @pytest.mark.parametrize(
     ("script", "number"),
     [
-        ("train_sft.py", signal.SIGTERM),
-        ("train_sft.py", signal.SIGUSR1),
-        ("train_reinforce.py", signal.SIGINT),
+        ("train_stage.py", signal.SIGTERM),
+        ("train_stage.py", signal.SIGUSR1),
+        ("train_stage.py", signal.SIGINT),
     ],
 )
 def test_a_signal_while_the_program_is_loading_is_no_failure(tmp_path, script, number):

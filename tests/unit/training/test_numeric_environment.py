@@ -5,12 +5,20 @@ import os
 import pytest
 import torch
 
+from sealed_experts.models.adapters import KINDS
 from sealed_experts.training.environment import make_deterministic, numeric_environment
+from sealed_experts.training.objectives import STAGES
 
 
 def described():
     return numeric_environment(
-        device=torch.device("cpu"), dtype=torch.float32, token_budget=1, threads=1, gradient_checkpointing=False
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        token_budget=1,
+        threads=1,
+        gradient_checkpointing=False,
+        features=[STAGES["sft"], KINDS["lora"]],
+        engine="hooks",
     )
 
 

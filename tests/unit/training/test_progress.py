@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from sealed_experts.cli.progress import StageProgress, found_stages, last_error, read_metrics, read_progress
 from sealed_experts.files.locks import folder_lock
-from sealed_experts.progress import StageProgress, found_stages, last_error, read_metrics, read_progress
 from tests.traces import NOW, leave, step_line
 
 
@@ -34,8 +34,8 @@ def test_a_running_stage_shows_its_newest_figures(tmp_path: Path) -> None:
         progress = look(tmp_path)
     assert progress.state == "running"
     assert (progress.step, progress.max_steps) == (20, 60)
-    assert progress.loss == pytest.approx(3.0 - 20 / 60)
-    assert progress.val_loss == 2.9
+    assert progress.figures["Loss"] == pytest.approx(3.0 - 20 / 60)
+    assert progress.figures["Held-out loss"] == 2.9
     assert (progress.epsilon, progress.target_epsilon) == (2.5, 8.0)
     assert progress.tokens_per_second == 1234.5
     assert progress.seconds_left == pytest.approx(80.0)  # 40 steps to go at 2 s a step
@@ -143,7 +143,7 @@ def test_a_metrics_line_cut_inside_a_letter_is_passed_over(tmp_path: Path) -> No
 
 def test_an_empty_draw_leaves_the_last_known_loss(tmp_path: Path) -> None:
     leave(tmp_path, state={}, metrics=[step_line(10, loss=2.75), step_line(20, loss=None)])
-    assert look(tmp_path).loss == 2.75
+    assert look(tmp_path).figures["Loss"] == 2.75
 
 
 def leave_rewards(results: Path, *lines: dict[str, object]) -> StageProgress:
@@ -163,13 +163,12 @@ def test_a_stage_with_a_reward_shows_it_and_no_loss(tmp_path: Path) -> None:
         step_line(2, loss=None, reward_mean=None, kl=None),  # an empty draw
         {"step": 2, "val_loss": 2.5, "val_reward": 0.5, "val_kl": 0.25},
     )
-    assert (progress.loss, progress.val_loss) == (None, 2.5)
-    assert (progress.reward, progress.val_reward, progress.kl) == (0.375, 0.5, 0.125)
+    assert progress.figures == {"Reward": 0.375, "Held-out": 0.5, "KL": 0.125}
 
 
 def test_before_its_first_step_a_stage_knows_its_held_out_reward(tmp_path: Path) -> None:
     progress = leave_rewards(tmp_path, {"step": 0, "val_loss": 2.5, "val_reward": 0.25, "val_kl": 0.0})
-    assert (progress.reward, progress.val_reward, progress.kl) == (None, 0.25, None)
+    assert progress.figures == {"Reward": None, "Held-out": 0.25, "KL": None}
 
 
 def test_stages_are_found_by_their_traces(tmp_path: Path) -> None:

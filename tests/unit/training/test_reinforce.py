@@ -10,17 +10,16 @@ from sealed_experts.models.loading import load_tokenizer
 from sealed_experts.privacy.engines import constants_of, make_engine
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.rewards import Score
+from sealed_experts.training.baseline import Baseline
 from sealed_experts.training.batches import Example, physical_batches
-from sealed_experts.training.objectives.baseline import Baseline
-from sealed_experts.training.objectives.distributions import (
+from sealed_experts.training.objective import Materials
+from sealed_experts.training.objectives.reinforce import PolicyGradient, Reinforce
+from sealed_experts.training.policy import (
     nucleus_log_probs,
     other_weights,
     policy_terms,
 )
-from sealed_experts.training.objectives.objective import Materials
-from sealed_experts.training.objectives.reinforce import PolicyGradient
 from sealed_experts.training.scoring import Rollout
-from sealed_experts.training.stages.reinforce import Reinforce
 from tests.tiny import build_tiny_base, tiny_qwen2
 
 CPU = torch.device("cpu")
@@ -250,7 +249,7 @@ def test_the_query_is_the_rewards_of_the_batch(tokenizer):
     model = adapted()
     objective = objective_of(model, tokenizer)
     (batch,) = prepared(model, objective)
-    assert objective.query_noise == {"mean_reward": SETTINGS.baseline_noise_multiplier}
+    assert SETTINGS.query_noise() == {"mean_reward": SETTINGS.baseline_noise_multiplier}
     rewards = objective.queries(batch)["mean_reward"].tolist()
     assert rewards == [rollout.score.value for rollout in batch.examples]
 

@@ -15,13 +15,12 @@ from sealed_experts.errors import UserError
 from sealed_experts.privacy.settings import PrivacySettings
 from sealed_experts.rewards import Score
 from sealed_experts.training import held_out
+from sealed_experts.training.baseline import Baseline
 from sealed_experts.training.checkpoints import load_state
 from sealed_experts.training.interruption import Interrupted
-from sealed_experts.training.objectives.baseline import Baseline
-from sealed_experts.training.objectives.reinforce import PolicyGradient
+from sealed_experts.training.objectives.reinforce import PolicyGradient, Reinforce
 from sealed_experts.training.stage import train_stage
-from sealed_experts.training.stages.reinforce import Reinforce
-from sealed_experts.training.summary import reward_metrics
+from sealed_experts.training.summary import stage_metrics
 from tests.unit.training.test_stage import comparable, interrupt_after, make_job, share_key, supervised
 
 pytestmark = pytest.mark.xdist_group("reinforce_stage")  # they share the runs of two fixtures
@@ -140,9 +139,9 @@ def test_a_step_is_logged_with_rewards_axes_and_health(whole):
 
 
 def test_held_out_rewards_use_the_same_draws_before_and_after(tuned, tmp_path, whole):
-    metrics = reward_metrics(whole[1])
+    metrics = stage_metrics(whole[1])
     again = rl_job(tmp_path / "again", tuned[0], privacy=tuned[1], total_steps=2, learning_rate=1e-2)
-    assert reward_metrics(train(again))["mean_reward_before"] == metrics["mean_reward_before"]
+    assert stage_metrics(train(again))["mean_reward_before"] == metrics["mean_reward_before"]
     assert metrics["mean_reward_after"] == whole[1]["history"][-1]["val_reward"]
 
 
@@ -234,7 +233,7 @@ def test_recomputed_activations_change_no_rollout(tuned, tmp_path):
     assert all(torch.isfinite(tensor).all() for tensor in state["model_state_dict"].values())
 
 
-class Watched(Reinforce):
+class Watched(PolicyGradient):
     """Keeps the exact expected reward of one-token answers to all prompts before each step: no noise of sampling."""
 
     def check(self, examples, *, path):

@@ -10,8 +10,8 @@ from sealed_experts.models.memory import enable_gradient_checkpointing
 from sealed_experts.privacy.engines import make_engine
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.training.batches import Example, physical_batches
-from sealed_experts.training.objectives.distributions import nucleus_log_probs
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
+from sealed_experts.training.policy import nucleus_log_probs
 from sealed_experts.training.rollouts import Sampling, check_row_independence, pick_tokens, sample_answers
 from tests.tiny import tiny_qwen2
 

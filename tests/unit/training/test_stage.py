@@ -19,11 +19,10 @@ from sealed_experts.training import loop as loop_module
 from sealed_experts.training.checkpoints import CheckpointFolder, load_state
 from sealed_experts.training.interruption import Interrupted, Interruption
 from sealed_experts.training.job import StageJob
-from sealed_experts.training.objectives.sft import SupervisedFineTuning
+from sealed_experts.training.objectives.sft import Sft, SupervisedFineTuning
 from sealed_experts.training.samplers import PoissonSampler
 from sealed_experts.training.stage import train_stage
-from sealed_experts.training.stages.sft import Sft
-from sealed_experts.training.summary import training_metrics
+from sealed_experts.training.summary import stage_metrics
 from tests.measured import MEASURED
 
 PRIVATE = PrivacySettings(noise_multiplier=1.0, max_grad_norm=0.5, target_epsilon=50.0, delta=1e-3)
@@ -58,7 +57,7 @@ def make_job(folder, base, dataset, *, privacy=PRIVATE, **changes):
         template="alpaca",
         adapter=Lora(rank=2, alpha=4),
         settings=settings,
-        computed={"sft": settings.part(operation=False)},
+        computed={"training": settings.part(operation=False)},
         base=base,
         train=dataset / "train.jsonl",
         val=dataset / "val.jsonl",
@@ -181,7 +180,7 @@ def test_an_operational_setting_keeps_the_old_checkpoints(tmp_path, tiny_base, t
 
 def test_without_privacy_it_learns_and_metrics_say_what_happened(tmp_path, tiny_base, tiny_dataset):
     job = make_job(tmp_path, tiny_base, tiny_dataset, privacy=PLAIN, max_steps=40, learning_rate=2e-2)
-    metrics = training_metrics(train(job))
+    metrics = stage_metrics(train(job))
     assert metrics["final_val_loss"] < metrics["first_val_loss"] - 0.1  # on other seeds it falls by 0.19 to 0.28
     assert metrics["best_val_loss"] == min(line["val_loss"] for line in metrics["history"]["validation"])
     assert metrics["examples_seen"] == 40 * 8
@@ -419,7 +418,7 @@ def test_a_later_stage_starts_from_the_earlier_one_and_pays_jointly(tmp_path, ti
 
 
 def test_metrics_carry_what_the_contract_names(tmp_path, tiny_base, tiny_dataset):
-    metrics = training_metrics(train(make_job(tmp_path, tiny_base, tiny_dataset)))
+    metrics = stage_metrics(train(make_job(tmp_path, tiny_base, tiny_dataset)))
     names = """adapter_name model adapter total_steps stopped_reason first_val_loss final_val_loss best_val_loss
         final_loss total_time_seconds examples_seen tokens_seen dataset_size data_digest base_digest seed privacy"""
     assert set(names.split()) <= metrics.keys()
@@ -447,7 +446,7 @@ def test_a_signal_during_validation_is_heeded_within_a_batch_and_nothing_of_it_i
     tmp_path, tiny_base, tiny_dataset, monkeypatch
 ):
     """It waited for the end of the validation, which can take minutes."""
-    from sealed_experts.training.objectives import response
+    from sealed_experts.training import response
 
     jobs = [
         make_job(tmp_path / name, tiny_base, tiny_dataset, privacy=PLAIN, token_budget=100, max_steps=3)

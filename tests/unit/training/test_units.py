@@ -17,12 +17,11 @@ from sealed_experts.training.dataset import UnitDataset
 from sealed_experts.training.gradients import PlainGradients, PrivateGradients
 from sealed_experts.training.interruption import Interruption
 from sealed_experts.training.loop import TrainingLoop
-from sealed_experts.training.objectives.response import mean_response_loss, response_logits
-from sealed_experts.training.objectives.sft import SupervisedFineTuning
+from sealed_experts.training.objectives.sft import Sft, SupervisedFineTuning
 from sealed_experts.training.progress import ProgressFiles
+from sealed_experts.training.response import mean_response_loss, response_logits
 from sealed_experts.training.samplers import ShuffledSampler
 from sealed_experts.training.self_check import check_gradients
-from sealed_experts.training.stages.sft import Sft
 from tests.kinds import adapted
 from tests.pairs import Preference, batch_of, units
 

@@ -19,7 +19,9 @@ from sealed_experts.packages.content.manifest_schema import (
 )
 from sealed_experts.packages.content.versions import VersionPattern
 from sealed_experts.packages.errors import PackageError
+from sealed_experts.settings.checking import mistakes_in
 from sealed_experts.text import FORGING, holds, one_line
+from sealed_experts.training.objectives import STAGES
 
 _MEMBER_NAME = re.compile(MEMBER_NAME)
 LONGEST_NAME = 200  # characters, all of them ASCII: with a suffix, or as a hidden draft, it is a file name everywhere
@@ -114,12 +116,25 @@ def _check_training(training: Mapping[str, Any], privacy: Mapping[str, Any]) -> 
         raise PackageError(
             f"manifest: training.selected_stage: {training['selected_stage']} is not one of training.stages"
         )
+    _check_stage_settings(training["selected_stage"], training["settings"])
     if "seed" in training and privacy["mode"] != "reproducible":
         raise PackageError("manifest: training.seed: only a reproducible run states it")
     if "started" in training and "finished" in training and training["started"] > training["finished"]:
         raise PackageError("manifest: training.finished: it is before training.started")
     if privacy["epsilon"] is None and "reason" not in privacy:
         raise PackageError("manifest: privacy.reason: it must say why epsilon is null")
+
+
+def _check_stage_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that the stage does not publish. Of a stage that this program does not have, they say nothing."""
+    if name not in STAGES:
+        return
+    foreign = sorted(settings.keys() - STAGES[name].published(settings).keys())
+    mistakes = mistakes_in(STAGES[name], dict(settings))
+    if foreign:
+        raise PackageError(f"manifest: training.settings: {foreign[0]} is no setting that the stage {name} states")
+    if mistakes:
+        raise PackageError(f"manifest: training.settings: {one_line(mistakes[0])}")
 
 
 def _check_constraints(constraints: Mapping[str, Any], *, own: str) -> None:

@@ -8,18 +8,6 @@ from sealed_experts.packages.settings import NO_LICENCE
 _TRAINING_ROWS = (
     ("steps", "Optimizer steps"),
     ("stopped_reason", "Ended by"),
-    ("batch_size", "Logical batch (expected, under privacy)"),
-    ("learning_rate", "Learning rate"),
-    ("schedule", "Schedule"),
-    ("warmup_steps", "Warmup steps"),
-    ("weight_decay", "Weight decay"),
-    ("max_seq_len", "Longest example in tokens"),
-    ("reward", "Reward"),
-    ("max_new_tokens", "Longest sampled answer in tokens"),
-    ("temperature", "Sampling temperature"),
-    ("top_p", "Nucleus (top-p)"),
-    ("kl_coef", "Weight of the KL divergence"),
-    ("entropy_coef", "Weight of the entropy bonus"),
     ("seed", "Seed"),
     ("started", "Started"),
     ("finished", "Finished"),
@@ -96,6 +84,7 @@ def _data(datasets: Sequence[Mapping[str, Any]]) -> str:
 
 def _training(training: Mapping[str, Any]) -> str:
     rows = [f"| {label} | {_plain(str(training[field]))} |" for field, label in _TRAINING_ROWS if field in training]
+    rows += [f"| `{name}` | {_plain(str(value))} |" for name, value in training["settings"].items()]
     return "\n".join(
         [
             f"## Training\n\nStages: {', '.join(training['stages'])}. This package holds {training['selected_stage']}:"
@@ -127,7 +116,7 @@ def _privacy(privacy: Mapping[str, Any], training: Mapping[str, Any]) -> str:
 def _evaluation(quality: Mapping[str, Any], training: Mapping[str, Any]) -> str:
     if not quality["published"]:
         return f"## Evaluation\n\nWithheld: {_plain(quality['reason'])}."
-    reward = f" ({_plain(training['reward'])})" if "reward" in training else ""
+    reward = f" ({_plain(training['settings']['reward'])})" if "reward" in training["settings"] else ""
     labels = {
         "held_out_loss": "Loss on held-out records, nats a response token",
         "held_out_reward": f"Mean reward of answers to held-out prompts{reward}",

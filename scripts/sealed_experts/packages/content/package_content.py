@@ -25,15 +25,10 @@ from sealed_experts.privacy.ledger.owner_names import OwnerNames
 from sealed_experts.privacy.ledger.published_receipt import receipt_bytes
 from sealed_experts.privacy.ledger.receipt_rules import privacy_summary
 from sealed_experts.settings.fields import plain
+from sealed_experts.training.objectives import STAGES
 
 _WITHHELD = "measured on held-out private records; the dataset does not declare public_evaluation"
 _NOT_MEASURED = "nothing was measured on held-out records"
-# Settings of a stage that a manifest may state. Not the reward's options: they may hold the owner's words.
-_TRAINING_SETTINGS = (
-    *("learning_rate", "batch_size", "rollout_batch_size", "max_seq_len", "schedule", "warmup_steps", "weight_decay"),
-    *("reward", "max_new_tokens", "temperature", "top_p", "kl_coef", "entropy_coef"),
-)
-_MANIFEST_NAME = {"rollout_batch_size": "batch_size"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,12 +185,9 @@ def _routing(routing: RoutingSettings) -> dict[str, Any]:
 
 
 def _training(inputs: SealingInputs) -> dict[str, Any]:
-    stage = inputs.metrics["settings"]["training"]
-    facts = {
-        _MANIFEST_NAME.get(field, field): stage[field] for field in _TRAINING_SETTINGS if stage.get(field) is not None
-    }
+    stage = STAGES[inputs.selection["stage"]]
     return {
-        **facts,
+        "settings": stage.published(inputs.metrics["settings"]["training"]),
         **_seed(inputs),
         **stated_times(inputs.settings.package, epoch=inputs.epoch),
         "datasets": [_dataset(inputs)],

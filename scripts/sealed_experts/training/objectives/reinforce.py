@@ -5,28 +5,179 @@ moving average as the baseline.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from sealed_experts.errors import UserError
-from sealed_experts.models.attachment import trainable_parameters
-from sealed_experts.privacy.streams import Stream
-from sealed_experts.rewards import Reward
-from sealed_experts.training.batches import Batch, Example, physical_batches
-from sealed_experts.training.held_out import answer_held_out
-from sealed_experts.training.objectives.baseline import Baseline
-from sealed_experts.training.objectives.distributions import (
-    nucleus_log_probs,
-    other_weights,
-    policy_terms,
-)
-from sealed_experts.training.objectives.objective import Materials, Objective
-from sealed_experts.training.objectives.response import at_responses, mean_response_loss, response_logits
-from sealed_experts.training.scoring import Rollout, Scorer, figures_of_observed, observed, reward_figures
-from sealed_experts.training.stages.reinforce import MEAN_REWARD, Reinforce
+from sealed_experts.features import Feature
+from sealed_experts.rewards import REWARDS, RewardName, Scoring
+from sealed_experts.rewards.making.checked import CheckedReward
+from sealed_experts.rewards.making.checks import reward_mistakes
+from sealed_experts.rewards.making.maker import described_reward, make_reward, reward_code, reward_source
+from sealed_experts.settings.choices import OptionsOf
+from sealed_experts.settings.fields import Open, setting
+from sealed_experts.settings.layers import Layers
+from sealed_experts.settings.messages import Mistake
+from sealed_experts.training.baseline import Baseline
+from sealed_experts.training.objective import Objective
+from sealed_experts.training.objectives import MOST_STEPS, Stage
+
+if TYPE_CHECKING:
+    import torch
+
+    from sealed_experts.privacy.streams import Stream
+    from sealed_experts.training.batches import Batch, Example
+    from sealed_experts.training.objective import Materials
+    from sealed_experts.training.scoring import Rollout
+
+MEAN_REWARD = "mean_reward"
+
+
+class Reinforce(Stage):
+    """Policy gradients (REINFORCE) on answers that the model samples and a reward scores."""
+
+    learning_rate: float = setting("AdamW's learning rate.", default=1e-5, gt=0, public=True)
+    weight_decay: float = setting("AdamW's decoupled weight decay.", default=0.0, ge=0, public=True)
+    max_seq_len: int = setting(
+        "Longest prompt plus max_new_tokens, in tokens; prompts are padded to it, held-out answers cut at it.",
+        default=512,
+        ge=8,
+        public=True,
+    )
+    eval_steps: int = setting("Sample and score held-out prompts every this many steps.", default=50, ge=1)
+    eval_examples: int = setting("Score this many held-out prompts at most, the first ones.", default=256, ge=1)
+    log_steps: int = setting("Log every this many steps.", default=1, ge=1, operation=True)
+    checkpoint_steps: int = setting("Checkpoint every this many steps.", default=100, ge=1, operation=True)
+    rollout_batch_size: int = setting(
+        "Prompts a step, one answer each (under privacy, the expected number).", default=1, ge=1, public=True
+    )
+    total_steps: int = setting("Optimizer steps.", default=500, ge=1, le=MOST_STEPS)
+    max_new_tokens: int = setting("Longest sampled answer in tokens.", default=64, ge=1, public=True)
+    temperature: float = setting(
+        "Divides the logits that answers are sampled from.", default=0.7, ge=1e-3, le=1e3, public=True
+    )
+    top_p: float = setting(
+        "Sample from the smallest set of likeliest tokens that holds this probability; 1 takes all.",
+        default=0.9,
+        ge=1e-3,
+        le=1,
+        public=True,
+    )
+    reward: RewardName = setting(
+        "What scores an answer: a reward by its name, or `module:function` of your own.",
+        default="finance",
+        public=True,
+    )
+    reward_options: Annotated[Open, OptionsOf(REWARDS)] = setting("The reward's own settings.", default={})
+    reward_scale: float = setting("Multiplies every advantage.", default=1.0, ge=1e-6, le=1e6)
+    baseline_decay: float = setting(
+        "Decay of the moving average of mean rewards that is subtracted from each reward.", default=0.99, ge=0, lt=1
+    )
+    baseline_noise_multiplier: float = setting(
+        "Under privacy, the noise on a step's sum of rewards, in units of one reward.", default=5.0, ge=1e-3, le=1e6
+    )
+    kl_coef: float = setting(
+        "Weight of the divergence from the adapter it started from.", default=0.01, ge=0, le=1e6, public=True
+    )
+    entropy_coef: float = setting("Weight of the entropy bonus.", default=0.01, ge=0, le=1e6, public=True)
+
+    follows: ClassVar[bool] = True
+    adapter_file: ClassVar[str] = "adapter_rl_final.pt"
+    metrics_file: ClassVar[str] = "rl_metrics.json"
+    watched: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "Reward": ("reward_mean", "reward"),
+        "Held-out": ("val_reward", "held-out reward"),
+        "KL": ("kl", "KL"),
+    }
+    order: ClassVar[int] = 1
+    steps_setting: ClassVar[str] = "total_steps"
+    batch_setting: ClassVar[str] = "rollout_batch_size"
+    scores_answers: ClassVar[bool] = True
+
+    @classmethod
+    def folder(cls) -> str:
+        """`rl`."""
+        return "rl"
+
+    def objective(self, materials: "Materials") -> Objective:
+        """Return policy gradients on the reward.
+
+        Raises:
+            UserError: the reward cannot be made.
+        """
+        return PolicyGradient(settings=self, reward=self.made_reward(), materials=materials)
+
+    def made_reward(self) -> CheckedReward:
+        """Return the reward."""
+        return make_reward(self.reward, self.reward_options)
+
+    def files(self) -> list[str]:
+        """Return the source of a reward of the user's: it is code that decides numbers."""
+        return [str(path) for path in reward_source(self.reward, self.reward_options)]
+
+    def chosen(self) -> Iterator[type[Feature]]:
+        """Yield itself and the rewards."""
+        yield from super().chosen()
+        yield from described_reward(self.reward, self.reward_options).chosen()
+
+    def code(self) -> dict[str, str]:
+        """Return digests of the modules that a reward of the user's runs."""
+        return reward_code(self.reward, self.reward_options)
+
+    def summary(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return rewards on held-out prompts before and after; KL and entropy in nats a token, lengths in tokens.
+
+        Both were sampled with the same seed.
+        """
+        validation = [line for line in state["history"] if "val_loss" in line]
+        before, after = validation[0], validation[-1]
+        return {
+            "reward": self.reward,
+            "mean_reward_before": before["val_reward"],
+            "mean_reward_after": after["val_reward"],
+            "axes_before": before["val_axes"],
+            "axes_after": after["val_axes"],
+            "kl_after": after["val_kl"],
+            "entropy_before": before["val_entropy"],
+            "entropy_after": after["val_entropy"],
+            "response_tokens_before": before["val_response_tokens"],
+            "response_tokens_after": after["val_response_tokens"],
+            "truncated_share_after": after["val_truncated_share"],
+        }
+
+    @property
+    def logical_batch(self) -> int:
+        """`rollout_batch_size`."""
+        return self.rollout_batch_size
+
+    @property
+    def steps(self) -> int:
+        """`total_steps`."""
+        return self.total_steps
+
+    def query_noise(self) -> Mapping[str, float]:
+        """The noised mean reward, for the baseline."""
+        return {MEAN_REWARD: self.baseline_noise_multiplier}
+
+    def settled(self) -> "Reinforce":
+        """Return these settings with all options of the reward."""
+        return self.model_copy(update={"reward_options": described_reward(self.reward, self.reward_options).options()})
+
+    def mistakes(self, layers: Layers) -> Iterator[Mistake]:
+        """Yield what does not fit, lengths among it."""
+        yield from super().mistakes(layers)
+        if self.max_new_tokens >= self.max_seq_len:
+            yield Mistake(
+                layers.locate(self.feature, "max_new_tokens"),
+                f"{self.max_new_tokens} leaves no room for a prompt in the {self.max_seq_len} tokens that max_seq_len"
+                " allows for both; lower the one or raise the other",
+                involves=(layers.locate(self.feature, "max_seq_len"),),
+            )
+
+    def choice_mistakes(self, layers: Layers) -> Iterator[Mistake]:
+        """Yield what is wrong with the reward."""
+        yield from reward_mistakes(self.reward, self.reward_options, layers, self.feature)
 
 
 class PolicyGradient(Objective):
@@ -35,15 +186,16 @@ class PolicyGradient(Objective):
     An answer's loss is -(advantage) · Σ log π + kl_coef · KL - entropy_coef · H over its tokens. The score term
     uses the tempered, truncated policy that sampled. KL and entropy H use the untruncated one and are means over
     tokens (as sums they would reward long answers for themselves); KL is measured from the adapter that the stage
-    started from, over the whole vocabulary (the Rao-Blackwellised estimator, see `distributions.policy_terms`).
+    started from, over the whole vocabulary (the Rao-Blackwellised estimator, see `policy_terms`).
 
     The advantage is reward_scale · (reward - baseline). The baseline is a function of other records' rewards: under
     privacy it learns of them through a noised mean alone, and only after the step's advantages were taken.
     """
 
-    name = "reinforce"
+    def __init__(self, *, settings: Reinforce, reward: Scoring, materials: "Materials") -> None:
+        from sealed_experts.models.attachment import trainable_parameters
+        from sealed_experts.training.scoring import Scorer
 
-    def __init__(self, *, settings: Reinforce, reward: Reward, materials: Materials) -> None:
         self._settings, self._materials = settings, materials
         self._scorer = Scorer(
             settings=settings,
@@ -61,7 +213,7 @@ class PolicyGradient(Objective):
         self._divergences: list[float] = []
         self._entropies: list[float] = []
 
-    def check(self, examples: Sequence[Example], *, path: Path) -> None:
+    def check(self, examples: "Sequence[Example]", *, path: Path) -> None:
         """Refuse data without prompts, and prompts that leave no room for an answer."""
         if not examples:
             raise UserError(f"{path} holds no prompts: reinforce needs records to answer")
@@ -69,11 +221,13 @@ class PolicyGradient(Objective):
         if self._settings.privacy.enabled:
             self._scorer.settle(self._materials.model, examples)
 
-    def check_held_out(self, examples: Sequence[Example], *, path: Path) -> None:
+    def check_held_out(self, examples: "Sequence[Example]", *, path: Path) -> None:
         """Refuse held-out prompts that leave no room for an answer."""
         self._scorer.check_room(examples, path=path)
 
-    def prepare(self, model: torch.nn.Module, batches: Sequence[Batch], *, step: int, stream: Stream) -> list[Batch]:
+    def prepare(
+        self, model: "torch.nn.Module", batches: "Sequence[Batch]", *, step: int, stream: "Stream"
+    ) -> "list[Batch]":
         """Sample an answer to every prompt of the logical batch, score it, and cut the answers into batches."""
         self._forget()
         examples = [example for batch in batches for example in batch.examples]
@@ -83,8 +237,13 @@ class PolicyGradient(Objective):
         ]
         return self._physical(self._rollouts)
 
-    def constants(self, model: torch.nn.Module, batch: Batch) -> Mapping[str, Any]:
+    def constants(self, model: "torch.nn.Module", batch: "Batch") -> Mapping[str, Any]:
         """Return the reference's logits, the advantages, and the nuclei that the answers were sampled from."""
+        import torch
+
+        from sealed_experts.training.policy import other_weights
+        from sealed_experts.training.response import at_responses, response_logits
+
         rollouts, device = _rollouts_of(batch), batch.input_ids.device
         with other_weights(self._parameters, self._reference):
             reference = response_logits(model, batch).logits
@@ -99,9 +258,12 @@ class PolicyGradient(Objective):
         return {**constants, "nuclei": nuclei, "largest_nucleus": max(sizes, default=1)}
 
     def per_example_loss(
-        self, model: torch.nn.Module, batch: Batch, constants: Mapping[str, Any]
-    ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        self, model: "torch.nn.Module", batch: "Batch", constants: Mapping[str, Any]
+    ) -> "tuple[torch.Tensor, Mapping[str, torch.Tensor]]":
         """Return each answer's loss, [units], with its divergence and entropy."""
+        from sealed_experts.training.policy import nucleus_log_probs, policy_terms
+        from sealed_experts.training.response import response_logits
+
         now = response_logits(model, batch)
         log_probs, *of_positions = policy_terms(now.logits, constants["reference"], now.tokens)
         nuclei, temperature = constants.get("nuclei"), self._settings.temperature
@@ -118,15 +280,19 @@ class PolicyGradient(Objective):
         )
         return batch.by_unit(losses), {"kl": batch.by_unit(divergences), "entropy": batch.by_unit(entropies)}
 
-    def note(self, figures: Mapping[str, torch.Tensor]) -> None:
+    def note(self, figures: "Mapping[str, torch.Tensor]") -> None:
         """Keep divergences and entropies for the log."""
         self._divergences += figures["kl"].tolist()
         self._entropies += figures["entropy"].tolist()
 
     def validate(
-        self, model: torch.nn.Module, batches: Sequence[Batch], *, check: Callable[[], None] = lambda: None
+        self, model: "torch.nn.Module", batches: "Sequence[Batch]", *, check: Callable[[], None] = lambda: None
     ) -> dict[str, Any]:
         """Return the loss on held-out records, and reward, axes, KL and entropy of answers to their prompts."""
+        from sealed_experts.training.held_out import answer_held_out
+        from sealed_experts.training.response import mean_response_loss
+        from sealed_experts.training.scoring import reward_figures
+
         prompts = sorted((example for batch in batches for example in batch.examples), key=lambda row: row.unit)
         held_out = answer_held_out(
             model,
@@ -149,13 +315,10 @@ class PolicyGradient(Objective):
             "val_truncated_share": figures["truncated_share"],
         }
 
-    @property
-    def query_noise(self) -> Mapping[str, float]:
-        """The noised mean reward, for the baseline."""
-        return {MEAN_REWARD: self._settings.baseline_noise_multiplier}
-
-    def queries(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def queries(self, batch: "Batch") -> "dict[str, torch.Tensor]":
         """Return each answer's reward, float64 [units]."""
+        import torch
+
         rewards = [rollout.score.value for rollout in _rollouts_of(batch)]
         return {MEAN_REWARD: torch.tensor(rewards, dtype=torch.float64)}
 
@@ -166,6 +329,8 @@ class PolicyGradient(Objective):
 
     def observed(self) -> dict[str, Any]:
         """Return this process's answers, with their rewards, divergences and entropies."""
+        from sealed_experts.training.scoring import observed
+
         return {
             "answers": [observed(rollout) for rollout in self._rollouts],
             "kl": self._divergences,
@@ -174,6 +339,8 @@ class PolicyGradient(Objective):
 
     def figures(self, shares: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the step's rewards, KL, entropy, and the baseline that comes of it."""
+        from sealed_experts.training.scoring import figures_of_observed
+
         answers, divergences, entropies = (
             [value for share in shares for value in share[name]] for name in ("answers", "kl", "entropy")
         )
@@ -192,13 +359,15 @@ class PolicyGradient(Objective):
         """Take the baseline's state back."""
         self._baseline.load_state_dict(state["baseline"])
 
-    def _advantage(self, rollout: Rollout, *, step: int) -> float:
+    def _advantage(self, rollout: "Rollout", *, step: int) -> float:
         if step == 0:
             # The self-check's: a reward that happens to equal the baseline would check nothing.
             return self._settings.reward_scale
         return self._settings.reward_scale * (rollout.score.value - self._baseline.value)
 
-    def _physical(self, examples: Sequence[Example]) -> list[Batch]:
+    def _physical(self, examples: "Sequence[Example]") -> "list[Batch]":
+        from sealed_experts.training.batches import physical_batches
+
         return physical_batches(
             examples,
             token_budget=self._settings.token_budget,
@@ -210,7 +379,9 @@ class PolicyGradient(Objective):
         self._rollouts, self._divergences, self._entropies = [], [], []
 
 
-def _rollouts_of(batch: Batch) -> list[Rollout]:
+def _rollouts_of(batch: "Batch") -> "list[Rollout]":
+    from sealed_experts.training.scoring import Rollout
+
     rollouts = [example for example in batch.examples if isinstance(example, Rollout)]
     assert len(rollouts) == len(batch.examples), "a batch that `prepare` has not made"
     return rollouts

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of one expert, private or not, resumed from its newest checkpoint."""
+"""Train one stage of one expert, private or not, from its newest checkpoint where there is one."""
 
 import sys
 
@@ -9,14 +9,12 @@ if __name__ == "__main__":
 
 from sealed_experts.errors import reports_user_errors
 from sealed_experts.training.command import parse_job, run_job
-from sealed_experts.training.objectives.sft import SupervisedFineTuning
-from sealed_experts.training.stages.sft import Sft
 
 
 @reports_user_errors
 def main() -> int:
-    job, settings = parse_job(__doc__, kind=Sft)
-    return run_job(job, lambda materials: SupervisedFineTuning(max_seq_len=settings.max_seq_len))
+    job = parse_job(__doc__)
+    return run_job(job, job.settings.objective)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
-from sealed_experts.privacy.streams import Stream
-from sealed_experts.training.batches import Batch, Example
+    from sealed_experts.privacy.streams import Stream
+    from sealed_experts.training.batches import Batch, Example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Materials:
     """
 
     model: Any
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
     pad_id: int
     seed: int
     check: Callable[[], None] = lambda: None
@@ -40,23 +41,21 @@ class Objective:
     never its inner decoder.
     """
 
-    name: str
-
-    def check(self, examples: Sequence[Example], *, path: Path) -> None:
+    def check(self, examples: "Sequence[Example]", *, path: Path) -> None:
         """Look through the training examples, read from `path`, before anything is trained.
 
         Raises:
             UserError: they cannot be trained on.
         """
 
-    def check_held_out(self, examples: Sequence[Example], *, path: Path) -> None:
+    def check_held_out(self, examples: "Sequence[Example]", *, path: Path) -> None:
         """Look through the held-out examples, read from `path`, that validation will use.
 
         Raises:
             UserError: it cannot use them.
         """
 
-    def constants(self, model: torch.nn.Module, batch: Batch) -> Mapping[str, Any]:
+    def constants(self, model: "torch.nn.Module", batch: "Batch") -> Mapping[str, Any]:
         """Return what this batch's loss needs and what has no gradient, by name: logits of a reference, advantages.
 
         Called without gradient, once before each `per_example_loss`, with the same batch. If the batch is padded
@@ -66,8 +65,8 @@ class Objective:
         return {}
 
     def per_example_loss(
-        self, model: torch.nn.Module, batch: Batch, constants: Mapping[str, Any]
-    ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        self, model: "torch.nn.Module", batch: "Batch", constants: Mapping[str, Any]
+    ) -> "tuple[torch.Tensor, Mapping[str, torch.Tensor]]":
         """Return each unit's loss, float32 [units], depending on that unit's rows alone, and figures to `note`.
 
         `batch.unit` says which rows belong together; `batch.by_unit` adds up their values. Run the model once, through
@@ -80,11 +79,11 @@ class Objective:
         """
         raise NotImplementedError
 
-    def note(self, figures: Mapping[str, torch.Tensor]) -> None:
+    def note(self, figures: "Mapping[str, torch.Tensor]") -> None:
         """Take the figures of a physical batch's loss, each [units]; they are functions of private records."""
 
     def validate(
-        self, model: torch.nn.Module, batches: Sequence[Batch], *, check: Callable[[], None] = lambda: None
+        self, model: "torch.nn.Module", batches: "Sequence[Batch]", *, check: Callable[[], None] = lambda: None
     ) -> dict[str, Any]:
         """Return figures on held-out batches, without gradient, by their names in the log (`val_loss`, …).
 
@@ -93,20 +92,17 @@ class Objective:
         """
         raise NotImplementedError
 
-    def prepare(self, model: torch.nn.Module, batches: Sequence[Batch], *, step: int, stream: Stream) -> list[Batch]:
+    def prepare(
+        self, model: "torch.nn.Module", batches: "Sequence[Batch]", *, step: int, stream: "Stream"
+    ) -> "list[Batch]":
         """Do what comes before the gradient of step `step` (generate, score) and return the batches to train on.
 
         Step 0 is the self-check's: what could be zero by chance (an advantage) must not be, or it would check nothing.
         """
         return list(batches)
 
-    @property
-    def query_noise(self) -> Mapping[str, float]:
-        """Noise multipliers of what this objective asks of a step's draw besides the gradient, by name."""
-        return {}
-
-    def queries(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Return, for each name in `query_noise`, one value in [0, 1] a unit, [units], of that unit's rows alone."""
+    def queries(self, batch: "Batch") -> "dict[str, torch.Tensor]":
+        """Return one value in [0, 1] a unit, [units], of its rows alone, for each of the stage's `query_noise`."""
         return {}
 
     def observe(self, answers: Mapping[str, float]) -> None:
@@ -120,7 +116,7 @@ class Objective:
         """Return figures about the step just made, from what each process `observed`, for the private log."""
         return {}
 
-    def regulariser(self, parameters: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
+    def regulariser(self, parameters: "Sequence[torch.Tensor]") -> "list[torch.Tensor] | None":
         """Return a gradient that depends on no record, added after the noise; None for none."""
         return None
 
@@ -131,4 +127,4 @@ class Objective:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
         if state:
-            raise ValueError(f"the objective {self.name} keeps no state, but the checkpoint holds some")
+            raise ValueError(f"{type(self).__name__} keeps no state, but the checkpoint holds some")

@@ -13,15 +13,10 @@ from typing import Any
 
 from sealed_experts.files.locks import is_locked
 from sealed_experts.text import one_line
+from sealed_experts.training.objectives import STAGES, Stage, stage_of_folder
 
 STATES = ("waiting", "running", "resumed", "done", "failed", "interrupted")
 
-# What a stage leaves in its folder: its adapter and its metrics.
-STAGE_FILES = {
-    "sft": ("adapter_final.pt", "training_metrics.json"),
-    "reinforce": ("adapter_rl_final.pt", "rl_metrics.json"),
-}
-_STAGE_FOLDERS = {"reinforce": "rl"}
 _LOG_TAIL_BYTES = 16384
 _CUT_SHORT = {"privacy_budget": "privacy budget spent"}
 _CTRL_C = "KeyboardInterrupt"
@@ -34,8 +29,7 @@ class StageProgress:
 
     `state` is one of STATES. `epsilon` is the ε spent so far and `target_epsilon` its budget; both are None where no
     ε is claimed. `seconds_left` assumes that every step up to `max_steps` is still to be made at the present speed.
-    A stage that learns from a reward has `reward` (mean of a step's answers), `val_reward` (of answers to held-out
-    prompts) and `kl` (nats a token, from the stage's start), and no `loss`: what it descends says nothing to people.
+    `figures` are the newest values of what the stage's `watched` names, by the heads of their columns.
     `note` says why a stage that is done ended early, or where one that was interrupted stopped.
     """
 
@@ -44,11 +38,7 @@ class StageProgress:
     state: str = "waiting"
     step: int | None = None
     max_steps: int | None = None
-    loss: float | None = None
-    val_loss: float | None = None
-    reward: float | None = None
-    val_reward: float | None = None
-    kl: float | None = None
+    figures: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     epsilon: float | None = None
     target_epsilon: float | None = None
     tokens_per_second: float | None = None
@@ -58,16 +48,10 @@ class StageProgress:
     note: str | None = None
 
 
-def stage_folder(stage: str) -> str:
-    """Return the name of a stage's folder: `rl` for `reinforce`, otherwise the stage's own name."""
-    return _STAGE_FOLDERS.get(stage, stage)
-
-
 def found_stages(results: Path) -> list[tuple[str, str]]:
     """Return the (expert, stage) pairs that have left a trace under `results`/experts, sorted by name."""
-    names = {folder: stage for stage, folder in _STAGE_FOLDERS.items()}
     folders = sorted(path for path in (results / "experts").glob("*/*") if path.is_dir())
-    return [(path.parent.name, names.get(path.name, path.name)) for path in folders if _is_stage_folder(path)]
+    return [(path.parent.name, stage_of_folder(path.name)) for path in folders if _is_stage_folder(path)]
 
 
 def packages_without_adapters(results: Path) -> Iterator[tuple[Path, Path]]:
@@ -78,8 +62,8 @@ def packages_without_adapters(results: Path) -> Iterator[tuple[Path, Path]]:
     for package in sorted((results / "packages").glob("*.tgsp")):
         folder = results / "experts" / package.stem
         stages = (read_state(folder / "selection.json") or {}).get("candidates", [])
-        for stage in (stage for stage in STAGE_FILES if stage in stages):
-            adapter = folder / stage_folder(stage) / STAGE_FILES[stage][0]
+        for stage in (STAGES[name] for name in stages if name in STAGES):
+            adapter = folder / stage.folder() / stage.adapter_file
             if not adapter.exists():
                 yield package, adapter
 
@@ -131,7 +115,7 @@ def last_error(path: Path) -> str | None:
 
 
 def _stage_progress(folder: Path, expert: str, stage: str, now: float) -> StageProgress:
-    place = folder / stage_folder(stage)
+    place = folder / _folder_of(stage)
     alive = is_locked(place / "checkpoints")
     state_path = place / "state.json"
     state = read_state(state_path) or {}
@@ -144,7 +128,6 @@ def _stage_progress(folder: Path, expert: str, stage: str, now: float) -> StageP
         return StageProgress(expert=expert, stage=stage)
     steps = [line for line in metrics if "loss" in line]
     newest = steps[-1] if steps else {}
-    rewarded = any("reward_mean" in line or "val_reward" in line for line in metrics)
     step, max_steps = _newest_step(state, newest), state.get("max_steps", newest.get("max_steps"))
     ended_early = name == "done" and step is not None and max_steps is not None and step < max_steps
     return StageProgress(
@@ -153,11 +136,8 @@ def _stage_progress(folder: Path, expert: str, stage: str, now: float) -> StageP
         state=name,
         step=step,
         max_steps=max_steps,
-        loss=None if rewarded else _last_value(steps, "loss"),  # the loss of an empty draw is null
-        val_loss=_last_value(metrics, "val_loss"),
-        reward=_last_value(steps, "reward_mean"),
-        val_reward=_last_value(metrics, "val_reward"),
-        kl=_last_value(steps, "kl"),
+        # Null values, as the loss of an empty draw, say nothing.
+        figures={head: _last_value(metrics, name) for head, (name, _) in watched(stage).items()},
         # A trainer that resumed after its last step logged none, and knows of no ε.
         epsilon=_last_value(metrics, "epsilon") if state.get("epsilon") is None else state["epsilon"],
         target_epsilon=state.get("target_epsilon"),
@@ -169,13 +149,22 @@ def _stage_progress(folder: Path, expert: str, stage: str, now: float) -> StageP
     )
 
 
+def watched(stage: str) -> Mapping[str, tuple[str, str]]:
+    """Return the figures that are shown of a stage: {head of the column: (name in metrics.jsonl, in words)}."""
+    return STAGES.get(stage, Stage).watched
+
+
+def _folder_of(stage: str) -> str:
+    return STAGES[stage].folder() if stage in STAGES else stage
+
+
 def cut_short(metrics: Mapping[str, Any]) -> str | None:
     """Return why a stage ended before its last step, from the content of its metrics file; None where it did not."""
     return _CUT_SHORT.get(str(metrics.get("stopped_reason")))
 
 
 def _why_cut_short(place: Path, stage: str) -> str | None:
-    return cut_short(read_state(place / STAGE_FILES[stage][1]) or {}) if stage in STAGE_FILES else None
+    return cut_short(read_state(place / STAGES[stage].metrics_file) or {}) if stage in STAGES else None
 
 
 def _where_stopped(state: Mapping[str, Any]) -> str | None:

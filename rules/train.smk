@@ -1,0 +1,60 @@
+# A rule to train each stage, and one to summarize it. Whatever differs comes from a function that is given the stage: a
+# lambda here would see the last stage of the loop.
+for stage in STAGES:
+
+    rule:
+        name:
+            f"train_{stage}"
+        input:
+            base=BASE_MANIFEST,
+            train=split_of("train"),
+            val=split_of("val"),
+            stats=dataset_stats,
+            start=stage_before(stage),
+            files=stage_files(stage),
+        output:
+            adapter=ensure(stage_adapter(stage), non_empty=True),
+        log:
+            f"results/experts/{{expert}}/logs/train_{stage}.log",
+        benchmark:
+            f"results/experts/{{expert}}/benchmarks/train_{stage}.tsv"
+        conda:
+            "../envs/train.yaml"
+        threads: stage_threads(stage)
+        resources:
+            gpu=stage_gpus(stage),
+            gpu_model=gpu_model,
+            slurm_partition=gpu_partition,
+            slurm_extra=warning_ahead,
+            mem_mb=memory_mb(16000),
+            # Minutes. A trainer saves before the limit of a cluster and is submitted again.
+            runtime=720,
+        params:
+            settings=stage_settings(stage),
+            operation=stage_operation(stage),
+            # Not an output: Snakemake deletes outputs when a job starts and when it fails.
+            checkpoints=f"results/experts/{{expert}}/{STAGES[stage].folder()}/checkpoints",
+            start=start_flag,
+            launcher=launcher(stage),
+        shell:
+            "exec {params.launcher} python scripts/train_stage.py --base {input.base:q} --train {input.train:q}"
+            " --val {input.val:q} --stats {input.stats:q} {params.start} --settings {params.settings:q}"
+            " --operation {params.operation:q} --checkpoints {params.checkpoints:q} --output {output.adapter:q}"
+            " > {log:q} 2>&1"
+
+    rule:
+        name:
+            f"summarize_{stage}"
+        input:
+            adapter=stage_adapter(stage),
+        output:
+            metrics=ensure(stage_metrics(stage), non_empty=True),
+        log:
+            f"results/experts/{{expert}}/logs/summarize_{stage}.log",
+        conda:
+            "../envs/train.yaml"
+        resources:
+            mem_mb=memory_mb(2000),
+            runtime=10,
+        shell:
+            "exec python scripts/summarize_stage.py --adapter {input.adapter:q} --output {output.metrics:q} > {log:q} 2>&1"
