@@ -31,6 +31,12 @@ def trained(stages=STAGES):
     return [*base_artifacts(), *data_artifacts(experts), *files] if experts else []
 
 
+def evaluated():
+    """Every expert's evaluation and predictions."""
+    predictions = [file.format(expert=expert) for expert in EXPERTS for file in predictions_of(stages_of(expert))]
+    return [*per_expert("results/experts/{expert}/evaluation.json"), *predictions]
+
+
 def sealed_from():
     """Everything that the packages stand on."""
     evaluations = [f"results/experts/{expert}/evaluation.json" for expert in EXPERTS if needs_evaluation(expert)]

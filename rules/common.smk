@@ -137,6 +137,26 @@ def chain_adapters(wildcards):
     return [stage_adapter(stage).format(expert=wildcards.expert) for stage in stages_of(wildcards.expert)]
 
 
+# The distinct chains of stages, that of the first expert first.
+CHAINS = list(dict.fromkeys(tuple(stages_of(expert)) for expert in EXPERTS))
+
+
+def evaluation_rule(chain):
+    return "_".join(["evaluate_expert", *(chain if chain != CHAINS[0] else ())])
+
+
+def evaluated_by(chain):
+    """A pattern of the experts that are evaluated together: of this chain, and with the first one every other name."""
+    others = [expert for expert in EXPERTS if (tuple(stages_of(expert)) == chain) == (chain != CHAINS[0])]
+    if chain != CHAINS[0]:
+        return "|".join(others)
+    return rf"(?!(?:{'|'.join(others)})/)[^/]+" if others else "[^/]+"
+
+
+def predictions_of(chain):
+    return [f"results/experts/{{expert}}/predictions/{model}.jsonl" for model in ("base", *chain)]
+
+
 def metrics_in(folders):
     """The metrics of the stage that a folder belongs to."""
     return lambda wildcards: stage_metrics(folders[wildcards.folder])
@@ -221,6 +241,15 @@ def stage_operation(stage):
     return lambda wildcards, output: texts.stage_operation(SETTINGS, wildcards.expert, stage)
 
 
+def evaluation_settings(wildcards):
+    return texts.evaluation_settings(SETTINGS, wildcards.expert)
+
+
+def evaluation_operation(wildcards, output):
+    # A function that takes `output` is not tracked.
+    return texts.evaluation_operation(SETTINGS, wildcards.expert)
+
+
 def base_settings(wildcards):
     return texts.base_settings(SETTINGS)
 
@@ -290,6 +319,11 @@ def stage_gpus(stage):
 
 def stage_threads(stage):
     return lambda wildcards: EXPERT[wildcards.expert].stage(stage).threads * processes_of(stage, wildcards)
+
+
+def evaluation_threads(wildcards):
+    """The stage's own number: sums differ by it, and the evaluation's are to be the stage's to the last bit."""
+    return EXPERT[wildcards.expert].measured.threads
 
 
 def launcher(stage):

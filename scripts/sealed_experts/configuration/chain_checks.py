@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping
 
 from sealed_experts.configuration.document import ExpertSettings
 from sealed_experts.data.sources import Source
+from sealed_experts.evaluation.settings import without_reward
+from sealed_experts.metrics import metric_of
 from sealed_experts.settings.layers import Layers
-from sealed_experts.settings.messages import Mistake, shown
+from sealed_experts.settings.messages import Mistake, listed, shown
 
 
 def chain_mistakes(expert: ExpertSettings, layers: Layers, *, datasets: Mapping[str, Source]) -> Iterator[Mistake]:
@@ -22,6 +24,7 @@ def chain_mistakes(expert: ExpertSettings, layers: Layers, *, datasets: Mapping[
             f"`{first}` refines an adapter, and none is there yet: put `sft` before it",
         )
     yield from _budget_mistakes(expert, layers)
+    yield from expert.evaluation.mistakes(layers, measured=expert.measured, rewarded=expert.rewarded)
     if expert.select == "best":
         yield from _selection_mistakes(expert, layers, datasets)
 
@@ -41,12 +44,21 @@ def _budget_mistakes(expert: ExpertSettings, layers: Layers) -> Iterator[Mistake
 
 def _selection_mistakes(expert: ExpertSettings, layers: Layers, datasets: Mapping[str, Source]) -> Iterator[Mistake]:
     """What `select: best` needs: numbers to compare, measured on records that are not private."""
-    rewarded = any(stage.scores_answers for stage in expert.training.values())
-    if expert.select_metric == "reward" and not rewarded:
+    metric, measured = expert.select_metric, expert.evaluation.settled(expert.rewarded).metrics
+    wrong = ""
+    if metric_of(metric).needs == "reward" and expert.rewarded is None:
+        wrong = f"{without_reward(metric)}; write `loss`, or `select: last`"
+    elif metric_of(metric).feature not in measured:
+        wrong = f"{shown(metric)} is not measured; write one of {listed(measured)}, or add it to evaluation.metrics"
+    if wrong:
         yield Mistake(
             layers.locate("select_metric"),
-            '"reward" is measured only for an expert with the stage `reinforce`; write `loss`, or `select: last`',
-            involves=(layers.locate("select"), ("experts", expert.name, "stages")),
+            wrong,
+            involves=(
+                layers.locate("select"),
+                layers.locate("evaluation", "metrics"),
+                ("experts", expert.name, "stages"),
+            ),
         )
     dataset = datasets.get(expert.dataset)
     private = [name for name, stage in expert.training.items() if stage.privacy.enabled]

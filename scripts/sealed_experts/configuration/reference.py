@@ -15,7 +15,9 @@ from pydantic_core import PydanticUndefined
 from sealed_experts.configuration.document import Inherited, Own, Top
 from sealed_experts.data.sources import SOURCES
 from sealed_experts.errors import UserError
+from sealed_experts.evaluation.settings import EvaluationSettings
 from sealed_experts.files.atomic import write_bytes
+from sealed_experts.metrics import METRICS
 from sealed_experts.models.adapters import KINDS
 from sealed_experts.models.settings import BaseSettings
 from sealed_experts.moe.settings import MoeSettings
@@ -30,7 +32,8 @@ from sealed_experts.training.objectives import STAGES
 _MARKED = re.compile(r"(<!-- settings -->\n).*?(<!-- /?settings -->)", re.DOTALL)
 _HEAD = ("Setting", "Default", "Allowed", "Meaning", "Operational")
 _EVERYWHERE = "Stands in `defaults`, in an expert, or in `overrides`"
-_OWN_TABLES = (BaseSettings, MoeSettings, PackageSettings, PrivacySettings, RoutingSettings)
+_NEEDS = {"losses": "", "answers": "sampled answers", "reward": "sampled answers, a stage with a reward"}
+_OWN_TABLES = (BaseSettings, EvaluationSettings, MoeSettings, PackageSettings, PrivacySettings, RoutingSettings)
 
 
 def settings_tables() -> str:
@@ -57,12 +60,30 @@ def settings_tables() -> str:
             _section(f"Reward `{name}`", f"With `reward: {name}`: {reward.about}.", [reward], "reward_options.")
             for name, reward in REWARDS.items()
         ),
+        _section("Evaluation", f"{_EVERYWHERE}.", [EvaluationSettings], "evaluation."),
+        *_metrics(),
         _section("Privacy", f"{_EVERYWHERE}; {beside}.", [PrivacySettings], "privacy."),
         _section("Routing", "In `experts.<name>`.", [RoutingSettings], "routing."),
         _section("Package", f"{_EVERYWHERE}.", [PackageSettings], "package."),
         _section("Mixture", "", [MoeSettings], "moe."),
     ]
     return "\n".join(sections)
+
+
+def _metrics() -> list[str]:
+    """Return the lines of a table of all metrics."""
+    head = ("Metric", "What it is", "Unit", "Better", "It needs")
+    rows = [
+        (
+            f"`{name}`",
+            (metric.__doc__ or "").partition("\n")[0],
+            metric.unit,
+            "higher" if metric.higher_is_better else "lower",
+            _NEEDS[metric.needs],
+        )
+        for name, metric in METRICS.items()
+    ]
+    return [_line(head), _line("---" for _ in head), *map(_line, rows), ""]
 
 
 def with_tables(text: str) -> str:

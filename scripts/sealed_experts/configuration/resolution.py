@@ -10,6 +10,7 @@ from sealed_experts.configuration.crosschecks import cross_mistakes
 from sealed_experts.configuration.document import Document, ExpertSettings, Inherited, Own, Settings, Top
 from sealed_experts.data.sources import DATASET
 from sealed_experts.errors import UserError
+from sealed_experts.evaluation.settings import EvaluationSettings
 from sealed_experts.models.adapters import ADAPTER, DEFAULT_KIND, AdapterKind
 from sealed_experts.packages.settings import PackageSettings
 from sealed_experts.settings.checking import mistakes_in, parse_group, without
@@ -261,6 +262,7 @@ def _expert(document: Mapping[str, Any], name: str) -> ExpertSettings:
         training=Frozen({stage: configured[stage] for stage in own.stages}),
         configured=Frozen(configured),
         package=parse_group(PackageSettings, layers.merged("package")),
+        evaluation=parse_group(EvaluationSettings, layers.merged("evaluation")),
     )
 
 
@@ -268,7 +270,10 @@ def _settled(settings: Settings) -> Settings:
     """Return the settings with what depends on others filled in: two spellings of the same are equal."""
     experts = tuple(
         expert.model_copy(
-            update={"training": Frozen({name: stage.settled() for name, stage in expert.training.items()})}
+            update={
+                "training": Frozen({name: stage.settled() for name, stage in expert.training.items()}),
+                "evaluation": expert.evaluation.settled(expert.rewarded),
+            }
         )
         for expert in settings.experts
     )

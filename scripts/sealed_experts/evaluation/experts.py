@@ -1,13 +1,15 @@
 """An expert's stages side by side, and the base they started from, on the same held-out records.
 
-The result is a function of private records: it stays in results/, and no number of it enters a package.
+The result is a function of private records: it stays in results/, and no number of it enters a package unless the
+dataset is declared public.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,38 +18,47 @@ from sealed_experts.errors import UserError, is_out_of_memory
 from sealed_experts.evaluation.bootstrap import CONFIDENCE, Resampling
 from sealed_experts.evaluation.gains import gain_checks, rewarded_gain
 from sealed_experts.evaluation.job import EvaluationJob
-from sealed_experts.evaluation.measuring import Measured, gain_figures, model_figures, record_losses
+from sealed_experts.evaluation.measuring import Measured, record_losses, scores_of
+from sealed_experts.metrics import Case, Losses
 from sealed_experts.models.attachment import adapter_state, attach_adapter, load_adapter_state, trainable_parameters
 from sealed_experts.models.loading import Base, load_base, resolve_device
 from sealed_experts.rewards import Scoring
 from sealed_experts.settings.fields import plain
+from sealed_experts.training.answers import Answer, Answering
 from sealed_experts.training.batches import Example, physical_batches
 from sealed_experts.training.checkpoints import load_state
 from sealed_experts.training.dataset import UnitDataset
 from sealed_experts.training.environment import make_deterministic
-from sealed_experts.training.held_out import answer_held_out
+from sealed_experts.training.held_out import HeldOutAnswers, Reference, answer_held_out
+from sealed_experts.training.policy import other_weights
 from sealed_experts.training.refusals import check_made_with
-from sealed_experts.training.scoring import Rollout, Scorer
 
 BASE = "base"
 SAMPLES = 3
 SAMPLE_RULE = "the first held-out prompts, in the file's order, that differ in their number of tokens"
 
 
+class Evaluated(NamedTuple):
+    """What an evaluation gives: the content of evaluation.json, and each model's lines of predictions, by its name."""
+
+    content: dict[str, Any]
+    predictions: dict[str, list[dict[str, Any]]]
+
+
 def evaluate_expert(
     run: EvaluationJob, *, base: Path, val: Path, adapters: Sequence[Path], reward: Scoring | None
-) -> dict[str, Any]:
-    """Return the content of evaluation.json.
+) -> Evaluated:
+    """Measure the base and each stage on held-out records.
 
     Losses are in nats per response token, KL and entropy in nats a token, lengths in tokens; every interval is one of
-    95 %. With the token budget of the stage that has the reward and one answer a prompt, its held-out figures are
-    these, to the last bit.
+    95 %. With the token budget and the sampling of the stage that has the reward, and one answer a prompt, its held-out
+    figures are these, to the last bit.
 
     Args:
         base: base.json.
         val: the held-out records.
         adapters: each stage's adapter file, in the order of the stages.
-        reward: what scores the answers; needed where `run.sampling` is given.
+        reward: what scores the answers; needed where `run.rewarded` is given.
 
     Raises:
         UserError: a file is missing, damaged or of another expert, or the device runs out of memory.
@@ -55,13 +66,14 @@ def evaluate_expert(
     make_deterministic(threads=run.threads)
     try:
         bench = _Bench(run, base=base, val=val, adapters=adapters, reward=reward)
-        return bench.evaluation()
+        return bench.evaluated()
     except Exception as error:
         if not is_out_of_memory(error):
             raise
+        stage = f"`{run.rewarded.feature}`" if run.rewarded else "last"
         raise UserError(
             f"the device ran out of memory while it evaluated {run.expert}: lower token_budget (now "
-            f"{run.token_budget}) of its {'`reinforce`' if run.sampling else 'last'} stage, or use `device: cpu`"
+            f"{run.token_budget}) of its {stage} stage, or use `device: cpu`"
         ) from error
 
 
@@ -81,37 +93,45 @@ class _Bench:
             for stage, path in zip(run.stages, adapters, strict=True)
         }
         self.records, self.examples, self.units = self._held_out(val)
-        self.scorer: Scorer | None = None
-        if run.sampling is not None and reward is not None:
-            self.scorer = Scorer(settings=run.sampling, reward=reward, tokenizer=self.base.tokenizer)
-            self.scorer.check_room(self.examples, path=val)
+        self.answering: Answering | None = None
+        self.prompts: list[Example] = []
+        if run.sampling is not None:
+            self.answering = Answering(settings=run.sampling, tokenizer=self.base.tokenizer)
+            self.prompts = [example for example in self.examples if self.answering.has_room(example)]
+        if self.answering and len(self.prompts) < len(self.examples):
+            lost = len(self.examples) - len(self.prompts)
+            print(f"WARNING: {lost} prompts of {val} leave no room for an answer and count as not answered", flush=True)
 
-    def evaluation(self) -> dict[str, Any]:
-        run = self.run
+    def evaluated(self) -> Evaluated:
         models = self._models()
-        resampling = Resampling(self.units, seed=run.seed)
-        figures = {name: model_figures(model, resampling) for name, model in models.items()}
-        figures[BASE]["kl"] = None  # there is no model before it
-        gains = self._gains(models, resampling)
-        gain = rewarded_gain(gains)
-        checks = gain_checks(gain, before=figures[gain["from"]], after=figures[gain["to"]]) if gain else {}
-        return {
+        content = self._content(models, Resampling(self.units, seed=self.run.seed))
+        return Evaluated(content, {name: self._predictions(model) for name, model in models.items()})
+
+    def _content(self, models: Mapping[str, Measured], resampling: Resampling) -> dict[str, Any]:
+        run = self.run
+        entries = {name: model.entry(resampling) for name, model in models.items()}
+        entries[BASE]["kl"] = None  # there is no model before it
+        content: dict[str, Any] = {
             "expert": run.expert,
             "dataset": run.dataset,
             "records": {
                 "held_out": len(self.records),
-                "prompts": len(self.records) if self.reward else 0,
+                "prompts": len(self.prompts),
                 "units": len(set(self.units)),
             },
             "sampling": _sampling(run),
-            "reward": {"name": self.reward.name, "weights": dict(self.reward.weights)} if self.reward else None,
+            "reward": self._about_reward(),
             "intervals": {"confidence": CONFIDENCE, "method": "BCa bootstrap over units"},
-            "models": figures,
-            "gains": gains,
-            "checks": checks,
-            "sample_rule": SAMPLE_RULE,
-            "samples": self._samples(models),
+            "metrics": models[BASE].described(self.reward),
+            "models": entries,
+            "gains": [
+                {"from": before, "to": after, "metrics": models[after].gains(models[before], resampling)}
+                for before, after in itertools.pairwise(models)
+            ],
         }
+        gain = rewarded_gain(content)
+        checks = gain_checks(gain, before=entries[gain["from"]], after=entries[gain["to"]]) if gain else {}
+        return {**content, "checks": checks, "sample_rule": SAMPLE_RULE, "samples": self._samples(models)}
 
     def _held_out(self, path: Path) -> tuple[list[Record], list[Example], list[int]]:
         """Return the first records, as the stages' validation takes them, their tokens, and whose they are."""
@@ -132,59 +152,80 @@ class _Bench:
 
     def _models(self) -> dict[str, Measured]:
         models: dict[str, Measured] = {}
-        reference: list[torch.Tensor] | None = None
+        reference: Reference | None = None
         for name, weights in self.weights.items():
             load_adapter_state(self.model, weights)
-            own = [parameter.detach().clone() for parameter in trainable_parameters(self.model)]
+            parameters = trainable_parameters(self.model)
+            own = functools.partial(other_weights, parameters, [weight.detach().clone() for weight in parameters])
             models[name] = self._measured(reference or own)
             reference = own
-            loss, rewards = models[name].losses.mean, models[name].rewards
-            print(f"{name}: loss {loss}" + (f", reward {sum(rewards) / len(rewards)}" if rewards else ""), flush=True)
+            print(f"{name}: {models[name].told()}", flush=True)
         return models
 
-    def _measured(self, reference: Sequence[torch.Tensor]) -> Measured:
+    def _measured(self, reference: Reference) -> Measured:
         run, pad_id = self.run, self.base.tokenizer.pad_token_id
         batches = physical_batches(self.examples, token_budget=run.token_budget, pad_id=pad_id, device=self.device)
         losses = record_losses(self.model, batches, records=len(self.examples))
-        if self.scorer is None:
-            return Measured(losses, ())
-        answers = tuple(
+        held_out = self._answers(reference)
+        given = [{answer.unit: answer for answer in one.answers} for one in held_out] or [{}]
+        cases = [[self._case(index, losses, one.get(index)) for one in given] for index in range(len(self.records))]
+        return Measured(run.metrics, cases, losses, held_out)
+
+    def _answers(self, reference: Reference) -> list[HeldOutAnswers]:
+        if self.answering is None or self.run.sampling is None:
+            return []
+        return [
             answer_held_out(
                 self.model,
-                self.examples,
-                scorer=self.scorer,
-                seed=run.seed,
+                self.prompts,
+                answering=self.answering,
+                seed=self.run.seed,
                 reference=reference,
-                token_budget=run.token_budget,
-                pad_id=pad_id,
+                token_budget=self.run.token_budget,
+                pad_id=self.base.tokenizer.pad_token_id,
                 number=number,
             )
-            for number in range(run.eval_answers)
-        )
-        return Measured(losses, answers)
+            for number in range(self.run.sampling.answers)
+        ]
 
-    def _gains(self, models: Mapping[str, Measured], resampling: Resampling) -> list[dict[str, Any]]:
+    def _case(self, index: int, losses: Losses, answer: Answer | None) -> Case:
+        record = self.records[index]
+        return Case(
+            question=record.question,
+            gold=record.output,
+            loss=losses.sums[index],
+            tokens=losses.tokens[index],
+            prediction=answer.response if answer else None,
+            score=self.reward.score(record.question, answer.response) if self.reward and answer else None,
+        )
+
+    def _about_reward(self) -> dict[str, Any] | None:
+        if self.reward is None or self.run.rewarded is None:
+            return None
+        weights = dict(self.reward.weights)
+        return {"name": self.reward.name, "stage": self.run.rewarded.feature, "weights": weights}
+
+    def _predictions(self, model: Measured) -> list[dict[str, Any]]:
         return [
-            {"from": before, "to": after, **gain_figures(models[before], models[after], resampling)}
-            for before, after in itertools.pairwise(models)
+            {"instruction": record.instruction, "input": record.input, "gold": record.output, **answered}
+            for index, record in enumerate(self.records)
+            for answered in model.predictions(index)
         ]
 
     def _samples(self, models: Mapping[str, Measured]) -> list[dict[str, Any]]:
-        if self.reward is None:
-            return []
-        return [
-            {
-                "prompt": self.records[index].question,
-                "reference": self._scored(self.records[index]),
-                "answers": {name: _answer(model.answers[0].rollouts[index]) for name, model in models.items()},
-            }
-            for index in sample_indices([example.prompt_length for example in self.examples])
-        ]
+        chosen = sample_indices([prompt.prompt_length for prompt in self.prompts])
+        return [self._sample(self.prompts[place].unit, place, models) for place in chosen]
 
-    def _scored(self, record: Record) -> dict[str, Any]:
-        assert self.reward is not None
-        score = self.reward.score(record.question, record.output)
-        return {"text": record.output, "reward": score.value, "axes": dict(score.axes)}
+    def _sample(self, index: int, place: int, models: Mapping[str, Measured]) -> dict[str, Any]:
+        record = self.records[index]
+        score = self.reward.score(record.question, record.output) if self.reward else None
+        reference = Case(question=record.question, gold=record.output, prediction=record.output, score=score)
+        asked = [metric for metric in self.run.metrics if metric.needs != "losses"]
+        return {
+            "prompt": record.question,
+            "reference": {"text": record.output, "scores": scores_of(asked, reference)},
+            "answers": {name: model.sample(index, place) for name, model in models.items()},
+        }
 
 
 def sample_indices(lengths: Sequence[int]) -> list[int]:
@@ -195,21 +236,11 @@ def sample_indices(lengths: Sequence[int]) -> list[int]:
     return list(first.values())[:SAMPLES]
 
 
-def _answer(rollout: Rollout) -> dict[str, Any]:
-    score = rollout.score
-    return {
-        "text": rollout.response,
-        "reward": score.value,
-        "axes": dict(score.axes),
-        "truncated": rollout.truncated,
-    }
-
-
 def _sampling(run: EvaluationJob) -> dict[str, Any] | None:
     if run.sampling is None:
         return None
-    names = ("temperature", "top_p", "max_new_tokens")
-    return {name: getattr(run.sampling, name) for name in names} | {"answers": run.eval_answers, "seed": run.seed}
+    names = ("temperature", "top_p", "max_new_tokens", "answers")
+    return {name: getattr(run.sampling, name) for name in names} | {"seed": run.seed}
 
 
 def _adapter_weights(path: Path, *, run: EvaluationJob, stage: str, base: Base) -> dict[str, torch.Tensor]:

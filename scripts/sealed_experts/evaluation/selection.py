@@ -10,6 +10,7 @@ from typing import Any
 from sealed_experts.errors import UserError
 from sealed_experts.evaluation.selection_job import SelectionJob
 from sealed_experts.files.canonical import read_json
+from sealed_experts.metrics import metric_of
 
 
 def selected_stage(run: SelectionJob, *, metrics: Sequence[Path], evaluation: Path | None) -> dict[str, Any]:
@@ -52,8 +53,8 @@ def _reason(run: SelectionJob) -> str:
 
 
 def _best(run: SelectionJob, values: Mapping[str, float]) -> str:
-    """Return the stage of the highest reward or the lowest loss; the later one of equals."""
-    sign = 1.0 if run.metric == "reward" else -1.0
+    """Return the stage with the best value of the metric; the later one of equals."""
+    sign = 1.0 if run.metric is not None and metric_of(run.metric).higher_is_better else -1.0
     return max(reversed(run.stages), key=lambda stage: sign * values[stage])  # `max` keeps the first of equals
 
 
@@ -69,8 +70,8 @@ def _values(run: SelectionJob, evaluation: Path | None) -> dict[str, float]:
 
 
 def _value(run: SelectionJob, content: Mapping[str, Any], stage: str, path: Path) -> float:
-    """Return `models.<stage>.loss`, or `models.<stage>.reward.mean`."""
-    keys = ["models", stage, "reward", "mean"] if run.metric == "reward" else ["models", stage, "loss"]
+    """Return `models.<stage>.metrics.<metric>.mean`."""
+    keys = ["models", stage, "metrics", str(run.metric), "mean"]
     value: Any = content
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None

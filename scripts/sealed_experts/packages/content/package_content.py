@@ -221,18 +221,18 @@ def _quality(inputs: SealingInputs) -> dict[str, Any]:
     if evaluation["expert"] != inputs.settings.name:
         raise UserError(f"the evaluation is of {evaluation['expert']}, not of {inputs.settings.name}: make it again")
     confidence = evaluation["intervals"]["confidence"]
-    models = evaluation["models"]
-    chosen, base = models[inputs.selection["stage"]], models["base"]
-    reward, before = chosen["reward"] or {}, base["reward"] or {}
-    measured: list[tuple[str, float | None, float | None, Mapping[str, Any]]] = [
-        ("held_out_loss", chosen["loss"], base["loss"], chosen["loss_interval"]),
-        ("held_out_reward", reward.get("mean"), before.get("mean"), reward),
+    of_chosen, of_base = (evaluation["models"][name]["metrics"] for name in (inputs.selection["stage"], "base"))
+    measured = [
+        {
+            **{key: about[key] for key in ("metric", "title", "unit", "higher_is_better")},
+            "value": of_chosen[about["metric"]]["mean"],
+            "base_value": of_base[about["metric"]]["mean"],
+            "interval": _interval(of_chosen[about["metric"]], confidence),
+        }
+        for about in evaluation["metrics"]
+        if "." not in about["metric"]  # the name of a part (an axis of a reward) may be the owner's words
     ]
-    metrics = [
-        {"metric": name, "value": value, "base_value": of_base, "interval": _interval(ends, confidence)}
-        for name, value, of_base, ends in measured
-        if value is not None and of_base is not None
-    ]
+    metrics = [one for one in measured if one["value"] is not None and one["base_value"] is not None]
     return {"published": True, "metrics": metrics} if metrics else {"published": False, "reason": _NOT_MEASURED}
 
 

@@ -13,6 +13,7 @@ from sealed_experts.settings.layers import Layers
 from sealed_experts.settings.messages import Mistake
 
 if TYPE_CHECKING:
+    from sealed_experts.rewards import Scoring
     from sealed_experts.training.objective import Materials, Objective
 
 MOST_STEPS = 10_000_000  # accounting for more would take hours
@@ -77,7 +78,10 @@ class Stage(Feature, Group):
 
     revision: ClassVar[int] = 1  # raised when the meaning of the stage changes
     follows: ClassVar[bool] = False  # whether it needs a stage before it
-    scores_answers: ClassVar[bool] = False  # whether it samples answers and has a reward for them
+    # Whether it samples answers (`max_new_tokens`, `temperature`, `top_p`) and has a reward for them; and the names of
+    # those settings that make this reward.
+    scores_answers: ClassVar[bool] = False
+    reward_settings: ClassVar[tuple[str, ...]] = ()
     # What it leaves in results/experts/{expert}/{its folder}/.
     adapter_file: ClassVar[str] = "adapter_final.pt"
     metrics_file: ClassVar[str] = "metrics.json"
@@ -102,6 +106,14 @@ class Stage(Feature, Group):
             UserError: something that it needs cannot be used.
         """
         raise NotImplementedError
+
+    def made_reward(self) -> "Scoring | None":
+        """Return what scores answers; None for a stage without a reward.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+        return None
 
     def files(self) -> list[str]:
         """Return the files that decide its numbers besides data and base: an edited one makes the stage stale."""
