@@ -14,6 +14,7 @@ from sealed_experts.configuration.resolution import load as load_settings
 from sealed_experts.data.demo_glossary import demo_files
 from sealed_experts.data.sources import dataset_bounds
 from sealed_experts.errors import UserError
+from sealed_experts.features import check_extras
 from sealed_experts.machine import has_nvidia_device
 from sealed_experts.models.bases import DEMO, base_key, base_kind, folder_of, model_files
 from sealed_experts.training.objectives import STAGES
@@ -39,6 +40,7 @@ try:
         root=Path.cwd(),
         extra=workflow.config_settings.config,
     )
+    check_extras(feature for expert in SETTINGS.experts for feature in expert.chosen())
     check_dataset_sizes(SETTINGS, dataset_bounds(SETTINGS.datasets), exact=False)
     check_times({expert.name: expert.package for expert in SETTINGS.experts}, os.environ)
     # Jobs inherit it: all of them sign with the key that is settled here, which is made on first use.

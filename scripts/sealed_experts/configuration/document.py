@@ -1,13 +1,14 @@
 """Which settings a configuration may hold and where; and a whole run's settings once they are resolved."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import create_model
 
 from sealed_experts.data.sources import DATASET, Source
 from sealed_experts.evaluation.settings import Evaluation, EvaluationSettings
+from sealed_experts.features import Feature
 from sealed_experts.metrics import METRICS
 from sealed_experts.models.adapters import ADAPTER, AdapterKind
 from sealed_experts.models.settings import BaseSettings
@@ -87,6 +88,13 @@ class ExpertSettings(Own, Inherited):
         It is the last stage with a reward where there is one, since answers are compared with its own; else the last.
         """
         return self.rewarded or self.stage(self.stages[-1])
+
+    def chosen(self) -> Iterator[type[Feature]]:
+        """Yield the features that it uses."""
+        yield type(self.adapter)
+        for stage in self.training.values():
+            yield from stage.chosen()
+        yield from (METRICS[name] for name in self.evaluation.metrics)
 
     def stage(self, name: str) -> Stage:
         """Return the settings of one stage of its chain.

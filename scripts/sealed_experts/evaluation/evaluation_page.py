@@ -104,11 +104,10 @@ def _judgement(evaluation: Evaluation) -> str:
     gain, judged = rewarded_gain(evaluation), verdict(evaluation)
     if gain is None or judged is None:
         return "<p>No reward was measured.</p>"
-    name = "counts" if judged == "counts" else "not"
-    return (
-        f"<p>The gain in reward from {html.escape(gain['from'])} to {html.escape(gain['to'])}, "
-        f'{html.escape(signed_interval(gain["metrics"]["reward"]))}, <span class="{name}">{html.escape(judged)}</span>.</p>'
-    )
+    change = signed_interval(gain["metrics"]["reward"])
+    mark = f'<span class="{"counts" if judged == "counts" else "not"}">{html.escape(judged)}</span>'
+    text = f"The gain in reward from {gain['from']} to {gain['to']}, {change}, "
+    return f"<p>{html.escape(text)}{mark}.</p>"
 
 
 def _reward_parts(evaluation: Evaluation, names: Sequence[str]) -> list[str]:
@@ -123,8 +122,8 @@ def _reward_parts(evaluation: Evaluation, names: Sequence[str]) -> list[str]:
     ]
     heads = [("Axis", ""), *((name, "points of reward, and their share") for name in names)]
     # As in the figure of the stage: by their places among all axes, those for information too.
-    parts = [about["metric"].removeprefix("reward.") for about in evaluation["metrics"] if "reward." in about["metric"]]
-    colors = {axis: axis_color(index) for index, axis in enumerate(sorted(parts))}
+    known = (about["metric"].partition("reward.")[2] for about in evaluation["metrics"])
+    colors = {axis: axis_color(index) for index, axis in enumerate(sorted(filter(None, known)))}
     bars = "\n".join(_bar(name, evaluation["models"][name], shares[name], colors) for name in names)
     keys = "".join(f'<span class="key" style="background:{colors[axis]}"></span>{html.escape(axis)}' for axis in axes)
     return [

@@ -89,7 +89,7 @@ class Measured:
         losses: Losses,
         answers: Sequence[HeldOutAnswers] = (),
     ) -> None:
-        """Take each record's cases (one an answer, or one in all) and the answers to all prompts, maybe several times."""
+        """Take each record's cases (one an answer, or one in all), and each round of answers to all prompts."""
         self._metrics, self._cases, self._answers = metrics, cases, answers
         self._figures = {
             name: figure for metric in metrics for name, figure in _figures_of(metric, cases, losses).items()

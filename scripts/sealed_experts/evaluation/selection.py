@@ -3,14 +3,35 @@
 The reason enters packages, so it holds no number: those of held-out records stay in selection.json.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
-from sealed_experts.evaluation.selection_job import SelectionJob
 from sealed_experts.files.canonical import read_json
 from sealed_experts.metrics import metric_of
+from sealed_experts.settings.job_text import read_text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelectionJob:
+    """Which of an expert's stages is shipped. `metric` is None where nothing is measured: the last stage is taken."""
+
+    expert: str
+    stages: tuple[str, ...]
+    select: str
+    metric: str | None
+
+
+def selection_from_json(settings: str) -> SelectionJob:
+    """Read back the text of `configuration.jobs.selection_settings`.
+
+    Raises:
+        UserError: the text is not what that function writes.
+    """
+    text = read_text(settings, {"expert", "stages", "select", "metric"})
+    return SelectionJob(**text | {"stages": tuple(text["stages"])})
 
 
 def selected_stage(run: SelectionJob, *, metrics: Sequence[Path], evaluation: Path | None) -> dict[str, Any]:

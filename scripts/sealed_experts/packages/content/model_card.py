@@ -117,12 +117,15 @@ def _evaluation(quality: Mapping[str, Any]) -> str:
     if not quality["published"]:
         return f"## Evaluation\n\nWithheld: {_plain(quality['reason'])}."
     rows = [
-        f"| {_plain(', '.join(filter(None, (each['title'], each['unit']))))}"
-        f" | {each['base_value']:.4f} | {each['value']:.4f} | {_ends(each['interval'])} |"
+        f"| {_plain(_measured(each))} | {each['base_value']:.4f} | {each['value']:.4f} | {_ends(each['interval'])} |"
         for each in quality["metrics"]
     ]
     head = "| Measured on held-out records | Base | Expert | Interval |"
     return "\n".join(["## Evaluation\n", head, "| --- | --- | --- | --- |", *rows])
+
+
+def _measured(metric: Mapping[str, str]) -> str:
+    return f"{metric['title']} ({metric['unit']})" if metric["unit"] else metric["title"]
 
 
 def _ends(interval: Mapping[str, float] | None) -> str:
