@@ -7,6 +7,7 @@ from typing import Any
 from sealed_experts.errors import UserError
 from sealed_experts.settings.fields import plain
 from sealed_experts.training.job import StageJob
+from sealed_experts.training.objectives import MOST_STEPS
 
 _SUBJECT = {
     "adapter_name": "the expert",
@@ -28,6 +29,24 @@ def check_context(job: StageJob, *, context: int | None) -> None:
         raise UserError(
             f"{job.stage}.max_seq_len: {longest} is more than the base's context of {context} tokens: lower it"
         )
+
+
+def check_length(job: StageJob, *, steps: int, units: int) -> None:
+    """Check that a training whose length is given in epochs can be counted, and is longer than its warmup.
+
+    Args:
+        steps: how many optimizer steps it takes.
+        units: units of privacy to train on.
+
+    Raises:
+        UserError: it cannot, or is not.
+    """
+    name, settings = job.stage, job.settings
+    length = f"{settings.epochs:g} epochs of {units} units are {steps} steps" if settings.epochs else f"{steps} steps"
+    if steps > MOST_STEPS:
+        raise UserError(f"{name}.epochs: {length}, more than {MOST_STEPS:,}: lower it, or raise the batch")
+    if settings.warmup_steps > steps:
+        raise UserError(f"{name}.warmup_steps: {settings.warmup_steps} is above the whole training: {length}; lower it")
 
 
 def check_processes(job: StageJob, *, count: int) -> None:
