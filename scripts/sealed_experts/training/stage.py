@@ -32,7 +32,14 @@ from sealed_experts.training.loop import TrainingLoop, TrainingState
 from sealed_experts.training.objectives.objective import Materials, Objective
 from sealed_experts.training.processes import Processes, choose_device, joined
 from sealed_experts.training.progress import NoProgressFiles, ProgressFiles
-from sealed_experts.training.refusals import check_context, check_processes, check_start, out_of_memory
+from sealed_experts.training.refusals import (
+    can_recompute,
+    check_context,
+    check_processes,
+    check_recomputation,
+    check_start,
+    out_of_memory,
+)
 from sealed_experts.training.run import Run, settle_run
 from sealed_experts.training.samplers import PoissonSampler, Sampler, ShuffledSampler
 from sealed_experts.training.self_check import check_gradients
@@ -73,12 +80,21 @@ def train_stage(job: StageJob, make_objective: MakeObjective) -> None:
             raise
         except Exception as error:
             if is_out_of_memory(error):
-                advice = out_of_memory(job)
+                advice = out_of_memory(job, engine=engine_of(job))
                 progress.end("failed", advice)
                 raise advice from error
             progress.end("failed", error)
             raise
         progress.update("done")
+
+
+def engine_of(job: StageJob) -> str | None:
+    """Return the gradient engine that the adapter's kind names for the base; None without privacy.
+
+    Raises:
+        UserError: the base's config.json cannot be read.
+    """
+    return job.adapter.engine(read_json(job.base.parent / "config.json")) if job.settings.privacy.enabled else None
 
 
 class _Stage:
@@ -96,6 +112,8 @@ class _Stage:
         self.device = choose_device(resolve_device(job.device), processes)
         make_deterministic(threads=job.settings.threads)
         self.prior = load_state(job.start) if job.start else None
+        self.engine = engine_of(job)
+        check_recomputation(job, engine=self.engine)
         self.base = load_base(job.base.parent, device=self.device, check=interruption.check)
         interruption.check()
         check_context(job, context=context_length(job.base.parent))
@@ -136,6 +154,7 @@ class _Stage:
             )
             self._finish(self._loop(gradients), privacy=self._unprotected())
             return
+        assert self.engine is not None, "a stage under privacy has one"
         with self.processes.together():
             check_gradients(
                 model=self.model,
@@ -144,7 +163,7 @@ class _Stage:
                 stream=self.stream,
                 dtype=self.base.dtype,
                 pad_id=self.base.tokenizer.pad_token_id,
-                engine="hooks",
+                engine=self.engine,
             )
         with self.run.journal(writes=self.processes.is_first) as journal:
             gradients = PrivateGradients(
@@ -154,7 +173,7 @@ class _Stage:
                 plan=self.plan,
                 stream=self.stream,
                 journal=journal,
-                engine="hooks",
+                engine=self.engine,
                 processes=self.processes,
             )
             loop = self._loop(gradients)
@@ -279,6 +298,7 @@ class _Stage:
         recompute = recompute_activations(
             self.model,
             wish=settings.gradient_checkpointing,
+            possible=can_recompute(self.engine),
             token_budget=settings.token_budget,
             dtype=self.base.dtype,
             device=self.device,
