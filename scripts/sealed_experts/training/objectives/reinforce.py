@@ -133,7 +133,7 @@ class PolicyGradient(Objective):
             prompts,
             scorer=self._scorer,
             seed=self._materials.seed,
-            reference=self._reference,
+            reference=lambda: other_weights(self._parameters, self._reference),
             token_budget=self._settings.token_budget,
             pad_id=self._materials.pad_id,
             check=check,
