@@ -3,9 +3,11 @@
 The result is a function of private records: it stays in results/, and no number of it enters a package.
 """
 
+import contextlib
 import dataclasses
+import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from sealed_experts.evaluation.bootstrap import CONFIDENCE, Resampling
 from sealed_experts.evaluation.gains import gain_checks, rewarded_gain
 from sealed_experts.evaluation.job import EvaluationJob
 from sealed_experts.evaluation.measuring import Measured, gain_figures, model_figures, record_losses
-from sealed_experts.models.attachment import adapter_state, attach_adapter, load_adapter_state, trainable_parameters
+from sealed_experts.models.attachment import as_base, attach_adapter, load_adapter_state, trainable_parameters
 from sealed_experts.models.loading import Base, load_base, resolve_device
 from sealed_experts.rewards import Scoring
 from sealed_experts.settings.fields import plain
@@ -26,11 +28,13 @@ from sealed_experts.training.checkpoints import load_state
 from sealed_experts.training.dataset import UnitDataset
 from sealed_experts.training.environment import make_deterministic
 from sealed_experts.training.held_out import answer_held_out
+from sealed_experts.training.objectives.distributions import other_weights
 from sealed_experts.training.refusals import check_made_with
 from sealed_experts.training.scoring import Rollout, Scorer
 
 BASE = "base"
 SAMPLES = 3
+Reference = Callable[[], contextlib.AbstractContextManager[object]]  # see `answer_held_out`
 SAMPLE_RULE = "the first held-out prompts, in the file's order, that differ in their number of tokens"
 
 
@@ -75,8 +79,7 @@ class _Bench:
         self.device = resolve_device(run.device)
         self.base = load_base(base.parent, device=self.device)
         self.model = attach_adapter(self.base.model, run.adapter, seed=run.seed)
-        # LoRA starts as no change at all: until it is trained, the wrapped model is the base, to the last bit.
-        self.weights = {BASE: adapter_state(self.model)} | {
+        self.weights = {
             stage: _adapter_weights(path, run=run, stage=stage, base=self.base)
             for stage, path in zip(run.stages, adapters, strict=True)
         }
@@ -132,25 +135,26 @@ class _Bench:
 
     def _models(self) -> dict[str, Measured]:
         models: dict[str, Measured] = {}
-        reference: list[torch.Tensor] | None = None
+        with as_base(self.model) as base:
+            models[BASE] = _told(BASE, self._measured(base, contextlib.nullcontext))
+        reference: Reference = functools.partial(as_base, self.model)
         for name, weights in self.weights.items():
             load_adapter_state(self.model, weights)
-            own = [parameter.detach().clone() for parameter in trainable_parameters(self.model)]
-            models[name] = self._measured(reference or own)
-            reference = own
-            loss, rewards = models[name].losses.mean, models[name].rewards
-            print(f"{name}: loss {loss}" + (f", reward {sum(rewards) / len(rewards)}" if rewards else ""), flush=True)
+            models[name] = _told(name, self._measured(self.model, reference))
+            parameters = trainable_parameters(self.model)
+            own = [parameter.detach().clone() for parameter in parameters]
+            reference = functools.partial(other_weights, parameters, own)
         return models
 
-    def _measured(self, reference: Sequence[torch.Tensor]) -> Measured:
+    def _measured(self, model: torch.nn.Module, reference: Reference) -> Measured:
         run, pad_id = self.run, self.base.tokenizer.pad_token_id
         batches = physical_batches(self.examples, token_budget=run.token_budget, pad_id=pad_id, device=self.device)
-        losses = record_losses(self.model, batches, records=len(self.examples))
+        losses = record_losses(model, batches, records=len(self.examples))
         if self.scorer is None:
             return Measured(losses, ())
         answers = tuple(
             answer_held_out(
-                self.model,
+                model,
                 self.examples,
                 scorer=self.scorer,
                 seed=run.seed,
@@ -185,6 +189,14 @@ class _Bench:
         assert self.reward is not None
         score = self.reward.score(record.question, record.output)
         return {"text": record.output, "reward": score.value, "axes": dict(score.axes)}
+
+
+def _told(name: str, model: Measured) -> Measured:
+    """Print a model's figures, and return it."""
+    rewards = model.rewards
+    reward = f", reward {sum(rewards) / len(rewards)}" if rewards else ""
+    print(f"{name}: loss {model.losses.mean}{reward}", flush=True)
+    return model
 
 
 def sample_indices(lengths: Sequence[int]) -> list[int]:

@@ -2,15 +2,15 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from sealed_experts.models.attachment import trainable_parameters
 from sealed_experts.privacy.streams import Stream, derive_key
 from sealed_experts.training.batches import Example, physical_batches
-from sealed_experts.training.policy import other_weights, policy_terms
+from sealed_experts.training.policy import policy_terms
 from sealed_experts.training.response import response_logits
 from sealed_experts.training.scoring import Rollout, Scorer
 
@@ -42,7 +42,7 @@ def answer_held_out(
     *,
     scorer: Scorer,
     seed: int,
-    reference: Sequence[torch.Tensor],
+    reference: Callable[[], AbstractContextManager[object]],
     token_budget: int,
     pad_id: int,
     number: int = 0,
@@ -52,7 +52,7 @@ def answer_held_out(
 
     Args:
         prompts: each with a unit of its own.
-        reference: trainable weights, in the model's order, that the divergence is measured from.
+        reference: makes a context in which the model is the one that the divergence is measured from.
         seed: the run's seed.
         token_budget: of one physical batch.
         pad_id: padding token.
@@ -60,13 +60,12 @@ def answer_held_out(
         check: called before each physical batch; may raise to give up. While answers are sampled, `scorer`'s is.
     """
     rollouts = scorer.roll_out(model, prompts, stream=held_out_stream(seed), step=number, held_out=True)
-    parameters = trainable_parameters(model)
     divergences: list[float] = []
     entropies: list[float] = []
-    device = parameters[0].device
+    device = next(model.parameters()).device
     for batch in physical_batches(rollouts, token_budget=token_budget, pad_id=pad_id, device=device):
         check()
-        with other_weights(parameters, reference):
+        with reference():
             before = response_logits(model, batch)
         now = response_logits(model, batch)
         _, divergence, entropy = policy_terms(now.logits, before.logits, now.tokens)

@@ -32,12 +32,18 @@ from sealed_experts.training.loop import Surroundings, TrainingLoop
 from sealed_experts.training.objective import Materials, Objective
 from sealed_experts.training.processes import choose_device, joined
 from sealed_experts.training.progress import NoProgressFiles, ProgressFiles
-from sealed_experts.training.refusals import check_context, check_length, check_processes, check_start, out_of_memory
+from sealed_experts.training.refusals import (
+    can_recompute,
+    check_context,
+    check_length,
+    check_processes,
+    check_recomputation,
+    check_start,
+    out_of_memory,
+)
 from sealed_experts.training.run import Run, settle_run
 from sealed_experts.training.samplers import Draws, PoissonSampler, Sampler, ShuffledSampler
 from sealed_experts.training.self_check import check_gradients
-
-ENGINE = "hooks"
 
 MakeObjective = Callable[[Materials], Objective]
 
@@ -75,12 +81,21 @@ def train_stage(job: StageJob, make_objective: MakeObjective) -> None:
             raise
         except Exception as error:
             if is_out_of_memory(error):
-                advice = out_of_memory(job)
+                advice = out_of_memory(job, engine=engine_of(job))
                 progress.end("failed", advice)
                 raise advice from error
             progress.end("failed", error)
             raise
         progress.update("done")
+
+
+def engine_of(job: StageJob) -> str | None:
+    """Return the gradient engine that the adapter's kind names for the base; None without privacy.
+
+    Raises:
+        UserError: the base's config.json cannot be read.
+    """
+    return job.adapter.engine(read_json(job.base.parent / "config.json")) if job.settings.privacy.enabled else None
 
 
 class _Stage:
@@ -91,6 +106,8 @@ class _Stage:
         self.device = choose_device(resolve_device(job.device), self.processes)
         make_deterministic(threads=job.settings.threads)
         self.prior = load_state(job.start) if job.start else None
+        self.engine = engine_of(job)
+        check_recomputation(job, engine=self.engine)
         self.base = load_base(job.base.parent, device=self.device, check=around.interruption.check)
         around.interruption.check()
         check_context(job, context=context_length(job.base.parent))
@@ -138,6 +155,7 @@ class _Stage:
             )
             self._finish(self._loop(gradients), privacy=self._unprotected())
             return
+        assert self.engine is not None, "a stage under privacy has one"
         with self.processes.together():
             check_gradients(
                 model=self.model,
@@ -146,7 +164,7 @@ class _Stage:
                 stream=self.run.stream,
                 dtype=self.base.dtype,
                 pad_id=self.base.tokenizer.pad_token_id,
-                engine=ENGINE,
+                engine=self.engine,
             )
         with self.run.journal(writes=self.processes.is_first) as journal:
             gradients = PrivateGradients(
@@ -156,7 +174,7 @@ class _Stage:
                 plan=self.plan,
                 stream=self.run.stream,
                 journal=journal,
-                engine=ENGINE,
+                engine=self.engine,
                 processes=self.processes,
             )
             loop = self._loop(gradients)
@@ -265,6 +283,7 @@ class _Stage:
         recompute = recompute_activations(
             self.model,
             wish=settings.gradient_checkpointing,
+            possible=can_recompute(self.engine),
             token_budget=settings.token_budget,
             dtype=self.base.dtype,
             device=self.device,
@@ -276,7 +295,7 @@ class _Stage:
             threads=settings.threads,
             gradient_checkpointing=recompute,
             features=[*job.settings.chosen(), type(job.adapter)],
-            engine=ENGINE if settings.privacy.enabled else None,
+            engine=self.engine,
             processes=self.processes.count,
         )
 

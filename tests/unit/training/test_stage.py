@@ -11,7 +11,9 @@ import torch
 
 from sealed_experts.data.records import read_records, write_records
 from sealed_experts.errors import UserError
+from sealed_experts.models import memory
 from sealed_experts.models.adapters.lora import Lora
+from sealed_experts.privacy.engines import hooks, vmap
 from sealed_experts.privacy.mechanism import GradientMechanism
 from sealed_experts.privacy.settings import PrivacySettings
 from sealed_experts.settings.fields import plain
@@ -124,6 +126,32 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
     assert comparable(train(broken)) == comparable(whole[1])
     lines = [json.loads(line) for line in (broken.output.parent / "metrics.jsonl").read_text().splitlines()]
     assert comparable(lines) == comparable(whole[1]["history"])
+
+
+def test_the_engine_is_the_one_that_the_kind_names_for_the_base(tmp_path, tiny_base, tiny_dataset, monkeypatch):
+    asked, used = [], []
+
+    def engine(self, base):
+        asked.append(base["model_type"])
+        return "vmap"
+
+    for module in (hooks, vmap):
+        original = module.Chosen.per_unit
+
+        def counted(self, batch, original=original, name=module.__name__):
+            used.append(name.rpartition(".")[2])
+            return original(self, batch)
+
+        monkeypatch.setattr(module.Chosen, "per_unit", counted)
+    monkeypatch.setattr(Lora, "engine", engine)
+    monkeypatch.setattr(memory, "total_memory", lambda device: 1)  # would ask for recomputation
+    state = train(make_job(tmp_path / "private", tiny_base, tiny_dataset, max_steps=1))
+    assert (set(asked), set(used)) == ({"qwen2"}, {"vmap"})
+    assert state["environment"]["gradient_checkpointing"] is False
+    with pytest.raises(UserError, match="gradient_checkpointing"):
+        train(make_job(tmp_path / "on", tiny_base, tiny_dataset, gradient_checkpointing="on"))
+    plain = make_job(tmp_path / "plain", tiny_base, tiny_dataset, privacy=PLAIN, max_steps=1)
+    assert train(plain)["environment"]["gradient_checkpointing"] is True, "without privacy there is no engine"
 
 
 def test_release_mode_draws_a_new_key_for_every_run(tmp_path, tiny_base, tiny_dataset):

@@ -281,6 +281,7 @@ class PolicyGradient(Objective):
     ) -> dict[str, Any]:
         """Return the loss on held-out records, and reward, axes, KL and entropy of answers to their prompts."""
         from sealed_experts.training.held_out import answer_held_out
+        from sealed_experts.training.policy import other_weights
         from sealed_experts.training.response import mean_response_loss
         from sealed_experts.training.scoring import reward_figures
 
@@ -290,7 +291,7 @@ class PolicyGradient(Objective):
             prompts,
             scorer=self._scorer,
             seed=self._materials.seed,
-            reference=self._reference,
+            reference=lambda: other_weights(self._parameters, self._reference),
             token_budget=self._settings.token_budget,
             pad_id=self._materials.pad_id,
             check=check,
