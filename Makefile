@@ -1,18 +1,20 @@
 # Everything a new machine needs: `make run` and `make test`. All paths are relative: the folder's own may hold spaces.
 PYTHON ?= python3
 PIP_ARGS ?=
+CONFIG ?=
 SNAKEMAKE_ARGS ?=
 FAULTS_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+CONFIGURED = $(if $(CONFIG),--configfile $(CONFIG))
 # Tests and linters never write results/: `make -j` cannot mix them up.
 .PHONY: run test test-unit test-workflow test-slow test-slurm lint format report faults bench clean help
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
 
-run: $(VENV)/.run ## Make everything the configuration asks for (SNAKEMAKE_ARGS=… for more of Snakemake)
-	@$(BIN)/sealed-experts run --cores all $(SNAKEMAKE_ARGS)
+run: $(VENV)/.run ## Make everything the configuration asks for (CONFIG="a.yaml b.yaml"; SNAKEMAKE_ARGS=… for more of Snakemake)
+	@$(BIN)/sealed-experts run $(CONFIGURED) --cores all $(SNAKEMAKE_ARGS)
 
 test: $(VENV)/.test ## Run the tests, but for the slow ones and SLURM's
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
@@ -40,8 +42,8 @@ format: $(VENV)/.test ## Format the code
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format . ; $(BIN)/snakefmt Snakefile rules
 
 report: $(VENV)/.run ## Make results/report.html
-	@$(BIN)/sealed-experts run --quiet-summary report_inputs --cores all $(SNAKEMAKE_ARGS)
-	@$(BIN)/snakemake report_inputs --report results/report.html $(SNAKEMAKE_ARGS)
+	@$(BIN)/sealed-experts run --quiet-summary report_inputs $(CONFIGURED) --cores all $(SNAKEMAKE_ARGS)
+	@$(BIN)/snakemake report_inputs --report results/report.html $(CONFIGURED) $(SNAKEMAKE_ARGS)
 	@echo "The report is results/report.html. It is as private as the data: it shows what was measured on them."
 
 faults: $(VENV)/.test ## Kill training and whole workflows at hundreds of places, and see that nothing is lost (about an hour)

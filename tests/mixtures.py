@@ -83,10 +83,11 @@ class Workshop:
         seed: int = 1,
         receipt: dict | None = None,
         weights: bytes | None = None,
+        config: bytes | None = None,
         key=None,
         **manifest,
     ) -> None:
-        """Write an expert's checkpoint, selection and sealed package."""
+        """Write an expert's checkpoint, selection and sealed package; by default, of a random LoRA adapter."""
         checkpoint = self.folder / "experts" / name / "sft" / "adapter_final.pt"
         write_bytes(checkpoint, b"stands for a checkpoint: nothing of the mixture reads it")
         selection = {
@@ -98,15 +99,21 @@ class Workshop:
             "candidates": ["sft"],
         }
         write_json(self.folder / "experts" / name / "selection.json", selection)
-        self.seal(name, receipt=receipt or private_receipt(name), weights=weights, seed=seed, key=key, **manifest)
-
-    def seal(self, name: str, *, receipt: dict, weights: bytes | None, seed: int, key: PublisherKey | None, **changes):
         base = read_json(self.base)
-        config, random_weights = adapter_files(self.base.parent, name=base["name"], seed=seed)
+        if weights is None or config is None:
+            made = adapter_files(self.base.parent, name=base["name"], seed=seed)
+            config, weights = config or made[0], weights or made[1]
+        receipt = receipt or private_receipt(name)
+        self.seal(name, receipt=receipt, config=config, weights=weights, key=key, **manifest)
+
+    def seal(
+        self, name: str, *, receipt: dict, config: bytes, weights: bytes, key: PublisherKey | None, **changes
+    ) -> None:
+        base = read_json(self.base)
         members = {
             "README.md": b"# An expert for tests",
             "adapter_config.json": config,
-            "adapter_model.safetensors": weights or random_weights,
+            "adapter_model.safetensors": weights,
             RECEIPT: receipt_bytes(receipt),
             "LICENSE": b"No licence.",
         }
@@ -124,12 +131,8 @@ class Workshop:
                 "rope_scaling": None,
             },
             "adapter": {
-                "kind": "lora",
-                "r": facts.rank,
-                "alpha": facts.alpha,
-                "scaling": facts.alpha / facts.rank,
-                "dropout": facts.dropout,
-                "target_modules": list(facts.target_modules),
+                "kind": facts.adapter.kind,
+                "settings": facts.adapter.facts(),
                 "size": len(members[WEIGHTS]),
                 "digest": sha256_bytes(members[WEIGHTS]),
             },
@@ -201,8 +204,10 @@ def adapter_files(base: Path, *, name: str, seed: int) -> tuple[bytes, bytes]:
     from sealed_experts.models.attachment import adapter_state, attach_adapter
     from sealed_experts.training.peft_folder import adapter_config_bytes
 
-    settings = Lora(rank=2, alpha=4, target_modules=("q_proj", "v_proj"))
-    state = adapter_state(attach_adapter(AutoModelForCausalLM.from_pretrained(base), settings, seed=seed))
+    model = AutoModelForCausalLM.from_pretrained(base)
+    targets = ("c_attn",) if model.config.model_type == "gpt2" else ("q_proj", "v_proj")
+    settings = Lora(rank=2, alpha=4, target_modules=targets)
+    state = adapter_state(attach_adapter(model, settings, seed=seed))
     random = torch.Generator().manual_seed(seed)
     weights = {key: torch.randn(tensor.shape, generator=random) * 0.5 for key, tensor in state.items()}
     return adapter_config_bytes(settings, base_name=name, revision=None), save(weights)

@@ -36,8 +36,8 @@ def tiny_qwen2(*, vocab_size: int = 300, seed: int = 0, **overrides):
     return Qwen2ForCausalLM(config)
 
 
-def build_tiny_base(folder: Path, *, seed: int = 0) -> Path:
-    """Write a base folder of a tiny Qwen2 and a byte-level tokenizer; return its base.json."""
+def build_tiny_base(folder: Path, *, seed: int = 0, model=None) -> Path:
+    """Write a base folder of a model, by default a tiny Qwen2, and a byte-level tokenizer; return its base.json."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -59,7 +59,9 @@ def build_tiny_base(folder: Path, *, seed: int = 0) -> Path:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|eos|>").save_pretrained(
         folder
     )
-    tiny_qwen2(vocab_size=len(tokenizer.get_vocab()), seed=seed, pad_token_id=0, eos_token_id=1).save_pretrained(folder)
+    words = len(tokenizer.get_vocab())
+    model = model or tiny_qwen2(vocab_size=words, seed=seed, pad_token_id=0, eos_token_id=1)
+    model.save_pretrained(folder)
     write_base_manifest(folder, name="tiny", revision=None, key="tiny")
     return folder / "base.json"
 

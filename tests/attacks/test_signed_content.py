@@ -4,6 +4,8 @@ import pytest
 
 from sealed_experts.files.canonical import canonical_json
 from sealed_experts.files.digests import sha256_bytes
+from sealed_experts.packages.errors import IncompatibleError
+from sealed_experts.packages.tgsp.package import open_bytes
 from tests.attacks import building
 from tests.attacks.building import CONFIG, WEIGHTS, refuse
 
@@ -37,10 +39,13 @@ def changed(field: str, value) -> bytes:
         ("format_version", True),
         ("base", {"name": "tiny", "revision": None}),
         ("base.digest", "B" * 64),
-        ("adapter.r", 0),
-        ("adapter.r", "2"),
-        ("adapter.r", True),
-        ("adapter.kind", "dora"),
+        ("adapter.settings.rank", 0),
+        ("adapter.settings.rank", "2"),
+        ("adapter.settings.rank", True),
+        ("adapter.settings.rank", ...),
+        ("adapter.settings.r", 2),
+        ("adapter.settings", ["rank"]),
+        ("adapter.kind", "../lora"),
         ("routing.keywords", "loan"),
         ("routing.gate", "learned"),
         ("training.steps", -1),
@@ -63,6 +68,18 @@ def test_a_manifest_outside_its_schema(field, value):
     refuse(changed(field, value), "^manifest: ")
 
 
+def test_an_adapter_kind_that_this_program_does_not_have_is_refused_by_name():
+    with pytest.raises(
+        IncompatibleError, match=r"adapter\.kind: this program has no adapter kind 'future'; it has lora"
+    ):
+        open_bytes(changed("adapter.kind", "future"), trust=building.trust())
+
+
+def test_settings_that_the_adapters_files_contradict():
+    for name, value in (("rank", 3), ("alpha", 5), ("target_modules", ["q_proj"])):
+        refuse(changed(f"adapter.settings.{name}", value), f"adapter.settings.{name} is ")
+
+
 @pytest.mark.parametrize(
     "alter",
     [
@@ -70,11 +87,11 @@ def test_a_manifest_outside_its_schema(field, value):
         lambda text: text.replace('"version":"1.0.0"', '"version":"0.0.1","version":"1.0.0"'),
         lambda text: " " + text,
         lambda text: text + "\n",
-        lambda text: text.replace('"r":2', '"r":2.0'),
-        lambda text: text.replace('"r":2', '"r":1e999'),
-        lambda text: text.replace('"r":2', '"r":NaN'),
-        lambda text: text.replace('"r":2', '"r":9007199254740993'),
-        lambda text: text.replace('"r":2', '"r":' + "9" * 5000),
+        lambda text: text.replace('"rank":2', '"rank":2.0'),
+        lambda text: text.replace('"rank":2', '"rank":1e999'),
+        lambda text: text.replace('"rank":2', '"rank":NaN'),
+        lambda text: text.replace('"rank":2', '"rank":9007199254740993'),
+        lambda text: text.replace('"rank":2', '"rank":' + "9" * 5000),
         lambda text: text.replace('"tiny_expert"', '"tiny\\u005fexpert"'),
         lambda text: text.replace('"An expert for tests."', '"\\ud800"'),
         lambda text: text.replace('"An expert for tests."', "[" * 50_000 + "]" * 50_000),

@@ -58,8 +58,12 @@ def share_of_even(text):
 
 
 def run_ours(*, private):
-    """Our own loop, whole: draws, rollouts, rewards, gradients, journal, optimizer."""
-    import torch
+    """Our own loop, whole: draws, rollouts, rewards, gradients, journal, optimizer.
+
+    It draws without replacement, as its peers do.
+    """
+
+    from tests.loops import KEY, loop_on
 
     from sealed_experts.models.adapters.lora import Lora
     from sealed_experts.models.attachment import attach_adapter, trainable_parameters
@@ -69,16 +73,12 @@ def run_ours(*, private):
     from sealed_experts.privacy.streams import Stream
     from sealed_experts.rewards import Score
     from sealed_experts.training.batches import Example
-    from sealed_experts.training.checkpoints import CheckpointFolder
     from sealed_experts.training.dataset import UnitDataset
     from sealed_experts.training.environment import make_deterministic
     from sealed_experts.training.gradients import PlainGradients, PrivateGradients
-    from sealed_experts.training.interruption import Interruption
-    from sealed_experts.training.loop import TrainingLoop
     from sealed_experts.training.objective import Materials
     from sealed_experts.training.objectives.reinforce import PolicyGradient, Reinforce
     from sealed_experts.training.progress import ProgressFiles
-    from sealed_experts.training.samplers import ShuffledSampler
 
     class Even:
         name = "even"
@@ -104,7 +104,7 @@ def run_ours(*, private):
         eval_steps=10**6,
         privacy=PrivacySettings(enabled=private, target_epsilon=1e6, delta=1e-5),
     )
-    stream, parameters = Stream(bytes(32)), trainable_parameters(model)
+    stream, parameters = Stream(KEY), trainable_parameters(model)
     materials = Materials(model=model, tokenizer=build_tokenizer(), pad_id=0, seed=0)
     objective = PolicyGradient(settings=settings, reward=Even(), materials=materials)
     clock = Clock()
@@ -119,7 +119,7 @@ def run_ours(*, private):
                 units=len(dataset),
                 unit="record",
                 expected_batch_size=ANSWERS,
-                max_steps=settings.steps,
+                max_steps=settings.total_steps,
                 queries=settings.query_noise(),
             )
             journal = Journal.open(folder / "journal", fingerprint="0" * 64, key_id="0" * 32)
@@ -141,24 +141,14 @@ def run_ours(*, private):
                     times.append(time.perf_counter())
                     generating.append(clock.seconds)
 
-        TrainingLoop(
+        loop_on(
+            dataset,
             model=model,
             objective=objective,
-            dataset=dataset,
-            validation=[],
-            # TRL draws without replacement; so that all train on equal batches, so does this measurement.
-            sampler=ShuffledSampler(units=len(dataset), batch_size=ANSWERS, stream=stream),
             gradients=gradients,
-            stream=stream,
-            stage="reinforce",
             settings=settings,
-            total_steps=settings.steps,
-            curve=None,
-            checkpoints=CheckpointFolder(folder, fingerprint="0" * 64, keep=2),
-            progress=Marking(folder, max_steps=settings.steps, target_epsilon=None),
-            interruption=Interruption(),
-            pad_id=0,
-            device=torch.device("cpu"),
+            folder=folder,
+            progress=Marking(folder, target_epsilon=None),
         ).run()
     return times, generating
 

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 THREADS, STEPS, WARMUP_STEPS, LOGICAL_BATCH, MAX_SEQ_LEN, VOCABULARY = 2, 5, 1, 32, 512, 16_000
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
@@ -51,23 +53,22 @@ def build_examples(count):
 
 
 def run_ours(*, private):
-    """Our own loop, whole: draws, physical batches, gradients, journal, optimizer."""
-    import torch
+    """Our own loop, whole: draws, physical batches, gradients, journal, optimizer.
+
+    It draws without replacement, as its peers do.
+    """
+
+    from tests.loops import KEY, loop_on
 
     from sealed_experts.models.adapters.lora import Lora
     from sealed_experts.models.attachment import attach_adapter, trainable_parameters
     from sealed_experts.privacy.ledger.journal import Journal
     from sealed_experts.privacy.streams import Stream
     from sealed_experts.training.batches import Example
-    from sealed_experts.training.checkpoints import CheckpointFolder
     from sealed_experts.training.dataset import UnitDataset
     from sealed_experts.training.environment import make_deterministic
     from sealed_experts.training.gradients import PlainGradients, PrivateGradients
-    from sealed_experts.training.interruption import Interruption
-    from sealed_experts.training.loop import TrainingLoop
     from sealed_experts.training.objectives.sft import Sft, SupervisedFineTuning
-    from sealed_experts.training.progress import ProgressFiles
-    from sealed_experts.training.samplers import ShuffledSampler
 
     make_deterministic(threads=THREADS)
     rows = build_examples(LOGICAL_BATCH * (STEPS + WARMUP_STEPS))
@@ -79,7 +80,7 @@ def run_ours(*, private):
         batch_size=LOGICAL_BATCH, max_steps=STEPS + WARMUP_STEPS, log_steps=1, eval_steps=10**6, learning_rate=1e-4
     )
     stream, objective, parameters = (
-        Stream(bytes(32)),
+        Stream(KEY),
         SupervisedFineTuning(max_seq_len=MAX_SEQ_LEN),
         trainable_parameters(model),
     )
@@ -101,24 +102,7 @@ def run_ours(*, private):
                 journal=journal,
                 engine="hooks",
             )
-        loop = TrainingLoop(
-            model=model,
-            objective=objective,
-            dataset=dataset,
-            validation=[],
-            sampler=ShuffledSampler(units=len(rows), batch_size=LOGICAL_BATCH, stream=stream),
-            gradients=gradients,
-            stream=stream,
-            stage="sft",
-            settings=settings,
-            total_steps=settings.max_steps,
-            curve=None,
-            checkpoints=CheckpointFolder(folder, fingerprint="0" * 64, keep=2),
-            progress=ProgressFiles(folder, max_steps=settings.max_steps, target_epsilon=None),
-            interruption=Interruption(),
-            pad_id=0,
-            device=torch.device("cpu"),
-        )
+        loop = loop_on(dataset, model=model, objective=objective, gradients=gradients, settings=settings, folder=folder)
         loop.run()
         logged = [line for line in loop.state.history if "loss" in line]
     first, last = logged[WARMUP_STEPS - 1], logged[-1]

@@ -296,7 +296,8 @@ def _verify_folder(args: argparse.Namespace) -> int:
             raise UsageError(f"{option} is for packages: {args.path} is a folder")
     folder = verify_folder(args.path, key=args.trust, signature=args.signature)
     if args.json:
-        adapter = {"rank": folder.facts.rank, "parameters": folder.facts.parameters}
+        stated = folder.facts.adapter
+        adapter = {"kind": stated.kind, "settings": stated.facts(), "parameters": folder.facts.parameters}
         found = {"container": "folder", "members": folder.digests, "adapter": adapter}
         print(json.dumps({"ok": True, "path": str(args.path), "trusted": True, **found}))
         return 0

@@ -18,7 +18,7 @@ from sealed_experts.training.objectives import STAGES, Stage, stage_of_folder
 STATES = ("waiting", "running", "resumed", "done", "failed", "interrupted")
 
 _LOG_TAIL_BYTES = 16384
-_CUT_SHORT = {"privacy_budget": "privacy budget spent"}
+_CUT_SHORT = {"privacy_budget": "privacy budget spent", "early_stopping": "validation got no better"}
 _CTRL_C = "KeyboardInterrupt"
 _PACE_LINES = 20
 

@@ -8,9 +8,11 @@ from sealed_experts.configuration.budget_checks import delta_mistakes
 from sealed_experts.configuration.chain_checks import chain_mistakes
 from sealed_experts.configuration.document import ExpertSettings, Settings
 from sealed_experts.data.units import unit_mistakes
+from sealed_experts.models.adapters import KINDS
 from sealed_experts.models.base_checks import BaseFacts, base_mistakes
 from sealed_experts.moe.settings import MoeSettings
 from sealed_experts.packages.settings_checks import package_mistakes
+from sealed_experts.privacy.engines import RECOMPUTING
 from sealed_experts.settings.layers import Layers
 from sealed_experts.settings.messages import KeyPath, Mistake, listed, shown, suggestion
 
@@ -44,6 +46,7 @@ def cross_mistakes(
         yield from package_mistakes(expert.name, expert.version, expert.routing, expert.package, layers, root=root)
         yield from delta_mistakes(expert, layers)
         yield from _rank_mistakes(expert, layers, settings.moe)
+        yield from _recomputation_mistakes(expert, layers, facts)
         yield from chain_mistakes(expert, layers, datasets=settings.datasets)
     yield from _fallback_mistakes(settings)
     yield from settings.moe.he_config.mistakes()
@@ -83,13 +86,28 @@ def _length_mistakes(expert: ExpertSettings, layers: Layers, facts: BaseFacts) -
 
 
 def _rank_mistakes(expert: ExpertSettings, layers: Layers, moe: MoeSettings) -> Iterator[Mistake]:
-    rank, most = expert.adapter.lora_rank, moe.gatelink_config.max_lora_rank
-    if rank is not None and rank > most:
+    adapter, most = expert.adapter, moe.gatelink_config.max_lora_rank
+    rank = adapter.lora_rank
+    if adapter.rank_setting is not None and rank is not None and rank > most:
         yield Mistake(
-            layers.locate("adapter", "rank"),
+            layers.locate("adapter", adapter.rank_setting),
             f"{rank} is above moe.gatelink_config.max_lora_rank, which is {most}; lower the one or raise the other",
             involves=(("moe", "gatelink_config", "max_lora_rank"),),
         )
+
+
+def _recomputation_mistakes(expert: ExpertSettings, layers: Layers, facts: BaseFacts) -> Iterator[Mistake]:
+    """Not every gradient engine can recompute activations, and the adapter's kind names the engine."""
+    if facts.config is None or expert.adapter.kind not in KINDS or expert.adapter.engine(facts.config) in RECOMPUTING:
+        return
+    for name, stage in expert.training.items():
+        if stage.privacy.enabled and stage.gradient_checkpointing == "on":
+            yield Mistake(
+                layers.locate(name, "gradient_checkpointing"),
+                f"`on` cannot be kept: under privacy, the gradients of a `{expert.adapter.kind}` adapter cannot be"
+                " computed while activations are recomputed; write `off`, and a lower token_budget if memory is short",
+                involves=(layers.locate("adapter", "kind"), layers.locate(name, "privacy", "enabled")),
+            )
 
 
 def _fallback_mistakes(settings: Settings) -> Iterator[Mistake]:

@@ -1,7 +1,7 @@
-"""The tables of every setting in docs/settings.md, generated from the typed settings.
+"""The tables of docs/settings.md and docs/adapters.md, generated from the typed settings and the adapter kinds.
 
-`python -m sealed_experts.configuration.reference docs/settings.md` rewrites what stands between the two
-`<!-- settings -->` markers.
+`python -m sealed_experts.configuration.reference docs/settings.md docs/adapters.md` rewrites what stands between the
+two `<!-- settings -->`, or `<!-- adapters -->`, markers.
 """
 
 import re
@@ -18,7 +18,8 @@ from sealed_experts.errors import UserError
 from sealed_experts.evaluation.settings import EvaluationSettings
 from sealed_experts.files.atomic import write_bytes
 from sealed_experts.metrics import METRICS
-from sealed_experts.models.adapters import KINDS
+from sealed_experts.models.adapters import ADAPTER, KINDS, PREFIX, AdapterKind
+from sealed_experts.models.architectures import MODULES
 from sealed_experts.models.settings import BaseSettings
 from sealed_experts.moe.settings import MoeSettings
 from sealed_experts.packages.settings import PackageSettings, RoutingSettings
@@ -29,8 +30,9 @@ from sealed_experts.settings.messages import expected, listed
 from sealed_experts.settings.schema import schema_at
 from sealed_experts.training.objectives import STAGES
 
-_MARKED = re.compile(r"(<!-- settings -->\n).*?(<!-- /?settings -->)", re.DOTALL)
+_MARKED = re.compile(r"(<!-- (?P<name>settings|adapters) -->\n).*?(<!-- /?(?P=name) -->)", re.DOTALL)
 _HEAD = ("Setting", "Default", "Allowed", "Meaning", "Operational")
+_ADAPTER_HEAD = ("Kind", "What it is", "At the start", "Gradient engine", "Tensors", "Can become", "Served by")
 _EVERYWHERE = "Stands in `defaults`, in an expert, or in `overrides`"
 _NEEDS = {"losses": "", "answers": "sampled answers", "reward": "sampled answers, a stage with a reward"}
 _OWN_TABLES = (BaseSettings, EvaluationSettings, MoeSettings, PackageSettings, PrivacySettings, RoutingSettings)
@@ -86,8 +88,33 @@ def _metrics() -> list[str]:
     return [_line(head), _line("---" for _ in head), *map(_line, rows), ""]
 
 
+def adapter_table() -> str:
+    """Return what every adapter kind says of itself as one Markdown table."""
+    return "\n".join([_line(_ADAPTER_HEAD), _line("---" for _ in _ADAPTER_HEAD), *map(_kind_row, KINDS.values()), ""])
+
+
+def _kind_row(kind: type[AdapterKind]) -> str:
+    adapter: AdapterKind = ADAPTER.parse({"kind": kind.feature})
+    engines = adapter.engine({}), adapter.engine({"quantization_config": {"load_in_4bit": True}})
+    tensors = adapter.tensors_on(dict.fromkeys(MODULES["llama"]))
+    parts = dict.fromkeys(name.removeprefix(PREFIX).partition(".")[2] for name in tensors)
+    forms = [*(["a part of the base's weights"] if kind.merges else []), *kind.converts_to]
+    served = (f"{name} ({condition})" if condition else name for name, condition in kind.serving.items())
+    return _line(
+        (
+            f"`{kind.feature}`",
+            (kind.__doc__ or "").partition("\n")[0],
+            "answers as the base" if kind.starts_as_base else "answers otherwise than the base",
+            f"`{engines[0]}`" + (f"; quantised base: `{engines[1]}`" if engines[1] != engines[0] else ""),
+            ", ".join(f"`{part}`" for part in parts),
+            ", ".join(forms) or "–",
+            ", ".join(served),
+        )
+    )
+
+
 def with_tables(text: str) -> str:
-    """Return a Markdown text with the tables between its two `<!-- settings -->` markers.
+    """Return a Markdown text with the tables between its two `<!-- settings -->` or `<!-- adapters -->` markers.
 
     Raises:
         UserError: the text has no such markers.
@@ -96,7 +123,8 @@ def with_tables(text: str) -> str:
         raise UserError(
             "the text has no two `<!-- settings -->` markers, each on a line of its own, to put the tables in"
         )
-    return _MARKED.sub(lambda found: f"{found[1]}\n{settings_tables()}\n{found[2]}", text, count=1)
+    tables = {"settings": settings_tables, "adapters": adapter_table}
+    return _MARKED.sub(lambda found: f"{found[1]}\n{tables[found['name']]()}\n{found[3]}", text, count=1)
 
 
 def _of_source(name: str) -> str:

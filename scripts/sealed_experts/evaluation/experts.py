@@ -4,6 +4,7 @@ The result is a function of private records: it stays in results/, and no number
 dataset is declared public.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -20,7 +21,7 @@ from sealed_experts.evaluation.gains import gain_checks, rewarded_gain
 from sealed_experts.evaluation.job import EvaluationJob
 from sealed_experts.evaluation.measuring import Measured, record_losses, scores_of
 from sealed_experts.metrics import Case, Losses
-from sealed_experts.models.attachment import adapter_state, attach_adapter, load_adapter_state, trainable_parameters
+from sealed_experts.models.attachment import as_base, attach_adapter, load_adapter_state, trainable_parameters
 from sealed_experts.models.loading import Base, load_base, resolve_device
 from sealed_experts.rewards import Scoring
 from sealed_experts.settings.fields import plain
@@ -87,8 +88,7 @@ class _Bench:
         self.device = resolve_device(run.device)
         self.base = load_base(base.parent, device=self.device)
         self.model = attach_adapter(self.base.model, run.adapter, seed=run.seed)
-        # LoRA starts as no change at all: until it is trained, the wrapped model is the base, to the last bit.
-        self.weights = {BASE: adapter_state(self.model)} | {
+        self.weights = {
             stage: _adapter_weights(path, run=run, stage=stage, base=self.base)
             for stage, path in zip(run.stages, adapters, strict=True)
         }
@@ -152,31 +152,34 @@ class _Bench:
 
     def _models(self) -> dict[str, Measured]:
         models: dict[str, Measured] = {}
-        reference: Reference | None = None
+        with as_base(self.model) as base:
+            models[BASE] = self._measured(BASE, base, contextlib.nullcontext)
+        reference: Reference = functools.partial(as_base, self.model)
         for name, weights in self.weights.items():
             load_adapter_state(self.model, weights)
+            models[name] = self._measured(name, self.model, reference)
             parameters = trainable_parameters(self.model)
-            own = functools.partial(other_weights, parameters, [weight.detach().clone() for weight in parameters])
-            models[name] = self._measured(reference or own)
-            reference = own
-            print(f"{name}: {models[name].told()}", flush=True)
+            own = [parameter.detach().clone() for parameter in parameters]
+            reference = functools.partial(other_weights, parameters, own)
         return models
 
-    def _measured(self, reference: Reference) -> Measured:
+    def _measured(self, name: str, model: torch.nn.Module, reference: Reference) -> Measured:
         run, pad_id = self.run, self.base.tokenizer.pad_token_id
         batches = physical_batches(self.examples, token_budget=run.token_budget, pad_id=pad_id, device=self.device)
-        losses = record_losses(self.model, batches, records=len(self.examples))
-        held_out = self._answers(reference)
+        losses = record_losses(model, batches, records=len(self.examples))
+        held_out = self._answers(model, reference)
         given = [{answer.unit: answer for answer in one.answers} for one in held_out] or [{}]
         cases = [[self._case(index, losses, one.get(index)) for one in given] for index in range(len(self.records))]
-        return Measured(run.metrics, cases, losses, held_out)
+        measured = Measured(run.metrics, cases, losses, held_out)
+        print(f"{name}: {measured.told()}", flush=True)
+        return measured
 
-    def _answers(self, reference: Reference) -> list[HeldOutAnswers]:
+    def _answers(self, model: torch.nn.Module, reference: Reference) -> list[HeldOutAnswers]:
         if self.answering is None or self.run.sampling is None:
             return []
         return [
             answer_held_out(
-                self.model,
+                model,
                 self.prompts,
                 answering=self.answering,
                 seed=self.run.seed,

@@ -9,7 +9,7 @@ from sealed_experts.evaluation.rows import UNKNOWN, number
 _STOPPED = {
     "max_steps": "all steps done",
     "privacy_budget": "privacy budget spent",
-    "early_stopping": "no more progress",
+    "early_stopping": "validation got no better",
 }
 
 Metrics = Mapping[str, Any]

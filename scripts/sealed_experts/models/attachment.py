@@ -1,26 +1,25 @@
 """Attach a trainable adapter to a frozen base, and move its weights in and out under PEFT's names."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
 from sealed_experts.errors import UserError
-from sealed_experts.models.adapters import AdapterKind
+from sealed_experts.models.adapters import CAUSAL_LM, AdapterKind, kind_of
 
 
-def attach_adapter(base: PreTrainedModel, adapter: AdapterKind, *, seed: int) -> PeftModel:
+def attach_adapter(base: PreTrainedModel, adapter: AdapterKind, *, seed: int, task_type: str = CAUSAL_LM) -> PeftModel:
     """Return `base` wrapped with a fresh adapter whose weights follow from `seed`, trainable and in float32.
 
     Raises:
-        UserError: the base has no module of a targeted name.
+        UserError: the adapter has no place on this base.
     """
     torch.manual_seed(seed)
-    try:
-        model = get_peft_model(base, adapter.peft_config())
-    except ValueError as error:
-        raise UserError(f"adapter.target_modules: {error}") from error
+    model = adapter.attach(base, task_type=task_type)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
@@ -62,6 +61,32 @@ def load_adapter_state(model: PeftModel, state: Mapping[str, torch.Tensor]) -> N
         if names:
             raise UserError(f"these adapter weights do not fit this model: the file {problem} {names[0]}")
     set_peft_model_state_dict(model, dict(state))
+
+
+@contextlib.contextmanager
+def as_base(model: PeftModel) -> Iterator[torch.nn.Module]:
+    """Give the base that a model adapts, without the adapter for a while; what is trainable stays so."""
+    trainable = trainable_parameters(model)
+    try:
+        with model.disable_adapter():
+            yield model.get_base_model()
+    finally:
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def decoding(model: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return what generates tokens with a cache for a model, and the inputs of its first pass.
+
+    The kind of its active adapter decides, see `AdapterKind.decoding`; a model without one takes the inputs as given.
+    """
+    if not isinstance(model, PeftModel):
+        return model, inputs
+    kind = kind_of(vars(model.active_peft_config))
+    assert kind is not None, "adapters are made by their kinds"
+    return kind.decoding(model, inputs)
 
 
 def trainable_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:

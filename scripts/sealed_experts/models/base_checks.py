@@ -1,8 +1,9 @@
 """Checks of the base model, and of what experts ask of its architecture, before anything is fetched or trained."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.models.bases import (
@@ -25,23 +26,25 @@ class BaseFacts:
 
     model_type: str | None
     longest: int | None  # positions, in tokens
+    config: Mapping[str, Any] | None  # content of its config.json
 
     @classmethod
     def of(cls, base: BaseSettings, *, root: Path) -> "BaseFacts":
         """Gather what the settings, or a folder's config.json, say."""
         kind = base_kind(base, root=root)
         if kind == "demo":
-            return cls(model_type=DEMO_MODEL_TYPE, longest=base.demo.context)
+            return cls(model_type=DEMO_MODEL_TYPE, longest=base.demo.context, config={})
         if kind != "folder":
-            return cls(model_type=base.model_type, longest=None)
+            return cls(model_type=base.model_type, longest=None, config=None)
         try:
             config = folder_config(base, root=root)
         except UserError:
-            return cls(model_type=base.model_type, longest=None)  # base_mistakes tells it
+            return cls(model_type=base.model_type, longest=None, config=None)  # base_mistakes tells it
         longest = config.get("max_position_embeddings", config.get("n_positions"))
         return cls(
             model_type=config.get("model_type") if base.model_type is None else base.model_type,
             longest=longest if isinstance(longest, int) else None,
+            config=config,
         )
 
     @property

@@ -14,11 +14,13 @@ _SHARE = 0.5
 
 
 def recompute_activations(
-    model: PeftModel, *, wish: str, token_budget: int, dtype: torch.dtype, device: torch.device
+    model: PeftModel, *, wish: str, possible: bool, token_budget: int, dtype: torch.dtype, device: torch.device
 ) -> bool:
-    """Turn recomputation on where it is wished (`on`), or needed (`auto`); return whether it is on."""
+    """Turn recomputation on where it is wished (`on`), or needed and possible (`auto`); return whether it is on."""
     needed = wish == "on" or (
-        wish == "auto" and needs_gradient_checkpointing(model, token_budget=token_budget, dtype=dtype, device=device)
+        wish == "auto"
+        and possible
+        and needs_gradient_checkpointing(model, token_budget=token_budget, dtype=dtype, device=device)
     )
     if needed:
         enable_gradient_checkpointing(model)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sealed_experts.moe.configuration import BaseReference
+from sealed_experts.packages.content.manifest import adapter_of
 from sealed_experts.packages.errors import IncompatibleError
 from sealed_experts.packages.report import VerifiedPackage
 
@@ -22,10 +23,11 @@ def check_package(package: VerifiedPackage, *, path: Path, name: str, base: Base
             f"{path} was made for the base {manifest['base']['name']!r} of digest {manifest['base']['digest']}, but "
             f"this mixture's base is {base.name!r} of digest {base.digest}: all experts must adapt the same base"
         )
-    if manifest["adapter"]["r"] > max_rank:
+    adapter = adapter_of(manifest)
+    if adapter.lora_rank is not None and adapter.lora_rank > max_rank:
         raise IncompatibleError(
-            f"{path} has an adapter of rank {manifest['adapter']['r']}, above gatelink_config.max_lora_rank = "
-            f"{max_rank}: train the expert with a smaller adapter.rank, or raise the limit"
+            f"{path} has an adapter of rank {adapter.lora_rank}, above gatelink_config.max_lora_rank = "
+            f"{max_rank}: train the expert with a smaller adapter.{adapter.rank_setting}, or raise the limit"
         )
 
 

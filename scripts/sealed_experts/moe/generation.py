@@ -11,10 +11,12 @@ from transformers.utils import logging
 
 from sealed_experts.data.templates import encode_prompt
 from sealed_experts.errors import UserError
-from sealed_experts.models.adapters.lora import Lora
+from sealed_experts.models.adapters import CAUSAL_LM
+from sealed_experts.models.attachment import decoding
 from sealed_experts.models.loading import Base, load_base, resolve_device
 from sealed_experts.moe.configuration import BaseReference
 from sealed_experts.packages.content.linter import WEIGHTS
+from sealed_experts.packages.content.manifest import adapter_of
 from sealed_experts.packages.errors import IncompatibleError
 from sealed_experts.packages.report import VerifiedPackage
 
@@ -84,12 +86,11 @@ class Experts:
         self._switch_to(expert)
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             torch.manual_seed(seed)
-            output = self._model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                generation_config=self._how_to_generate(room, temperature),
-            )
-        return str(self._tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True)).strip()
+            generator, inputs = decoding(self._model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+            output = generator.generate(**inputs, generation_config=self._how_to_generate(room, temperature))
+        # Of embedded inputs, transformers does not repeat the tokens.
+        answer = output[0, len(prompt) if "input_ids" in inputs else 0 :]
+        return str(self._tokenizer.decode(answer, skip_special_tokens=True)).strip()
 
     @torch.inference_mode()
     def logits(self, expert: str, question: str, *, answer: str = "") -> torch.Tensor:
@@ -100,8 +101,9 @@ class Experts:
         ids = encode_prompt(template=self._templates[expert], instruction=question, tokenizer=self._tokenizer)
         ids += self._tokenizer(answer, add_special_tokens=False)["input_ids"]
         self._switch_to(expert)
-        logits: torch.Tensor = self._model(input_ids=torch.tensor([ids[: self._context]], device=self._device)).logits
-        return logits[0]
+        ids = ids[: self._context]
+        logits: torch.Tensor = self._model(input_ids=torch.tensor([ids], device=self._device)).logits
+        return logits[0, -len(ids) :]  # virtual tokens come before the text's own
 
     def _switch_to(self, expert: str) -> None:
         # To switch, PEFT visits every adapter of every layer, which is slow with hundreds of experts.
@@ -133,7 +135,7 @@ class Experts:
 def _with_adapters(model: Any, packages: Mapping[str, VerifiedPackage]) -> PeftModel:
     wrapped: PeftModel | None = None
     for adapter, package in packages.items():
-        config = _adapter_settings(package.manifest["adapter"]).peft_config()
+        config = adapter_of(package.manifest).peft_config(task_type=CAUSAL_LM)
         try:
             if wrapped is None:
                 wrapped = PeftModel(model, config, adapter_name=adapter)
@@ -160,12 +162,3 @@ def _fill(model: PeftModel, adapter: str, tensors: Mapping[str, torch.Tensor]) -
 
 def _shape(shape: torch.Size | None) -> str:
     return "none" if shape is None else str(list(shape))
-
-
-def _adapter_settings(adapter: Mapping[str, Any]) -> Lora:
-    return Lora(
-        kind=adapter["kind"],
-        rank=adapter["r"],
-        alpha=adapter["alpha"],
-        target_modules=tuple(adapter["target_modules"]),
-    )

@@ -4,7 +4,7 @@ The base's folder is read without torch: base.json, the digests of its files, an
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,14 @@ from typing import Any
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
 from sealed_experts.files.safetensors_header import Tensor
+from sealed_experts.models.adapters import Sizes
+from sealed_experts.models.architectures import TRANSPOSED
 from sealed_experts.models.manifest import MANIFEST, verify_base, weights_of
 from sealed_experts.packages.content.linter import WEIGHTS
+from sealed_experts.packages.content.manifest import adapter_of
 from sealed_experts.packages.errors import IncompatibleError, PackageError
 from sealed_experts.packages.report import PackageReport
 
-_PREFIX = "base_model.model."
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NUMBERS = ("F64", "F32", "F16", "BF16")  # other dtypes pack several weights into one number
 
@@ -33,7 +35,7 @@ class BaseModules:
     """
 
     digest: str
-    shapes: Mapping[str, tuple[int, int] | None] | None = None
+    shapes: Mapping[str, Sizes | None] | None = None
 
 
 def read_base(path: Path) -> BaseModules:
@@ -46,7 +48,7 @@ def read_base(path: Path) -> BaseModules:
         if not path.is_dir():
             return BaseModules(digest=_digest(read_json(path), path))
         manifest = verify_base(path)
-        shapes = _shapes(weights_of(path))
+        shapes = _shapes(weights_of(path), transposed=TRANSPOSED.get(str(manifest.get("model_type")), ()))
     except OSError as error:
         raise UserError(f"cannot read the base {path}: {error.strerror}") from error
     return BaseModules(digest=_digest(manifest, path / MANIFEST), shapes=shapes)
@@ -67,7 +69,7 @@ def check_base(report: PackageReport, base: BaseModules | None, *, where: Path) 
 
 
 def check_fits(report: PackageReport, base: BaseModules | None, *, where: Path) -> None:
-    """Check that a verified package has a pair of tensors, of the right shape, for every module that it targets.
+    """Check that a verified package has the tensors, of the right shapes, that its adapter has on this base.
 
     Raises:
         IncompatibleError: the base is another one, or packs the weights of a module, so that its shape is unknown.
@@ -76,34 +78,21 @@ def check_fits(report: PackageReport, base: BaseModules | None, *, where: Path) 
     check_base(report, base, where=where)
     if base is None or base.shapes is None:
         return
-    expected, found = _expected(report.manifest["adapter"], base.shapes, where), dict(report.shapes)
+    expected, found = adapter_of(report.manifest).tensors_on(base.shapes), dict(report.shapes)
+    for name, shape in expected.items():
+        if shape is None:
+            raise IncompatibleError(
+                f"{where}: the base stores the module of {name} in fewer bits, so its shape cannot be compared: give"
+                " --base the base.json alone, which compares the digest"
+            )
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             raise PackageError(f"{where}: {WEIGHTS}: {name} is missing, which the base has a targeted module for")
         if name not in expected:
             raise PackageError(f"{where}: {WEIGHTS}: {name} belongs to no matrix of the base")
         if found[name] != expected[name]:
-            raise PackageError(
-                f"{where}: {WEIGHTS}: {name} has the shape {list(found[name])}; the base needs {list(expected[name])}"
-            )
-
-
-def _expected(
-    adapter: Mapping[str, Any], modules: Mapping[str, tuple[int, int] | None], where: Path
-) -> dict[str, tuple[int, int]]:
-    """Return the tensors that the adapter must have. For W (outputs x inputs), A is r x inputs and B outputs x r."""
-    expected = {}
-    for module, shape in modules.items():
-        if not any(module == target or module.endswith(f".{target}") for target in adapter["target_modules"]):
-            continue
-        if shape is None:
-            raise IncompatibleError(
-                f"{where}: the base stores {module} in fewer bits, so its shape cannot be compared: give --base the"
-                " base.json alone, which compares the digest"
-            )
-        expected[f"{_PREFIX}{module}.lora_A.weight"] = (adapter["r"], shape[1])
-        expected[f"{_PREFIX}{module}.lora_B.weight"] = (shape[0], adapter["r"])
-    return expected
+            needed = list(expected[name] or ())
+            raise PackageError(f"{where}: {WEIGHTS}: {name} has the shape {list(found[name])}; the base needs {needed}")
 
 
 def _digest(manifest: Any, path: Path) -> str:
@@ -113,13 +102,19 @@ def _digest(manifest: Any, path: Path) -> str:
     return digest
 
 
-def _shapes(tensors: Iterable[Tensor]) -> dict[str, tuple[int, int] | None]:
-    """Return the shapes of the matrices among a base's tensors, by their modules' names."""
-    shapes: dict[str, tuple[int, int] | None] = {}
+def _shapes(tensors: Iterable[Tensor], *, transposed: Collection[str]) -> dict[str, Sizes | None]:
+    """Return outputs and inputs of the matrices among a base's tensors, by their modules' names.
+
+    Args:
+        tensors: what the base's files hold.
+        transposed: last names of the modules that store inputs x outputs.
+    """
+    shapes: dict[str, Sizes | None] = {}
     for tensor in tensors:
         module, dot, last = tensor.name.rpartition(".")
         if (dot, last) == (".", "weight") and tensor.dtype not in _NUMBERS:
             shapes[module] = None
         elif (dot, last) == (".", "weight") and len(tensor.shape) == 2:
-            shapes[module] = (tensor.shape[0], tensor.shape[1])
+            rows, columns = tensor.shape
+            shapes[module] = (columns, rows) if module.rpartition(".")[2] in transposed else (rows, columns)
     return shapes

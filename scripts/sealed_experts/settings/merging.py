@@ -8,7 +8,7 @@ NAMING_KEYS = ("source", "name", "kind")
 # Two ways to say one thing: whoever gives one of them takes back the other.
 ALTERNATIVES = (
     (frozenset({"batch_size"}), frozenset({"micro_batch_size", "gradient_accumulation"})),
-    (frozenset({"max_steps"}), frozenset({"epochs"})),
+    (frozenset({"max_steps", "total_steps"}), frozenset({"epochs"})),
 )
 
 

@@ -8,20 +8,17 @@ import dataclasses
 import math
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from sealed_experts.errors import UserError, is_out_of_memory
-from sealed_experts.models.attachment import adapter_state, load_adapter_state, trainable_parameters
+from sealed_experts.models.attachment import adapter_state
 from sealed_experts.models.loading import clear_device_memory
-from sealed_experts.privacy.ledger.accounting import BudgetCurve
-from sealed_experts.privacy.streams import Stream
-from sealed_experts.training.batches import Batch, Example, longest_first, physical_batches
-from sealed_experts.training.checkpoints import CheckpointFolder, state_digest
-from sealed_experts.training.dataset import UnitDataset
+from sealed_experts.training.batches import Batch, Example, longest_first
+from sealed_experts.training.best import BestValidation
 from sealed_experts.training.gradients import GradientSource
 from sealed_experts.training.interruption import Interrupted, Interruption
 from sealed_experts.training.objective import Objective
@@ -29,19 +26,10 @@ from sealed_experts.training.objectives import Stage
 from sealed_experts.training.processes import OutOfMemoryTogether, Processes
 from sealed_experts.training.progress import ProgressFiles, without_nan
 from sealed_experts.training.refusals import not_finite
-from sealed_experts.training.samplers import Sampler
+from sealed_experts.training.run import Run
+from sealed_experts.training.samplers import Draws
 from sealed_experts.training.schedules import learning_rate
-
-
-@dataclass(kw_only=True)
-class TrainingState:
-    """What a step changes. All of it is in every checkpoint."""
-
-    step: int = 0
-    examples_seen: int = 0
-    tokens_seen: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
+from sealed_experts.training.state import Trained, TrainingState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +44,15 @@ class StepFigures:
     epsilon: float | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What is around a run: who watches it, who may stop it, who shares its work."""
+
+    progress: ProgressFiles
+    interruption: Interruption
+    processes: Processes
+
+
 class TrainingLoop:
     """Trains `model`'s adapter on an objective, from its newest checkpoint to the last step."""
 
@@ -64,32 +61,24 @@ class TrainingLoop:
         *,
         model: Any,
         objective: Objective,
-        dataset: UnitDataset,
+        draws: Draws,
         validation: Sequence[Batch],
-        sampler: Sampler,
+        cut: Callable[[Sequence[Example]], list[Batch]],
         gradients: GradientSource,
-        stream: Stream,
-        stage: str,
         settings: Stage,
-        total_steps: int,
-        curve: BudgetCurve | None,
-        checkpoints: CheckpointFolder,
-        progress: ProgressFiles,
-        interruption: Interruption,
-        pad_id: int,
-        device: torch.device,
-        processes: Processes | None = None,
+        run: Run,
+        around: Surroundings,
     ) -> None:
-        self._model, self._objective, self._dataset, self._validation = model, objective, dataset, validation
-        self._sampler, self._gradients, self._stream = sampler, gradients, stream
-        self._stage, self._settings, self._total_steps, self._curve = stage, settings, total_steps, curve
-        self._checkpoints, self._progress, self._interruption = checkpoints, progress, interruption
-        self._pad_id, self._device = pad_id, device
-        self._processes = processes or Processes()
-        self._parameters = trainable_parameters(model)
-        self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        self._model, self._objective, self._draws, self._validation = model, objective, draws, validation
+        self._cut, self._gradients, self._settings, self._run = cut, gradients, settings, run
+        self._progress, self._interruption, self._processes = around.progress, around.interruption, around.processes
+        self._total_steps, self._curve = run.total_steps, run.curve
+        self._trained = Trained(
+            model=model, objective=objective, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )
+        self._parameters, self._optimizer = self._trained.parameters, self._trained.optimizer
+        self._device = self._parameters[0].device
+        self._best = BestValidation.of(settings)
         self.state = TrainingState()
         self._clock = self._saved_at = time.monotonic()
         self._moving = False  # whether the optimizer has begun a step that the state does not hold yet
@@ -103,13 +92,13 @@ class TrainingLoop:
             torch.OutOfMemoryError, MemoryError, RuntimeError: no memory is left; the last whole state was saved.
         """
         self._resume()
-        self._progress.begin(self.state.history, step=self.state.step)
+        self._progress.begin(self.state.history, step=self.state.step, max_steps=self._run.max_steps)
         try:
             with self._processes.together():
                 self._stop_if_asked()  # while the base was loaded, say
             self._validate_if_due()  # before the first step, or after a run that ended between a step and this
             self._clock = self._saved_at = time.monotonic()
-            while self.state.step < self._total_steps:
+            while not self._is_over:
                 figures = self._train_step(self.state.step + 1)
                 self._advance(figures)
                 self._save_if_due()
@@ -123,26 +112,29 @@ class TrainingLoop:
             raise
         return self.state
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return everything that a resumed run needs: weights, optimizer, objective, counters, history."""
-        state = self.state
-        return {
-            "model_state_dict": adapter_state(self._model),
-            "optimizer": self._optimizer.state_dict(),
-            "objective": self._objective.state_dict(),
-            "step": state.step,
-            "examples_seen": state.examples_seen,
-            "tokens_seen": state.tokens_seen,
-            "seconds": state.seconds,
-            "history": list(state.history),
-        }
+    def result(self) -> dict[str, Any]:
+        """Return the final state: weights that are the best where those are kept; `kept` is then their validation."""
+        final = self._trained.snapshot(self.state)
+        best = final.pop("best")
+        if best is None:
+            return {**final, "kept": None}
+        assert self._best is not None, "only then are weights kept"
+        return {**final, "model_state_dict": best, "kept": self._best.line(self.state.history)}
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the run ended because validation got no better."""
+        return self._best is not None and self._best.is_over(self.state.history)
+
+    @property
+    def _is_over(self) -> bool:
+        return self.state.step >= self._total_steps or self.stopped_early
 
     def _train_step(self, step: int) -> StepFigures:
         """Draw, differentiate, step. Until the optimizer moves, nothing of this has happened: it can be abandoned."""
         with self._processes.together():
             self._stop_if_asked()
-            drawn = self._sampler.draw(step)
-            examples = self._dataset.examples(drawn, step=step, stream=self._stream)
+            examples = self._draws.examples(step)
             # Here, where too little memory for it leaves the step before it whole.
             epsilon = self._curve.epsilon_at(step) if self._curve and self._logs(step) else None
             own = self._differentiate(self._share(examples), step=step)
@@ -161,7 +153,12 @@ class TrainingLoop:
         self._objective.observe(release.queries)
         loss = total / units if units else None
         return StepFigures(
-            loss=loss, examples=len(drawn), tokens=tokens, learning_rate=rate, grad_norm=norm, epsilon=epsilon
+            loss=loss,
+            examples=len({example.unit for example in examples}),
+            tokens=tokens,
+            learning_rate=rate,
+            grad_norm=norm,
+            epsilon=epsilon,
         )
 
     def _share(self, examples: Sequence[Example]) -> list[Example]:
@@ -170,10 +167,7 @@ class TrainingLoop:
 
     def _differentiate(self, examples: Sequence[Example], *, step: int) -> tuple[float, int, int]:
         """Add up the gradients of these examples; return the sum of their units' losses, the units and the tokens."""
-        batches = physical_batches(
-            examples, token_budget=self._settings.token_budget, pad_id=self._pad_id, device=self._device
-        )
-        batches = self._objective.prepare(self._model, batches, step=step, stream=self._stream)
+        batches = self._objective.prepare(self._model, self._cut(examples), step=step, stream=self._run.stream)
         losses = []
         for batch in batches:
             losses.append(self._gradients.add(batch))
@@ -246,39 +240,33 @@ class TrainingLoop:
         if not due or any(line["step"] == step and "val_loss" in line for line in self.state.history):
             return
         # By the first process while the others wait: the same figures as of one process.
+        line = None
         with self._processes.together():
             if self._processes.is_first:
                 figures = self._objective.validate(self._model, self._validation, check=self._stop_if_asked)
                 line = without_nan({"step": step, **figures})
-                self.state.history.append(line)
-                self._progress.log(line)
+        line = self._processes.exchange(line)[0]
+        self.state.history.append(line)
+        self._progress.log(line)
+        if self._settings.keeps_best and self._best and self._best.line(self.state.history) is line:
+            self.state.best = adapter_state(self._model)
 
     def _resume(self) -> None:
         saved: dict[str, Any] | None = None
         with self._processes.together():
             if self._processes.is_first:
-                saved = self._checkpoints.load_newest()
+                saved = self._run.checkpoints.load_newest()
         step = self._processes.exchange(saved and saved["step"])[0]
         if step is None:
             return
-        saved = saved or self._checkpoints.load(step)
-        load_adapter_state(self._model, saved["model_state_dict"])
-        self._optimizer.load_state_dict(saved["optimizer"])
-        self._objective.load_state_dict(saved["objective"])
-        self.state = TrainingState(
-            step=saved["step"],
-            examples_seen=saved["examples_seen"],
-            tokens_seen=saved["tokens_seen"],
-            seconds=saved["seconds"],
-            history=list(saved["history"]),
-        )
+        saved = saved or self._run.checkpoints.load(step)
+        self.state = self._trained.restore(saved)
         self._gradients.resume(step=self.state.step)
         print(f"resumed after step {self.state.step} of {self._total_steps}", flush=True)
 
     def _save_if_due(self) -> None:
         overdue = time.monotonic() - self._saved_at >= 60 * self._settings.checkpoint_minutes
-        last = self.state.step == self._total_steps
-        due = last or overdue or self.state.step % self._settings.checkpoint_steps == 0
+        due = self._is_over or overdue or self.state.step % self._settings.checkpoint_steps == 0
         if self._processes.exchange(due)[0]:  # clocks differ: the first one's counts
             self._save()
         elif self.state.step % self._settings.sync_steps == 0:
@@ -288,7 +276,7 @@ class TrainingLoop:
         self._compare()
         with self._processes.together():
             if self._processes.is_first:
-                self._checkpoints.save(self.snapshot(), step=self.state.step)
+                self._run.checkpoints.save(self._trained.snapshot(self.state), step=self.state.step)
         self._saved_at = time.monotonic()
         if self._device.type == "cuda":  # elsewhere it gives nothing back, and costs many times what the save does
             clear_device_memory(self._device)
@@ -296,12 +284,7 @@ class TrainingLoop:
     def _compare(self) -> None:
         """Stop the run where processes have drifted apart: their next sums would be of different functions."""
         if self._processes.count > 1:
-            state = {
-                "weights": {str(index): weight.detach() for index, weight in enumerate(self._parameters)},
-                "optimizer": self._optimizer.state_dict(),
-                "objective": self._objective.state_dict(),
-            }
-            self._processes.agree(f"weights and optimizer after step {self.state.step}", state_digest(state))
+            self._processes.agree(f"weights and optimizer after step {self.state.step}", self._trained.digest())
 
     def _stop_if_asked(self) -> None:
         if reason := self._interruption.reason:
@@ -328,4 +311,4 @@ class TrainingLoop:
             print(f"out of memory: saved after step {self.state.step}", flush=True)
 
     def _not_finite(self, what: str, step: int) -> UserError:
-        return not_finite(what, step=step, stage=self._stage, learning_rate=self._settings.learning_rate)
+        return not_finite(what, step=step, stage=self._settings.feature, learning_rate=self._settings.learning_rate)

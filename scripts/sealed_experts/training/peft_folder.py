@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model, get_peft_model_state_dict
+from peft import get_peft_model_state_dict
 from safetensors.torch import save
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_bytes
 from sealed_experts.files.canonical import read_json
-from sealed_experts.models.adapters import ADAPTER, AdapterKind
+from sealed_experts.models.adapters import ADAPTER, CAUSAL_LM, AdapterKind
 from sealed_experts.training.checkpoints import load_state
 from sealed_experts.training.refusals import check_made_with
 
@@ -42,9 +42,11 @@ def write_peft_folder(adapter_file: Path, *, base_folder: Path, config: Path, we
     write_bytes(config, adapter_config_bytes(adapter, base_name=manifest["name"], revision=manifest["revision"]))
 
 
-def adapter_config_bytes(adapter: AdapterKind, *, base_name: str, revision: str | None) -> bytes:
+def adapter_config_bytes(
+    adapter: AdapterKind, *, base_name: str, revision: str | None, task_type: str = CAUSAL_LM
+) -> bytes:
     """Return adapter_config.json: PEFT's own content, with every set as a sorted list and sorted keys."""
-    content = adapter.peft_config(base_name=base_name, revision=revision).to_dict()
+    content = adapter.peft_config(task_type=task_type, base_name=base_name, revision=revision).to_dict()
     content["inference_mode"] = True
     canonical = {key: _plain(value) for key, value in content.items() if key != "auto_mapping"}
     return json.dumps(canonical, indent=2, sort_keys=True).encode() + b"\n"
@@ -53,7 +55,7 @@ def adapter_config_bytes(adapter: AdapterKind, *, base_name: str, revision: str 
 def _check_fit(tensors: dict[str, torch.Tensor], adapter: AdapterKind, base_folder: Path, adapter_file: Path) -> None:
     base_config = AutoConfig.from_pretrained(base_folder, local_files_only=True)
     with torch.device("meta"):
-        model = get_peft_model(AutoModelForCausalLM.from_config(base_config), adapter.peft_config())
+        model = adapter.attach(AutoModelForCausalLM.from_config(base_config), task_type=CAUSAL_LM)
     expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:

@@ -25,7 +25,7 @@ def without_nan(line: Mapping[str, Any]) -> dict[str, Any]:
 class ProgressFiles:
     """Writes a stage's metrics.jsonl and state.json, for people and for `sealed-experts watch`."""
 
-    def __init__(self, folder: Path, *, max_steps: int, target_epsilon: float | None) -> None:
+    def __init__(self, folder: Path, *, target_epsilon: float | None) -> None:
         self._metrics = folder / "metrics.jsonl"
         self._path = folder / "state.json"
         self._state: dict[str, Any] = {
@@ -33,7 +33,7 @@ class ProgressFiles:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started": time.time(),
-            "max_steps": max_steps,
+            "max_steps": None,
             "target_epsilon": target_epsilon,
             "step": 0,
             "resumed_from": None,
@@ -41,11 +41,11 @@ class ProgressFiles:
             "error": None,
         }
 
-    def begin(self, history: Sequence[dict[str, Any]], *, step: int) -> None:
+    def begin(self, history: Sequence[dict[str, Any]], *, step: int, max_steps: int) -> None:
         """Rewrite metrics.jsonl from a checkpoint's history: lines after the resumed step are about to come again."""
         lines = "".join(json.dumps(line) + "\n" for line in history)
         write_bytes(self._metrics, lines.encode())
-        self.update("running", step=step, resumed_from=step or None)
+        self.update("running", step=step, max_steps=max_steps, resumed_from=step or None)
 
     def log(self, line: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl and bring state.json up to date."""
@@ -66,7 +66,7 @@ class ProgressFiles:
 class NoProgressFiles(ProgressFiles):
     """Of a process that writes nothing, because the first one of its job does."""
 
-    def begin(self, history: Sequence[dict[str, Any]], *, step: int) -> None:
+    def begin(self, history: Sequence[dict[str, Any]], *, step: int, max_steps: int) -> None:
         """Write nothing."""
 
     def log(self, line: dict[str, Any]) -> None:

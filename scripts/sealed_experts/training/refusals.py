@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
+from sealed_experts.privacy.engines import RECOMPUTING
 from sealed_experts.settings.fields import plain
 from sealed_experts.training.job import StageJob
+from sealed_experts.training.objectives import MOST_STEPS
 
 _SUBJECT = {
     "adapter_name": "the expert",
@@ -30,6 +32,43 @@ def check_context(job: StageJob, *, context: int | None) -> None:
         )
 
 
+def check_length(job: StageJob, *, steps: int, units: int) -> None:
+    """Check that a training whose length is given in epochs can be counted, and is longer than its warmup.
+
+    Args:
+        steps: how many optimizer steps it takes.
+        units: units of privacy to train on.
+
+    Raises:
+        UserError: it cannot, or is not.
+    """
+    name, settings = job.stage, job.settings
+    length = f"{settings.epochs:g} epochs of {units} units are {steps} steps" if settings.epochs else f"{steps} steps"
+    if steps > MOST_STEPS:
+        raise UserError(f"{name}.epochs: {length}, more than {MOST_STEPS:,}: lower it, or raise the batch")
+    if settings.warmup_steps > steps:
+        raise UserError(f"{name}.warmup_steps: {settings.warmup_steps} is above the whole training: {length}; lower it")
+
+
+def check_recomputation(job: StageJob, *, engine: str | None) -> None:
+    """Check that the gradient engine, if there is one, can recompute activations where the settings ask for it.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if job.settings.gradient_checkpointing == "on" and not can_recompute(engine):
+        raise UserError(
+            f"{job.stage}.gradient_checkpointing: a `{job.adapter.kind}` adapter's per-example gradients cannot be "
+            "computed on this base while activations are recomputed: write `off` or `auto`, and lower "
+            f"{job.stage}.token_budget if memory is short"
+        )
+
+
+def can_recompute(engine: str | None) -> bool:
+    """Tell whether activations can be recomputed: without privacy there is no engine, and they always can."""
+    return engine is None or engine in RECOMPUTING
+
+
 def check_processes(job: StageJob, *, count: int) -> None:
     """Check that the job was started as the processes that its settings name, if they do.
 
@@ -40,8 +79,8 @@ def check_processes(job: StageJob, *, count: int) -> None:
     if wanted is not None and wanted != count:
         raise UserError(
             f"{job.stage}.processes_per_job is {wanted}, but this job was started as {count}: start it with "
-            f"`python scripts/sealed_experts/training/launcher.py --processes {wanted} -- python scripts/train_"
-            f"{job.stage}.py …`, as the workflow does"
+            f"`python scripts/sealed_experts/training/launcher.py --processes {wanted} -- python scripts/"
+            "train_stage.py …`, as the workflow does"
         )
 
 
@@ -93,11 +132,12 @@ def not_finite(what: str, *, step: int, stage: str, learning_rate: float) -> Use
     )
 
 
-def out_of_memory(job: StageJob) -> UserError:
+def out_of_memory(job: StageJob, *, engine: str | None = None) -> UserError:
     """Return what to say, and to advise, when the device has no memory left."""
+    recompute = f", or set {job.stage}.gradient_checkpointing: on" if can_recompute(engine) else ""
     return UserError(
         "the device or the machine ran out of memory; the log above says what is saved. With more free memory the "
         "same command goes on from there (of several attempts, each asks for more). To need less, lower "
-        f"{job.stage}.token_budget (now {job.settings.token_budget}) or {job.stage}.max_seq_len, or set "
-        f"{job.stage}.gradient_checkpointing: on; that starts this stage again, because it changes the numbers"
+        f"{job.stage}.token_budget (now {job.settings.token_budget}) or {job.stage}.max_seq_len{recompute}; that"
+        " starts this stage again, because it changes the numbers"
     )

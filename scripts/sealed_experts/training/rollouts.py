@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 
+from sealed_experts.models.attachment import decoding
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.training.policy import ranking
 
@@ -114,11 +116,11 @@ def check_row_independence(model: Any, prompts: Sequence[Sequence[int]], *, samp
 def _few_draws(model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the logits of a few tokens, [prompts, tokens, vocabulary], and the log-probabilities of those drawn."""
     device = next(model.parameters()).device
-    inputs = _left_padded(model, prompts, sampling=sampling, device=device)
+    decoder, inputs = decoding(model, _left_padded(model, prompts, sampling=sampling, device=device))
     half = torch.full((sampling.rows,), 0.5, dtype=torch.float64, device=device)
     logits, log_probs = [], []
     for _ in range(min(3, sampling.max_new_tokens)):
-        output = model(**inputs, use_cache=True, logits_to_keep=1)
+        output = decoder(**inputs, use_cache=True, logits_to_keep=1)
         last = output.logits[:, -1]
         picked, _, log_prob = pick_tokens(last.float(), half, temperature=sampling.temperature, top_p=sampling.top_p)
         logits.append(last[: len(prompts)])
@@ -136,7 +138,7 @@ def _sample(
     check: Callable[[], None],
 ) -> list[Sampled]:
     device = next(model.parameters()).device
-    inputs = _left_padded(model, prompts, sampling=sampling, device=device)
+    decoder, inputs = decoding(model, _left_padded(model, prompts, sampling=sampling, device=device))
     rows = sampling.rows
     draws = torch.full((rows, sampling.max_new_tokens), 0.5, dtype=torch.float64)
     draws[: len(prompts)] = torch.from_numpy(np.stack(uniforms))
@@ -148,7 +150,7 @@ def _sample(
     open_rows = torch.arange(rows, device=device) < len(prompts)
     for position in range(sampling.max_new_tokens):
         check()
-        output = model(**inputs, use_cache=True, logits_to_keep=1)
+        output = decoder(**inputs, use_cache=True, logits_to_keep=1)
         picked, size, log_prob = pick_tokens(
             output.logits[:, -1].float(),
             draws[:, position],
@@ -225,7 +227,8 @@ def _left_padded(
         mask[row, width - len(prompt) :] = 1
     inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
     # Models without the argument count positions from the mask themselves.
-    if "position_ids" in inspect.signature(model.get_base_model().forward).parameters:
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if "position_ids" in inspect.signature(base.forward).parameters:
         inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0).to(device)
     return inputs
 

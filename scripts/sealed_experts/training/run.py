@@ -1,6 +1,7 @@
 """Which run a stage is: its fingerprint, its folder, its key, and what it counts."""
 
 import contextlib
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from sealed_experts.privacy.ledger.accounting import BudgetCurve
 from sealed_experts.privacy.ledger.events import GaussianEvent
 from sealed_experts.privacy.ledger.journal import Journal
 from sealed_experts.privacy.plan import PrivacyPlan
-from sealed_experts.privacy.streams import derive_key
+from sealed_experts.privacy.streams import Stream, derive_key
 from sealed_experts.training.checkpoints import CheckpointFolder, key_id
 from sealed_experts.training.continuation import Accounts, Continuation, find_continuation, journal_of, take_over
 from sealed_experts.training.environment import fingerprint, without_processes
@@ -19,13 +20,18 @@ from sealed_experts.training.other_runs import tell_of_others
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of a stage. Without privacy it has no accounts."""
+    """One run of a stage. Without privacy it has no accounts; `max_steps` are those that the settings ask for."""
 
     fingerprint: str
     checkpoints: CheckpointFolder
     key: bytes
     accounts: Accounts | None
     max_steps: int
+
+    @functools.cached_property
+    def stream(self) -> Stream:
+        """The stream of its draws and its noise."""
+        return Stream(self.key)
 
     @property
     def total_steps(self) -> int:
@@ -34,7 +40,7 @@ class Run:
 
     @property
     def stopped_reason(self) -> str:
-        """Why the stage ends where it does."""
+        """Why the stage ends at `total_steps`."""
         return self.accounts.stopped_reason if self.accounts else "max_steps"
 
     @property
@@ -84,11 +90,13 @@ def settle_run(
     environment: dict[str, Any],
     plan: PrivacyPlan | None,
     prior_events: tuple[GaussianEvent, ...],
+    max_steps: int,
     begins: bool = True,
 ) -> Run:
     """Return the run of this job, and make what it starts with: folder, key, journal, the state that it goes on from.
 
     Args:
+        max_steps: the steps that are asked for.
         begins: whether this process makes what is missing and says where the run goes on; others find it made.
 
     Raises:
@@ -100,7 +108,7 @@ def settle_run(
     folder = CheckpointFolder(job.checkpoints, fingerprint=name, keep=job.settings.keep_checkpoints)
     key = _key(job, folder, subject=subject, environment=environment, plan=plan)
     accounts = Accounts(plan=plan, key_id=key_id(key), prior=prior_events, before=before) if plan else None
-    run = Run(fingerprint=name, checkpoints=folder, key=key, accounts=accounts, max_steps=job.settings.steps)
+    run = Run(fingerprint=name, checkpoints=folder, key=key, accounts=accounts, max_steps=max_steps)
     if begins:
         _begin(run, before, root=job.checkpoints, processes=environment["processes"])
         if folder.newest_step < 0:

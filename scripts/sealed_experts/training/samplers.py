@@ -1,10 +1,14 @@
 """Which units a step sees: a pure function of (key, step)."""
 
+import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from sealed_experts.privacy.streams import Stream
+from sealed_experts.training.batches import Example
+from sealed_experts.training.dataset import UnitDataset
 
 
 class Sampler(Protocol):
@@ -26,16 +30,29 @@ class PoissonSampler:
 
 
 class ShuffledSampler:
-    """Epochs over a fresh random order each, cut into batches of one size: the usual sampling without privacy.
+    """Epochs over a fresh random order each, cut into batches of one size; the last one holds what is left.
 
-    The rest of an epoch that fills no batch is left out; the next epoch's order is another one.
+    The usual sampling without privacy.
     """
 
     def __init__(self, *, units: int, batch_size: int, stream: Stream) -> None:
-        self._units, self._batch_size, self._stream = units, min(batch_size, units), stream
+        self._units, self._batch_size, self._stream = units, batch_size, stream
 
     def draw(self, step: int) -> np.ndarray:
-        """Return this step's slice of its epoch's order."""
-        epoch, position = divmod(step - 1, self._units // self._batch_size)
+        """Return this step's part of its epoch's order."""
+        epoch, position = divmod(step - 1, math.ceil(self._units / self._batch_size))
         order = self._stream.permutation("epoch", epoch, self._units)
         return order[position * self._batch_size : (position + 1) * self._batch_size]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """The logical batches of a run: which units each step sees, and which of their rows."""
+
+    dataset: UnitDataset
+    sampler: Sampler
+    stream: Stream
+
+    def examples(self, step: int) -> list[Example]:
+        """Return the rows of step `step`, from 1."""
+        return self.dataset.examples(self.sampler.draw(step), step=step, stream=self.stream)

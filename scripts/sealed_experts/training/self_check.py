@@ -53,7 +53,7 @@ def check_gradients(
     except GradientMismatch as error:
         raise UserError(
             f"training under privacy is refused: {error}. A layer of the base or the adapter mixes examples, or the "
-            f"gradient engine `{engine}` cannot serve it; choose another adapter.kind or other adapter.target_modules"
+            f"gradient engine `{engine}` cannot serve it; choose another adapter.kind or other settings of it"
         ) from error
     print(f"per-example gradients agree with one-at-a-time truth within {worst:.1e}", flush=True)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,25 +20,30 @@ from sealed_experts.models.memory import recompute_activations
 from sealed_experts.privacy.ledger.events import GaussianEvent, events_from_json
 from sealed_experts.privacy.ledger.receipt import unprotected_receipt
 from sealed_experts.privacy.plan import PrivacyPlan, plan_stage
-from sealed_experts.privacy.streams import Stream
 from sealed_experts.settings.fields import plain
-from sealed_experts.training.batches import Batch, Example, physical_batches
+from sealed_experts.training.batches import physical_batches
 from sealed_experts.training.checkpoints import key_id, load_state, save_state, tensors_digest
 from sealed_experts.training.dataset import UnitDataset
 from sealed_experts.training.environment import make_deterministic, numeric_environment
 from sealed_experts.training.gradients import GradientSource, PlainGradients, PrivateGradients
 from sealed_experts.training.interruption import Interrupted, Interruption
 from sealed_experts.training.job import StageJob
-from sealed_experts.training.loop import TrainingLoop, TrainingState
+from sealed_experts.training.loop import Surroundings, TrainingLoop
 from sealed_experts.training.objective import Materials, Objective
-from sealed_experts.training.processes import Processes, choose_device, joined
+from sealed_experts.training.processes import choose_device, joined
 from sealed_experts.training.progress import NoProgressFiles, ProgressFiles
-from sealed_experts.training.refusals import check_context, check_processes, check_start, out_of_memory
+from sealed_experts.training.refusals import (
+    can_recompute,
+    check_context,
+    check_length,
+    check_processes,
+    check_recomputation,
+    check_start,
+    out_of_memory,
+)
 from sealed_experts.training.run import Run, settle_run
-from sealed_experts.training.samplers import PoissonSampler, Sampler, ShuffledSampler
+from sealed_experts.training.samplers import Draws, PoissonSampler, Sampler, ShuffledSampler
 from sealed_experts.training.self_check import check_gradients
-
-ENGINE = "hooks"
 
 MakeObjective = Callable[[Materials], Objective]
 
@@ -62,12 +68,12 @@ def train_stage(job: StageJob, make_objective: MakeObjective) -> None:
             held.enter_context(device_lease(job.device, while_waiting=interruption.check))
         progress = (ProgressFiles if processes.is_first else NoProgressFiles)(
             job.output.parent,
-            max_steps=job.settings.steps,
             target_epsilon=job.settings.privacy.target_epsilon if job.settings.privacy.enabled else None,
         )
+        around = Surroundings(progress=progress, interruption=interruption, processes=processes)
         try:
             with processes.together():
-                stage = _Stage(job, make_objective, progress, interruption, processes)
+                stage = _Stage(job, make_objective, around)
             stage.open()
             stage.train()
         except Interrupted as error:
@@ -75,7 +81,7 @@ def train_stage(job: StageJob, make_objective: MakeObjective) -> None:
             raise
         except Exception as error:
             if is_out_of_memory(error):
-                advice = out_of_memory(job)
+                advice = out_of_memory(job, engine=engine_of(job))
                 progress.end("failed", advice)
                 raise advice from error
             progress.end("failed", error)
@@ -83,30 +89,42 @@ def train_stage(job: StageJob, make_objective: MakeObjective) -> None:
         progress.update("done")
 
 
+def engine_of(job: StageJob) -> str | None:
+    """Return the gradient engine that the adapter's kind names for the base; None without privacy.
+
+    Raises:
+        UserError: the base's config.json cannot be read.
+    """
+    return job.adapter.engine(read_json(job.base.parent / "config.json")) if job.settings.privacy.enabled else None
+
+
 class _Stage:
     """The parts of one training run, put together in the order in which they depend on each other."""
 
-    def __init__(
-        self,
-        job: StageJob,
-        make_objective: MakeObjective,
-        progress: ProgressFiles,
-        interruption: Interruption,
-        processes: Processes,
-    ) -> None:
-        self.job, self.progress, self.interruption, self.processes = job, progress, interruption, processes
-        self.device = choose_device(resolve_device(job.device), processes)
+    def __init__(self, job: StageJob, make_objective: MakeObjective, around: Surroundings) -> None:
+        self.job, self.around, self.processes = job, around, around.processes
+        self.device = choose_device(resolve_device(job.device), self.processes)
         make_deterministic(threads=job.settings.threads)
         self.prior = load_state(job.start) if job.start else None
-        self.base = load_base(job.base.parent, device=self.device, check=interruption.check)
-        interruption.check()
+        self.engine = engine_of(job)
+        check_recomputation(job, engine=self.engine)
+        self.base = load_base(job.base.parent, device=self.device, check=around.interruption.check)
+        around.interruption.check()
         check_context(job, context=context_length(job.base.parent))
         if self.prior is not None:
             check_start(job, self.prior, base_digest=self.base.manifest["digest"])
         self.unit = read_json(job.stats)["unit"]
         self.dataset, held_out = self._records()
+        self.steps = job.settings.steps(units=len(self.dataset))
+        check_length(job, steps=self.steps, units=len(self.dataset))
+        self.cut = functools.partial(
+            physical_batches,
+            token_budget=job.settings.token_budget,
+            pad_id=self.base.tokenizer.pad_token_id,
+            device=self.device,
+        )
         validated = held_out.rows()[: job.settings.eval_examples]
-        self.validation = self._physical(validated)
+        self.validation = self.cut([dataclasses.replace(row, unit=index) for index, row in enumerate(validated)])
         self.model = self._model()
         self.objective = make_objective(self._materials())
         self.objective.check(self.dataset.rows(), path=job.train)
@@ -124,7 +142,6 @@ class _Stage:
                 self.run = self._settled()
         if not self.processes.is_first:
             self.run = self._settled()  # finds what the first has made
-        self.stream = Stream(self.run.key)
         self.processes.agree("key or first weights", [key_id(self.run.key), tensors_digest(self.initial)])
 
     def train(self) -> None:
@@ -138,15 +155,16 @@ class _Stage:
             )
             self._finish(self._loop(gradients), privacy=self._unprotected())
             return
+        assert self.engine is not None, "a stage under privacy has one"
         with self.processes.together():
             check_gradients(
                 model=self.model,
                 objective=self.objective,
                 dataset=self.dataset,
-                stream=self.stream,
+                stream=self.run.stream,
                 dtype=self.base.dtype,
                 pad_id=self.base.tokenizer.pad_token_id,
-                engine=ENGINE,
+                engine=self.engine,
             )
         with self.run.journal(writes=self.processes.is_first) as journal:
             gradients = PrivateGradients(
@@ -154,9 +172,9 @@ class _Stage:
                 objective=self.objective,
                 parameters=trainable_parameters(self.model),
                 plan=self.plan,
-                stream=self.stream,
+                stream=self.run.stream,
                 journal=journal,
-                engine=ENGINE,
+                engine=self.engine,
                 processes=self.processes,
             )
             loop = self._loop(gradients)
@@ -164,25 +182,16 @@ class _Stage:
             self._finish(loop, privacy=receipt)
 
     def _loop(self, gradients: GradientSource) -> TrainingLoop:
-        settings = self.job.settings
         loop = TrainingLoop(
             model=self.model,
             objective=self.objective,
-            dataset=self.dataset,
+            draws=Draws(dataset=self.dataset, sampler=self._sampler(), stream=self.run.stream),
             validation=self.validation,
-            sampler=self._sampler(),
+            cut=self.cut,
             gradients=gradients,
-            stream=self.stream,
-            stage=self.job.stage,
-            settings=settings,
-            total_steps=self.run.total_steps,
-            curve=self.run.curve,
-            checkpoints=self.run.checkpoints,
-            progress=self.progress,
-            interruption=self.interruption,
-            pad_id=self.base.tokenizer.pad_token_id,
-            device=self.device,
-            processes=self.processes,
+            settings=self.job.settings,
+            run=self.run,
+            around=self.around,
         )
         loop.run()
         return loop
@@ -194,6 +203,7 @@ class _Stage:
             environment=self.environment,
             plan=self.plan,
             prior_events=self.prior_events,
+            max_steps=self.steps,
             begins=self.processes.is_first,
         )
 
@@ -209,14 +219,6 @@ class _Stage:
         )
         return train, val
 
-    def _physical(self, rows: list[Example]) -> list[Batch]:
-        return physical_batches(
-            [dataclasses.replace(row, unit=index) for index, row in enumerate(rows)],
-            token_budget=self.job.settings.token_budget,
-            pad_id=self.base.tokenizer.pad_token_id,
-            device=self.device,
-        )
-
     def _plan(self) -> PrivacyPlan | None:
         settings = self.job.settings
         if not settings.privacy.enabled:
@@ -227,7 +229,7 @@ class _Stage:
             units=len(self.dataset),
             unit=self.unit,
             expected_batch_size=settings.logical_batch,
-            max_steps=settings.steps,
+            max_steps=self.steps,
             prior_events=self.prior_events,
             queries=settings.query_noise(),
         )
@@ -249,7 +251,7 @@ class _Stage:
             tokenizer=self.base.tokenizer,
             pad_id=self.base.tokenizer.pad_token_id,
             seed=self.job.seed,
-            check=self.interruption.check,
+            check=self.around.interruption.check,
             processes=self.processes.count,
         )
 
@@ -281,6 +283,7 @@ class _Stage:
         recompute = recompute_activations(
             self.model,
             wish=settings.gradient_checkpointing,
+            possible=can_recompute(self.engine),
             token_budget=settings.token_budget,
             dtype=self.base.dtype,
             device=self.device,
@@ -292,16 +295,16 @@ class _Stage:
             threads=settings.threads,
             gradient_checkpointing=recompute,
             features=[*job.settings.chosen(), type(job.adapter)],
-            engine=ENGINE if settings.privacy.enabled else None,
+            engine=self.engine,
             processes=self.processes.count,
         )
 
     def _sampler(self) -> Sampler:
         if self.plan is None:
             return ShuffledSampler(
-                units=len(self.dataset), batch_size=self.job.settings.logical_batch, stream=self.stream
+                units=len(self.dataset), batch_size=self.job.settings.logical_batch, stream=self.run.stream
             )
-        return PoissonSampler(units=self.plan.units, rate=self.plan.sample_rate, stream=self.stream)
+        return PoissonSampler(units=self.plan.units, rate=self.plan.sample_rate, stream=self.run.stream)
 
     @property
     def _prior_receipt(self) -> dict[str, Any] | None:
@@ -312,23 +315,23 @@ class _Stage:
 
     def _finish(self, loop: TrainingLoop, *, privacy: dict[str, Any]) -> None:
         """Check that the adapter moved and write the adapter file."""
-        state: TrainingState = loop.state
-        final = adapter_state(self.model)
+        result = loop.result()
+        final = result["model_state_dict"]
         change = (
             sum(float((final[name].double() - self.initial[name].double()).square().sum()) for name in final) ** 0.5
         )
         if change == 0.0:
             raise UserError(
-                f"the adapter's weights did not change in {state.step} steps: check {self.job.stage}.learning_rate "
+                f"the adapter's weights did not change in {result['step']} steps: check {self.job.stage}.learning_rate "
                 f"({self.job.settings.learning_rate:g}) and that there is something to learn"
             )
         adapter = {
-            **loop.snapshot(),
+            **result,
             "subject": self.subject,
             "adapter": plain(self.job.adapter),
             "settings": self.job.computed,
             "environment": self.environment,
-            "stopped_reason": self.run.stopped_reason,
+            "stopped_reason": "early_stopping" if result["step"] < self.run.total_steps else self.run.stopped_reason,
             "weight_change": change,
             "privacy": privacy,
         }

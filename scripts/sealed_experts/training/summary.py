@@ -10,11 +10,13 @@ def stage_metrics(state: dict[str, Any]) -> dict[str, Any]:
     """Return the content of a stage's metrics file: the figures of every stage, and its own.
 
     Losses are means over response tokens in nats, times in seconds. They are functions of private records, as
-    everything in results/ is.
+    everything in results/ is. `kept` is the validation whose weights the adapter file holds, None for the last step's;
+    the final validation loss is that of these weights.
     """
     train = [line for line in state["history"] if "loss" in line]
     validation = [line for line in state["history"] if "val_loss" in line]
     val_losses = [line["val_loss"] for line in validation if line["val_loss"] is not None]
+    final = state["kept"] or (validation[-1] if validation else {})
     known = [line["loss"] for line in train if line["loss"] is not None]
     own = parse_group(STAGES[state["subject"]["stage"]], state["settings"]["training"]).summary(state)
     return {
@@ -22,8 +24,9 @@ def stage_metrics(state: dict[str, Any]) -> dict[str, Any]:
         "total_steps": state["step"],
         "stopped_reason": state["stopped_reason"],
         "first_val_loss": val_losses[0] if val_losses else None,
-        "final_val_loss": val_losses[-1] if val_losses else None,
+        "final_val_loss": final.get("val_loss"),
         "best_val_loss": min(val_losses) if val_losses else None,
+        "kept": state["kept"],
         "final_loss": known[-1] if known else None,
         "total_time_seconds": state["seconds"],
         "examples_seen": state["examples_seen"],

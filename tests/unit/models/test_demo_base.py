@@ -84,10 +84,18 @@ def test_half_of_the_first_layer_starts_out_looking_back(distance):
     model = new_model(settings, tokenizer, seed=3)
     model.set_attn_implementation("eager")
     ids = torch.randint(2, 400, (1, 60), generator=torch.Generator().manual_seed(0))
-    attention = model(input_ids=ids, output_attentions=True).attentions[0][0, distance - 1]
     places = torch.arange(distance, 60)
-    assert attention.argmax(-1)[distance:].tolist() == (places - distance).tolist()
-    assert attention[places, places - distance].min().item() > 0.5
+
+    def looking_back():
+        attention = model(input_ids=ids, output_attentions=True).attentions[0][0, distance - 1]
+        return attention[places, places - distance]
+
+    assert looking_back().mean().item() > 0.9  # a token's own weights may win at some place
+    own = model.model.layers[0].self_attn
+    with torch.no_grad():
+        own.q_proj.weight.zero_()
+        own.k_proj.weight.zero_()
+    assert looking_back().min().item() > 0.99
 
 
 def test_building_replaces_a_folder_of_before(base, tmp_path):

@@ -11,6 +11,7 @@ from sealed_experts.data.templates import prompt_text
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
 from sealed_experts.files.digests import sha256_file
+from sealed_experts.models.adapters.lora import Lora
 from sealed_experts.moe.configuration import read_mixture
 from sealed_experts.moe.engine import Engine, verified_packages
 from sealed_experts.packages.errors import IncompatibleError, PackageError, SignatureError
@@ -111,6 +112,18 @@ def greedy(model, ids, *, steps, eos):
             tokens.append(token)
             ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
     return tokens
+
+
+def test_the_kind_may_give_generation_other_first_inputs(engine, monkeypatch):
+    """Of embedded inputs, transformers returns the answer alone."""
+    expected = engine.answer(QUESTIONS["banking_expert"], max_new_tokens=8).text
+
+    def embedded(cls, model, inputs):
+        vectors = model.get_input_embeddings()(inputs["input_ids"])
+        return model.get_base_model(), {"inputs_embeds": vectors, "attention_mask": inputs["attention_mask"]}
+
+    monkeypatch.setattr(Lora, "decoding", classmethod(embedded))
+    assert engine.answer(QUESTIONS["banking_expert"], max_new_tokens=8).text == expected != ""
 
 
 def test_experts_differ_and_switching_leaves_no_trace(engine):

@@ -73,7 +73,7 @@ def test_the_manifest_survives_its_bytes():
 def test_every_mapping_refuses_a_field_more(path):
     """An allow-list has no holes: beside each field, another one is refused."""
     *parents, _ = path.split(".")
-    refusal = r"(Additional|additional) properties|valid under|no setting that the stage"
+    refusal = r"(Additional|additional) properties|valid under|no setting that the stage|no such setting"
     with pytest.raises(PackageError, match=refusal) as caught:
         check_manifest(changed(".".join([*parents, "unheard_of"]), 1))
     assert "\n" not in str(caught.value)
@@ -89,8 +89,7 @@ def test_the_manifest_says_what_the_specification_lists():
     manifest, _ = building.parts()
     assert set(manifest) == REQUIRED
     assert set(manifest["base"]) == {"name", "revision", "digest", "quantization", "rope_scaling"}
-    adapter = {"kind", "r", "alpha", "target_modules", "dropout", "scaling", "size", "digest"}
-    assert set(manifest["adapter"]) == adapter
+    assert set(manifest["adapter"]) == {"kind", "settings", "size", "digest"}
     assert set(manifest["routing"]) == {"keywords", "exclude", "priority", "gate_type", "always_active", "match"}
     assert set(manifest["constraints"]) == {"requires", "incompatible_with", "load_order", "max_chain"}
     assert set(manifest["perf"]) == {"size", "parameters"}
@@ -103,7 +102,13 @@ def test_the_manifest_says_what_the_specification_lists():
 @pytest.mark.parametrize(
     ("path", "value", "match"),
     [
-        ("adapter.scaling", 4, r"adapter\.scaling is 4, but it must be 2"),
+        ("adapter.settings.rank", 0, r"adapter\.settings\.rank: 0 is not a whole number from 1 to 4096"),
+        ("adapter.settings.rank", ..., r"adapter\.settings: rank is missing"),
+        ("adapter.settings.kind", "lora", r"adapter\.settings: kind is no setting that a `lora` adapter states"),
+        ("adapter.settings.target_modules", ["v_proj", "q_proj"], r"adapter\.settings is .*, but it must be"),
+        ("adapter.settings.rank", {"a": 1}, r"adapter\.settings\.rank: "),
+        ("adapter.settings.Rank", 2, r"adapter\.settings: 'Rank' does not match"),
+        ("adapter.kind", "no_such_kind", r"adapter\.kind: this program has no adapter kind 'no_such_kind'"),
         ("adapter.size", 5, r"adapter\.size is 5, but it must be"),
         ("adapter.digest", "0" * 64, r"adapter\.digest is 0"),
         ("version", "1.0", r"version: '1\.0' does not match"),

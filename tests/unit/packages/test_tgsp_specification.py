@@ -178,7 +178,8 @@ def test_every_object_of_the_schema_refuses_unknown_fields():
 
     found = list(objects(MANIFEST_SCHEMA))
     assert len(found) >= 10
-    # Which settings a stage may state, the stage says (`check_manifest`).
+    # Which settings an adapter has and a stage may state, its kind and the stage say (`check_manifest`).
+    properties = MANIFEST_SCHEMA["properties"]
     open_ones = [schema for schema in found if schema["additionalProperties"] is not False]
-    assert open_ones == [MANIFEST_SCHEMA["properties"]["training"]["properties"]["settings"]]
+    assert open_ones == [properties[name]["properties"]["settings"] for name in ("adapter", "training")]
     assert all(schema["description"] for schema in found)

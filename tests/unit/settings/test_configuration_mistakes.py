@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from sealed_experts.configuration.budget_checks import check_dataset_sizes
 from sealed_experts.configuration.resolution import load, resolve
 from sealed_experts.errors import UserError
+from sealed_experts.models.adapters import KINDS, is_quantized
+from sealed_experts.models.adapters.lora import Lora
 from sealed_experts.moe.settings import MODULUS_BITS
+from sealed_experts.settings.messages import listed
 from sealed_experts.settings.reading import read_text
 
 SOUND: dict[str, Any] = {
@@ -125,7 +128,10 @@ ONE_MISTAKE = [
     ({"device": "gpu"}, 'device: "gpu" is not one of `auto`, `cpu`, `cuda`; did you mean `cuda`?'),
     ({"device": "cud"}, 'device: "cud" is not one of `auto`, `cpu`, `cuda`; did you mean `cuda`?'),
     ({"datasets": MISSING}, "datasets: it is missing; give a mapping of settings"),
-    ({"defaults.adapter.kind": "lra"}, 'defaults.adapter.kind: "lra" is not one of `lora`; did you mean `lora`?'),
+    (
+        {"defaults.adapter.kind": "lra"},
+        f'defaults.adapter.kind: "lra" is not one of {listed(KINDS)}; did you mean `lora`?',
+    ),
     (
         {"defaults.template": "alpacca"},
         'defaults.template: "alpacca" is not one of `alpaca`, `chatml`, `tokenizer`; did you mean `alpaca`?',
@@ -331,13 +337,13 @@ ONE_MISTAKE = [
     ),
     (
         {"defaults.select_metric": "accuracy"},
-        'defaults.select_metric: "accuracy" is not one of `loss`, `perplexity`, `reward`, `exact_match`, or a part of one'
-        " (`reward.safety`)",
+        'defaults.select_metric: "accuracy" is not one of `loss`, `perplexity`, `reward`, `exact_match`, or a part of'
+        " one (`reward.safety`)",
     ),
     (
         {"experts.banker.evaluation": {"metrics": ["reward"]}},
-        'experts.banker.evaluation.metrics: "reward" is measured only for an expert with the stage `reinforce`; add what'
-        " can be measured, such as `loss`",
+        'experts.banker.evaluation.metrics: "reward" is measured only for an expert with the stage `reinforce`; add'
+        " what can be measured, such as `loss`",
     ),
     (
         {"defaults.evaluation": {"temperature": 1e-4}},
@@ -732,3 +738,24 @@ def test_whatever_stands_in_a_configuration_is_accepted_or_told(changes: list[tu
     except UserError as error:
         told = str(error)
     assert not told or re.match(r"[0-9]+ mistakes? in the configuration:\n  \S", told)
+
+
+def test_recomputation_is_refused_where_the_adapters_engine_cannot(tmp_path: Path, monkeypatch: Any) -> None:
+    document = changed({"defaults.sft.gradient_checkpointing": "on"})
+    resolve(document, root=tmp_path)
+    monkeypatch.setattr(Lora, "engine", lambda self, base: "one_by_one" if is_quantized(base) else "vmap")
+    (told,) = mistakes(document, tmp_path)
+    assert told.startswith(
+        "defaults.sft.gradient_checkpointing: `on` cannot be kept: under privacy, the gradients of a"
+    )
+    for change in ({"defaults.sft.gradient_checkpointing": "auto"}, {"defaults.privacy": {"enabled": False}}):
+        resolve({**document, "defaults": changed(change)["defaults"]}, root=tmp_path)
+    hub = {"base": {"name": "org/model", "revision": COMMIT, "model_type": "qwen2"}}
+    resolve({**document, **hub}, root=tmp_path)  # only its config.json would tell
+    (tmp_path / "model").mkdir()
+    config = {"model_type": "qwen2", "quantization_config": {"load_in_4bit": True}}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    resolve({**document, "base": {"name": "model"}}, root=tmp_path)
+    wrong = {**document, "defaults": {**document["defaults"], "adapter": {"kind": "lra"}}}
+    (told,) = mistakes(wrong, tmp_path)
+    assert told.startswith("defaults.adapter.kind: "), "which engine it would be, is not known"

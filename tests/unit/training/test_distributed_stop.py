@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from sealed_experts.errors import UserError
+from sealed_experts.training import response
 from sealed_experts.training.checkpoints import load_state
 from sealed_experts.training.gradients import PlainGradients
 from sealed_experts.training.interruption import EXIT_INTERRUPTED
 from sealed_experts.training.launcher import EXIT_PEER
 from sealed_experts.training.loop import TrainingLoop
-from sealed_experts.training.objectives import response
 from sealed_experts.training.processes import joined
 from tests.distributed import train_as
 from tests.unit.training.test_stage import PLAIN, comparable, make_job, supervised

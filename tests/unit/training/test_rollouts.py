@@ -245,3 +245,20 @@ def test_recomputed_activations_do_not_forbid_the_cache():
     plain, recomputing = policy(), policy()
     enable_gradient_checkpointing(recomputing)
     assert draw(recomputing) == draw(plain)
+
+
+def test_the_kind_may_put_something_before_a_prompt(monkeypatch):
+    """A kind whose prefix is one token draws what prompts that begin with this token draw, position by position."""
+    model, prompts = policy(), [[5, 9, 11], [20, 21, 22]]
+    expected = draw(model, [[33, *prompt] for prompt in prompts], prompt_tokens=4)
+
+    def with_a_token(cls, model, inputs):
+        first = torch.full_like(inputs["input_ids"][:, :1], 33)
+        ids = torch.cat([first, inputs["input_ids"]], dim=1)
+        mask = torch.cat([torch.ones_like(first), inputs["attention_mask"]], dim=1)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        return model.get_base_model(), {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+
+    monkeypatch.setattr(Lora, "decoding", classmethod(with_a_token))
+    assert [answer.tokens for answer in draw(model, prompts, prompt_tokens=3)] == [a.tokens for a in expected]
+    assert check_row_independence(model, prompts, sampling=how(prompt_tokens=3))

@@ -48,14 +48,14 @@ def _without_a_disk(monkeypatch):
 
 
 def job(root):
-    settings = types.SimpleNamespace(steps=LAST, keep_checkpoints=2)
+    settings = types.SimpleNamespace(keep_checkpoints=2)
     return types.SimpleNamespace(checkpoints=root, expert="tiny_expert", stage="sft", seed=3, settings=settings)
 
 
 def attempt(root, *, processes, plan, saves_every=2):
     """Train as a stage does. Return the run, the step it began after, and the steps that its state has seen."""
     environment = {"device": "cpu", "processes": processes}
-    run = settle_run(job(root), subject=SUBJECT, environment=environment, plan=plan, prior_events=())
+    run = settle_run(job(root), subject=SUBJECT, environment=environment, plan=plan, prior_events=(), max_steps=LAST)
     with run.journal(writes=True) as journal:
         state = run.checkpoints.load_newest() or {"step": 0, "seen": []}
         begun = state["step"]
@@ -259,6 +259,7 @@ def test_processes_that_only_join_make_and_say_nothing(tmp_path, plan, capsys):
         environment=described["environment"],
         plan=plan,
         prior_events=(),
+        max_steps=LAST,
         begins=False,
     )
     assert run.fingerprint == name

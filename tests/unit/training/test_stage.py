@@ -11,7 +11,9 @@ import torch
 
 from sealed_experts.data.records import read_records, write_records
 from sealed_experts.errors import UserError
+from sealed_experts.models import memory
 from sealed_experts.models.adapters.lora import Lora
+from sealed_experts.privacy.engines import hooks, vmap
 from sealed_experts.privacy.mechanism import GradientMechanism
 from sealed_experts.privacy.settings import PrivacySettings
 from sealed_experts.settings.fields import plain
@@ -126,6 +128,32 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
     assert comparable(lines) == comparable(whole[1]["history"])
 
 
+def test_the_engine_is_the_one_that_the_kind_names_for_the_base(tmp_path, tiny_base, tiny_dataset, monkeypatch):
+    asked, used = [], []
+
+    def engine(self, base):
+        asked.append(base["model_type"])
+        return "vmap"
+
+    for module in (hooks, vmap):
+        original = module.Chosen.per_unit
+
+        def counted(self, batch, original=original, name=module.__name__):
+            used.append(name.rpartition(".")[2])
+            return original(self, batch)
+
+        monkeypatch.setattr(module.Chosen, "per_unit", counted)
+    monkeypatch.setattr(Lora, "engine", engine)
+    monkeypatch.setattr(memory, "total_memory", lambda device: 1)  # would ask for recomputation
+    state = train(make_job(tmp_path / "private", tiny_base, tiny_dataset, max_steps=1))
+    assert (set(asked), set(used)) == ({"qwen2"}, {"vmap"})
+    assert state["environment"]["gradient_checkpointing"] is False
+    with pytest.raises(UserError, match="gradient_checkpointing"):
+        train(make_job(tmp_path / "on", tiny_base, tiny_dataset, gradient_checkpointing="on"))
+    plain = make_job(tmp_path / "plain", tiny_base, tiny_dataset, privacy=PLAIN, max_steps=1)
+    assert train(plain)["environment"]["gradient_checkpointing"] is True, "without privacy there is no engine"
+
+
 def test_release_mode_draws_a_new_key_for_every_run(tmp_path, tiny_base, tiny_dataset):
     one, two = (train(make_job(tmp_path / name, tiny_base, tiny_dataset)) for name in ("one", "two"))
     assert one["privacy"]["key_id"] != two["privacy"]["key_id"]
@@ -183,7 +211,7 @@ def test_without_privacy_it_learns_and_metrics_say_what_happened(tmp_path, tiny_
     metrics = stage_metrics(train(job))
     assert metrics["final_val_loss"] < metrics["first_val_loss"] - 0.1  # on other seeds it falls by 0.19 to 0.28
     assert metrics["best_val_loss"] == min(line["val_loss"] for line in metrics["history"]["validation"])
-    assert metrics["examples_seen"] == 40 * 8
+    assert metrics["examples_seen"] == 5 * 60  # each epoch ends with a batch of what is left
     assert metrics["total_steps"] == 40
     assert metrics["privacy"]["enabled"] is False
     assert metrics["privacy"]["epsilon"] is None
@@ -299,7 +327,7 @@ def test_running_out_of_memory_keeps_a_whole_state_and_says_what_to_change(
     job = make_job(tmp_path / "broken", tiny_base, tiny_dataset)
     share_key(job, whole)
     owner, name, call = {
-        "batches": (loop_module, "physical_batches", 4),
+        "batches": (SupervisedFineTuning, "prepare", 6),
         "optimizer": (torch.optim.AdamW, "step", 4),
         "validation": (SupervisedFineTuning, "validate", 2),
     }[where]

@@ -12,17 +12,13 @@ from sealed_experts.privacy.engines import hooks
 from sealed_experts.privacy.ledger.journal import Journal
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.training.batches import physical_batches
-from sealed_experts.training.checkpoints import CheckpointFolder
 from sealed_experts.training.dataset import UnitDataset
 from sealed_experts.training.gradients import PlainGradients, PrivateGradients
-from sealed_experts.training.interruption import Interruption
-from sealed_experts.training.loop import TrainingLoop
 from sealed_experts.training.objectives.sft import Sft, SupervisedFineTuning
-from sealed_experts.training.progress import ProgressFiles
 from sealed_experts.training.response import mean_response_loss, response_logits
-from sealed_experts.training.samplers import ShuffledSampler
 from sealed_experts.training.self_check import check_gradients
 from tests.kinds import adapted
+from tests.loops import loop_on
 from tests.pairs import Preference, batch_of, units
 
 CPU = torch.device("cpu")
@@ -123,24 +119,13 @@ def test_the_logged_loss_is_the_mean_over_units_and_units_are_counted(tmp_path):
     model, rows = adapted("lora"), units((2,) * 4)
     expected = [loss for loss, _ in alone(model, Preference(), batch_of(rows))]
     settings = Sft(batch_size=4, max_steps=1, log_steps=1, eval_steps=9, learning_rate=1e-3, token_budget=64)
-    stream = Stream(bytes(32))
-    loop = TrainingLoop(
+    loop = loop_on(
+        Pairs([[row for row in rows if row.unit == unit] for unit in range(4)]),
         model=model,
         objective=Preference(),
-        dataset=Pairs([[row for row in rows if row.unit == unit] for unit in range(4)]),
-        validation=[],
-        sampler=ShuffledSampler(units=4, batch_size=4, stream=stream),
         gradients=PlainGradients(model=model, objective=Preference(), parameters=trainable_parameters(model)),
-        stream=stream,
-        stage="sft",
         settings=settings,
-        total_steps=1,
-        curve=None,
-        checkpoints=CheckpointFolder(tmp_path, fingerprint="0" * 64, keep=1),
-        progress=ProgressFiles(tmp_path, max_steps=1, target_epsilon=None),
-        interruption=Interruption(),
-        pad_id=0,
-        device=CPU,
+        folder=tmp_path,
     )
     loop._validate_if_due = lambda: None  # this objective has none
     state = loop.run()

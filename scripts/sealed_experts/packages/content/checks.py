@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sealed_experts.files.safetensors_header import Tensor
+from sealed_experts.models.adapters import AdapterKind
 from sealed_experts.packages.content.linter import CONFIG, WEIGHTS, AdapterFacts, adapter_facts
+from sealed_experts.packages.content.manifest import adapter_of
 from sealed_experts.packages.content.provenance import PROVENANCE, check_provenance
 from sealed_experts.packages.content.receipt import RECEIPT, check_receipt_member
 from sealed_experts.packages.content.tensors import TensorCheck
@@ -67,8 +69,9 @@ def check_content(
     _check_texts(members)
     check_receipt_member(manifest, members[RECEIPT])
     tensors = weights.finish()
-    facts = adapter_facts(members[CONFIG], tensors)
-    _check_adapter(manifest, facts)
+    adapter = adapter_of(manifest)
+    facts = adapter_facts(members[CONFIG], tensors, kind=type(adapter))
+    _check_adapter(manifest, adapter, facts)
     check_provenance(manifest, members[PROVENANCE])
     check_tokenizer(members)
     del members[WEIGHTS]
@@ -146,21 +149,18 @@ def _check_texts(members: Mapping[str, bytes]) -> None:
             raise PackageError(f"{name}: it is not UTF-8 text (byte {error.start})") from error
 
 
-def _check_adapter(manifest: Mapping[str, Any], facts: AdapterFacts) -> None:
+def _check_adapter(manifest: Mapping[str, Any], adapter: AdapterKind, facts: AdapterFacts) -> None:
     """Compare the manifest's statements about the adapter with the adapter's own files."""
-    adapter, base = manifest["adapter"], manifest["base"]
+    base, stated, found = manifest["base"], adapter.facts(), facts.adapter.facts()
     pairs = {
-        "adapter.r": (adapter["r"], facts.rank),
-        "adapter.alpha": (adapter["alpha"], facts.alpha),
-        "adapter.target_modules": (sorted(adapter["target_modules"]), list(facts.target_modules)),
-        "adapter.dropout": (adapter["dropout"], facts.dropout),
+        **{f"adapter.settings.{name}": (stated[name], found[name]) for name in stated},
         "perf.parameters": (manifest["perf"]["parameters"], facts.parameters),
         "perf.size": (manifest["perf"]["size"], facts.tensor_bytes),
         "base.name": (base["name"], facts.base_name),
         "base.revision": (base["revision"], facts.base_revision),
     }
-    for field, (stated, found) in pairs.items():
-        if stated != found:
+    for field, (said, read) in pairs.items():
+        if said != read:
             raise PackageError(
-                f"manifest: {field} is {ascii(stated)[:100]}, but the adapter's files say {ascii(found)[:100]}"
+                f"manifest: {field} is {ascii(said)[:100]}, but the adapter's files say {ascii(read)[:100]}"
             )

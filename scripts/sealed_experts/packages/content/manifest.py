@@ -8,6 +8,7 @@ from typing import Any
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json, strict_json
 from sealed_experts.files.json_schema import JsonSchema
+from sealed_experts.models.adapters import KINDS, AdapterKind
 from sealed_experts.packages.content.linter import WEIGHTS
 from sealed_experts.packages.content.manifest_schema import (
     MANIFEST_SCHEMA,
@@ -18,8 +19,8 @@ from sealed_experts.packages.content.manifest_schema import (
     TOKENIZER_MEMBERS,
 )
 from sealed_experts.packages.content.versions import VersionPattern
-from sealed_experts.packages.errors import PackageError
-from sealed_experts.settings.checking import mistakes_in
+from sealed_experts.packages.errors import IncompatibleError, PackageError
+from sealed_experts.settings.checking import mistakes_in, parse_group
 from sealed_experts.text import FORGING, holds, one_line
 from sealed_experts.training.objectives import STAGES
 
@@ -144,18 +145,43 @@ def _check_constraints(constraints: Mapping[str, Any], *, own: str) -> None:
                 raise PackageError(f"manifest: constraints.{field}: {text} names the package itself")
 
 
+def adapter_of(manifest: Mapping[str, Any]) -> AdapterKind:
+    """Return the adapter that a manifest states.
+
+    Raises:
+        IncompatibleError: this program has no such kind.
+        PackageError: the settings are not ones of that kind, or one is missing.
+    """
+    name, settings = manifest["adapter"]["kind"], manifest["adapter"]["settings"]
+    if name not in KINDS:
+        raise IncompatibleError(
+            f"manifest: adapter.kind: this program has no adapter kind {name!a}; it has {', '.join(KINDS)}: a newer"
+            " program may read this package"
+        )
+    kind = KINDS[name]
+    stated = kind.config_keys.keys()
+    for field in sorted(stated - settings.keys()):
+        raise PackageError(f"manifest: adapter.settings: {field} is missing, which every `{name}` adapter states")
+    for mistake in mistakes_in(kind, {**settings, "kind": name}):
+        raise PackageError(f"manifest: {one_line(f'adapter.settings.{mistake}')}")
+    for field in sorted(settings.keys() - stated):
+        raise PackageError(f"manifest: adapter.settings: {field} is no setting that a `{name}` adapter states")
+    adapter: AdapterKind = parse_group(kind, {**settings, "kind": name})
+    return adapter
+
+
 def _check_adapter(manifest: Mapping[str, Any]) -> None:
-    """Check that the adapter's size and digest are those of the weights, and that its scaling is alpha / r."""
+    """Check that size and digest are those of the weights, and that the settings are in the kind's own spelling."""
     adapter = manifest["adapter"]
     weights = next(entry for entry in manifest["members"] if entry["path"] == WEIGHTS)
     pairs = {
         "size": (adapter["size"], weights["size"]),
         "digest": (adapter["digest"], weights["sha256"]),
-        "scaling": (adapter["scaling"], adapter["alpha"] / adapter["r"]),
+        "settings": (adapter["settings"], adapter_of(manifest).facts()),
     }
     for field, (stated, found) in pairs.items():
         if stated != found:
-            raise PackageError(f"manifest: adapter.{field} is {stated}, but it must be {found}")
+            raise PackageError(f"manifest: adapter.{field} is {one_line(stated)}, but it must be {one_line(found)}")
 
 
 def _check_members(entries: list[dict[str, Any]]) -> None:

@@ -40,6 +40,8 @@ MEMBERS = {**REQUIRED_MEMBERS, **TOKENIZER_MEMBERS}
 MEMBER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 EXPERT_NAME = r"^[a-z0-9][a-z0-9_-]{0,99}$"
 _DIGEST = r"^[0-9a-f]{64}$"
+_SETTING = r"^[a-z][a-z0-9_]*$"
+_SCALAR = {"type": ["boolean", "number", "string", "null"], "maxLength": 1000}
 _ROPE_NUMBERS = (
     *("attention_factor", "beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor", "mscale", "mscale_all_dim"),
     *("rope_theta", "partial_rotary_factor"),
@@ -92,12 +94,16 @@ _BASE = mapping(
 _ADAPTER = mapping(
     "The adapter.",
     {
-        "kind": {"description": "Its kind.", "enum": ["lora"]},
-        "r": whole("Rank of the update.", least=1, most=4096),
-        "alpha": number("LoRA's alpha.", exclusiveMinimum=0),
-        "scaling": number("What the update is multiplied by: alpha / r.", exclusiveMinimum=0),
-        "dropout": number("Dropout before the update while it was trained.", minimum=0, exclusiveMaximum=1),
-        "target_modules": texts("The base's modules that it adapts.", least=1, most=100),
+        "kind": matching("Its kind.", _SETTING),
+        "settings": {
+            "description": "Settings of its kind: all that it takes to build the adapter. The kind checks them.",
+            "type": "object",
+            "maxProperties": 50,
+            "propertyNames": {"pattern": _SETTING, "maxLength": 100},
+            "additionalProperties": {
+                "anyOf": [_SCALAR, {"type": "array", "maxItems": 1000, "items": _SCALAR}],
+            },
+        },
         "size": whole("Bytes of adapter_model.safetensors.", least=0),
         "digest": matching("SHA-256 of adapter_model.safetensors.", _DIGEST),
     },

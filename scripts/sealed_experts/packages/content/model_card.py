@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sealed_experts.models.adapters import AdapterKind
+from sealed_experts.packages.content.manifest import adapter_of
 from sealed_experts.packages.settings import NO_LICENCE
 
 _TRAINING_ROWS = (
@@ -49,13 +51,28 @@ def _adapter(manifest: Mapping[str, Any]) -> str:
     quantized = f", quantized by {_plain(base['quantization']['method'])}" if base["quantization"] else ""
     stretched = f", positions stretched by {_plain(base['rope_scaling']['rope_type'])}" if base["rope_scaling"] else ""
     able = ", ".join(manifest["capabilities"]) or "none stated"
+    settings = "; ".join(f"{name} {_plain(_value(value))}" for name, value in adapter["settings"].items())
     return (
-        f"## Adapter\n\nA {adapter['kind']} adapter of rank {adapter['r']} (alpha {adapter['alpha']:g}, scaling"
-        f" {adapter['scaling']:g}, dropout {adapter['dropout']:g}) on {', '.join(adapter['target_modules'])} of"
+        f"## Adapter\n\nA `{adapter['kind']}` adapter ({settings}) of"
         f" `{_plain(base['name'])}`{revision} (digest `{base['digest']}`{quantized}{stretched})."
         f" {perf['parameters']:,} parameters, {perf['size']:,} bytes when loaded. Prompt template:"
-        f" {manifest['template']}. Capabilities: {able}."
+        f" {manifest['template']}. Capabilities: {able}.\n\n{_serving(adapter_of(manifest))}"
     )
+
+
+def _serving(adapter: AdapterKind) -> str:
+    """Say what can serve the adapter, and what it can become."""
+    places = [f"{name} ({condition})" if condition else name for name, condition in adapter.serving.items()]
+    rank = "" if adapter.lora_rank is None else f" A server must allow rank {adapter.lora_rank}."
+    forms = [*(["a part of the base's weights"] if adapter.merges else []), *adapter.converts_to]
+    become = f" It can become {' or '.join(forms)}." if forms else ""
+    return f"Served by {', '.join(places)}.{rank}{become}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_value, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _routing(routing: Mapping[str, Any], constraints: Mapping[str, Any]) -> str:

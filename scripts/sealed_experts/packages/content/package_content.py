@@ -122,7 +122,7 @@ def _examined(inputs: SealingInputs) -> _Weights:
         return _Weights(
             size=source.size,
             digest=digest.hexdigest(),
-            facts=adapter_facts(inputs.adapter_config, tensors),
+            facts=adapter_facts(inputs.adapter_config, tensors, kind=type(inputs.settings.adapter)),
         )
 
 
@@ -146,7 +146,13 @@ def _manifest(inputs: SealingInputs, weights: _Weights) -> dict[str, Any]:
             "quantization": quantization_of(inputs.base_config),
             "rope_scaling": rope_scaling_of(inputs.base_config),
         },
-        "adapter": _adapter(inputs, weights),
+        # Its settings are the configuration's, so an adapter with other ones is refused.
+        "adapter": {
+            "kind": settings.adapter.kind,
+            "settings": settings.adapter.facts(),
+            "size": weights.size,
+            "digest": weights.digest,
+        },
         "template": settings.template,
         "capabilities": list(package.capabilities),
         "routing": _routing(settings.routing),
@@ -155,21 +161,6 @@ def _manifest(inputs: SealingInputs, weights: _Weights) -> dict[str, Any]:
         "quality": _quality(inputs),
         "privacy": privacy_summary(inputs.privacy),
         "perf": {"size": weights.facts.tensor_bytes, "parameters": weights.facts.parameters},
-    }
-
-
-def _adapter(inputs: SealingInputs, weights: _Weights) -> dict[str, Any]:
-    """Return `adapter`. Rank, alpha and targets come from the settings, so an adapter with other values is refused."""
-    adapter: Any = inputs.settings.adapter
-    return {
-        "kind": adapter.kind,
-        "r": adapter.rank,
-        "alpha": adapter.alpha,
-        "scaling": adapter.alpha / adapter.rank,
-        "dropout": weights.facts.dropout,
-        "target_modules": sorted(adapter.target_modules),
-        "size": weights.size,
-        "digest": weights.digest,
     }
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 NAMES = ("hooks", "vmap", "one_by_one")
+RECOMPUTING = ("hooks", "one_by_one")  # those that differentiate a model whose activations are recomputed
 
 
 class GradientMismatch(Exception):

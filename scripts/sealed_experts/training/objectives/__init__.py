@@ -3,14 +3,16 @@
 Nothing here imports torch but inside functions: the workflow is planned without it.
 """
 
+import math
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sealed_experts.features import Feature, Features
 from sealed_experts.privacy.settings import PrivacySettings
 from sealed_experts.settings.fields import Group, is_public, plain, setting
 from sealed_experts.settings.layers import Layers
-from sealed_experts.settings.messages import Mistake
+from sealed_experts.settings.messages import Mistake, shown, suggestion
 
 if TYPE_CHECKING:
     from sealed_experts.rewards import Scoring
@@ -34,6 +36,31 @@ class Stage(Feature, Group):
         "Optimizer's clip of the whole (noised) gradient; not the privacy clip.", default=1.0, gt=0
     )
     max_seq_len: int = setting("Longest example in tokens; longer answers are cut.", default=512, ge=8, public=True)
+    epochs: float | None = setting(
+        "Length of the training in passes over the data, instead of a number of steps; under privacy, the expected"
+        " number of passes.",
+        default=None,
+        gt=0,
+        le=1_000_000,
+        public=True,
+    )
+    patience: int | None = setting(
+        "Stop after this many validations in a row without a better `monitor`. Under privacy it needs a public"
+        " validation set, as `keep: best` does.",
+        default=None,
+        ge=1,
+    )
+    keep: Literal["best", "last"] | None = setting(
+        "Whose weights the adapter file holds: the last step's, or those of the validation with the best `monitor`."
+        " Default: `best` where `patience` is given, else `last`.",
+        default=None,
+    )
+    monitor: str | None = setting(
+        "The figure of validation that `patience` and `keep: best` look at; by default the first one of the stage"
+        " (`val_loss` of sft, `val_reward` of reinforce).",
+        default=None,
+        max_length=100,
+    )
     eval_steps: int = setting("Validate every this many steps.", default=100, ge=1)
     eval_examples: int = setting("Validate on this many held-out records at most, the first ones.", default=512, ge=1)
     log_steps: int = setting("Log every this many steps.", default=25, ge=1, operation=True)
@@ -90,7 +117,9 @@ class Stage(Feature, Group):
         "Loss": ("loss", "loss"),
         "Held-out loss": ("val_loss", "validation loss"),
     }
-    # Names of two settings that messages speak of.
+    # What patience and the best weights may be decided by: {name in metrics.jsonl: whether less is better}.
+    monitored: ClassVar[Mapping[str, bool]] = {"val_loss": True}
+    # Names of the settings that give the number of steps and the logical batch.
     steps_setting: ClassVar[str] = "max_steps"
     batch_setting: ClassVar[str] = "batch_size"
 
@@ -134,16 +163,40 @@ class Stage(Feature, Group):
     @property
     def logical_batch(self) -> int:
         """Units an optimizer step; under privacy, their expected number."""
-        raise NotImplementedError
+        return getattr(self, self.batch_setting)
 
     @property
-    def steps(self) -> int:
-        """Optimizer steps that are asked for."""
-        raise NotImplementedError
+    def keeps_best(self) -> bool:
+        """Whether the adapter file holds the weights of the best validation."""
+        return self.keep == "best" or (self.keep is None and self.patience is not None)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether validation decides something that is released."""
+        return self.keeps_best or self.patience is not None
+
+    @property
+    def decided_by(self) -> str:
+        """Name of the figure of validation that decides."""
+        return self.monitor or next(iter(self.monitored))
+
+    def steps(self, *, units: int) -> int:
+        """Return the optimizer steps that are asked for, with `units` units of privacy to train on.
+
+        Without privacy an epoch ends with a batch of what is left. Under it each step draws anew, so that
+        epochs · units / batch steps see every unit `epochs` times in expectation.
+        """
+        if self.epochs is None:
+            return getattr(self, self.steps_setting)
+        batches = Fraction(units, self.logical_batch)
+        return math.ceil(Fraction(str(self.epochs)) * (batches if self.privacy.enabled else math.ceil(batches)))
 
     def numbers(self) -> dict[str, Any]:
-        """Return what decides numbers, as plain data in one spelling: privacy only where it is on."""
-        numbers = self.part(operation=False)
+        """Return what decides numbers, as plain data in one spelling: what is given, and privacy where it is on."""
+        other = "epochs" if self.epochs is None else self.steps_setting
+        numbers = {
+            name: value for name, value in self.part(operation=False).items() if value is not None and name != other
+        }
         return numbers if self.privacy.enabled else numbers | {"privacy": plain(PrivacySettings(enabled=False))}
 
     @classmethod
@@ -168,12 +221,24 @@ class Stage(Feature, Group):
         """Yield what does not fit within these settings, whose single values are right."""
         name = self.feature
         yield from _doubled_mistakes(name, layers)
-        if self.warmup_steps > self.steps:
+        if self.epochs is None and self.warmup_steps > (steps := getattr(self, self.steps_setting)):
             yield Mistake(
                 layers.locate(name, "warmup_steps"),
-                f"{self.warmup_steps} is above {self.steps_setting}, which is {self.steps}; the warmup must end within"
+                f"{self.warmup_steps} is above {self.steps_setting}, which is {steps}; the warmup must end within"
                 " the training",
                 involves=(layers.locate(name, self.steps_setting),),
+            )
+        if self.monitor is not None and self.monitor not in self.monitored:
+            yield Mistake(
+                layers.locate(name, "monitor"),
+                f"{shown(self.monitor)} is not measured by {name}; {suggestion(self.monitor, self.monitored)}",
+            )
+        if self.keep == "last" and self.patience is not None:
+            yield Mistake(
+                layers.locate(name, "keep"),
+                "`last` does not fit patience: the last weights are those that have not got better for so long; remove"
+                " one of the two",
+                involves=(layers.locate(name, "patience"),),
             )
         if self.gpus and self.processes_per_job and self.gpus != self.processes_per_job:
             yield Mistake(

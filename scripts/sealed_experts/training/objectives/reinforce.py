@@ -90,6 +90,7 @@ class Reinforce(Stage):
         "Held-out": ("val_reward", "held-out reward"),
         "KL": ("kl", "KL"),
     }
+    monitored: ClassVar[Mapping[str, bool]] = {"val_reward": False, "val_loss": True}
     order: ClassVar[int] = 1
     steps_setting: ClassVar[str] = "total_steps"
     batch_setting: ClassVar[str] = "rollout_batch_size"
@@ -132,7 +133,7 @@ class Reinforce(Stage):
         Both were sampled with the same seed.
         """
         validation = [line for line in state["history"] if "val_loss" in line]
-        before, after = validation[0], validation[-1]
+        before, after = validation[0], state["kept"] or validation[-1]
         return {
             "reward": self.reward,
             "mean_reward_before": before["val_reward"],
@@ -146,16 +147,6 @@ class Reinforce(Stage):
             "response_tokens_after": after["val_response_tokens"],
             "truncated_share_after": after["val_truncated_share"],
         }
-
-    @property
-    def logical_batch(self) -> int:
-        """`rollout_batch_size`."""
-        return self.rollout_batch_size
-
-    @property
-    def steps(self) -> int:
-        """`total_steps`."""
-        return self.total_steps
 
     def query_noise(self) -> Mapping[str, float]:
         """The noised mean reward, for the baseline."""

@@ -48,11 +48,6 @@ class Sft(Stage):
             return self.micro_batch_size * self.gradient_accumulation
         return self.batch_size or 8
 
-    @property
-    def steps(self) -> int:
-        """`max_steps`."""
-        return self.max_steps
-
     def numbers(self) -> dict[str, Any]:
         """Return what decides numbers, with one spelling of the logical batch."""
         numbers = {key: value for key, value in super().numbers().items() if key not in _PRODUCT}
