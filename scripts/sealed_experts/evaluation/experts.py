@@ -28,7 +28,7 @@ from sealed_experts.training.checkpoints import load_state
 from sealed_experts.training.dataset import UnitDataset
 from sealed_experts.training.environment import make_deterministic
 from sealed_experts.training.held_out import answer_held_out
-from sealed_experts.training.objectives.distributions import other_weights
+from sealed_experts.training.policy import other_weights
 from sealed_experts.training.refusals import check_made_with
 from sealed_experts.training.scoring import Rollout, Scorer
 

@@ -22,7 +22,7 @@ from sealed_experts.training.checkpoints import load_state
 from sealed_experts.training.interruption import Interrupted
 from sealed_experts.training.peft_folder import write_peft_folder
 from sealed_experts.training.stage import train_stage
-from sealed_experts.training.summary import reward_metrics, training_metrics
+from sealed_experts.training.summary import stage_metrics
 from tests.attacks import building
 from tests.kinds import tiny_base as plain_base
 from tests.mixtures import Workshop
@@ -207,10 +207,10 @@ def test_the_evaluation_has_the_stages_own_numbers(journey):
     found = evaluate_expert(
         run, base=journey.base, val=journey.dataset / "val.jsonl", adapters=adapters, reward=Vowels()
     )["models"]
-    after = reward_metrics(load_state(journey.rl.output))
+    after = stage_metrics(load_state(journey.rl.output))
     assert found["reinforce"]["reward"]["mean"] == after["mean_reward_after"]
     assert found["reinforce"]["kl"] == after["kl_after"] > 0
     assert found["sft"]["kl"] > 0
-    before = training_metrics(load_state(journey.sft.output))
+    before = stage_metrics(load_state(journey.sft.output))
     assert before["adapter"]["kind"] == journey.adapter.kind
     assert (found["base"]["loss"] == before["first_val_loss"]) is KINDS[journey.adapter.kind].starts_as_base
