@@ -8,6 +8,7 @@ import torch
 from sealed_experts.errors import UserError
 from sealed_experts.models.attachment import trainable_parameters
 from sealed_experts.privacy.settings import PrivacySettings
+from sealed_experts.training import run as run_module
 from sealed_experts.training.best import BestValidation
 from sealed_experts.training.checkpoints import CheckpointFolder, load_state
 from sealed_experts.training.interruption import Interrupted
@@ -46,11 +47,17 @@ def measure(folder, base, dataset, privacy=PLAIN):
     return objective.norms
 
 
+def use_one_key(patch):
+    """Let every run draw the same batches and noise, whatever its settings."""
+    patch.setattr(CheckpointFolder, "secret_key", lambda self: bytes(range(32)))
+    patch.setattr(run_module, "derive_key", lambda *parts: bytes(range(32)))
+
+
 @pytest.fixture(scope="module", params=[PLAIN, PRIVATE], ids=["plain", "private"])
 def growing(request, tmp_path_factory, tiny_base, tiny_dataset):
     """Privacy settings, a target that is nearest after step 4, and the run that never looks at it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CheckpointFolder, "secret_key", lambda self: bytes(range(32)))
+        use_one_key(patch)
         norms = measure(tmp_path_factory.mktemp("norms"), tiny_base, tiny_dataset, request.param)
         target = norms[BEST]
         assert min(range(1, len(norms)), key=lambda step: abs(norms[step] - target)) == BEST
@@ -59,7 +66,7 @@ def growing(request, tmp_path_factory, tiny_base, tiny_dataset):
 
 @pytest.fixture
 def one_key(monkeypatch):
-    monkeypatch.setattr(CheckpointFolder, "secret_key", lambda self: bytes(range(32)))
+    use_one_key(monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +108,6 @@ def test_a_warmup_longer_than_the_epochs_is_refused(tmp_path, tiny_base, tiny_da
 
 def test_patience_ends_the_run_and_the_best_weights_are_kept(tmp_path, tiny_base, tiny_dataset, growing, one_key):
     privacy, target = growing
-    # The settings decide the key of a run without privacy, but its batches alone: steps and rate are the same here.
     job = job_in(tmp_path / "stopped", tiny_base, tiny_dataset, privacy=privacy, patience=3)
     objective = Distance(target)
     train_stage(job, lambda materials: objective)

@@ -4,11 +4,11 @@ import types
 from pathlib import Path
 
 import pytest
-from sealed_experts.training.stages.sft import Sft
 
 from sealed_experts.errors import UserError
 from sealed_experts.models.adapters.lora import Lora
 from sealed_experts.privacy.engines import NAMES
+from sealed_experts.training.objectives.sft import Sft
 from sealed_experts.training.refusals import check_made_with, check_recomputation, out_of_memory
 
 MADE = {"adapter_name": "loans", "stage": "sft", "base_digest": "b" * 64, "adapter": {"rank": 8}, "template": "alpaca"}
