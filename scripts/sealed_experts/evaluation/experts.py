@@ -19,7 +19,7 @@ from sealed_experts.errors import UserError, is_out_of_memory
 from sealed_experts.evaluation.bootstrap import CONFIDENCE, Resampling
 from sealed_experts.evaluation.gains import gain_checks, rewarded_gain
 from sealed_experts.evaluation.job import EvaluationJob
-from sealed_experts.evaluation.measuring import Measured, record_losses, scores_of
+from sealed_experts.evaluation.measuring import Measured, record_losses
 from sealed_experts.metrics import Case, Losses
 from sealed_experts.models.attachment import as_base, attach_adapter, load_adapter_state, trainable_parameters
 from sealed_experts.models.loading import Base, load_base, resolve_device
@@ -224,9 +224,10 @@ class _Bench:
         score = self.reward.score(record.question, record.output) if self.reward else None
         reference = Case(question=record.question, gold=record.output, prediction=record.output, score=score)
         asked = [metric for metric in self.run.metrics if metric.needs != "losses"]
+        scored = Measured(asked, [[reference]], Losses(None, [], [])).predictions(0)[0]["scores"]
         return {
             "prompt": record.question,
-            "reference": {"text": record.output, "scores": scores_of(asked, reference)},
+            "reference": {"text": record.output, "scores": scored},
             "answers": {name: model.sample(index, place) for name, model in models.items()},
         }
 

@@ -1,7 +1,7 @@
 """From what models did with held-out records to figures: each model's, and each stage's gains."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,9 +90,13 @@ class Measured:
         answers: Sequence[HeldOutAnswers] = (),
     ) -> None:
         """Take each record's cases (one an answer, or one in all), and each round of answers to all prompts."""
-        self._metrics, self._cases, self._answers = metrics, cases, answers
+        self._answers = answers
+        self._rows = [[(case, _values(metrics, case)) for case in of_record] for of_record in cases]
+        names = {name: None for row in self._rows for _, values in row for name in values}
         self._figures = {
-            name: figure for metric in metrics for name, figure in _figures_of(metric, cases, losses).items()
+            name: _figure(metric, name, self._rows, losses)
+            for metric in metrics
+            for name in dict.fromkeys([metric.feature, *filter(metric.owns, names)])
         }
 
     def entry(self, resampling: Resampling) -> dict[str, Any]:
@@ -124,55 +128,40 @@ class Measured:
 
     def predictions(self, record: int) -> list[dict[str, Any]]:
         """Return a record's answers with their scores."""
-        return [
-            {"prediction": case.prediction, "scores": scores_of(self._metrics, case)} for case in self._cases[record]
-        ]
+        return [{"prediction": case.prediction, "scores": self._scores(values)} for case, values in self._rows[record]]
 
     def sample(self, record: int, prompt: int) -> dict[str, Any]:
         """Return the first answer to a record, which is one of the prompts, with the scores of answers."""
-        case, answer = self._cases[record][0], self._answers[0].answers[prompt]
-        asked = [metric for metric in self._metrics if metric.needs != "losses"]
-        return {"text": answer.response, "scores": scores_of(asked, case), "truncated": answer.truncated}
+        answer, (_, values) = self._answers[0].answers[prompt], self._rows[record][0]
+        asked = {name: value for name, value in values.items() if self._figures[name].metric.needs != "losses"}
+        return {"text": answer.response, "scores": self._scores(asked), "truncated": answer.truncated}
+
+    def _scores(self, values: Mapping[str, float]) -> dict[str, float | None]:
+        return {name: self._figures[name].metric.shown(value) for name, value in values.items()}
 
 
-def scores_of(metrics: Sequence[Metric], case: Case) -> dict[str, float | None]:
-    """Return each metric's values of one case."""
-    return {name: _shown(metric, value) for metric in metrics for name, value in _values(metric, case).items()}
-
-
-def _figures_of(metric: Metric, cases: Sequence[Sequence[Case]], losses: Losses) -> dict[str, Figure]:
-    asked = [of_record[:1] if metric.needs == "losses" else of_record for of_record in cases]
-    values = [[_values(metric, case) for case in of_record] for of_record in asked]
-    names = dict.fromkeys([metric.feature, *(name for row in values for one in row for name in one)])
-    usable = [metric.usable(case) for of_record in asked for case in of_record]
-    coverage = statistics.fmean(usable) if usable else None
-    return {name: _figure(metric, name, asked, values, coverage, losses) for name in names}
+def _values(metrics: Sequence[Metric], case: Case) -> dict[str, float]:
+    """Return a case's values by name; what has no value for a metric counts as the worst, if it counts at all."""
+    found: dict[str, float] = {}
+    for metric in metrics:
+        found |= metric.values(case) or ({} if metric.worst is None else {metric.feature: metric.worst})
+    return found
 
 
 def _figure(
-    metric: Metric,
-    name: str,
-    cases: Sequence[Sequence[Case]],
-    values: Sequence[Sequence[dict[str, float]]],
-    coverage: float | None,
-    losses: Losses,
+    metric: Metric, name: str, rows: Sequence[Sequence[tuple[Case, Mapping[str, float]]]], losses: Losses
 ) -> Figure:
-    of_records: list[float | None] = []
+    asked = [row[:1] if metric.needs == "losses" else row for row in rows]
+    records: list[float | None] = []
     parts: list[list[float]] = []
-    for of_record, row in zip(cases, values, strict=True):
-        known = [(case, one.get(name, metric.worst)) for case, one in zip(of_record, row, strict=True)]
+    for row in asked:
+        known = [(case, values.get(name, metric.worst)) for case, values in row]
         counted = [(value, metric.parts(case, value)) for case, value in known if value is not None]
-        of_records.append(statistics.fmean(value for value, _ in counted) if counted else None)
+        records.append(statistics.fmean(value for value, _ in counted) if counted else None)
         parts.append([statistics.fmean(part) for part in zip(*(part for _, part in counted), strict=True)])
     width = max(map(len, parts), default=0)
     columns = [list(column) for column in zip(*(row or [0.0] * width for row in parts), strict=True)]
-    return Figure(metric, of_records, columns, coverage, losses)
-
-
-def _values(metric: Metric, case: Case) -> dict[str, float]:
-    """Return a case's values by name; one that has none counts as the worst, if it counts at all."""
-    values = dict(metric.values(case))
-    return values or ({} if metric.worst is None else {metric.feature: metric.worst})
+    return Figure(metric, records, columns, _mean([metric.usable(case) for row in asked for case, _ in row]), losses)
 
 
 def _shown(metric: Metric, value: float | None) -> float | None:

@@ -78,6 +78,10 @@ class Metric(Feature, Group):
     compared: ClassVar[bool] = True  # whether a stage's gain over the one before it is stated
     revision: ClassVar[int] = 1  # raised when its numbers come to mean something else
 
+    def owns(self, name: str) -> bool:
+        """Tell whether a value of this name is the metric's."""
+        return name.partition(".")[0] == self.feature
+
     def measure(self, case: Case) -> float:
         """Return the value of a record with a usable answer."""
         raise NotImplementedError
