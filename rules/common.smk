@@ -225,6 +225,11 @@ def base_settings(wildcards):
     return texts.base_settings(SETTINGS)
 
 
+def base_tasks(wildcards, output):
+    """What the stages do with the base, in PEFT's words; its files do not depend on it."""
+    return sorted({stage.model_class.task_type for expert in SETTINGS.experts for stage in expert.training.values()})
+
+
 def base_operation(wildcards, output):
     return texts.base_operation(SETTINGS)
 

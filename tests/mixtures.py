@@ -210,7 +210,7 @@ def adapter_files(base: Path, *, name: str, seed: int) -> tuple[bytes, bytes]:
     state = adapter_state(attach_adapter(model, settings, seed=seed))
     random = torch.Generator().manual_seed(seed)
     weights = {key: torch.randn(tensor.shape, generator=random) * 0.5 for key, tensor in state.items()}
-    return adapter_config_bytes(settings, base_name=name, revision=None), save(weights)
+    return adapter_config_bytes(settings, base_name=name, revision=None, task_type="CAUSAL_LM"), save(weights)
 
 
 def edit(config: Path, change) -> None:

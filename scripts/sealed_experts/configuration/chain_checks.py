@@ -21,6 +21,12 @@ def chain_mistakes(expert: ExpertSettings, layers: Layers, *, datasets: Mapping[
             ("experts", expert.name, "stages"),
             f"`{first}` refines an adapter, and none is there yet: put `sft` before it",
         )
+    classes = {stage.model_class.noun: name for name, stage in expert.training.items()}
+    if len(classes) > 1:
+        told = " and ".join(f"`{name}` trains a {noun}" for noun, name in classes.items())
+        yield Mistake(
+            ("experts", expert.name, "stages"), f"{told}: one adapter cannot be both; make two experts of them"
+        )
     yield from _budget_mistakes(expert, layers)
     if expert.select == "best":
         yield from _selection_mistakes(expert, layers, datasets)

@@ -108,7 +108,13 @@ class _Stage:
         self.prior = load_state(job.start) if job.start else None
         self.engine = engine_of(job)
         check_recomputation(job, engine=self.engine)
-        self.base = load_base(job.base.parent, device=self.device, check=around.interruption.check)
+        self.base = load_base(
+            job.base.parent,
+            device=self.device,
+            model_class=job.settings.model_class,
+            options=job.settings.model_options(),
+            check=around.interruption.check,
+        )
         around.interruption.check()
         check_context(job, context=context_length(job.base.parent))
         if self.prior is not None:
@@ -240,7 +246,9 @@ class _Stage:
         return events_from_json(self.prior["privacy"]["events"]) if self.prior else ()
 
     def _model(self) -> PeftModel:
-        model = attach_adapter(self.base.model, self.job.adapter, seed=self.job.seed)
+        model = attach_adapter(
+            self.base.model, self.job.adapter, seed=self.job.seed, model_class=self.job.settings.model_class
+        )
         if self.prior is not None:
             load_adapter_state(model, self.prior["model_state_dict"])
         return model

@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sealed_experts.features import Feature, Features
+from sealed_experts.models.classes import CAUSAL, ModelClass
 from sealed_experts.privacy.settings import PrivacySettings
 from sealed_experts.settings.fields import Group, is_public, plain, setting
 from sealed_experts.settings.layers import Layers
@@ -105,6 +106,7 @@ class Stage(Feature, Group):
     revision: ClassVar[int] = 1  # raised when the meaning of the stage changes
     follows: ClassVar[bool] = False  # whether it needs a stage before it
     scores_answers: ClassVar[bool] = False  # whether it samples answers and has a reward for them
+    model_class: ClassVar[ModelClass] = CAUSAL  # as what the base is loaded
     # What it leaves in results/experts/{expert}/{its folder}/.
     adapter_file: ClassVar[str] = "adapter_final.pt"
     metrics_file: ClassVar[str] = "metrics.json"
@@ -131,6 +133,10 @@ class Stage(Feature, Group):
             UserError: something that it needs cannot be used.
         """
         raise NotImplementedError
+
+    def model_options(self) -> dict[str, Any]:
+        """Return values that replace those of the base's config.json, such as the number of labels of a classifier."""
+        return {}
 
     def files(self) -> list[str]:
         """Return the files that decide its numbers besides data and base: an edited one makes the stage stale."""
