@@ -138,8 +138,8 @@ def joined_receipts(receipts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | N
     kinds = {receipt.get("unit") for receipt in receipts}
     if len(kinds) > 1:
         raise UserError(
-            f"a stage is to learn from adapters that count units of {' and of '.join(sorted(map(repr, kinds)))}: their ε "
-            "cannot be composed; train all on data with the same `unit`"
+            f"a stage is to learn from adapters that count units of {' and of '.join(sorted(map(repr, kinds)))}: "
+            "their ε cannot be composed; train all on data with the same `unit`"
         )
     events = distinct_events([event for receipt in receipts for event in events_from_json(receipt["events"])])
     # What is open to all outweighs what is open to whoever knows the seed.
