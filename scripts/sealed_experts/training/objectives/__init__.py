@@ -33,6 +33,11 @@ class Stage(Feature, Group):
         "Optimizer's clip of the whole (noised) gradient; not the privacy clip.", default=1.0, gt=0
     )
     max_seq_len: int = setting("Longest example in tokens; longer answers are cut.", default=512, ge=8, public=True)
+    validation: str | None = setting(
+        "Dataset whose held-out records it is validated on; beats a `validation` beside the stage.",
+        default=None,
+        min_length=1,
+    )
     eval_steps: int = setting("Validate every this many steps.", default=100, ge=1)
     eval_examples: int = setting("Validate on this many held-out records at most, the first ones.", default=512, ge=1)
     log_steps: int = setting("Log every this many steps.", default=25, ge=1, operation=True)
@@ -77,6 +82,7 @@ class Stage(Feature, Group):
 
     revision: ClassVar[int] = 1  # raised when the meaning of the stage changes
     follows: ClassVar[bool] = False  # whether it needs a stage before it
+    records: ClassVar[tuple[str, ...]] = ("instruction", "chat")  # the kinds of records that it can learn from
     scores_answers: ClassVar[bool] = False  # whether it samples answers and has a reward for them
     # What it leaves in results/experts/{expert}/{its folder}/.
     adapter_file: ClassVar[str] = "adapter_final.pt"
@@ -130,8 +136,11 @@ class Stage(Feature, Group):
         raise NotImplementedError
 
     def numbers(self) -> dict[str, Any]:
-        """Return what decides numbers, as plain data in one spelling: privacy only where it is on."""
-        numbers = self.part(operation=False)
+        """Return what decides numbers, as plain data in one spelling: privacy only where it is on.
+
+        Which dataset is meant is no part of it: its records are.
+        """
+        numbers = {name: value for name, value in self.part(operation=False).items() if name != "validation"}
         return numbers if self.privacy.enabled else numbers | {"privacy": plain(PrivacySettings(enabled=False))}
 
     @classmethod
