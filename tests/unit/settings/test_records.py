@@ -50,8 +50,8 @@ def told(folder, **changes):
             "datasets.own.fields.prompt: no such setting; known here: `messages`",
         ),
         (
-            {"kind": "chat", "fields": {"mesages": "m"}},
-            "datasets.own.fields.mesages: no such setting; did you mean `messages`?",
+            {"kind": "chat", "fields": {"message": "m"}},
+            "datasets.own.fields.message: no such setting; did you mean `messages`?",
         ),
         (
             {"fields": {"messages": "m"}},
