@@ -1,7 +1,8 @@
 rule evaluate_expert:
     input:
         base=BASE_MANIFEST,
-        val=split_of("val"),
+        val=evaluation_records,
+        train=training_records,
         adapters=chain_adapters,
         # A reward of the user's is code that decides numbers.
         reward=chain_files,
@@ -27,5 +28,5 @@ rule evaluate_expert:
         operation=lambda wildcards, output: texts.evaluation_operation(SETTINGS, wildcards.expert),
     shell:
         "exec python scripts/evaluate_expert.py --base {input.base:q} --val {input.val:q}"
-        " --adapters {input.adapters:q} --settings {params.settings:q} --operation {params.operation:q}"
+        " --train {input.train:q} --adapters {input.adapters:q} --settings {params.settings:q} --operation {params.operation:q}"
         " --output {output.evaluation:q} > {log:q} 2>&1"

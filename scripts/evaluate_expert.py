@@ -18,6 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", required=True, type=Path, help="the base's base.json")
     parser.add_argument("--val", required=True, type=Path, help="held-out records")
+    parser.add_argument("--train", required=True, type=Path, help="training records, none of which may be held out")
     parser.add_argument(
         "--adapters", required=True, nargs="+", type=Path, help="the stages' adapter files, in their order"
     )
@@ -30,7 +31,9 @@ def main() -> None:
         raise UserError(f"--adapters must give one file for each of {', '.join(run.stages)}, in this order")
     reward = make_reward(run.sampling.reward, run.sampling.reward_options) if run.sampling else None
     with device_lease(run.device):
-        content = evaluate_expert(run, base=args.base, val=args.val, adapters=args.adapters, reward=reward)
+        content = evaluate_expert(
+            run, base=args.base, val=args.val, train=args.train, adapters=args.adapters, reward=reward
+        )
     write_json(args.output, content)
     judged = verdict(content)
     print(f"evaluated {run.expert}: {args.output}" + (f"; the gain in reward {judged}" if judged else ""))

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 
 from sealed_experts.configuration.document import ExpertSettings
+from sealed_experts.configuration.held_out import validation_is_public
 from sealed_experts.data.sources import Source
 from sealed_experts.settings.layers import Layers
 from sealed_experts.settings.messages import Mistake, shown
@@ -54,15 +55,15 @@ def _selection_mistakes(expert: ExpertSettings, layers: Layers, datasets: Mappin
             '"reward" is measured only for an expert with the stage `reinforce`; write `loss`, or `select: last`',
             involves=(layers.locate("select"), ("experts", expert.name, "stages")),
         )
-    dataset = datasets.get(expert.dataset)
+    dataset = expert.validation_of()
     private = [name for name, stage in expert.training.items() if stage.privacy.enabled]
-    if dataset is not None and not dataset.public_evaluation and private:
+    if private and not validation_is_public(expert, None, datasets):
         yield Mistake(
             layers.locate("select"),
-            f"{shown(expert.select)} would choose by held-out records of `{expert.dataset}`, which are private, and no"
-            f" ε covers that; write `last`, or datasets.{expert.dataset}.public_evaluation: true if they are public",
+            f"{shown(expert.select)} would choose by held-out records of `{dataset}`, which are private, and no"
+            f" ε covers that; write `last`, or datasets.{dataset}.public_evaluation: true if they are public",
             involves=(
-                ("datasets", expert.dataset, "public_evaluation"),
+                ("datasets", dataset, "public_evaluation"),
                 *(layers.locate(name, "privacy", "enabled") for name in private),
             ),
         )

@@ -29,6 +29,11 @@ class Inherited(Group):
         " `tokenizer`'s own chat template.",
         default="alpaca",
     )
+    validation: str | None = setting(
+        "Dataset whose held-out records it is validated and evaluated on; absent, the one that it learns from.",
+        default=None,
+        min_length=1,
+    )
     eval_answers: int = setting(
         "Answers to each held-out prompt when the stages are compared; more of them narrow the intervals.",
         default=1,
@@ -73,6 +78,17 @@ class ExpertSettings(Own, Inherited):
             KeyError: no such stage.
         """
         return self.training[name]
+
+    def validation_of(self, stage: str | None = None) -> str:
+        """Return the dataset whose held-out records a stage is validated on, or without `stage` the expert evaluated.
+
+        A stage's own `validation` beats the expert's; without either it is the dataset that the expert learns from.
+
+        Raises:
+            KeyError: no such stage.
+        """
+        own = self.stage(stage).validation if stage else None
+        return own or self.validation or self.dataset
 
 
 class Top(Group):

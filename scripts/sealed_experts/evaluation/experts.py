@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from sealed_experts.data.records import Record, read_records
+from sealed_experts.data.held_out import held_out_records
+from sealed_experts.data.records import Record
 from sealed_experts.errors import UserError, is_out_of_memory
 from sealed_experts.evaluation.bootstrap import CONFIDENCE, Resampling
 from sealed_experts.evaluation.gains import gain_checks, rewarded_gain
@@ -39,7 +40,7 @@ SAMPLE_RULE = "the first held-out prompts, in the file's order, that differ in t
 
 
 def evaluate_expert(
-    run: EvaluationJob, *, base: Path, val: Path, adapters: Sequence[Path], reward: Scoring | None
+    run: EvaluationJob, *, base: Path, val: Path, train: Path, adapters: Sequence[Path], reward: Scoring | None
 ) -> dict[str, Any]:
     """Return the content of evaluation.json.
 
@@ -50,6 +51,7 @@ def evaluate_expert(
     Args:
         base: base.json.
         val: the held-out records.
+        train: the records that the expert was trained on, none of which may be among them.
         adapters: each stage's adapter file, in the order of the stages.
         reward: what scores the answers; needed where `run.sampling` is given.
 
@@ -58,7 +60,7 @@ def evaluate_expert(
     """
     make_deterministic(threads=run.threads)
     try:
-        bench = _Bench(run, base=base, val=val, adapters=adapters, reward=reward)
+        bench = _Bench(run, base=base, val=val, train=train, adapters=adapters, reward=reward)
         return bench.evaluation()
     except Exception as error:
         if not is_out_of_memory(error):
@@ -73,17 +75,26 @@ class _Bench:
     """One base in memory, which takes every stage's adapter in turn."""
 
     def __init__(
-        self, run: EvaluationJob, *, base: Path, val: Path, adapters: Sequence[Path], reward: Scoring | None
+        self,
+        run: EvaluationJob,
+        *,
+        base: Path,
+        val: Path,
+        train: Path,
+        adapters: Sequence[Path],
+        reward: Scoring | None,
     ) -> None:
         self.run, self.reward = run, reward
         self.device = resolve_device(run.device)
         self.base = load_base(base.parent, device=self.device)
         self.model = attach_adapter(self.base.model, run.adapter, seed=run.seed)
-        self.weights = {
-            stage: _adapter_weights(path, run=run, stage=stage, base=self.base)
+        states = {
+            stage: _adapter(path, run=run, stage=stage, base=self.base)
             for stage, path in zip(run.stages, adapters, strict=True)
         }
-        self.records, self.examples, self.units = self._held_out(val)
+        self.weights = {stage: state["model_state_dict"] for stage, state in states.items()}
+        private = any(state["privacy"]["enabled"] for state in states.values())
+        self.records, self.examples, self.units = self._held_out(held_out_records(val, train=train, private=private))
         self.scorer: Scorer | None = None
         if run.sampling is not None and reward is not None:
             self.scorer = Scorer(settings=run.sampling, reward=reward, tokenizer=self.base.tokenizer)
@@ -116,9 +127,8 @@ class _Bench:
             "samples": self._samples(models),
         }
 
-    def _held_out(self, path: Path) -> tuple[list[Record], list[Example], list[int]]:
+    def _held_out(self, records: Sequence[Record]) -> tuple[list[Record], list[Example], list[int]]:
         """Return the first records, as the stages' validation takes them, their tokens, and whose they are."""
-        records = read_records(path)
         dataset = UnitDataset.from_records(
             records,
             template=self.run.template,
@@ -128,7 +138,7 @@ class _Bench:
         order: dict[str, list[Record]] = {}
         for record in records:
             order.setdefault(record.unit, []).append(record)
-        rows = dataset.rows()[: self.run.eval_examples]
+        rows = [rows[0] for rows in dataset.records()[: self.run.eval_examples]]
         kept = [record for unit in order.values() for record in unit][: self.run.eval_examples]
         examples = [dataclasses.replace(row, unit=index) for index, row in enumerate(rows)]
         return kept, examples, [row.unit for row in rows]
@@ -187,8 +197,8 @@ class _Bench:
 
     def _scored(self, record: Record) -> dict[str, Any]:
         assert self.reward is not None
-        score = self.reward.score(record.question, record.output)
-        return {"text": record.output, "reward": score.value, "axes": dict(score.axes)}
+        score = self.reward.score(record.question, record.answer)
+        return {"text": record.answer, "reward": score.value, "axes": dict(score.axes)}
 
 
 def _told(name: str, model: Measured) -> Measured:
@@ -224,7 +234,7 @@ def _sampling(run: EvaluationJob) -> dict[str, Any] | None:
     return {name: getattr(run.sampling, name) for name in names} | {"answers": run.eval_answers, "seed": run.seed}
 
 
-def _adapter_weights(path: Path, *, run: EvaluationJob, stage: str, base: Base) -> dict[str, torch.Tensor]:
+def _adapter(path: Path, *, run: EvaluationJob, stage: str, base: Base) -> dict[str, Any]:
     state = load_state(path)
     check_made_with(
         path,
@@ -237,4 +247,4 @@ def _adapter_weights(path: Path, *, run: EvaluationJob, stage: str, base: Base) 
         adapter=plain(run.adapter),
         template=run.template,
     )
-    return state["model_state_dict"]
+    return state

@@ -36,7 +36,7 @@ PACKAGES = [
 HEAVY = {"torch", "transformers", "peft", "opacus", "datasets", "snakemake"}
 LIGHT = {
     *("text", "settings", "files", "machine", "features", "progress", "rewards", "packages", "configuration", "cli"),
-    *("errors", "privacy/ledger", "privacy/settings.py", "models/adapters", "models/settings.py", "data/sources"),
+    *("errors", "privacy/ledger", "privacy/settings.py", "models/adapters", "models/settings.py", "data"),
     *("training/objectives", "training/objective.py", "training/baseline.py", "moe/router.py", "moe/settings.py"),
 }
 

@@ -1,0 +1,16 @@
+"""The features that a configuration names, of every kind of feature."""
+
+from collections.abc import Iterator
+
+from sealed_experts.configuration.document import Settings
+from sealed_experts.features import Feature
+
+
+def named_features(settings: Settings) -> Iterator[type[Feature]]:
+    """Yield the sources of its datasets; of each expert the adapter kind, the stages, and what these have chosen."""
+    for dataset in settings.datasets.values():
+        yield type(dataset)
+    for expert in settings.experts:
+        yield type(expert.adapter)
+        for stage in expert.training.values():
+            yield from stage.chosen()
