@@ -38,6 +38,7 @@ rule fetch_base_model:
         runtime=240,
     params:
         settings=base_settings,
+        tasks=base_tasks,
     shell:
-        "exec python scripts/fetch_base_model.py --settings {params.settings:q} --output {output.manifest:q}"
-        " > {log:q} 2>&1"
+        "exec python scripts/fetch_base_model.py --settings {params.settings:q} --tasks {params.tasks}"
+        " --output {output.manifest:q} > {log:q} 2>&1"

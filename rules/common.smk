@@ -10,8 +10,11 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from sealed_experts.configuration import jobs as texts
 from sealed_experts.configuration.budget_checks import check_dataset_sizes
+from sealed_experts.configuration.held_out import evaluated_on_test_set, publishes_evaluation
+from sealed_experts.configuration.named_features import named_features
 from sealed_experts.configuration.resolution import load as load_settings
 from sealed_experts.data.demo_glossary import demo_files
+from sealed_experts.data.parts import has_test_set
 from sealed_experts.data.sources import dataset_bounds
 from sealed_experts.errors import UserError
 from sealed_experts.features import check_extras
@@ -40,7 +43,7 @@ try:
         root=Path.cwd(),
         extra=workflow.config_settings.config,
     )
-    check_extras(feature for expert in SETTINGS.experts for feature in expert.chosen())
+    check_extras(named_features(SETTINGS))
     check_dataset_sizes(SETTINGS, dataset_bounds(SETTINGS.datasets), exact=False)
     check_times({expert.name: expert.package for expert in SETTINGS.experts}, os.environ)
     # Jobs inherit it: all of them sign with the key that is settled here, which is made on first use.
@@ -77,9 +80,12 @@ DEMO_BASE_FILES = [
 ]
 
 
+NAME = r"[a-z0-9][a-z0-9_-]*"
+
+
 wildcard_constraints:
-    expert=r"[a-z0-9][a-z0-9_-]*",
-    dataset=r"[a-z0-9][a-z0-9_-]*",
+    expert=NAME,
+    dataset=NAME,
     base=r"[a-z0-9][a-z0-9._-]*",
 
 
@@ -91,7 +97,14 @@ def combined_of(name):
     return list(SETTINGS.datasets[name].parts())
 
 
-DATA_FILES = ["train.jsonl", "val.jsonl", "stats.json"]
+# Datasets with a test set of their own, which is one file more.
+TESTED = [name for name in SETTINGS.datasets if has_test_set(name, SETTINGS.datasets)]
+
+
+def data_files(name):
+    """What is prepared of a dataset."""
+    names = ["train.jsonl", "val.jsonl", *(["test.jsonl"] if name in TESTED else []), "stats.json"]
+    return [f"results/data/{name}/{file}" for file in names]
 
 
 def stage_adapter(stage):
@@ -105,9 +118,20 @@ def stage_metrics(stage):
 # Inputs
 
 
-def split_of(name):
-    """An expert's training or validation records."""
-    return lambda wildcards: f"results/data/{EXPERT[wildcards.expert].dataset}/{name}.jsonl"
+def training_records(wildcards):
+    return f"results/data/{EXPERT[wildcards.expert].dataset}/train.jsonl"
+
+
+def validation_records(stage):
+    """The held-out records that a stage is validated on."""
+    return lambda wildcards: f"results/data/{EXPERT[wildcards.expert].validation_of(stage)}/val.jsonl"
+
+
+def evaluation_records(wildcards):
+    """The held-out records that an expert is evaluated on."""
+    expert = EXPERT[wildcards.expert]
+    side = "test" if evaluated_on_test_set(expert, SETTINGS.datasets) else "val"
+    return f"results/data/{expert.validation_of()}/{side}.jsonl"
 
 
 def base_folder_files(wildcards):
@@ -124,7 +148,11 @@ def dataset_files(wildcards):
 
 def dataset_parts(wildcards):
     """The prepared files of the datasets that a combined one holds, and what their units are."""
-    return expand("results/data/{part}/{file}", part=combined_of(wildcards.dataset), file=DATA_FILES)
+    return [path for part in combined_of(wildcards.dataset) for path in data_files(part)]
+
+
+def test_flag(wildcards, output):
+    return f"--test {shlex.quote(str(output.test))}" if output.get("test") else ""
 
 
 def dataset_stats(wildcards):
@@ -223,7 +251,7 @@ def published_evaluation(wildcards):
 
 
 def publishes(expert):
-    return SETTINGS.datasets[EXPERT[expert].dataset].public_evaluation
+    return publishes_evaluation(EXPERT[expert], SETTINGS.datasets)
 
 
 def needs_evaluation(expert):
@@ -254,6 +282,11 @@ def evaluation_operation(wildcards, output):
 
 def base_settings(wildcards):
     return texts.base_settings(SETTINGS)
+
+
+def base_tasks(wildcards, output):
+    """What the stages do with the base, in PEFT's words; its files do not depend on it."""
+    return sorted({stage.model_class.task_type for expert in SETTINGS.experts for stage in expert.training.values()})
 
 
 def base_operation(wildcards, output):

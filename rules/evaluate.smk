@@ -7,7 +7,8 @@ for stages in CHAINS:
             evaluation_rule(stages)
         input:
             base=BASE_MANIFEST,
-            val=split_of("val"),
+            val=evaluation_records,
+            train=training_records,
             adapters=chain_adapters,
             # A reward of the user's is code that decides numbers.
             reward=chain_files,
@@ -34,5 +35,5 @@ for stages in CHAINS:
             operation=evaluation_operation,
         shell:
             "exec python scripts/evaluate_expert.py --base {input.base:q} --val {input.val:q}"
-            " --adapters {input.adapters:q} --settings {params.settings:q} --operation {params.operation:q}"
+            " --train {input.train:q} --adapters {input.adapters:q} --settings {params.settings:q} --operation {params.operation:q}"
             " --output {output.evaluation:q} --predictions {output.predictions:q} > {log:q} 2>&1"

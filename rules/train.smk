@@ -7,8 +7,8 @@ for stage in STAGES:
             f"train_{stage}"
         input:
             base=BASE_MANIFEST,
-            train=split_of("train"),
-            val=split_of("val"),
+            train=training_records,
+            val=validation_records(stage),
             stats=dataset_stats,
             start=stage_before(stage),
             files=stage_files(stage),

@@ -18,6 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", required=True, type=Path, help="the base's base.json")
     parser.add_argument("--val", required=True, type=Path, help="held-out records")
+    parser.add_argument("--train", required=True, type=Path, help="training records, none of which may be held out")
     parser.add_argument(
         "--adapters", required=True, nargs="+", type=Path, help="the stages' adapter files, in their order"
     )
@@ -35,7 +36,9 @@ def main() -> None:
         raise UserError(f"--predictions must give one file for each of base, {', '.join(run.stages)}, in this order")
     reward = run.rewarded.made_reward() if run.rewarded else None
     with device_lease(run.device):
-        evaluated = evaluate_expert(run, base=args.base, val=args.val, adapters=args.adapters, reward=reward)
+        evaluated = evaluate_expert(
+            run, base=args.base, val=args.val, train=args.train, adapters=args.adapters, reward=reward
+        )
     for path, lines in zip(args.predictions, evaluated.predictions.values(), strict=True):
         write_predictions(path, lines)
     write_json(args.output, evaluated.content)

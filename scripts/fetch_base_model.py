@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from sealed_experts.errors import reports_user_errors
+from sealed_experts.models.classes import BY_TASK
 from sealed_experts.models.hub import fetch_base
 from sealed_experts.models.job import base_from_json
 
@@ -14,9 +15,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", required=True, help="the base's settings as JSON")
     parser.add_argument("--output", required=True, type=Path, help="base.json of the folder to fill")
+    parser.add_argument("--tasks", required=True, nargs="+", choices=BY_TASK, help="what the stages do with it")
     args = parser.parse_args()
     run = base_from_json(args.settings)
-    fetch_base(run.base, key=run.key, folder=args.output.parent)
+    fetch_base(run.base, key=run.key, folder=args.output.parent, classes=[BY_TASK[task] for task in args.tasks])
 
 
 if __name__ == "__main__":

@@ -67,6 +67,8 @@ class Features(Mapping[str, type[Kind]], Generic[Kind]):
         feature = getattr(importlib.import_module(path), wanted, None)
         if not (isinstance(feature, type) and issubclass(feature, self.base)):
             raise TypeError(f"{path} must define a class {wanted}, a subclass of {self.base.__name__}")
+        if lacking := sorted(getattr(feature, "__abstractmethods__", ())):
+            raise TypeError(f"{path}: {wanted} must define {', '.join(lacking)}")
         feature.feature = name
         return feature
 

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 
 from sealed_experts.configuration.document import ExpertSettings
+from sealed_experts.configuration.held_out import validation_is_public
 from sealed_experts.data.sources import Source
 from sealed_experts.evaluation.settings import without_reward
 from sealed_experts.metrics import metric_of
@@ -22,6 +23,12 @@ def chain_mistakes(expert: ExpertSettings, layers: Layers, *, datasets: Mapping[
         yield Mistake(
             ("experts", expert.name, "stages"),
             f"`{first}` refines an adapter, and none is there yet: put `sft` before it",
+        )
+    classes = {stage.model_class.noun: name for name, stage in expert.training.items()}
+    if len(classes) > 1:
+        told = " and ".join(f"`{name}` trains a {noun}" for noun, name in classes.items())
+        yield Mistake(
+            ("experts", expert.name, "stages"), f"{told}: one adapter cannot be both; make two experts of them"
         )
     yield from _budget_mistakes(expert, layers)
     yield from expert.evaluation.mistakes(layers, measured=expert.measured, rewarded=expert.rewarded)
@@ -60,15 +67,15 @@ def _selection_mistakes(expert: ExpertSettings, layers: Layers, datasets: Mappin
                 ("experts", expert.name, "stages"),
             ),
         )
-    dataset = datasets.get(expert.dataset)
+    dataset = expert.validation_of()
     private = [name for name, stage in expert.training.items() if stage.privacy.enabled]
-    if dataset is not None and not dataset.public_evaluation and private:
+    if private and not validation_is_public(expert, None, datasets):
         yield Mistake(
             layers.locate("select"),
-            f"{shown(expert.select)} would choose by held-out records of `{expert.dataset}`, which are private, and no"
-            f" ε covers that; write `last`, or datasets.{expert.dataset}.public_evaluation: true if they are public",
+            f"{shown(expert.select)} would choose by held-out records of `{dataset}`, which are private, and no"
+            f" ε covers that; write `last`, or datasets.{dataset}.public_evaluation: true if they are public",
             involves=(
-                ("datasets", expert.dataset, "public_evaluation"),
+                ("datasets", dataset, "public_evaluation"),
                 *(layers.locate(name, "privacy", "enabled") for name in private),
             ),
         )

@@ -1,14 +1,13 @@
 """Which settings a configuration may hold and where; and a whole run's settings once they are resolved."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import create_model
 
 from sealed_experts.data.sources import DATASET, Source
 from sealed_experts.evaluation.settings import Evaluation, EvaluationSettings
-from sealed_experts.features import Feature
 from sealed_experts.metrics import METRICS
 from sealed_experts.models.adapters import ADAPTER, AdapterKind
 from sealed_experts.models.settings import BaseSettings
@@ -35,6 +34,11 @@ class Inherited(Group):
         "How instruction, input and answer become text: `alpaca` (### Instruction / ### Response), `chatml`, or the"
         " `tokenizer`'s own chat template.",
         default="alpaca",
+    )
+    validation: str | None = setting(
+        "Dataset whose held-out records it is validated and evaluated on; absent, the one that it learns from.",
+        default=None,
+        min_length=1,
     )
     eval_answers: int = setting(
         "Answers to each held-out prompt when the stages are compared; more of them narrow the intervals. At"
@@ -89,13 +93,6 @@ class ExpertSettings(Own, Inherited):
         """
         return self.rewarded or self.stage(self.stages[-1])
 
-    def chosen(self) -> Iterator[type[Feature]]:
-        """Yield the features that it uses."""
-        yield type(self.adapter)
-        for stage in self.training.values():
-            yield from stage.chosen()
-        yield from (METRICS[name] for name in self.evaluation.metrics)
-
     def stage(self, name: str) -> Stage:
         """Return the settings of one stage of its chain.
 
@@ -103,6 +100,17 @@ class ExpertSettings(Own, Inherited):
             KeyError: no such stage.
         """
         return self.training[name]
+
+    def validation_of(self, stage: str | None = None) -> str:
+        """Return the dataset whose held-out records a stage is validated on, or without `stage` the expert evaluated.
+
+        A stage's own `validation` beats the expert's; without either it is the dataset that the expert learns from.
+
+        Raises:
+            KeyError: no such stage.
+        """
+        own = self.stage(stage).validation if stage else None
+        return own or self.validation or self.dataset
 
 
 class Top(Group):

@@ -8,6 +8,7 @@ text holds a small number (`recipe`, `revision`) that is raised when the same se
 from typing import Any
 
 from sealed_experts.configuration.document import ExpertSettings, Settings
+from sealed_experts.configuration.held_out import publishes_evaluation
 from sealed_experts.errors import UserError
 from sealed_experts.evaluation import job as evaluation_job
 from sealed_experts.evaluation.settings import SAMPLING
@@ -72,7 +73,10 @@ def package_settings(settings: Settings, expert_name: str) -> str:
     expert = _expert(settings, expert_name)
     own = {key: plain(getattr(expert, key)) for key in PACKAGED} | {"package": expert.package.part(operation=False)}
     public = settings.datasets[expert.dataset].public_evaluation
-    data = {PUBLISHING: public, "dataset": expert.dataset if public else None}
+    data = {
+        PUBLISHING: publishes_evaluation(expert, settings.datasets),
+        "dataset": expert.dataset if public else None,
+    }
     return canonical_json(own | data | {"recipe": PackageSettings.revision})
 
 
@@ -93,7 +97,7 @@ def evaluation_settings(settings: Settings, expert_name: str) -> str:
     return canonical_json(
         {
             "expert": expert.name,
-            "dataset": expert.dataset,
+            "dataset": expert.validation_of(),
             "seed": settings.seed,
             "template": expert.template,
             "adapter": plain(expert.adapter),

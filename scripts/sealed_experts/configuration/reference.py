@@ -13,6 +13,7 @@ from typing import Any
 from pydantic_core import PydanticUndefined
 
 from sealed_experts.configuration.document import Inherited, Own, Top
+from sealed_experts.data.records import RECORDS
 from sealed_experts.data.sources import SOURCES
 from sealed_experts.errors import UserError
 from sealed_experts.evaluation.settings import EvaluationSettings
@@ -35,7 +36,11 @@ _HEAD = ("Setting", "Default", "Allowed", "Meaning", "Operational")
 _ADAPTER_HEAD = ("Kind", "What it is", "At the start", "Gradient engine", "Tensors", "Can become", "Served by")
 _EVERYWHERE = "Stands in `defaults`, in an expert, or in `overrides`"
 _NEEDS = {"losses": "", "answers": "sampled answers", "reward": "sampled answers, a stage with a reward"}
-_OWN_TABLES = (BaseSettings, EvaluationSettings, MoeSettings, PackageSettings, PrivacySettings, RoutingSettings)
+_COLUMNS = {name: kind.columns for name, kind in RECORDS.items()}
+_OWN_TABLES = (
+    *(BaseSettings, EvaluationSettings, MoeSettings, PackageSettings, PrivacySettings, RoutingSettings),
+    *_COLUMNS.values(),
+)
 
 
 def settings_tables() -> str:
@@ -47,6 +52,10 @@ def settings_tables() -> str:
         *(
             _section(f"Dataset of source `{name}`", _of_source(name), [source], chosen="source")
             for name, source in SOURCES.items()
+        ),
+        *(
+            _section(f"Fields of records of kind `{kind}`", _of_kind(kind), [columns], "fields.")
+            for kind, columns in _COLUMNS.items()
         ),
         _section(
             "Expert",
@@ -129,6 +138,10 @@ def with_tables(text: str) -> str:
 
 def _of_source(name: str) -> str:
     return f"In `datasets.<name>` with `source: {name}`; also in `overrides.datasets.<name>`."
+
+
+def _of_kind(kind: str) -> str:
+    return f"In a dataset with `kind: {kind}`, where its source reads rows of your own."
 
 
 def _section(title: str, place: str, groups: Iterable[type[Group]], prefix: str = "", *, chosen: str = "") -> str:

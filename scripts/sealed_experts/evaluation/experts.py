@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sealed_experts.data.records import Record, read_records
+from sealed_experts.data.held_out import held_out_records
+from sealed_experts.data.records import Record
 from sealed_experts.errors import UserError, is_out_of_memory
 from sealed_experts.evaluation.bootstrap import CONFIDENCE, Resampling
 from sealed_experts.evaluation.gains import gain_checks, rewarded_gain
@@ -47,7 +48,7 @@ class Evaluated(NamedTuple):
 
 
 def evaluate_expert(
-    run: EvaluationJob, *, base: Path, val: Path, adapters: Sequence[Path], reward: Scoring | None
+    run: EvaluationJob, *, base: Path, val: Path, train: Path, adapters: Sequence[Path], reward: Scoring | None
 ) -> Evaluated:
     """Measure the base and each stage on held-out records.
 
@@ -58,6 +59,7 @@ def evaluate_expert(
     Args:
         base: base.json.
         val: the held-out records.
+        train: the records that the expert was trained on, none of which may be among them.
         adapters: each stage's adapter file, in the order of the stages.
         reward: what scores the answers; needed where `run.rewarded` is given.
 
@@ -66,7 +68,7 @@ def evaluate_expert(
     """
     make_deterministic(threads=run.threads)
     try:
-        bench = _Bench(run, base=base, val=val, adapters=adapters, reward=reward)
+        bench = _Bench(run, base=base, val=val, train=train, adapters=adapters, reward=reward)
         return bench.evaluated()
     except Exception as error:
         if not is_out_of_memory(error):
@@ -82,17 +84,26 @@ class _Bench:
     """One base in memory, which takes every stage's adapter in turn."""
 
     def __init__(
-        self, run: EvaluationJob, *, base: Path, val: Path, adapters: Sequence[Path], reward: Scoring | None
+        self,
+        run: EvaluationJob,
+        *,
+        base: Path,
+        val: Path,
+        train: Path,
+        adapters: Sequence[Path],
+        reward: Scoring | None,
     ) -> None:
         self.run, self.reward = run, reward
         self.device = resolve_device(run.device)
         self.base = load_base(base.parent, device=self.device)
         self.model = attach_adapter(self.base.model, run.adapter, seed=run.seed)
-        self.weights = {
-            stage: _adapter_weights(path, run=run, stage=stage, base=self.base)
+        states = {
+            stage: _adapter(path, run=run, stage=stage, base=self.base)
             for stage, path in zip(run.stages, adapters, strict=True)
         }
-        self.records, self.examples, self.units = self._held_out(val)
+        self.weights = {stage: state["model_state_dict"] for stage, state in states.items()}
+        private = any(state["privacy"]["enabled"] for state in states.values())
+        self.records, self.examples, self.units = self._held_out(held_out_records(val, train=train, private=private))
         self.answering: Answering | None = None
         self.prompts: list[Example] = []
         if run.sampling is not None:
@@ -133,9 +144,8 @@ class _Bench:
         checks = gain_checks(gain, before=entries[gain["from"]], after=entries[gain["to"]]) if gain else {}
         return {**content, "checks": checks, "sample_rule": SAMPLE_RULE, "samples": self._samples(models)}
 
-    def _held_out(self, path: Path) -> tuple[list[Record], list[Example], list[int]]:
+    def _held_out(self, records: Sequence[Record]) -> tuple[list[Record], list[Example], list[int]]:
         """Return the first records, as the stages' validation takes them, their tokens, and whose they are."""
-        records = read_records(path)
         dataset = UnitDataset.from_records(
             records,
             template=self.run.template,
@@ -145,7 +155,7 @@ class _Bench:
         order: dict[str, list[Record]] = {}
         for record in records:
             order.setdefault(record.unit, []).append(record)
-        rows = dataset.rows()[: self.run.eval_examples]
+        rows = [rows[0] for rows in dataset.records()[: self.run.eval_examples]]
         kept = [record for unit in order.values() for record in unit][: self.run.eval_examples]
         examples = [dataclasses.replace(row, unit=index) for index, row in enumerate(rows)]
         return kept, examples, [row.unit for row in rows]
@@ -195,7 +205,7 @@ class _Bench:
         record = self.records[index]
         return Case(
             question=record.question,
-            gold=record.output,
+            gold=record.answer,
             loss=losses.sums[index],
             tokens=losses.tokens[index],
             prediction=answer.response if answer else None,
@@ -210,7 +220,7 @@ class _Bench:
 
     def _predictions(self, model: Measured) -> list[dict[str, Any]]:
         return [
-            {"instruction": record.instruction, "input": record.input, "gold": record.output, **answered}
+            {**dict(zip(("instruction", "input"), record.asked, strict=True)), "gold": record.answer, **answered}
             for index, record in enumerate(self.records)
             for answered in model.predictions(index)
         ]
@@ -221,13 +231,13 @@ class _Bench:
 
     def _sample(self, index: int, place: int, models: Mapping[str, Measured]) -> dict[str, Any]:
         record = self.records[index]
-        score = self.reward.score(record.question, record.output) if self.reward else None
-        reference = Case(question=record.question, gold=record.output, prediction=record.output, score=score)
+        score = self.reward.score(record.question, record.answer) if self.reward else None
+        reference = Case(question=record.question, gold=record.answer, prediction=record.answer, score=score)
         asked = [metric for metric in self.run.metrics if metric.needs != "losses"]
         scored = Measured(asked, [[reference]], Losses(None, [], [])).predictions(0)[0]["scores"]
         return {
             "prompt": record.question,
-            "reference": {"text": record.output, "scores": scored},
+            "reference": {"text": record.answer, "scores": scored},
             "answers": {name: model.sample(index, place) for name, model in models.items()},
         }
 
@@ -247,7 +257,7 @@ def _sampling(run: EvaluationJob) -> dict[str, Any] | None:
     return {name: getattr(run.sampling, name) for name in names} | {"seed": run.seed}
 
 
-def _adapter_weights(path: Path, *, run: EvaluationJob, stage: str, base: Base) -> dict[str, torch.Tensor]:
+def _adapter(path: Path, *, run: EvaluationJob, stage: str, base: Base) -> dict[str, Any]:
     state = load_state(path)
     check_made_with(
         path,
@@ -260,4 +270,4 @@ def _adapter_weights(path: Path, *, run: EvaluationJob, stage: str, base: Base) 
         adapter=plain(run.adapter),
         template=run.template,
     )
-    return state["model_state_dict"]
+    return state

@@ -9,17 +9,20 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
 from sealed_experts.errors import UserError
-from sealed_experts.models.adapters import CAUSAL_LM, AdapterKind, kind_of
+from sealed_experts.models.adapters import AdapterKind, kind_of
+from sealed_experts.models.classes import CAUSAL, ModelClass
 
 
-def attach_adapter(base: PreTrainedModel, adapter: AdapterKind, *, seed: int, task_type: str = CAUSAL_LM) -> PeftModel:
+def attach_adapter(
+    base: PreTrainedModel, adapter: AdapterKind, *, seed: int, model_class: ModelClass = CAUSAL
+) -> PeftModel:
     """Return `base` wrapped with a fresh adapter whose weights follow from `seed`, trainable and in float32.
 
     Raises:
         UserError: the adapter has no place on this base.
     """
     torch.manual_seed(seed)
-    model = adapter.attach(base, task_type=task_type)
+    model = adapter.attach(base, task_type=model_class.task_type)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -19,29 +20,35 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 from transformers import AutoConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from sealed_experts.errors import UserError
 from sealed_experts.models.bases import MODEL_FILES, is_within, model_files
+from sealed_experts.models.classes import ModelClass
+from sealed_experts.models.loading import check_architecture
 from sealed_experts.models.manifest import write_base_manifest
 from sealed_experts.models.settings import BaseSettings
 
 
-def fetch_base(base: BaseSettings, *, key: str, folder: Path) -> None:
+def fetch_base(base: BaseSettings, *, key: str, folder: Path, classes: Iterable[ModelClass]) -> None:
     """Fill `folder` with the base's files and write its base.json.
 
     A hub model is taken at its pinned revision through the hub's cache (HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are
     honoured); files are hard-linked where the file system allows it.
 
+    Args:
+        key: the base's name in the results.
+        folder: what to fill.
+        classes: those that the base has to have a model of.
+
     Raises:
-        UserError: no network, unknown id or revision, a gated model, a full disk, a folder that is no causal language
-            model with safetensors weights, or one that lies in `folder`; the message says which.
+        UserError: no network, unknown id or revision, a gated model, a full disk, a folder that holds no model of these
+            classes with safetensors weights, or one that lies in `folder`; the message says which.
     """
     source = Path(os.path.expanduser(base.name))
     local = os.path.isdir(source)
     if not local:
         source = _download(base)
-    _check_model(source, base)
+    _check_model(source, base, classes)
     try:
         _place(source, folder)
     except OSError as error:
@@ -79,7 +86,7 @@ def _download(base: BaseSettings) -> Path:
         raise _disk_error(error, Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))) from error
 
 
-def _check_model(source: Path, base: BaseSettings) -> None:
+def _check_model(source: Path, base: BaseSettings, classes: Iterable[ModelClass]) -> None:
     try:
         config = json.loads((source / "config.json").read_text())
     except (OSError, ValueError) as error:
@@ -89,8 +96,8 @@ def _check_model(source: Path, base: BaseSettings) -> None:
             f"base.name: {base.name} needs code of its own to load (auto_map); only built-in models are run"
         )
     model_type = AutoConfig.from_pretrained(source, local_files_only=True).model_type
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise UserError(f"base.name: {base.name} is a {model_type} model, not a causal language model")
+    for model_class in classes:
+        check_architecture(model_type, model_class)
     if base.model_type is not None and base.model_type != model_type:
         raise UserError(
             f"base.model_type: {base.name} is a {model_type} model, not {base.model_type}: correct the setting"

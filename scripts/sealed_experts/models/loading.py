@@ -2,15 +2,16 @@
 
 import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sealed_experts.errors import UserError
+from sealed_experts.models.classes import CAUSAL, ModelClass
 from sealed_experts.models.manifest import verify_base
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -64,23 +65,33 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_base(folder: str | Path, *, device: torch.device, check: Callable[[], None] = lambda: None) -> Base:
+def load_base(
+    folder: str | Path,
+    *,
+    device: torch.device,
+    model_class: ModelClass = CAUSAL,
+    options: Mapping[str, Any] | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Base:
     """Verify a base folder against its base.json and load it frozen, on `device`.
 
     The model goes to its device here, before any adapter is attached.
 
     Args:
+        model_class: as what it is loaded.
+        options: values that replace those of its config.json, such as the number of labels of a classifier.
         check: called between verifying, reading and moving to the device, each of which can take long; may raise to
             give up.
 
     Raises:
-        UserError: a file differs from its digest, is missing, or is not listed.
+        UserError: a file differs from its digest, is missing, or is not listed; or the base's architecture has no
+            such class.
     """
     manifest = verify_base(Path(folder))
     dtype = resolve_dtype(manifest["dtype"], device)
     clear_device_memory(device)
     check()
-    model = _load_model(folder, dtype=dtype)
+    model = _load_model(folder, dtype=dtype, model_class=model_class, options=options or {})
     check()
     model.to(device)  # type: ignore[arg-type]  # transformers wraps the method and loses its signature
     model.requires_grad_(False)
@@ -88,10 +99,20 @@ def load_base(folder: str | Path, *, device: torch.device, check: Callable[[], N
     return Base(model=model, tokenizer=load_tokenizer(folder), manifest=manifest, dtype=dtype)
 
 
-def _load_model(folder: str | Path, *, dtype: torch.dtype) -> PreTrainedModel:
+def _load_model(
+    folder: str | Path, *, dtype: torch.dtype, model_class: ModelClass, options: Mapping[str, Any]
+) -> PreTrainedModel:
+    torch.manual_seed(0)  # a head that the base lacks starts the same in every run
+    check_architecture(AutoConfig.from_pretrained(folder, local_files_only=True).model_type, model_class)
+
     def load(attention: str) -> PreTrainedModel:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+        return model_class.loader().from_pretrained(
+            folder,
+            local_files_only=True,
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=False,
+            **options,
         )
 
     try:
@@ -100,6 +121,16 @@ def _load_model(folder: str | Path, *, dtype: torch.dtype) -> PreTrainedModel:
         if "attention implementation" not in str(error):
             raise
         return load("eager")  # an architecture without fused attention
+
+
+def check_architecture(model_type: str, model_class: ModelClass) -> None:
+    """Check that an architecture has models of a class.
+
+    Raises:
+        UserError: it has none.
+    """
+    if model_type not in model_class.architectures():
+        raise UserError(f"base.name: the base is a {model_type} model, and there is no {model_class.noun} of that kind")
 
 
 def context_length(folder: str | Path) -> int | None:

@@ -3,14 +3,16 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from sealed_experts.models.classes import CAUSAL
 from sealed_experts.moe.configuration import BaseReference
+from sealed_experts.packages.content.linter import CONFIG, read_adapter_config
 from sealed_experts.packages.content.manifest import adapter_of
 from sealed_experts.packages.errors import IncompatibleError
 from sealed_experts.packages.report import VerifiedPackage
 
 
 def check_package(package: VerifiedPackage, *, path: Path, name: str, base: BaseReference, max_rank: int) -> None:
-    """Check a package's expert, base and rank.
+    """Check a package's expert, base, class of model and rank.
 
     Raises:
         IncompatibleError: one is wrong; the message names the file, what it holds and what would be right.
@@ -23,6 +25,9 @@ def check_package(package: VerifiedPackage, *, path: Path, name: str, base: Base
             f"{path} was made for the base {manifest['base']['name']!r} of digest {manifest['base']['digest']}, but "
             f"this mixture's base is {base.name!r} of digest {base.digest}: all experts must adapt the same base"
         )
+    model_class = read_adapter_config(package.members[CONFIG]).model_class
+    if model_class is not CAUSAL:
+        raise IncompatibleError(f"{path} holds a {model_class.noun}, which answers no questions: leave it out")
     adapter = adapter_of(manifest)
     if adapter.lora_rank is not None and adapter.lora_rank > max_rank:
         raise IncompatibleError(

@@ -11,8 +11,8 @@ from transformers.utils import logging
 
 from sealed_experts.data.templates import encode_prompt
 from sealed_experts.errors import UserError
-from sealed_experts.models.adapters import CAUSAL_LM
 from sealed_experts.models.attachment import decoding
+from sealed_experts.models.classes import CAUSAL
 from sealed_experts.models.loading import Base, load_base, resolve_device
 from sealed_experts.moe.configuration import BaseReference
 from sealed_experts.packages.content.linter import WEIGHTS
@@ -135,7 +135,7 @@ class Experts:
 def _with_adapters(model: Any, packages: Mapping[str, VerifiedPackage]) -> PeftModel:
     wrapped: PeftModel | None = None
     for adapter, package in packages.items():
-        config = adapter_of(package.manifest).peft_config(task_type=CAUSAL_LM)
+        config = adapter_of(package.manifest).peft_config(task_type=CAUSAL.task_type)
         try:
             if wrapped is None:
                 wrapped = PeftModel(model, config, adapter_name=adapter)

@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from peft import get_peft_model_state_dict
 from safetensors.torch import save
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_bytes
 from sealed_experts.files.canonical import read_json
-from sealed_experts.models.adapters import ADAPTER, CAUSAL_LM, AdapterKind
+from sealed_experts.models.adapters import ADAPTER, AdapterKind
+from sealed_experts.models.classes import ModelClass
 from sealed_experts.training.checkpoints import load_state
+from sealed_experts.training.objectives import STAGES
 from sealed_experts.training.refusals import check_made_with
 
 
@@ -29,7 +31,8 @@ def write_peft_folder(adapter_file: Path, *, base_folder: Path, config: Path, we
     state = load_state(adapter_file)
     adapter = ADAPTER.parse(state["adapter"])
     tensors = {name: tensor.contiguous() for name, tensor in state["model_state_dict"].items()}
-    _check_fit(tensors, adapter, base_folder, adapter_file)
+    model_class = STAGES[state["subject"]["stage"]].model_class
+    _check_fit(tensors, adapter, base_folder, adapter_file, model_class=model_class)
     manifest = read_json(base_folder / "base.json")
     check_made_with(
         adapter_file,
@@ -39,12 +42,15 @@ def write_peft_folder(adapter_file: Path, *, base_folder: Path, config: Path, we
         base_digest=manifest["digest"],
     )
     write_bytes(weights, save({name: tensors[name] for name in sorted(tensors)}))
-    write_bytes(config, adapter_config_bytes(adapter, base_name=manifest["name"], revision=manifest["revision"]))
+    write_bytes(
+        config,
+        adapter_config_bytes(
+            adapter, base_name=manifest["name"], revision=manifest["revision"], task_type=model_class.task_type
+        ),
+    )
 
 
-def adapter_config_bytes(
-    adapter: AdapterKind, *, base_name: str, revision: str | None, task_type: str = CAUSAL_LM
-) -> bytes:
+def adapter_config_bytes(adapter: AdapterKind, *, base_name: str, revision: str | None, task_type: str) -> bytes:
     """Return adapter_config.json: PEFT's own content, with every set as a sorted list and sorted keys."""
     content = adapter.peft_config(task_type=task_type, base_name=base_name, revision=revision).to_dict()
     content["inference_mode"] = True
@@ -52,10 +58,17 @@ def adapter_config_bytes(
     return json.dumps(canonical, indent=2, sort_keys=True).encode() + b"\n"
 
 
-def _check_fit(tensors: dict[str, torch.Tensor], adapter: AdapterKind, base_folder: Path, adapter_file: Path) -> None:
+def _check_fit(
+    tensors: dict[str, torch.Tensor],
+    adapter: AdapterKind,
+    base_folder: Path,
+    adapter_file: Path,
+    *,
+    model_class: ModelClass,
+) -> None:
     base_config = AutoConfig.from_pretrained(base_folder, local_files_only=True)
     with torch.device("meta"):
-        model = adapter.attach(AutoModelForCausalLM.from_config(base_config), task_type=CAUSAL_LM)
+        model = adapter.attach(model_class.loader().from_config(base_config), task_type=model_class.task_type)
     expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:

@@ -1,17 +1,17 @@
 """Set up one stage of one expert and train it: from its files to its adapter file."""
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
 from peft import PeftModel
 
-from sealed_experts.data.records import read_records
+from sealed_experts.data.held_out import held_out_records
+from sealed_experts.data.records import read_records, records_digest
 from sealed_experts.errors import UserError, is_out_of_memory
 from sealed_experts.files.canonical import read_json
-from sealed_experts.files.digests import digest_of, sha256_file
+from sealed_experts.files.digests import digest_of
 from sealed_experts.files.leases import device_lease
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.models.attachment import adapter_state, attach_adapter, load_adapter_state, trainable_parameters
@@ -23,7 +23,7 @@ from sealed_experts.privacy.plan import PrivacyPlan, plan_stage
 from sealed_experts.settings.fields import plain
 from sealed_experts.training.batches import physical_batches
 from sealed_experts.training.checkpoints import key_id, load_state, save_state, tensors_digest
-from sealed_experts.training.dataset import UnitDataset
+from sealed_experts.training.dataset import UnitDataset, apart
 from sealed_experts.training.environment import make_deterministic, numeric_environment
 from sealed_experts.training.gradients import GradientSource, PlainGradients, PrivateGradients
 from sealed_experts.training.interruption import Interrupted, Interruption
@@ -108,7 +108,13 @@ class _Stage:
         self.prior = load_state(job.start) if job.start else None
         self.engine = engine_of(job)
         check_recomputation(job, engine=self.engine)
-        self.base = load_base(job.base.parent, device=self.device, check=around.interruption.check)
+        self.base = load_base(
+            job.base.parent,
+            device=self.device,
+            model_class=job.settings.model_class,
+            options=job.settings.model_options(),
+            check=around.interruption.check,
+        )
         around.interruption.check()
         check_context(job, context=context_length(job.base.parent))
         if self.prior is not None:
@@ -123,12 +129,11 @@ class _Stage:
             pad_id=self.base.tokenizer.pad_token_id,
             device=self.device,
         )
-        validated = held_out.rows()[: job.settings.eval_examples]
-        self.validation = self.cut([dataclasses.replace(row, unit=index) for index, row in enumerate(validated)])
+        self.validation = self.cut(apart(held_out.records()[: job.settings.eval_examples]))
         self.model = self._model()
         self.objective = make_objective(self._materials())
         self.objective.check(self.dataset.rows(), path=job.train)
-        self.objective.check_held_out(validated, path=job.val)
+        self.validation = self.cut(apart(held_out.records()[: job.settings.eval_examples]))
         self.plan = self._plan()
         self.initial = adapter_state(self.model)
         self.subject = self._subject(held_out)
@@ -208,16 +213,21 @@ class _Stage:
         )
 
     def _records(self) -> tuple[UnitDataset, UnitDataset]:
-        train, val = (
+        job = self.job
+        train = read_records(job.train)
+        held_out = held_out_records(job.val, train=job.train, private=job.settings.privacy.enabled)
+        self.data = {"train_digest": records_digest(train), "val_digest": records_digest(held_out)}
+        self.kinds = {type(record) for record in (*train, *held_out)}
+        learned, validated = (
             UnitDataset.from_records(
-                read_records(path),
-                template=self.job.template,
+                records,
+                template=job.template,
                 tokenizer=self.base.tokenizer,
-                max_seq_len=self.job.settings.max_seq_len,
+                max_seq_len=job.settings.max_seq_len,
             )
-            for path in (self.job.train, self.job.val)
+            for records in (train, held_out)
         )
-        return train, val
+        return learned, validated
 
     def _plan(self) -> PrivacyPlan | None:
         settings = self.job.settings
@@ -240,7 +250,9 @@ class _Stage:
         return events_from_json(self.prior["privacy"]["events"]) if self.prior else ()
 
     def _model(self) -> PeftModel:
-        model = attach_adapter(self.base.model, self.job.adapter, seed=self.job.seed)
+        model = attach_adapter(
+            self.base.model, self.job.adapter, seed=self.job.seed, model_class=self.job.settings.model_class
+        )
         if self.prior is not None:
             load_adapter_state(model, self.prior["model_state_dict"])
         return model
@@ -268,8 +280,7 @@ class _Stage:
             "code": job.settings.code(),
             "dataset_size": len(self.dataset),
             "data_digest": read_json(job.stats)["digest"],
-            "train_digest": sha256_file(job.train),
-            "val_digest": sha256_file(job.val),
+            **self.data,
             "tokens_digest": digest_of([self.dataset.digest(), held_out.digest()]),
             # Noise and steps as they were settled: `auto` may settle otherwise with another accountant.
             "plan": self.plan.describe() if self.plan else None,
@@ -294,7 +305,7 @@ class _Stage:
             token_budget=settings.token_budget,
             threads=settings.threads,
             gradient_checkpointing=recompute,
-            features=[*job.settings.chosen(), type(job.adapter)],
+            features=[*job.settings.chosen(), type(job.adapter), *self.kinds],
             engine=self.engine,
             processes=self.processes.count,
         )

@@ -1,5 +1,6 @@
 """The evaluation of an expert: the stages' own numbers, before and after, and whether a gain counts."""
 
+import dataclasses
 import json
 import math
 import statistics
@@ -13,7 +14,7 @@ import torch
 from sealed_experts.configuration.document import Settings
 from sealed_experts.configuration.jobs import evaluation_operation, evaluation_settings
 from sealed_experts.configuration.resolution import load
-from sealed_experts.data.records import Record, read_records, write_records
+from sealed_experts.data.records import read_records, write_records
 from sealed_experts.errors import UserError
 from sealed_experts.evaluation.experts import Evaluated, evaluate_expert, sample_indices
 from sealed_experts.evaluation.gains import gain_checks, verdict
@@ -129,6 +130,7 @@ class Run:
             run,
             base=self.base,
             val=val or self.data / "val.jsonl",
+            train=self.data / "train.jsonl",
             adapters=adapters or [self.sft, self.reinforce],
             reward=Letters() if run.rewarded else None,
         )
@@ -347,10 +349,7 @@ def test_only_the_first_records_are_used_if_asked(run: Run, evaluation: dict) ->
 def test_records_of_one_unit_stay_together(run: Run, tmp_path: Path) -> None:
     """The stages gather rows by unit: a sample's answers must still be those to its own prompt."""
     records = read_records(run.data / "val.jsonl")
-    mixed = [
-        Record(record.id, f"unit {index % 3}", record.instruction, record.input, record.output)
-        for index, record in enumerate(records)
-    ]
+    mixed = [dataclasses.replace(record, unit=f"unit {index % 3}") for index, record in enumerate(records)]
     write_records(tmp_path / "val.jsonl", mixed)
     result = run.evaluate(val=tmp_path / "val.jsonl")
     assert result["records"] == {"held_out": 10, "prompts": 10, "units": 3}
@@ -528,7 +527,7 @@ def test_the_script_writes_the_evaluation(run: Run, tmp_path: Path) -> None:
     )
     settings = load([tmp_path / "config.yaml"], root=tmp_path)
     arguments = (
-        *("--base", run.base, "--val", run.data / "val.jsonl"),
+        *("--base", run.base, "--val", run.data / "val.jsonl", "--train", run.data / "train.jsonl"),
         *("--settings", evaluation_settings(settings, "tiny_expert")),
         *("--operation", evaluation_operation(settings, "tiny_expert"), "--output", tmp_path / "evaluation.json"),
     )

@@ -113,8 +113,9 @@ def test_a_package_that_it_needs_is_asked_for(tree: Path) -> None:
     (tree / "needy.yaml").write_text(CONFIG.format(factor="").replace("[loss, vowels]", "[vowels, needy]"))
     code = (
         "import sys; from pathlib import Path; from sealed_experts.features import check_extras;"
+        "from sealed_experts.configuration.named_features import named_features;"
         "from sealed_experts.configuration.resolution import load;"
-        "check_extras(load([sys.argv[1]], root=Path.cwd()).experts[0].chosen())"
+        "check_extras(named_features(load([sys.argv[1]], root=Path.cwd())))"
     )
     try:
         done = python(tree, "-c", code, "needy.yaml")
@@ -131,6 +132,7 @@ def test_it_is_measured_chosen_by_and_shown(tree: Path, tmp_path: Path) -> None:
     done = python(
         tree,
         *("scripts/evaluate_expert.py", "--base", run.base, "--val", run.data / "val.jsonl"),
+        *("--train", run.data / "train.jsonl"),
         *("--adapters", run.sft, run.reinforce, "--settings", told["settings"], "--operation", told["operation"]),
         *("--output", place / "evaluation.json", "--predictions", *predictions.values()),
     )

@@ -6,7 +6,7 @@ import torch
 
 from sealed_experts.configuration.resolution import resolve
 from sealed_experts.errors import UserError
-from sealed_experts.models.adapters import ADAPTER, CAUSAL_LM
+from sealed_experts.models.adapters import ADAPTER
 from sealed_experts.models.adapters.dora import Dora
 from sealed_experts.models.attachment import attach_adapter, trainable_parameters
 from sealed_experts.packages.content.linter import lint_adapter
@@ -61,8 +61,8 @@ def test_its_gradients_come_from_vmap_and_recomputation_is_refused(tmp_path):
 
 
 def test_peft_is_told_that_it_is_dora():
-    assert Dora().peft_config(task_type=CAUSAL_LM).use_dora is True
-    assert ADAPTER.parse({"kind": "lora"}).peft_config(task_type=CAUSAL_LM).use_dora is False
+    assert Dora().peft_config(task_type="CAUSAL_LM").use_dora is True
+    assert ADAPTER.parse({"kind": "lora"}).peft_config(task_type="CAUSAL_LM").use_dora is False
 
 
 # Packages that a trusted publisher signed

@@ -12,6 +12,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 
 from sealed_experts.errors import UserError
 from sealed_experts.models import hub
+from sealed_experts.models.classes import CAUSAL
 from sealed_experts.models.manifest import verify_base
 from sealed_experts.models.settings import BaseSettings
 
@@ -20,7 +21,7 @@ HUB_MODEL = BaseSettings(name="some-org/Some-Model", revision=COMMIT)
 
 
 def fetch(base, folder):
-    hub.fetch_base(base, key="some-model", folder=folder)
+    hub.fetch_base(base, key="some-model", folder=folder, classes=[CAUSAL])
     return verify_base(folder)
 
 

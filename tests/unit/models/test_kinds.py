@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sealed_experts.configuration.reference import with_tables
-from sealed_experts.models.adapters import ADAPTER, CAUSAL_LM, KINDS
+from sealed_experts.models.adapters import ADAPTER, KINDS
 from sealed_experts.models.attachment import adapter_state, as_base, attach_adapter, decoding, trainable_parameters
 from sealed_experts.models.loading import load_base
 from sealed_experts.packages.base_modules import read_base
@@ -49,7 +49,7 @@ def shapes_of(model):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_peft_writes_is_allowed_and_read_back(kind):
     adapter = made(kind)
-    content = adapter_config_bytes(adapter, base_name="tiny", revision=None)
+    content = adapter_config_bytes(adapter, base_name="tiny", revision=None, task_type="CAUSAL_LM")
     read = read_adapter_config(content, kind=type(adapter))
     assert read.adapter.facts() == adapter.facts()
     assert (read.base_name, read.base_revision) == ("tiny", None)
@@ -154,7 +154,9 @@ def test_plain_peft_loads_it_with_the_same_logits(kind, base, folders, tmp_path)
     with torch.no_grad():
         for parameter in trainable_parameters(model):
             parameter.add_(0.05 * torch.randn_like(parameter))
-    (tmp_path / "adapter_config.json").write_bytes(adapter_config_bytes(made(kind, base), base_name="", revision=None))
+    (tmp_path / "adapter_config.json").write_bytes(
+        adapter_config_bytes(made(kind, base), base_name="", revision=None, task_type="CAUSAL_LM")
+    )
     save_file(adapter_state(model), tmp_path / "adapter_model.safetensors")
     loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folders[base]), tmp_path)
     ids = torch.arange(20).reshape(2, 10)
@@ -178,7 +180,7 @@ def test_merged_into_the_base_it_answers_the_same_if_it_says_so(kind, base):
 def test_its_default_settings_are_those_of_a_package(kind):
     adapter = ADAPTER.parse({"kind": kind})
     assert adapter.kind == kind
-    assert adapter.peft_config(task_type=CAUSAL_LM).peft_type == KINDS[kind].marks["peft_type"]
+    assert adapter.peft_config(task_type="CAUSAL_LM").peft_type == KINDS[kind].marks["peft_type"]
     assert set(KINDS[kind].config_keys) <= set(KINDS[kind].model_fields)
     assert adapter.lora_rank is None or adapter.lora_rank >= 1
 

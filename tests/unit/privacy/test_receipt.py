@@ -8,7 +8,7 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json
 from sealed_experts.privacy.ledger.accounting import epsilon
 from sealed_experts.privacy.ledger.events import events_from_json
-from sealed_experts.privacy.ledger.receipt import stage_receipt, unprotected_receipt
+from sealed_experts.privacy.ledger.receipt import joined_receipts, stage_receipt, unprotected_receipt
 from sealed_experts.privacy.plan import PrivacyPlan
 
 # What training_metrics.json promises to hold.
@@ -110,3 +110,40 @@ def test_stages_with_other_units_do_not_compose():
 def test_a_prior_without_epsilon_and_reason_is_refused():
     with pytest.raises(UserError, match="neither an ε nor a reason"):
         stage_receipt(plan(), steps=60, key_id="k1", prior={"epsilon": None, "events": []})
+
+
+def test_a_stage_that_learns_from_several_adapters_inherits_all_their_events():
+    shared = stage_receipt(plan(), steps=60, key_id="k1")
+    start = stage_receipt(plan("reinforce"), steps=20, key_id="k2", prior=shared)
+    teacher = stage_receipt(plan(), steps=30, key_id="k3")
+    receipt = stage_receipt(plan("distill"), steps=10, key_id="k4", prior=joined_receipts([start, teacher, shared]))
+    assert [(event["stage"], event["key_id"], event["steps"]) for event in receipt["events"]] == [
+        ("sft", "k1", 60),  # listed twice, counted once
+        ("reinforce", "k2", 20),
+        ("sft", "k3", 30),
+        ("distill", "k4", 10),
+    ]
+    assert receipt["epsilon"] == epsilon(events_from_json(receipt["events"]), delta=1e-5) > start["epsilon"]
+    assert joined_receipts([]) is None
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_one_silent_adapter_silences_what_learns_from_it(first):
+    loud, quiet = stage_receipt(plan(), steps=60, key_id="k1"), unprotected_receipt(stage="sft", unit="record")
+    seeded = stage_receipt(plan(mode="reproducible"), steps=60, key_id="k2")
+    receipts = [quiet, loud, seeded] if first else [seeded, loud, quiet]
+    receipt = stage_receipt(plan("distill"), steps=10, key_id="k4", prior=joined_receipts(receipts))
+    assert receipt["epsilon"] is None
+    assert receipt["reason"] == quiet["reason"]  # it is open to more people than what a seed reveals
+    assert [event["key_id"] for event in receipt["events"] if "key_id" in event][-1] == "k4"
+
+
+def test_adapters_with_other_units_are_not_learned_from_together():
+    one, two = (stage_receipt(plan(unit=unit), steps=60, key_id="k1") for unit in ("record", "customer"))
+    with pytest.raises(UserError, match=r"units of 'customer' and of 'record'"):
+        joined_receipts([one, two])
+
+
+def test_what_else_is_public_is_stated():
+    receipt = stage_receipt(plan(), steps=60, key_id="k1", public=["model teacher: the expert a is declared public"])
+    assert receipt["public"][1:] == ["model teacher: the expert a is declared public"]

@@ -73,8 +73,8 @@ ONE_MISTAKE = [
     ({"experts.banker.rank": 4}, "experts.banker.rank: no such setting; did you mean `adapter.rank`?"),
     (
         {"defaults.zzz": 4},
-        "defaults.zzz: no such setting; known here: `template`, `eval_answers`, `select`, `select_metric`, `adapter`,"
-        " `sft`, `reinforce`, `package`, `evaluation`, `privacy`",
+        "defaults.zzz: no such setting; known here: `template`, `validation`, `eval_answers`, `select`,"
+        " `select_metric`, `adapter`, `sft`, `reinforce`, `package`, `evaluation`, `privacy`",
     ),
     ({"overrides.adaptor": {}}, "overrides.adaptor: no such setting; did you mean `adapter`?"),
     ({"moe.he_config.scale_bit": 40}, "moe.he_config.scale_bit: no such setting; did you mean `scale_bits`?"),

@@ -37,7 +37,7 @@ HEAVY = {"torch", "transformers", "peft", "opacus", "datasets", "snakemake"}
 LIGHT = {
     *("text", "settings", "files", "machine", "features", "progress", "rewards", "metrics", "packages"),
     *("configuration", "cli", "evaluation/settings.py", "evaluation/job.py", "evaluation/selection.py"),
-    *("errors", "privacy/ledger", "privacy/settings.py", "models/adapters", "models/settings.py", "data/sources"),
+    *("errors", "privacy/ledger", "privacy/settings.py", "models/adapters", "models/settings.py", "data"),
     *("training/objectives", "training/objective.py", "training/baseline.py", "moe/router.py", "moe/settings.py"),
 }
 

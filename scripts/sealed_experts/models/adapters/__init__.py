@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DEFAULT_KIND = "lora"
-CAUSAL_LM = "CAUSAL_LM"  # PEFT's name of what a causal language model does
 PREFIX = "base_model.model."  # what PEFT puts before a module's name in the name of a tensor
 OUTPUTS, INPUTS = "outputs", "inputs"  # in a shape: the sizes of the module that the tensor belongs to
 Module = Annotated[str, text(r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", "a module's name", min_length=1, max_length=200)]

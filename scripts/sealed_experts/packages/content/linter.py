@@ -11,7 +11,8 @@ from typing import Any
 
 from sealed_experts.files.canonical import strict_json
 from sealed_experts.files.safetensors_header import Tensor
-from sealed_experts.models.adapters import CAUSAL_LM, KINDS, AdapterKind, kind_of
+from sealed_experts.models.adapters import KINDS, AdapterKind, kind_of
+from sealed_experts.models.classes import BY_TASK, ModelClass
 from sealed_experts.packages.content.tensors import read_tensors
 from sealed_experts.packages.errors import PackageError
 from sealed_experts.settings.checking import mistakes_in, parse_group
@@ -26,6 +27,7 @@ class AdapterConfig:
     """What adapter_config.json says: the adapter, and the base that it was made on."""
 
     adapter: AdapterKind
+    model_class: ModelClass
     base_name: str | None
     base_revision: str | None
 
@@ -107,6 +109,7 @@ def _checked(config: Mapping[str, Any], kind: type[AdapterKind]) -> AdapterConfi
             raise PackageError(f"{CONFIG}: {key} is {ascii(value)[:100]}; it must be {expected}")
     return AdapterConfig(
         adapter=_adapter(kind, config),
+        model_class=BY_TASK[config["task_type"]],
         base_name=config.get("base_model_name_or_path"),
         base_revision=config.get("revision"),
     )
@@ -161,7 +164,7 @@ def _is_short_text_or_null(value: Any) -> bool:
 _ANYTHING: _Rule = (lambda value: True, "")  # a setting: the kind's own checks follow
 _REQUIRED = {"peft_type", "task_type"}
 _COMMON: dict[str, _Rule] = {
-    "task_type": _exactly(CAUSAL_LM),
+    "task_type": _exactly(*BY_TASK),
     "base_model_name_or_path": (_is_short_text_or_null, "a text or null"),
     "revision": (_is_short_text_or_null, "a text or null"),
     "peft_version": (

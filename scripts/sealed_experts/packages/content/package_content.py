@@ -100,6 +100,7 @@ def package_content(inputs: SealingInputs) -> tuple[dict[str, Any], dict[str, By
             chain=inputs.chain,
             names=inputs.names,
             origin=inputs.origin,
+            public_evaluation=inputs.settings.public_evaluation,
         )
     except KeyError as error:
         raise UserError(f"the inputs of the package lack the field {error.args[0]!r}: make them again") from error
@@ -197,7 +198,7 @@ def _seed(inputs: SealingInputs) -> dict[str, int]:
 
 def _dataset(inputs: SealingInputs) -> dict[str, str]:
     digest = inputs.metrics["train_digest"]
-    if inputs.settings.public_evaluation and inputs.settings.dataset is not None:
+    if inputs.settings.dataset is not None:
         return {"name": inputs.settings.dataset, "sha256": digest}
     return {"hmac_sha256": inputs.names.of_data(digest)}
 

@@ -42,14 +42,17 @@ def stage_receipt(
     key_id: str,
     prior: Mapping[str, Any] | None = None,
     spent: Sequence[GaussianEvent] = (),
+    public: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the receipt of an adapter at the end of a private stage.
 
     Args:
         steps: number of noisy steps in the stage's journal.
         key_id: public id of the noise key.
-        prior: the receipt of the adapter that the stage started from.
+        prior: the receipt of the adapter that the stage started from, or of all that it learned from
+            (`joined_receipts`).
         spent: steps that the stage took before with other keys.
+        public: what else is treated as public, each with what for.
 
     Raises:
         UserError: `prior` counts another kind of unit, or is not a receipt.
@@ -71,7 +74,7 @@ def stage_receipt(
         "mode": plan.mode,
         "unit": plan.unit,
         "units": plan.units,
-        "public": ["units: the number of units is treated as public"],
+        "public": ["units: the number of units is treated as public", *public],
         "neighbouring": plan.neighbouring,
         "sampling": plan.sampling,
         "mechanism": MECHANISM,
@@ -119,6 +122,36 @@ def unprotected_receipt(*, stage: str, unit: str, prior: Mapping[str, Any] | Non
         "reason": f"stage {stage}: {DISABLED_REASON}",
         "protects": [],
         "does_not_protect": _UNPROTECTED,
+    }
+
+
+def joined_receipts(receipts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the receipts of several adapters as one `prior`, for a stage that learns from all of them; None for none.
+
+    It claims an ε only if all of them do. Events of one noise key, which several may list, count once.
+
+    Raises:
+        UserError: they count units of different kinds, or one is not a receipt.
+    """
+    if not receipts:
+        return None
+    kinds = {receipt.get("unit") for receipt in receipts}
+    if len(kinds) > 1:
+        raise UserError(
+            f"a stage is to learn from adapters that count units of {' and of '.join(sorted(map(repr, kinds)))}: "
+            "their ε cannot be composed; train all on data with the same `unit`"
+        )
+    events = distinct_events([event for receipt in receipts for event in events_from_json(receipt["events"])])
+    # What is open to all outweighs what is open to whoever knows the seed.
+    silent = sorted(
+        (receipt for receipt in receipts if receipt.get("epsilon") is None),
+        key=lambda receipt: receipt.get("reason") == REPRODUCIBLE_REASON,
+    )
+    stages = dict.fromkeys(stage for receipt in receipts for stage in _stages(receipt, []))
+    return {
+        **(silent[0] if silent else receipts[0]),
+        "events": [event.to_json() for event in events],
+        "stage_epsilon": dict.fromkeys(stages),
     }
 
 

@@ -1,0 +1,49 @@
+"""Classes of models: what a stage trains an adapter on. The objective says which; nothing else names one."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelClass:
+    """A class of models.
+
+    Attributes:
+        noun: what messages call such a model.
+        task_type: PEFT's name of what it does.
+        auto_class: the class in transformers that loads it.
+        names: the mapping in transformers that lists its architectures.
+    """
+
+    noun: str
+    task_type: str
+    auto_class: str
+    names: str
+
+    def loader(self) -> Any:
+        """Return the class in transformers that loads such a model."""
+        import transformers
+
+        return getattr(transformers, self.auto_class)
+
+    def architectures(self) -> Collection[str]:
+        """Return the `model_type` of every architecture that has one."""
+        from transformers.models.auto import modeling_auto
+
+        return getattr(modeling_auto, self.names)
+
+
+CAUSAL = ModelClass(
+    noun="causal language model",
+    task_type="CAUSAL_LM",
+    auto_class="AutoModelForCausalLM",
+    names="MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+)
+CLASSIFIER = ModelClass(
+    noun="sequence classifier",
+    task_type="SEQ_CLS",
+    auto_class="AutoModelForSequenceClassification",
+    names="MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+)
+BY_TASK = {kind.task_type: kind for kind in (CAUSAL, CLASSIFIER)}
