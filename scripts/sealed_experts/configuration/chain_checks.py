@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from sealed_experts.configuration.document import ExpertSettings
 from sealed_experts.configuration.held_out import validation_is_public
 from sealed_experts.data.sources import Source
-from sealed_experts.evaluation.settings import without_reward
+from sealed_experts.evaluation.settings import measurable, not_measurable
 from sealed_experts.metrics import metric_of
 from sealed_experts.settings.layers import Layers
 from sealed_experts.settings.messages import Mistake, listed, shown
@@ -51,12 +51,14 @@ def _budget_mistakes(expert: ExpertSettings, layers: Layers) -> Iterator[Mistake
 
 def _selection_mistakes(expert: ExpertSettings, layers: Layers, datasets: Mapping[str, Source]) -> Iterator[Mistake]:
     """What `select: best` needs: numbers to compare, measured on records that are not private."""
-    metric, measured = expert.select_metric, expert.evaluation.settled(expert.rewarded).metrics
+    metric, measured, rewarded = expert.select_metric, expert.measured, expert.rewarded
+    names = expert.evaluation.settled(measured=measured, rewarded=rewarded).metrics
     wrong = ""
-    if metric_of(metric).needs == "reward" and expert.rewarded is None:
-        wrong = f"{without_reward(metric)}; write `loss`, or `select: last`"
-    elif metric_of(metric).feature not in measured:
-        wrong = f"{shown(metric)} is not measured; write one of {listed(measured)}, or add it to evaluation.metrics"
+    if not measurable(metric, measured=measured, rewarded=rewarded):
+        right = f"`{names[0]}`, or `select: last`" if names else "`select: last`"
+        wrong = f"{not_measurable(metric, expert=expert.name, measured=measured)}; write {right}"
+    elif names and metric_of(metric).feature not in names:
+        wrong = f"{shown(metric)} is not measured; write one of {listed(names)}, or add it to evaluation.metrics"
     if wrong:
         yield Mistake(
             layers.locate("select_metric"),

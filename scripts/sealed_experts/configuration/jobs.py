@@ -102,6 +102,8 @@ def evaluation_settings(settings: Settings, expert_name: str) -> str:
             "template": expert.template,
             "adapter": plain(expert.adapter),
             "stages": list(expert.stages),
+            "task": expert.measured.model_class.task_type,
+            "model_options": expert.measured.model_options(),
             "revision": evaluation_job.REVISION,
             "eval_examples": expert.measured.eval_examples,
             "max_seq_len": expert.measured.max_seq_len,

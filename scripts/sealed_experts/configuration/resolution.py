@@ -272,7 +272,7 @@ def _settled(settings: Settings) -> Settings:
         expert.model_copy(
             update={
                 "training": Frozen({name: stage.settled() for name, stage in expert.training.items()}),
-                "evaluation": expert.evaluation.settled(expert.rewarded),
+                "evaluation": expert.evaluation.settled(measured=expert.measured, rewarded=expert.rewarded),
             }
         )
         for expert in settings.experts

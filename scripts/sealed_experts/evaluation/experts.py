@@ -95,8 +95,8 @@ class _Bench:
     ) -> None:
         self.run, self.reward = run, reward
         self.device = resolve_device(run.device)
-        self.base = load_base(base.parent, device=self.device)
-        self.model = attach_adapter(self.base.model, run.adapter, seed=run.seed)
+        self.base = load_base(base.parent, device=self.device, model_class=run.model_class, options=run.model_options)
+        self.model = attach_adapter(self.base.model, run.adapter, seed=run.seed, model_class=run.model_class)
         states = {
             stage: _adapter(path, run=run, stage=stage, base=self.base)
             for stage, path in zip(run.stages, adapters, strict=True)
@@ -174,15 +174,20 @@ class _Bench:
         return models
 
     def _measured(self, name: str, model: torch.nn.Module, reference: Reference) -> Measured:
-        run, pad_id = self.run, self.base.tokenizer.pad_token_id
-        batches = physical_batches(self.examples, token_budget=run.token_budget, pad_id=pad_id, device=self.device)
-        losses = record_losses(model, batches, records=len(self.examples))
+        losses = self._losses(model)
         held_out = self._answers(model, reference)
         given = [{answer.unit: answer for answer in one.answers} for one in held_out] or [{}]
         cases = [[self._case(index, losses, one.get(index)) for one in given] for index in range(len(self.records))]
-        measured = Measured(run.metrics, cases, losses, held_out)
+        measured = Measured(self.run.metrics, cases, losses, held_out)
         print(f"{name}: {measured.told()}", flush=True)
         return measured
+
+    def _losses(self, model: torch.nn.Module) -> Losses:
+        if not self.run.model_class.predicts_tokens:
+            return Losses(None, [0.0] * len(self.examples), [0] * len(self.examples))
+        pad_id, token_budget = self.base.tokenizer.pad_token_id, self.run.token_budget
+        batches = physical_batches(self.examples, token_budget=token_budget, pad_id=pad_id, device=self.device)
+        return record_losses(model, batches, records=len(self.examples))
 
     def _answers(self, model: torch.nn.Module, reference: Reference) -> list[HeldOutAnswers]:
         if self.answering is None or self.run.sampling is None:

@@ -1,16 +1,19 @@
 """What the evaluation of an expert's stages gets of the configuration."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from sealed_experts.metrics import METRICS, Metric
 from sealed_experts.models.adapters import ADAPTER, AdapterKind
+from sealed_experts.models.classes import BY_TASK, ModelClass
 from sealed_experts.settings.checking import parse_group
 from sealed_experts.settings.job_text import read_text
 from sealed_experts.training.objectives import STAGES, Stage
 
 REVISION = 3  # raised when the numbers of an evaluation come to mean something else
 _KEYS = {
-    *("expert", "dataset", "seed", "template", "adapter", "stages", "revision"),
+    *("expert", "dataset", "seed", "template", "adapter", "stages", "task", "model_options", "revision"),
     *("eval_examples", "max_seq_len", "metrics", "sampling", "rewarded"),
 }
 OPERATION = ("token_budget", "threads")
@@ -32,7 +35,8 @@ class AnswerSampling:
 class EvaluationJob:
     """What the evaluation of an expert needs of the configuration.
 
-    `sampling` is None where no metric needs answers, `rewarded` (the stage with the reward) where none needs a reward.
+    `model_class` and `model_options` are the stages' own. `sampling` is None where no metric needs answers, `rewarded`
+    (the stage with the reward) where none needs a reward.
     """
 
     expert: str
@@ -41,6 +45,8 @@ class EvaluationJob:
     template: str
     device: str
     adapter: AdapterKind
+    model_class: ModelClass
+    model_options: Mapping[str, Any]
     stages: tuple[str, ...]
     eval_examples: int
     max_seq_len: int
@@ -61,11 +67,12 @@ def evaluation_from_json(settings: str, operation: str) -> EvaluationJob:
     sampling, rewarded = text["sampling"], text["rewarded"]
     shared = {"max_seq_len": text["max_seq_len"], "token_budget": how["token_budget"]}
     return EvaluationJob(
-        **{name: text[name] for name in ("expert", "dataset", "seed", "template", "eval_examples")},
+        **{name: text[name] for name in ("expert", "dataset", "seed", "template", "model_options", "eval_examples")},
         **shared,
         device=how["device"],
         threads=how["threads"],
         adapter=ADAPTER.parse(text["adapter"]),
+        model_class=BY_TASK[text["task"]],
         stages=tuple(text["stages"]),
         metrics=tuple(parse_group(METRICS[one["metric"]], one["settings"]) for one in text["metrics"]),
         sampling=AnswerSampling(**sampling, **shared) if sampling else None,

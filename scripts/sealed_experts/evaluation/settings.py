@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from pydantic import create_model
 
-from sealed_experts.metrics import METRICS, Metric
+from sealed_experts.metrics import METRICS, Metric, metric_of
+from sealed_experts.models.classes import CAUSAL
 from sealed_experts.settings.fields import Distinct, Group, setting
 from sealed_experts.settings.layers import Layers
 from sealed_experts.settings.messages import Mistake, listed, shown
@@ -39,18 +40,20 @@ class Evaluation(Group):
         le=1,
     )
     metrics: Distinct[_MetricName] = setting(
-        "What is measured; what needs a reward is left out where no stage has one.",
+        "What is measured. What an expert cannot have (a `reward` without a stage that has one) is left out, unless the"
+        " expert's own settings name it.",
         default=tuple(name for name, metric in METRICS.items() if metric.usual),
         min_length=1,
     )
 
-    def settled(self, rewarded: Stage | None) -> "Evaluation":
+    def settled(self, *, measured: Stage, rewarded: Stage | None) -> "Evaluation":
         """Return these settings without gaps, and what can be measured: two spellings of the same are equal.
 
         Args:
+            measured: the stage whose records and lengths the evaluation takes.
             rewarded: the expert's last stage with a reward, if there is one.
         """
-        able = {name for name in self.metrics if rewarded or METRICS[name].needs != "reward"}
+        able = {name for name in self.metrics if measurable(name, measured=measured, rewarded=rewarded)}
         given = {name: getattr(self, name) for name in SAMPLING}
         sampling = {
             name: getattr(rewarded, name, other) if given[name] is None else given[name]
@@ -68,25 +71,15 @@ class Evaluation(Group):
         return any(METRICS[name].needs != "losses" for name in self.metrics)
 
     def mistakes(self, layers: Layers, *, measured: Stage, rewarded: Stage | None) -> Iterator[Mistake]:
-        """Yield what does not fit the expert's stages.
-
-        Args:
-            measured: the stage whose records and lengths the evaluation takes.
-            rewarded: the last stage with a reward, if there is one.
-        """
-        settled = self.settled(rewarded)
+        """Yield what does not fit the expert's stages; the arguments are those of `settled`."""
+        settled = self.settled(measured=measured, rewarded=rewarded)
         if settled.temperature and settled.temperature < _COOLEST:
             yield Mistake(
                 layers.locate("evaluation", "temperature"),
                 f"{settled.temperature} is too low to divide by; write 0 for the likeliest token each time, or at least"
                 f" {_COOLEST}",
             )
-        if not settled.metrics:
-            yield Mistake(
-                layers.locate("evaluation", "metrics"),
-                f"{without_reward(self.metrics[0])}; add what can be measured, such as `loss`",
-                involves=(("experts", layers.expert, "stages"),),
-            )
+        yield from self._metric_mistakes(layers, measured=measured, rewarded=rewarded)
         own = rewarded is None or self.max_new_tokens is not None  # else the stage's check says it
         if own and settled.asks() and (settled.max_new_tokens or 0) >= measured.max_seq_len:
             yield Mistake(
@@ -96,9 +89,32 @@ class Evaluation(Group):
                 involves=(layers.locate(measured.feature, "max_seq_len"), layers.locate("evaluation", "metrics")),
             )
 
+    def _metric_mistakes(self, layers: Layers, *, measured: Stage, rewarded: Stage | None) -> Iterator[Mistake]:
+        """Yield metrics that the expert's own settings name and it cannot have; of other layers, if none is left."""
+        able = [name for name in METRICS if measurable(name, measured=measured, rewarded=rewarded)]
+        left = [name for name in self.metrics if name in able]
+        place = layers.locate("evaluation", "metrics")
+        if not layers.gives("evaluation", "metrics") or (place[0] != "experts" and (left or not able)):
+            return
+        right = f"write what can be measured, such as `{able[0]}`" if able else "remove evaluation.metrics"
+        if left:
+            right = "remove it"
+        for name in self.metrics:
+            if name not in able:
+                text = f"{not_measurable(name, expert=layers.expert, measured=measured)}; {right}"
+                yield Mistake(place, text, involves=(("experts", layers.expert, "stages"),))
 
-def without_reward(name: str) -> str:
-    """Return what to say of a metric that needs a reward where there is none."""
+
+def measurable(name: str, *, measured: Stage, rewarded: Stage | None) -> bool:
+    """Return whether an expert with these stages can have a metric, or a part of one."""
+    return measured.model_class.predicts_tokens and (rewarded is not None or metric_of(name).needs != "reward")
+
+
+def not_measurable(name: str, *, expert: str, measured: Stage) -> str:
+    """Return why an expert cannot have a metric: what to say where `measurable` is False."""
+    if not measured.model_class.predicts_tokens:
+        noun = measured.model_class.noun
+        return f"{shown(name)} is measured only for a {CAUSAL.noun}, and `{expert}.{measured.feature}` trains a {noun}"
     return f"{shown(name)} is measured only for an expert with the stage {listed(_REWARDED)}"
 
 

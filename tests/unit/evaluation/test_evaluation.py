@@ -14,7 +14,8 @@ import torch
 from sealed_experts.configuration.document import Settings
 from sealed_experts.configuration.jobs import evaluation_operation, evaluation_settings
 from sealed_experts.configuration.resolution import load
-from sealed_experts.data.records import read_records, write_records
+from sealed_experts.data.records import RECORDS, read_records, write_records
+from sealed_experts.data.templates import Turn
 from sealed_experts.errors import UserError
 from sealed_experts.evaluation.experts import Evaluated, evaluate_expert, sample_indices
 from sealed_experts.evaluation.gains import gain_checks, verdict
@@ -23,6 +24,7 @@ from sealed_experts.evaluation.measuring import record_losses
 from sealed_experts.files.canonical import read_json, write_json
 from sealed_experts.metrics import METRICS, Metric
 from sealed_experts.models.adapters.lora import Lora
+from sealed_experts.models.classes import CAUSAL
 from sealed_experts.models.loading import load_base
 from sealed_experts.privacy.settings import PrivacySettings
 from sealed_experts.rewards import Score
@@ -113,6 +115,8 @@ class Run:
             "template": "alpaca",
             "device": "cpu",
             "adapter": ADAPTER,
+            "model_class": CAUSAL,
+            "model_options": {},
             "stages": ("sft", "reinforce"),
             "eval_examples": 256,
             "max_seq_len": 110,
@@ -299,6 +303,15 @@ def test_every_prediction_stands_with_its_record_and_its_scores(run: Run, evalua
             assert mean(evaluated.content, name, metric) == statistics.fmean(values)
             entry = evaluated.content["models"][name]["metrics"][metric]
             assert (entry["min"], entry["max"], entry["count"]) == (min(values), max(values), 10)
+
+
+def test_of_a_conversation_the_last_learned_turn_is_what_is_asked_for(run: Run, tmp_path: Path) -> None:
+    turns = [Turn("user", "What is a loan?"), Turn("assistant", "Money lent."), Turn("user", "And a bond?")]
+    record = RECORDS["chat"].of(messages=(*turns, Turn("assistant", "A tradable loan.")))
+    write_records(tmp_path / "val.jsonl", [record])
+    (line,) = run.evaluated(val=tmp_path / "val.jsonl").predictions["sft"]
+    assert line["instruction"] == "user: What is a loan?\nassistant: Money lent.\nuser: And a bond?"
+    assert (line["input"], line["gold"]) == ("", "A tradable loan.")
 
 
 def test_prompts_without_room_for_an_answer_count_as_not_answered(run: Run, evaluated: Evaluated) -> None:

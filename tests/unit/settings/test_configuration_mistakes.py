@@ -342,8 +342,22 @@ ONE_MISTAKE = [
     ),
     (
         {"experts.banker.evaluation": {"metrics": ["reward"]}},
-        'experts.banker.evaluation.metrics: "reward" is measured only for an expert with the stage `reinforce`; add'
+        'experts.banker.evaluation.metrics: "reward" is measured only for an expert with the stage `reinforce`; write'
         " what can be measured, such as `loss`",
+    ),
+    (
+        {"experts.banker.evaluation": {"metrics": ["loss", "reward"]}},
+        'experts.banker.evaluation.metrics: "reward" is measured only for an expert with the stage `reinforce`; remove'
+        " it",
+    ),
+    (
+        {
+            "defaults.evaluation": {"metrics": ["reward"]},
+            "experts.banker.select": "best",
+            "experts.banker.select_metric": "loss",
+        },
+        'defaults.evaluation.metrics: "reward" is measured only for an expert with the stage `reinforce`; write what'
+        " can be measured, such as `loss`",
     ),
     (
         {"defaults.evaluation": {"temperature": 1e-4}},
