@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 from sealed_experts.configuration import jobs as texts
 from sealed_experts.configuration.budget_checks import check_dataset_sizes
 from sealed_experts.configuration.held_out import evaluated_on_test_set, publishes_evaluation
+from sealed_experts.configuration.model_checks import datasets_behind, models_of
 from sealed_experts.configuration.named_features import named_features
 from sealed_experts.configuration.resolution import load as load_settings
 from sealed_experts.data.demo_glossary import demo_files
@@ -122,6 +123,11 @@ def training_records(wildcards):
     return f"results/data/{EXPERT[wildcards.expert].dataset}/train.jsonl"
 
 
+def learned_records(wildcards):
+    """All records that an expert learned from, also those behind the adapters that it learned from."""
+    return [f"results/data/{name}/train.jsonl" for name in datasets_behind(SETTINGS, wildcards.expert)]
+
+
 def validation_records(stage):
     """The held-out records that a stage is validated on."""
     return lambda wildcards: f"results/data/{EXPERT[wildcards.expert].validation_of(stage)}/val.jsonl"
@@ -216,6 +222,23 @@ def start_of(expert, stage):
 def start_flag(wildcards, input, output):
     # Takes `output`, so that it is not tracked: the file itself is an input.
     return f"--start {shlex.quote(str(input.start))}" if input.get("start") else ""
+
+
+def models_by_setting(expert, stage):
+    """The other adapters that a stage learns from, by the setting that names each."""
+    models = models_of(SETTINGS, (expert, stage))
+    return {name: stage_adapter(made_by).format(expert=owner) for name, (owner, made_by) in models.items()}
+
+
+def stage_models(stage):
+    return lambda wildcards: list(models_by_setting(wildcards.expert, stage).values())
+
+
+def model_flags(stage):
+    # Takes `output`, so that it is not tracked: the files themselves are inputs, and the names are in `settings`.
+    return lambda wildcards, output: " ".join(
+        f"--model {name} {shlex.quote(path)}" for name, path in models_by_setting(wildcards.expert, stage).items()
+    )
 
 
 def stage_files(stage):

@@ -31,6 +31,7 @@ def chain_mistakes(expert: ExpertSettings, layers: Layers, *, datasets: Mapping[
             ("experts", expert.name, "stages"), f"{told}: one adapter cannot be both; make two experts of them"
         )
     yield from _budget_mistakes(expert, layers)
+    yield from _best_mistakes(expert, layers, datasets)
     yield from expert.evaluation.mistakes(layers, measured=expert.measured, rewarded=expert.rewarded)
     if expert.select == "best":
         yield from _selection_mistakes(expert, layers, datasets)
@@ -47,6 +48,22 @@ def _budget_mistakes(expert: ExpertSettings, layers: Layers) -> Iterator[Mistake
                 f"{later} is below the {earlier} of stage `{before}` before it; it caps the joint ε, which only grows",
                 involves=(layers.locate(before, "privacy", "target_epsilon"),),
             )
+
+
+def _best_mistakes(expert: ExpertSettings, layers: Layers, datasets: Mapping[str, Source]) -> Iterator[Mistake]:
+    """Under privacy, what validation decides must not depend on private records: no ledger counts them."""
+    for name, stage in expert.training.items():
+        if not stage.privacy.enabled or not stage.chooses or validation_is_public(expert, name, datasets):
+            continue
+        key = "patience" if stage.patience is not None else "keep"
+        dataset = expert.validation_of(name)
+        yield Mistake(
+            layers.locate(name, key),
+            f"{shown(getattr(stage, key))} would choose by held-out records of `{dataset}`, which are private, and no ε"
+            f" covers that; remove it, name a public dataset as {name}.validation, or write"
+            f" datasets.{dataset}.public_evaluation: true if they are public",
+            involves=(("datasets", dataset, "public_evaluation"), layers.locate(name, "privacy", "enabled")),
+        )
 
 
 def _selection_mistakes(expert: ExpertSettings, layers: Layers, datasets: Mapping[str, Source]) -> Iterator[Mistake]:

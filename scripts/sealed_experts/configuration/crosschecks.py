@@ -8,6 +8,7 @@ from sealed_experts.configuration.budget_checks import delta_mistakes
 from sealed_experts.configuration.chain_checks import chain_mistakes
 from sealed_experts.configuration.document import ExpertSettings, Settings
 from sealed_experts.configuration.held_out import held_out_mistakes
+from sealed_experts.configuration.model_checks import model_mistakes
 from sealed_experts.data.units import unit_mistakes
 from sealed_experts.models.adapters import KINDS
 from sealed_experts.models.base_checks import BaseFacts, base_mistakes
@@ -53,6 +54,7 @@ def cross_mistakes(
         yield from _recomputation_mistakes(expert, layers, facts)
         yield from chain_mistakes(expert, layers, datasets=settings.datasets)
         yield from held_out_mistakes(expert, layers, settings.datasets, names=dataset_names)
+    yield from model_mistakes(settings, document)
     yield from _fallback_mistakes(settings)
     yield from settings.moe.he_config.mistakes()
     yield from settings.moe.gatelink_config.mistakes()

@@ -19,7 +19,7 @@ from sealed_experts.settings.layers import OVERRIDES, Layers
 from sealed_experts.settings.merging import merge
 from sealed_experts.settings.messages import KeyPath, Mistake, listed
 from sealed_experts.settings.reading import read_file, read_text
-from sealed_experts.training.objectives import STAGES
+from sealed_experts.training.objectives import STAGES, Stage
 
 _COMMAND_LINE_KEYS = ("seed", "device")
 _REPLACEABLE = ("base", "datasets")
@@ -268,10 +268,18 @@ def _expert(document: Mapping[str, Any], name: str) -> ExpertSettings:
 
 def _settled(settings: Settings) -> Settings:
     """Return the settings with what depends on others filled in: two spellings of the same are equal."""
+
+    def settled(stage: Stage) -> Stage:
+        named = {
+            name: model.replace(stage=model.stage or settings.by_name[model.expert].stages[-1])
+            for name, model in stage.models().items()
+        }
+        return stage.replace(**named).settled()
+
     experts = tuple(
         expert.model_copy(
             update={
-                "training": Frozen({name: stage.settled() for name, stage in expert.training.items()}),
+                "training": Frozen({name: settled(stage) for name, stage in expert.training.items()}),
                 "evaluation": expert.evaluation.settled(measured=expert.measured, rewarded=expert.rewarded),
             }
         )

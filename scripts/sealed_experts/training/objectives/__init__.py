@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from sealed_experts.features import Feature, Features
 from sealed_experts.models.classes import CAUSAL, ModelClass
 from sealed_experts.privacy.settings import PrivacySettings
+from sealed_experts.settings.checking import parse_group
 from sealed_experts.settings.fields import Group, is_public, plain, setting
 from sealed_experts.settings.layers import Layers
 from sealed_experts.settings.messages import Mistake, shown, suggestion
+from sealed_experts.training.frozen_models import FrozenModel
 
 if TYPE_CHECKING:
     from sealed_experts.rewards import Scoring
@@ -156,6 +158,10 @@ class Stage(Feature, Group):
         """Return values that replace those of the base's config.json, such as the number of labels of a classifier."""
         return {}
 
+    def models(self) -> Mapping[str, FrozenModel]:
+        """Return the other adapters that it learns from, by the setting that names each."""
+        return {}
+
     def files(self) -> list[str]:
         """Return the files that decide its numbers besides data and base: an edited one makes the stage stale."""
         return []
@@ -288,3 +294,8 @@ STAGES = Features(Stage, noun="stage")
 def stage_of_folder(folder: str) -> str:
     """Return the name of the stage that a folder of an expert belongs to."""
     return next((name for name, stage in STAGES.items() if stage.folder() == folder), folder)
+
+
+def stage_of(state: Mapping[str, Any]) -> Stage:
+    """Return the settings of the stage that made an adapter file, whose content is `state`."""
+    return parse_group(STAGES[state["subject"]["stage"]], state["settings"]["training"])
