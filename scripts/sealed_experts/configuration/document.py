@@ -1,6 +1,5 @@
 """Which settings a configuration may hold and where; and a whole run's settings once they are resolved."""
 
-import functools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -128,7 +127,7 @@ class Settings(Top):
     datasets: Mapping[str, Source]
     experts: tuple[ExpertSettings, ...]
 
-    @functools.cached_property
+    @property
     def by_name(self) -> dict[str, ExpertSettings]:
         """The experts by name."""
         return {expert.name: expert for expert in self.experts}

@@ -285,4 +285,4 @@ def _settled(settings: Settings) -> Settings:
         )
         for expert in settings.experts
     )
-    return settings.model_copy(update={"experts": experts})
+    return settings.replace(experts=experts)

@@ -1,10 +1,11 @@
 """Kinds of records and held-out records in the configuration: what fits together, and who may choose by what."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from sealed_experts.configuration import jobs
+from sealed_experts.configuration import extras, jobs
 from sealed_experts.configuration.held_out import evaluated_on_test_set, publishes_evaluation, validation_is_public
 from sealed_experts.configuration.named_features import named_features
 from sealed_experts.configuration.resolution import resolve
@@ -281,3 +282,14 @@ def test_every_feature_that_is_named_is_asked_for_its_extra(tmp_path, monkeypatc
             f"{feature.feature} needs the extra `chroma`, which is not installed:"
             ' run pip install -c requirements.txt -e ".[chroma]"'
         )
+
+
+def test_make_run_learns_which_extras_a_configuration_lacks(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(Path(__file__).parents[3])
+    extras.main([])
+    monkeypatch.setattr(Demo, "extra", {"no_such_module": "chroma"})
+    monkeypatch.setattr(Finance, "extra", {"nor_this_one": "words"})
+    extras.main([])
+    (tmp_path / "wrong.yaml").write_text("sead: 3")
+    extras.main([str(tmp_path / "wrong.yaml")])  # the run says what is wrong with it
+    assert capsys.readouterr().out == "\nchroma,words\n"

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from sealed_experts.models.adapters.dora import Dora
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import canonical_json
+from sealed_experts.models.adapters.dora import Dora
 from sealed_experts.models.adapters.lora import Lora
 from sealed_experts.models.attachment import attach_adapter, load_adapter_state
 from sealed_experts.models.loading import load_base
