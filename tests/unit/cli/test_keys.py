@@ -124,9 +124,9 @@ def test_trust_with_scopes_and_an_expiry_that_can_be_changed(capsys, public):
     ("options", "match"),
     [
         (["--expires", "tomorrow"], "write it as 2030-12-31, or never"),
-        (["--expires", "2020-01-01"], "that day is past"),
-        (["--scope", "a/b"], "is no pattern of names"),
-        (["--scope", ""], "is no pattern of names"),
+        (["--expires", "2020-01-01"], "that day is in the past"),
+        (["--scope", "a/b"], "is not a pattern of names"),
+        (["--scope", ""], "is not a pattern of names"),
         (["--name", "A B"], "cannot name a key"),
     ],
 )
@@ -136,7 +136,7 @@ def test_mistakes_in_trusting_change_nothing(capsys, public, options, match):
 
 
 def test_a_statement_brings_its_own_scopes(capsys, tmp_path):
-    assert "brings the scopes" in run(capsys, "trust", tmp_path / "rotation.json", "--scope", "x", code=1)
+    assert "keeps the scopes" in run(capsys, "trust", tmp_path / "rotation.json", "--scope", "x", code=1)
 
 
 def test_list_for_people_and_programs(capsys, public, tmp_path):
@@ -244,10 +244,10 @@ def test_rotation_and_revocation_between_two_people(capsys, tmp_path, monkeypatc
 def test_a_revocation_in_advance(capsys, tmp_path):
     run(capsys, "create")
     shown = run(capsys, "revoke", "--in-advance", "--reason", "it may be lost", "--output", tmp_path / "some-day.json")
-    assert shown.startswith(f"nothing is revoked; whoever gets {tmp_path / 'some-day.json'} can revoke publisher")
+    assert shown.startswith(f"nothing is revoked yet. Anyone who has {tmp_path / 'some-day.json'} can revoke publisher")
     assert private_keys.load_key()
     assert "revoked: publisher (it may be lost)" in run(capsys, "revoke", "--statement", tmp_path / "some-day.json")
-    assert "are for one's own key" in run(
+    assert "are for your own key" in run(
         capsys, "revoke", "--in-advance", "--statement", tmp_path / "some-day.json", code=1
     )
     assert "goes with --statement" in run(
@@ -262,14 +262,14 @@ def test_following_onto_a_publisher_that_is_trusted_says_so(capsys, tmp_path):
         run(capsys, "trust", tmp_path / f"bank{number}.pub")
     statement = rotation_statement(old=building.key(1), new=building.key(2))
     (tmp_path / "rotation.json").write_text(json.dumps(statement))
-    assert "already trusted: bank2, on its own account" in run(capsys, "trust", tmp_path / "rotation.json")
+    assert "already trusted: bank2, by its own key" in run(capsys, "trust", tmp_path / "rotation.json")
 
 
 def test_revoke_needs_its_own_options(capsys, tmp_path):
     run(capsys, "create")
     assert "--reason is missing" in run(capsys, "revoke", "--output", tmp_path / "r.json", code=1)
     run(capsys, "revoke", "--output", tmp_path / "r.json", "--reason", "lost", "--json")
-    assert "a statement brings both" in run(
+    assert "a statement holds all of that" in run(
         capsys, "revoke", "--statement", tmp_path / "r.json", "--reason", "lost", code=1
     )
     with pytest.raises(SystemExit) as usage:

@@ -249,7 +249,7 @@ def test_an_experts_name_that_steers_the_terminal_is_refused(config, capsys, com
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.rstrip("\n").isprintable()
-    assert "is no expert's name" in captured.err
+    assert "is not an expert's name" in captured.err
 
 
 def test_route_shows_matched_keywords_without_steering_the_terminal(config, capsys):

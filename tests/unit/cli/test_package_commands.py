@@ -85,7 +85,7 @@ def test_verify_codes_for_what_else_is_wrong(path, tmp_path, capsys):
     for content in (b"", b"hello", b"\x1f", b"PK\x03\x04"):
         (tmp_path / "text").write_bytes(content)
         assert main(["verify", str(tmp_path / "text")]) == 11
-        assert "this is no package" in capsys.readouterr().err
+        assert "this is not a package" in capsys.readouterr().err
     os.mkfifo(tmp_path / "pipe")
     assert main(["verify", str(tmp_path / "pipe")]) == 1
     assert main(["verify", str(path), "--trust", str(path)]) == 1
@@ -160,7 +160,7 @@ def test_allow_untrusted_is_loud(path, capsys):
     facts = json.loads(shown.out)
     assert (facts["trusted"], facts["publisher_name"]) == (False, "nobody you trust")
     assert shown.err.count("WARNING: ") == 2
-    assert "do not load it" in shown.err
+    assert "Do not load it" in shown.err
     assert main(["verify", str(path), "--allow-untrusted"]) == 0
     assert f"{path}: NOT verified: nobody you trust signed it" in capsys.readouterr().out
 
@@ -169,13 +169,13 @@ def test_the_help_of_verify_says_what_the_code_0_is_worth_for_a_stranger(capsys)
     """It said that 0 means that all of it holds, and --allow-untrusted exits with 0."""
     with pytest.raises(SystemExit):
         main(["verify", "--help"])
-    assert '--json then has "ok": true beside "trusted": false' in " ".join(capsys.readouterr().out.split())
+    assert '--json then prints "ok": true and "trusted": false' in " ".join(capsys.readouterr().out.split())
 
 
 def test_allow_untrusted_writes_to_a_new_folder_and_says_what_that_is_worth(path, tmp_path, capsys):
     assert main(["unpack", str(path), str(tmp_path / "out"), "--allow-untrusted"]) == 0
     shown = capsys.readouterr()
-    assert "unvouched" in shown.out
+    assert "NOT verified" in shown.out
     assert "WARNING" in shown.err
     assert main(["verify", str(path)]) == 5, "nothing has become trusted"
 
@@ -307,7 +307,7 @@ def test_an_encrypted_package_needs_its_recipients_key(tmp_path, capsys):
     assert main(["inspect", str(path), "--json"]) == 1
     shown = json.loads(capsys.readouterr().out)
     assert (shown["verified"], shown["manifest_verified"], shown["receipt"]) == (False, True, None)
-    assert main(["inspect", str(path)]) == 1, "not all of it is verified"
+    assert main(["inspect", str(path)]) == 1, "it is not verified completely"
     assert "VERIFIED IN ITS MANIFEST ONLY" in capsys.readouterr().out
     assert main(["verify", str(path), "--identity", str(tmp_path / "mine.pem"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["recipients"] == [identity.recipient.fingerprint]

@@ -126,7 +126,7 @@ def test_options_inline_or_in_a_file(tmp_path, capsys):
 
 def test_list_has_one_line_a_reward(capsys):
     known = {name: reward.about for name, reward in REWARDS.items()}
-    known["module:function"] = "a function of your own, f(prompt, response)"
+    known["module:function"] = "your own function, f(prompt, response)"
     lines = printed(capsys, "--list").splitlines()
     assert [re.split(" {2,}", line) for line in lines] == [[name, text] for name, text in known.items()]
     assert json.loads(printed(capsys, "--list", "--json")) == known

@@ -279,7 +279,7 @@ def test_signal_reaches_the_jobs_and_run_waits_for_them(folder, sent, received):
     process.send_signal(sent)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 75
-    assert err == "Stopped. What was trained is saved; the same command goes on from there.\n"
+    assert err == "Stopped. All progress is saved; run the same command again to continue.\n"
     assert (folder.path / "job.signal").read_text() == received
     assert not (folder.path / ".snakemake/locks/0.output.lock").exists()
 
@@ -335,8 +335,8 @@ def test_a_package_that_a_begun_training_will_replace_is_told_of(folder):
     adapter = leave_package(folder)
     code, _, err = folder.run("results/packages/one.tgsp")
     assert code == 0
-    assert "note: results/packages/one.tgsp is of an earlier training" in err
-    assert "results/experts/one/sft/adapter_final.pt, is not there" in err
+    assert "note: results/packages/one.tgsp is from an earlier training" in err
+    assert "results/experts/one/sft/adapter_final.pt is missing" in err
     assert "note:" not in folder.run("packages")[2], "the target makes the adapter, too"
     adapter.touch()
     assert "note:" not in folder.run("results/packages/one.tgsp")[2], "the second stage was begun for no package yet"
