@@ -83,10 +83,10 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def make_folder(folder: Path, *, mode: int = 0o777) -> None:
-    """Make a folder and its missing parents, durably: a file is lost if the name of its folder is.
+    """Make a folder and its missing parents, durably: a file is lost if its folder's name is not on disk.
 
     Raises:
-        OSError: one cannot be made.
+        OSError: a folder cannot be made.
     """
     missing = list(itertools.takewhile(lambda place: not place.is_dir(), (folder, *folder.parents)))
     if missing:
