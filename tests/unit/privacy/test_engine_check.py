@@ -124,7 +124,7 @@ def test_it_refuses_a_loss_for_each_row_of_a_unit():
             response = response_logits(model, batch)
             return response.row_means(response.losses()), {}
 
-    with pytest.raises(GradientMismatch, match=r"the objective gave losses of shape \[6\] to 3 units"):
+    with pytest.raises(GradientMismatch, match=r"the objective returned losses of shape \[6\] for 3 units"):
         check(adapted("lora"), PerRow(max_seq_len=64), sizes=PAIRS)
 
 

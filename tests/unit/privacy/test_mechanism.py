@@ -150,7 +150,7 @@ def test_a_query_starts_anew_after_each_release():
 
 
 def test_a_query_that_nobody_pays_for_is_refused():
-    with pytest.raises(ValueError, match="pays for the queries"):
+    with pytest.raises(ValueError, match="the plan has the queries"):
         mechanism().ask({"mean_reward": torch.ones(1)})
-    with pytest.raises(ValueError, match="pays for the queries"):
+    with pytest.raises(ValueError, match="the plan has the queries"):
         mechanism(queries={"mean_reward": 5.0}).ask({})

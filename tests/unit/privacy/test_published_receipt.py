@@ -53,7 +53,7 @@ def test_another_name_takes_nothing_back(log):
     released(receipt(event("k1")), expert="banking", units="ab", log=log)
     sealed = released(receipt(event("k2")), expert="banking_b", units="ab", log=log)
     assert sealed["over_releases"]["epsilon"] == epsilon([event("k1"), event("k2")], delta=DELTA)
-    assert "whatever the experts' names" in sealed["over_releases"]["meaning"]
+    assert "all versions of all experts" in sealed["over_releases"]["meaning"]
 
 
 def test_a_version_that_is_sealed_again_has_the_same_receipt(log):
