@@ -76,9 +76,9 @@ def _arguments() -> argparse.Namespace:
 def _inputs(args: argparse.Namespace, settings: PackageJob, *, epoch: int | None) -> SealingInputs:
     """Read every input, and put the version into the release log."""
     selection = _selection(args.selection)
-    chain = _chain(selection, args.metrics)
+    stages = _metrics_by_stage(selection, args.metrics)
     units = None if args.train is None else {record.unit for record in read_records(args.train)}
-    last, shipped = chain[selection["candidates"][-1]], chain[selection["stage"]]
+    last, shipped = stages[selection["candidates"][-1]], stages[selection["stage"]]
     receipt = covering(last["privacy"], shipped=shipped["privacy"], selection=selection)
     licence = settings.package.licence_file
     lock = ROOT / "requirements.txt"
@@ -86,8 +86,8 @@ def _inputs(args: argparse.Namespace, settings: PackageJob, *, epoch: int | None
     return SealingInputs(
         settings=settings,
         selection=selection,
-        metrics=chain[selection["stage"]],
-        chain=chain,
+        metrics=shipped,
+        stages=stages,
         privacy=released(receipt, expert=settings.name, units=units, log=ReleaseLog(home_folder())),
         base=base,
         base_config=read_json(args.base.parent / "config.json"),
@@ -114,7 +114,7 @@ def _selection(path: Path) -> Mapping[str, Any]:
     return selection
 
 
-def _chain(selection: Mapping[str, Any], paths: list[Path]) -> dict[str, Mapping[str, Any]]:
+def _metrics_by_stage(selection: Mapping[str, Any], paths: list[Path]) -> dict[str, Mapping[str, Any]]:
     """Read the metrics of every stage; those of the chosen and of the last one must be the selection's own."""
     stages = selection["candidates"]
     of = dict(zip(stages, paths, strict=False))

@@ -1,4 +1,4 @@
-"""What sealing an expert gets of the configuration."""
+"""The part of the configuration that the rule for sealing an expert gets."""
 
 import dataclasses
 from typing import Any
@@ -8,14 +8,14 @@ from sealed_experts.packages.settings import PackageSettings, RoutingSettings
 from sealed_experts.settings.checking import parse_group
 from sealed_experts.settings.job_text import read_text
 
-# Settings of the expert that its package states.
+# Settings of the expert that its package contains.
 PACKAGED = ("name", "version", "description", "template", "stages", "adapter", "routing")
 PUBLISHING = "public_evaluation"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PackageJob:
-    """One expert to seal. `dataset` is the data's name, None where it is private."""
+    """One expert to seal. `dataset` is the name of its data; None if it is private."""
 
     name: str
     version: str

@@ -95,7 +95,7 @@ def test_held_out_numbers_are_published_only_where_the_dataset_says_so():
     assert few == {"published": True, "metrics": [{**loss, "interval": None}]}
     for unmeasured in (None, evaluation(loss=None)):
         quality = opened(settings=PUBLIC, evaluation=unmeasured).manifest["quality"]
-        assert quality == {"published": False, "reason": "nothing was measured on held-out records"}
+        assert quality == {"published": False, "reason": "no measurements on held-out records"}
 
 
 def test_an_evaluation_of_private_records_stays_out_even_if_it_is_given():

@@ -300,7 +300,7 @@ def test_publishing_into_what_is_no_folder_is_one_line(sealed, tmp_path, capsys,
 def test_a_version_that_makes_no_file_name_is_refused_when_sealing_and_when_opening(monkeypatch):
     """Packages were sealed that could be neither installed nor published."""
     long = {"settings": building.run(name="n" * 90, version="1.0.0-" + "a" * 190)}
-    refusal = pytest.raises(PackageError, match="at most 200 are allowed: take a shorter version")
+    refusal = pytest.raises(PackageError, match="at most 200 are allowed")
     with refusal:
         building.package(**long)
     with monkeypatch.context() as patch:

@@ -69,7 +69,7 @@ def test_rotating_puts_a_new_key_in_place_and_keeps_the_old_one(tmp_path):
     assert done.retired.stat().st_mode & 0o777 == private_keys.key_path().stat().st_mode & 0o777 == 0o600
     assert done.new.certified_by == old.fingerprint
     assert {entry.fingerprint for entry in trust.load_trust()} == {old.fingerprint, done.new.fingerprint}
-    with pytest.raises(UserError, match="was retired: sign with the one that took its place"):
+    with pytest.raises(UserError, match="was retired: sign with the key that replaced it"):
         private_keys.load_key(done.retired)
     assert json.loads(done.retired.with_suffix(".rotation.json").read_text()) == json.loads(
         (tmp_path / "rotation.json").read_text()

@@ -73,7 +73,7 @@ def test_the_manifest_survives_its_bytes():
 def test_every_mapping_refuses_a_field_more(path):
     """An allow-list has no holes: beside each field, another one is refused."""
     *parents, _ = path.split(".")
-    refusal = r"(Additional|additional) properties|valid under|no setting that the stage|no such setting"
+    refusal = r"(Additional|additional) properties|valid under|not a setting that the stage|no such setting"
     with pytest.raises(PackageError, match=refusal) as caught:
         check_manifest(changed(".".join([*parents, "unheard_of"]), 1))
     assert "\n" not in str(caught.value)
@@ -104,7 +104,7 @@ def test_the_manifest_says_what_the_specification_lists():
     [
         ("adapter.settings.rank", 0, r"adapter\.settings\.rank: 0 is not a whole number from 1 to 4096"),
         ("adapter.settings.rank", ..., r"adapter\.settings: rank is missing"),
-        ("adapter.settings.kind", "lora", r"adapter\.settings: kind is no setting that a `lora` adapter states"),
+        ("adapter.settings.kind", "lora", r"adapter\.settings: kind is not a setting of a `lora` adapter"),
         ("adapter.settings.target_modules", ["v_proj", "q_proj"], r"adapter\.settings is .*, but it must be"),
         ("adapter.settings.rank", {"a": 1}, r"adapter\.settings\.rank: "),
         ("adapter.settings.Rank", 2, r"adapter\.settings: 'Rank' does not match"),
@@ -239,7 +239,7 @@ def test_settings_reach_the_manifest_and_the_card():
     assert manifest["base"]["quantization"] == {"method": "gptq", "bits": 4}
     assert b"Apache-2.0" in package.members["LICENSE"]
     for text in (
-        *("An expert by Bank of Nowhere. Licence: Apache-2.0; see `LICENSE`.", "Kept out by: river."),
+        *("An expert by Bank of Nowhere. Licence: Apache-2.0; see `LICENSE`.", "Excluded by: river."),
         *("It needs `a@^1.2`.", "It must not be installed with `b@*`.", "quantized by gptq", "## How to load"),
         *("## Data", "## Training", "## Privacy", "## Evaluation", "## Limits"),
     ):

@@ -180,7 +180,7 @@ def test_padding_and_trailer_must_be_zeros():
 def test_more_or_fewer_zeros_at_the_end_are_refused():
     content = tarred({"a.txt": b"x"})
     for other in (content + bytes(10_240), content[: 4 * 512]):
-        with pytest.raises(PackageError, match=r"where its members give|cut short"):
+        with pytest.raises(PackageError, match=r"but its members need|cut short"):
             read(zipped(other))
 
 
@@ -190,7 +190,7 @@ def test_another_encoding_of_the_same_tar_says_how_to_seal_it_again(level):
     data = gzip.compress(tarred(), compresslevel=level, mtime=0)
     with pytest.raises(PackageError, match="run `sealed-experts publish` on the folder"):
         read(data)
-    with pytest.raises(PackageError, match=r"run `sealed-experts publish` on the folder|no content gives"):
+    with pytest.raises(PackageError, match=r"run `sealed-experts publish` on the folder|impossible size"):
         read(data[:9] + b"\xff" + data[10:])
 
 

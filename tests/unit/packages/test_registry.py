@@ -137,7 +137,7 @@ def test_what_no_package_can_be_is_not_even_copied(registry, tmp_path, monkeypat
         stream.truncate(1 << 42)
     copied = []
     monkeypatch.setattr(registries, "_copy", lambda *arguments: copied.append(arguments))
-    with pytest.raises(UserError, match=r"its gzip layer has|no content gives"):
+    with pytest.raises(UserError, match=r"its gzip layer has|impossible size"):
         registry.install(path)
     assert not registry.folder.exists()
     frame = building.container.HEADER.pack(building.container.MAGIC, 1, 2, 0, 2 << 30, 200)
@@ -151,7 +151,7 @@ def test_what_no_package_can_be_is_not_even_copied(registry, tmp_path, monkeypat
     assert copied == []
     monkeypatch.undo()
     path.write_text("no package")
-    with pytest.raises(UserError, match="this is no package"):
+    with pytest.raises(UserError, match="this is not a package"):
         registry.install(path)
     assert not registry.folder.exists()
 
@@ -255,7 +255,7 @@ def test_an_upgrade_does_not_replace_the_same_version_in_the_other_container(reg
     installed = registry.install(made(tmp_path, container="tgsp")).path
     before, other = installed.read_bytes(), made(tmp_path)
     with pytest.raises(
-        UserError, match=r"is installed as tiny_expert-tiny\.v1\.0\.0\.tgsp, .* uninstall that one first"
+        UserError, match=r"is installed as tiny_expert-tiny\.v1\.0\.0\.tgsp, .* uninstall the installed one first"
     ):
         registry.install(other, upgrade=upgrade)
     assert (names(registry), installed.read_bytes()) == (["tiny_expert-tiny.v1.0.0.tgsp"], before)

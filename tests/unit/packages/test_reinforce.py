@@ -95,7 +95,7 @@ def test_held_out_rewards_are_published_beside_the_loss_where_the_dataset_says_s
         "interval": {"low": 0.5625, "high": 0.625, "confidence": 0.95},
     }
     card = package.members["README.md"].decode()
-    assert "| Loss on held-out records, nats a response token | 3.1250 | 2.0625 | 2.0156 to 2.1094 (95%) |" in card
+    assert "| Loss on held-out records, nats per response token | 3.1250 | 2.0625 | 2.0156 to 2.1094 (95%) |" in card
     assert "| Mean reward of answers to held-out prompts (finance) | 0.4062 | 0.5938 | 0.5625 to 0.6250 (95%) |" in card
 
 

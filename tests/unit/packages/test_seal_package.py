@@ -277,7 +277,7 @@ def test_an_expert_file_is_made_neither_of_another_publishers_package_nor_of_an_
     run = sealed(tmp_path, publisher=publisher, package={"recipients": [str(tmp_path / "reader.pub")]})
     assert run.returncode == 0, run.stderr
     run = as_expert(tmp_path)
-    assert (run.returncode, "is encrypted, and an .expert never is" in run.stderr) == (1, True)
+    assert (run.returncode, "is encrypted, but an .expert is never" in run.stderr) == (1, True)
     (tmp_path / "out.tgsp").write_bytes(building.package())
     run = as_expert(tmp_path)
     assert (run.returncode, "is not trusted here" in run.stderr) == (5, True)

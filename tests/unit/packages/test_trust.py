@@ -121,7 +121,7 @@ def test_an_entry_that_is_no_file_is_refused_and_nothing_waits():
         trust.load_trust()
 
 
-# Keys under which anybody can sign
+# Keys under which anyone can make signatures
 
 P = 2**255 - 19
 D = -121665 * pow(121666, P - 2, P) % P
@@ -191,9 +191,9 @@ def test_a_key_under_which_anybody_can_sign_is_not_trusted(raw, tmp_path):
     """Under the neutral point, one constant is a signature of every message; it could be trusted once."""
     file = tmp_path / "weak.pub"
     file.write_text(PublicKey(raw=raw).pem)
-    with pytest.raises(UserError, match=r"weak\.pub.*anybody can sign"):
+    with pytest.raises(UserError, match=r"weak\.pub.*anyone can make signatures"):
         read_public_keys(file)
-    with pytest.raises(UserError, match="anybody can sign"):
+    with pytest.raises(UserError, match="anyone can make signatures"):
         building.trust_key(raw, name="weak")
     assert main(["keys", "trust", str(file)]) == 1
     assert main(["verify", str(file), "--trust", str(file)]) == 1
@@ -209,7 +209,7 @@ def test_an_entry_of_a_weak_key_is_refused():
     path = trust.trust_folder() / "bank.json"
     entry = json.loads(path.read_text()) | {"keys": {"ed25519": raw.hex()}, "fingerprint": fingerprint(raw)}
     path.write_text(json.dumps(entry))
-    with pytest.raises(UserError, match=r"bank\.json.*anybody can sign.*delete it"):
+    with pytest.raises(UserError, match=r"bank\.json.*anyone can make signatures.*delete it"):
         trust.load_trust()
 
 
@@ -416,7 +416,7 @@ def test_a_key_that_nobody_trusts_can_be_kept_as_revoked():
 
 @pytest.mark.parametrize("scopes", [(), ("",), ("A*",), ("[ab]",), ("a b",), ("../x",), ("x" * 65,)])
 def test_a_scope_that_is_no_pattern_is_refused(scopes):
-    with pytest.raises(UserError, match="is no pattern of names"):
+    with pytest.raises(UserError, match="is not a pattern of names"):
         trust.trust_publisher(publisher(scopes=scopes))
 
 
