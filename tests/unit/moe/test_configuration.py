@@ -112,7 +112,7 @@ def test_an_experts_name_is_one_that_a_package_can_have(name):
     content = copy.deepcopy(CONTENT)
     content["experts"][name] = content["experts"].pop("a")
     content["routing_order"] = ["b", name]
-    with pytest.raises(UserError, match="is no expert's name") as caught:
+    with pytest.raises(UserError, match="is not an expert's name") as caught:
         parse_mixture(content, path=PATH)
     assert str(caught.value).isprintable()
     assert not jsonschema.Draft202012Validator(SCHEMA).is_valid(content)

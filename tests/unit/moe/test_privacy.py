@@ -73,7 +73,7 @@ def test_another_publishers_package_is_not_given_the_lineage_of_ones_own(worksho
     both = [GaussianEvent.from_json(bobs["events"][0]), event_of("investment_expert")]
     assert privacy["epsilon"] == epsilon(both, delta=DELTA) > 1.05 * own["epsilon"]
     assert privacy["over_releases"]["epsilon"] is None
-    assert "does not tell which records banking_expert learned from" in privacy["over_releases"]["reason"]
+    assert "does not know which records banking_expert learned from" in privacy["over_releases"]["reason"]
 
 
 def test_lineage_is_what_was_sealed_and_not_what_lies_here_now(workshop):

@@ -271,7 +271,7 @@ def test_an_excluded_word_keeps_the_fallback_out_too():
     other = Route(expert="b", always_active=True)
     assert chosen("anything", fallback, other) == "a"
     assert chosen("a medicine", fallback, other) == "b"
-    with pytest.raises(UserError, match=r"holds a word that keeps a out \(`routing.exclude`\)"):
+    with pytest.raises(UserError, match=r"contains a word that excludes a \(`routing.exclude`\)"):
         Router([fallback]).decide("a medicine")
 
 
