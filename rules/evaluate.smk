@@ -3,7 +3,7 @@ rule evaluate_expert:
         base=BASE_MANIFEST,
         val=split_of("val"),
         adapters=chain_adapters,
-        # A reward of the user's is code that decides numbers.
+        # A user's own reward is code that decides the numbers.
         reward=chain_files,
     output:
         evaluation=ensure("results/experts/{expert}/evaluation.json", non_empty=True),
@@ -13,7 +13,7 @@ rule evaluate_expert:
         "results/experts/{expert}/benchmarks/evaluate_expert.tsv"
     conda:
         "../envs/train.yaml"
-    # The stage's own number: sums differ by it, and these are to be the stage's to the last bit.
+    # The number of threads of the stage: it changes the order of sums, and the results must equal the stage's exactly.
     threads: lambda wildcards: texts.measured_stage(EXPERT[wildcards.expert]).threads
     resources:
         gpu=gpus,
@@ -23,7 +23,7 @@ rule evaluate_expert:
         runtime=240,
     params:
         settings=lambda wildcards: texts.evaluation_settings(SETTINGS, wildcards.expert),
-        # A function that takes `output` is not tracked: an operational setting makes nothing stale.
+        # Snakemake does not track a parameter whose function takes `output`: operational settings make nothing stale.
         operation=lambda wildcards, output: texts.evaluation_operation(SETTINGS, wildcards.expert),
     shell:
         "exec python scripts/evaluate_expert.py --base {input.base:q} --val {input.val:q}"
