@@ -1,4 +1,4 @@
-"""Which key signs, which was rotated out and which opens packages: what `sealed-experts keys` says of each."""
+"""`sealed-experts keys` says which key signs, which one is retired, and which one opens packages."""
 
 import json
 import shlex
@@ -20,7 +20,7 @@ def command_in(text: str) -> list[str]:
 
 
 def test_rotating_says_how_the_old_key_is_revoked(capsys, tmp_path, monkeypatch):
-    """The name of the rotated key names the new one, and nothing said how the old one is called."""
+    """After a rotation, the key's name means the new key, and no message gave the old key's new name."""
     monkeypatch.chdir(tmp_path)
     run(capsys, "create", "--name", "bank")
     old = private_keys.public_half(private_keys.key_path("bank")).fingerprint
@@ -94,7 +94,7 @@ def test_the_first_key_signs_and_no_hint_is_given(capsys):
 
 @pytest.mark.parametrize("folder", [False, True])
 def test_a_fresh_home_has_one_message_for_a_missing_key(capsys, tmp_path, folder):
-    """Without the folder of keys, the message was that it cannot be read."""
+    """Without the folder of keys, the message once said that it cannot be read."""
     if folder:
         private_keys.keys_folder().mkdir(parents=True, mode=0o700)
     path = tmp_path / "tiny.expert"
@@ -112,7 +112,7 @@ def test_a_fresh_home_has_one_message_for_a_missing_key(capsys, tmp_path, folder
 
 
 def test_a_recipients_key_is_listed_and_export_says_where_its_public_half_is(capsys):
-    """`keys list` showed none, and `keys export` said that `keys create` makes one."""
+    """`keys list` once did not show it, and `keys export` once said that `keys create` makes one."""
     made = json.loads(run(capsys, "create", "--recipient", "--name", "reader", "--json"))
     assert f"opens:   reader {made['fingerprint']} (public half: {made['public']})" in run(capsys, "list").splitlines()
     (listed,) = json.loads(run(capsys, "list", "--json"))["recipients"]

@@ -1,4 +1,4 @@
-"""`sealed-experts keys`, as a person and as a program use it, rotation and revocation end to end among them."""
+"""`sealed-experts keys`, with text and with JSON output, including rotation and revocation end to end."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.attacks import building
 
 
 def run(capsys, *command: str, code: int = 0, shows: str = "") -> str:
-    """Run a command and return what it printed; a refusal is one line on standard error, after what it `shows`."""
+    """Run a command and return its output. An error must be one line on standard error, after the output `shows`."""
     found = main([str(part) for part in ("keys", *command)])
     shown = capsys.readouterr()
     assert found == code, shown.err
@@ -29,7 +29,7 @@ def run(capsys, *command: str, code: int = 0, shows: str = "") -> str:
 
 
 def package(folder: Path, name: str) -> Path:
-    """Return a package signed by the key in place with everything that it has."""
+    """Return a package that the current key signed with all its algorithms."""
     path = folder / name
     path.write_bytes(building.package(by=private_keys.load_key()))
     return path
@@ -103,7 +103,7 @@ def public(tmp_path):
 
 
 def test_trust_shows_the_fingerprint_of_every_key(capsys, public):
-    """Whoever compares the first alone would trust any second key that somebody put beside it."""
+    """A user who compares only the first would trust any second key that somebody added."""
     shown = run(capsys, "trust", public)
     for key in building.key(second=True).public.keys:
         assert key.fingerprint in shown
@@ -200,7 +200,7 @@ def test_trust_for_programs(capsys, public, tmp_path):
 
 
 def test_rotation_and_revocation_between_two_people(capsys, tmp_path, monkeypatch):
-    """A bank seals, rotates its key, seals again, and revokes the old one; a customer follows."""
+    """A bank seals, rotates its key, seals again, and revokes the old key. A customer applies both statements."""
     ours, customer = str(home_folder()), str(tmp_path / "customer")
     run(capsys, "create")
     run(capsys, "export", "--output", tmp_path / "bank.pub")
@@ -256,7 +256,7 @@ def test_a_revocation_in_advance(capsys, tmp_path):
 
 
 def test_following_onto_a_publisher_that_is_trusted_says_so(capsys, tmp_path):
-    """It once said that the key None had certified it."""
+    """The message once said "certified by the key None"."""
     for number in (1, 2):
         (tmp_path / f"bank{number}.pub").write_text(building.key(number).public.pem)
         run(capsys, "trust", tmp_path / f"bank{number}.pub")

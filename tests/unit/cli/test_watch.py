@@ -1,4 +1,4 @@
-"""`sealed-experts watch`: how it shows a run, and when it ends."""
+"""`sealed-experts watch`: what it shows, and when it ends."""
 
 import argparse
 import dataclasses

@@ -128,7 +128,8 @@ def test_a_config_that_no_dora_adapter_has(changes, match):
 
 def test_a_lora_package_with_doras_tensors_or_mark_is_refused():
     refuse(
-        building.with_member(WEIGHTS, building.weights(tensors())), "magnitude_vector is not a tensor of a `lora` adapter"
+        building.with_member(WEIGHTS, building.weights(tensors())),
+        "magnitude_vector is not a tensor of a `lora` adapter",
     )
     refuse(building.with_member(CONFIG, building.adapter_config(use_dora=True)), "use_dora is True; it must be False")
     dora = building.adapter_config(use_dora=True), building.weights(tensors())

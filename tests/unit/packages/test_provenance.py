@@ -100,7 +100,7 @@ def test_private_data_and_settings_are_named_by_hmac_and_public_data_by_digest()
 
 
 def test_every_stage_of_a_chain_is_named():
-    """Only the shipped stage's settings, code and libraries once were, though it began from the one before."""
+    """Once only the shipped stage's settings, code and libraries were named, although it started from another stage."""
     sft = building.metrics(environment={**ENVIRONMENT, "code": "6" * 64, "libraries": {"torch": "2.12.0"}})
     reinforce = building.metrics(**building.reinforce_metrics(), environment=ENVIRONMENT)
     found = statement(

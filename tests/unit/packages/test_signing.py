@@ -1,4 +1,4 @@
-"""Signature algorithms against their standards, and against whoever would bend a signature."""
+"""Signature algorithms against their standards, and against manipulated signatures."""
 
 import base64
 import json
@@ -76,7 +76,7 @@ def test_ed25519_against_rfc_8032(number):
 
 
 def test_ml_dsa_65_against_wycheproof():
-    """Key generation, the encoding of the message with an empty context, and verification are the standard's."""
+    """Key generation, message encoding with an empty context, and verification follow the standard."""
     key = MLDSA65PrivateKey.from_seed_bytes(bytes.fromhex(WYCHEPROOF["seed"]))
     assert key.public_key().public_bytes_raw().hex() == WYCHEPROOF["public_key"]
     verify_signature(**wycheproof())
@@ -173,7 +173,7 @@ def test_a_signature_for_another_context_is_refused():
 
 @pytest.fixture
 def _without_ml_dsa(monkeypatch):
-    """As where OpenSSL is too old."""
+    """Act as if OpenSSL were too old."""
 
     class Absent(MLDSA65PublicKey):
         @classmethod
