@@ -135,7 +135,7 @@ def test_the_fallback_is_asked_what_holds_nobodys_keyword(tmp_path, tiny_base, m
     found = asked(
         tmp_path, tiny_base, monkeypatch, {"first": RoutingSettings(keywords=("do", "work")), "general": general}
     )
-    # The first expert has keywords in "What should I do first?" and "How does this work?", this one in "Why is that so?".
+    # The first expert has keywords in "What should I do first?" and "How does this work?", this in "Why is that so?".
     assert [(question.text, question.matched) for question in found["general"]] == [
         ("What is why?", ("why",)),
         ("Who are you?", ()),
