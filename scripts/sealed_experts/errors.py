@@ -52,9 +52,9 @@ def reports_user_errors(main: Callable[..., int | None]) -> Callable[..., int]:
         try:
             return main(*args, **kwargs) or 0
         except KeyboardInterrupt:
-            said, code = "interrupted", _EXIT_CTRL_C
+            message, code = "interrupted", _EXIT_CTRL_C
         except UserError as error:
-            said, code = f"error: {shown(error)}", error.exit_code
+            message, code = f"error: {shown(error)}", error.exit_code
         except (MemoryError, RuntimeError, OSError) as error:
             if is_out_of_memory(error):
                 text = "out of memory: run the same command again with more (the next of several attempts asks for it)"
@@ -62,10 +62,10 @@ def reports_user_errors(main: Callable[..., int | None]) -> Callable[..., int]:
                 text = "no space left on a disk: free some and run the same command again"
             else:
                 raise
-            said, code = f"error: {text}", UserError.exit_code
+            message, code = f"error: {text}", UserError.exit_code
         # The log may be on the full disk: then only the exit code reports the error.
         with contextlib.suppress(OSError):
-            print(said, file=sys.stderr)
+            print(message, file=sys.stderr)
         return code
 
     return guarded

@@ -20,7 +20,7 @@ def add_rotate(commands: _Commands) -> None:
         "rotate",
         help="replace your key with a new one",
         description="Make a new key in the place of the old one, keep the old one as a retired key, and write a "
-        "statement that both keys sign. Whoever trusts the old key uses it to trust the new one: "
+        "statement that both keys sign. Everyone who trusts the old key uses it to trust the new one: "
         "`sealed-experts keys trust STATEMENT`.",
     )
     parser.add_argument("--name", help="which key (default: the one that signs)")

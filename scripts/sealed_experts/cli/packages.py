@@ -63,7 +63,9 @@ def _verify(subparsers: _Commands) -> None:
         'the key that it contains itself: --json then prints "ok": true and "trusted": false.',
     )
     parser.add_argument(
-        "--recompute-privacy", action="store_true", help="recompute the receipt's ε with a second accountant (seconds)"
+        "--recompute-privacy",
+        action="store_true",
+        help="recompute the receipt's ε with a second accountant; takes seconds",
     )
     parser.add_argument(
         "--signature", type=Path, metavar="FILE", help="the folder's model signature (default: FOLDER.sig)"
@@ -114,7 +116,7 @@ def _add_allow_untrusted(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-untrusted",
         action="store_true",
-        help="check only that the file is intact, whoever made it; this says nothing about who made it",
+        help="check only that the file is intact; this says nothing about who made it",
     )
 
 

@@ -209,8 +209,8 @@ def _forwarding(process: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, _FORWARDED[signal.Signals(number)])
 
-    heeded = [number for number in _FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]  # `nohup` ignores one
-    before = {number: signal.signal(number, forward) for number in heeded}
+    handled = [number for number in _FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]  # `nohup` ignores one
+    before = {number: signal.signal(number, forward) for number in handled}
     try:
         yield passed_on
     finally:

@@ -104,7 +104,7 @@ def write_error(path: Path, error: OSError) -> UserError | OSError:
     if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP):
         return UserError(f"cannot write {path} ({error.strerror}): remove what is in its place, or choose another")
     if error.errno in (errno.ENOENT, errno.ESTALE) and not path.parent.is_dir():
-        return UserError(f"cannot write {path} ({error.strerror}): its folder was removed meanwhile")
+        return UserError(f"cannot write {path} ({error.strerror}): its folder was removed during the write")
     if error.errno == errno.EIO:
         return UserError(f"cannot write {path} ({error.strerror}): its disk, or the way there, has failed")
     return error

@@ -10,7 +10,7 @@ from sealed_experts.files.digests import digest_of_files, sha256_file
 from sealed_experts.files.safetensors_header import PREFIX, Tensor, header_length, parse_header
 
 MANIFEST = "base.json"
-REBUILD = "delete the folder and run the same command again, so that the base is made anew"
+REBUILD = "delete the folder and run the same command again, to make the base again"
 
 
 def write_base_manifest(

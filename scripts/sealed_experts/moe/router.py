@@ -121,10 +121,10 @@ class Router:
         fallbacks = [route for route in allowed if route.always_active]
         if fallbacks:
             return Decision(max(fallbacks, key=lambda route: route.priority).expert, ())
-        kept_out = [route.expert for route in self._routes if route not in allowed]
-        if kept_out:
+        excluded = [route.expert for route in self._routes if route not in allowed]
+        if excluded:
             raise UserError(
-                f"no expert answers this question: it contains a word that excludes {', '.join(kept_out)}"
+                f"no expert answers this question: it contains a word that excludes {', '.join(excluded)}"
                 " (`routing.exclude`), and no keyword of another expert; ask without that word, or add a fallback"
             )
         raise UserError(

@@ -160,8 +160,8 @@ def _check_adapter(manifest: Mapping[str, Any], adapter: AdapterKind, facts: Ada
         "base.name": (base["name"], facts.base_name),
         "base.revision": (base["revision"], facts.base_revision),
     }
-    for field, (said, read) in pairs.items():
-        if said != read:
+    for field, (claimed, actual) in pairs.items():
+        if claimed != actual:
             raise PackageError(
-                f"manifest: {field} is {ascii(said)[:100]}, but the adapter's files say {ascii(read)[:100]}"
+                f"manifest: {field} is {ascii(claimed)[:100]}, but the adapter's files say {ascii(actual)[:100]}"
             )

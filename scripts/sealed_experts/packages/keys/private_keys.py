@@ -192,7 +192,7 @@ def ensure_publisher_key(
     return public.fingerprint
 
 
-def mend_public(path: Path, public: Publisher) -> None:
+def restore_public(path: Path, public: Publisher) -> None:
     """Write the .pub file of a key in the folder of keys, if a killed command left none or an outdated one."""
     beside = path.with_suffix(".pub")
     whole = beside.is_file() and beside.read_bytes() == public.pem.encode()

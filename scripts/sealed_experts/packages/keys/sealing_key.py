@@ -10,7 +10,13 @@ from sealed_experts.errors import UserError
 from sealed_experts.packages.keys.passphrase import require_variable
 from sealed_experts.packages.keys.pem import is_encrypted
 from sealed_experts.packages.keys.private_file import read_private_file
-from sealed_experts.packages.keys.private_keys import ensure_publisher_key, key_path, load_key, mend_public, public_half
+from sealed_experts.packages.keys.private_keys import (
+    ensure_publisher_key,
+    key_path,
+    load_key,
+    public_half,
+    restore_public,
+)
 
 
 def settle_publisher(wanted: Mapping[str, Sequence[str]], *, create: bool) -> str:
@@ -35,7 +41,7 @@ def settle_publisher(wanted: Mapping[str, Sequence[str]], *, create: bool) -> st
         if is_encrypted(read_private_file(path)):
             require_variable(path)
         opened = load_key(path).public
-        mend_public(path, opened)
+        restore_public(path, opened)
         if opened.fingerprint != fingerprint:  # the .pub file belongs to another key
             raise UserError(f"{path.with_suffix('.pub')} is not the public half of {path}: remove it, or correct it")
     return fingerprint

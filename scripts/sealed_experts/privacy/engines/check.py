@@ -48,8 +48,8 @@ def check_unit_gradients(
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            said = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
-            raise GradientMismatch(f"the gradient engine `{engine}` fails on this model ({said})") from error
+            reason = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
+            raise GradientMismatch(f"the gradient engine `{engine}` fails on this model ({reason})") from error
     finally:
         with torch.no_grad():
             for parameter, value in zip(parameters, saved, strict=True):
