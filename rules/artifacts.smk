@@ -31,6 +31,12 @@ def trained(stages=STAGES):
     return [*base_artifacts(), *data_artifacts(experts), *files] if experts else []
 
 
+def evaluated():
+    """Every expert's evaluation and predictions."""
+    predictions = [file.format(expert=expert) for expert in EXPERTS for file in predictions_of(stages_of(expert))]
+    return [*per_expert("results/experts/{expert}/evaluation.json"), *predictions]
+
+
 def sealed_from():
     """Everything that the packages depend on."""
     evaluations = [f"results/experts/{expert}/evaluation.json" for expert in EXPERTS if needs_evaluation(expert)]
@@ -45,7 +51,12 @@ def base_artifacts():
 
 def data_artifacts(experts):
     """The prepared files of these experts' datasets, and of the parts of combined datasets."""
-    names = list(dict.fromkeys(EXPERT[expert].dataset for expert in experts))
+    names = list(dict.fromkeys(name for expert in experts for name in datasets_of(expert)))
     for name in names:  # the list grows in the loop: a part may be a combined dataset too
         names += [part for part in combined_of(name) if part not in names]
-    return expand("results/data/{dataset}/{file}", dataset=names, file=DATA_FILES)
+    return [path for name in names for path in data_files(name)]
+
+
+def datasets_of(expert):
+    """What an expert learns from, and what it is validated and evaluated on."""
+    return [EXPERT[expert].dataset, *map(EXPERT[expert].validation_of, [None, *stages_of(expert)])]

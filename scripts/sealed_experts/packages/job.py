@@ -15,7 +15,12 @@ PUBLISHING = "public_evaluation"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PackageJob:
-    """One expert to seal. `dataset` is the name of its data; None if it is private."""
+    """One expert to seal.
+
+    Attributes:
+        public_evaluation: whether measurements on held-out records may be published.
+        dataset: the name of its training data; None if they are private.
+    """
 
     name: str
     version: str
