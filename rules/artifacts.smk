@@ -58,5 +58,5 @@ def data_artifacts(experts):
 
 
 def datasets_of(expert):
-    """What an expert learns from, and what it is validated and evaluated on."""
+    """The datasets of an expert: for training, validation and evaluation."""
     return [EXPERT[expert].dataset, *map(EXPERT[expert].validation_of, [None, *stages_of(expert)])]

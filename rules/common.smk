@@ -98,12 +98,12 @@ def combined_of(name):
     return list(SETTINGS.datasets[name].parts())
 
 
-# Datasets with a test set of their own, which is one file more.
+# Datasets with a test set. They have one more file.
 TESTED = [name for name in SETTINGS.datasets if has_test_set(name, SETTINGS.datasets)]
 
 
 def data_files(name):
-    """What is prepared of a dataset."""
+    """The prepared files of a dataset."""
     names = ["train.jsonl", "val.jsonl", *(["test.jsonl"] if name in TESTED else []), "stats.json"]
     return [f"results/data/{name}/{file}" for file in names]
 
@@ -124,7 +124,7 @@ def training_records(wildcards):
 
 
 def learned_records(wildcards):
-    """All records that an expert learned from, also those behind the adapters that it learned from."""
+    """All records that an expert learned from, including those of the other adapters that it learned from."""
     return [f"results/data/{name}/train.jsonl" for name in datasets_behind(SETTINGS, wildcards.expert)]
 
 
@@ -173,7 +173,7 @@ def chain_adapters(wildcards):
     return [stage_adapter(stage).format(expert=wildcards.expert) for stage in stages_of(wildcards.expert)]
 
 
-# The distinct chains of stages, that of the first expert first.
+# The distinct chains of stages. The chain of the first expert comes first.
 CHAINS = list(dict.fromkeys(tuple(stages_of(expert)) for expert in EXPERTS))
 
 
@@ -182,7 +182,7 @@ def evaluation_rule(chain):
 
 
 def evaluated_by(chain):
-    """A pattern of the experts that are evaluated together: of this chain, and with the first one every other name."""
+    """A pattern for the experts with this chain. For the first chain, it also matches unknown names."""
     others = [expert for expert in EXPERTS if (tuple(stages_of(expert)) == chain) == (chain != CHAINS[0])]
     if chain != CHAINS[0]:
         return "|".join(others)
@@ -225,7 +225,7 @@ def start_flag(wildcards, input, output):
 
 
 def models_by_setting(expert, stage):
-    """The other adapters that a stage learns from, by the setting that names each."""
+    """The other adapters that a stage learns from, by the names of their settings."""
     models = models_of(SETTINGS, (expert, stage))
     return {name: stage_adapter(made_by).format(expert=owner) for name, (owner, made_by) in models.items()}
 
@@ -235,7 +235,7 @@ def stage_models(stage):
 
 
 def model_flags(stage):
-    # Takes `output`, so that it is not tracked: the files themselves are inputs, and the names are in `settings`.
+    # Snakemake does not track a parameter whose function takes `output`. The files are inputs, the names are settings.
     return lambda wildcards, output: " ".join(
         f"--model {name} {shlex.quote(path)}" for name, path in models_by_setting(wildcards.expert, stage).items()
     )
@@ -299,7 +299,7 @@ def evaluation_settings(wildcards):
 
 
 def evaluation_operation(wildcards, output):
-    # A function that takes `output` is not tracked.
+    # Snakemake does not track a parameter whose function takes `output`.
     return texts.evaluation_operation(SETTINGS, wildcards.expert)
 
 
@@ -380,7 +380,7 @@ def stage_threads(stage):
 
 
 def evaluation_threads(wildcards):
-    """The stage's own number: sums differ by it, and the evaluation's are to be the stage's to the last bit."""
+    """The stage's number of threads: it changes the order of sums, and the results must equal the stage's exactly."""
     return EXPERT[wildcards.expert].measured.threads
 
 

@@ -149,7 +149,7 @@ def _answers(evaluation: Evaluation, sample: Evaluation) -> "RenderableType":
 
 
 def _scores(answer: Evaluation) -> list[str]:
-    """Return an answer's scores, without the parts that some are made of."""
+    """Return an answer's scores, without the parts of a score."""
     return [f"{name} {number(value, '.2f')}" for name, value in answer["scores"].items() if "." not in name]
 
 

@@ -31,9 +31,9 @@ class Base:
     options: Mapping[str, Any]
 
     def another(self, *, model_class: ModelClass, options: Mapping[str, Any]) -> PreTrainedModel:
-        """Return another frozen model of this base, on the same device. Call it before an adapter is attached to this.
+        """Return another frozen model of this base, on the same device. Call it before an adapter is attached.
 
-        It shares this one's weights. A model of another class, or with other options, is loaded anew.
+        It shares the weights of this base. A model of another class, or with other options, is loaded from disk.
         """
         if (model_class, options) == (self.model_class, self.options):
             return copy.deepcopy(self.model, {id(weight): weight for weight in self.model.parameters()})

@@ -27,7 +27,7 @@ class Group(BaseModel):
 
     @classmethod
     def variant(cls, data: Mapping[str, Any]) -> type[Self]:
-        """Return the group that checks these plain data, where one of them decides what others may be."""
+        """Return the group that checks these plain data. One setting can decide which others are allowed."""
         return cls
 
     def replace(self, **changes: Any) -> Self:

@@ -222,7 +222,7 @@ def _quality(inputs: SealingInputs) -> dict[str, Any]:
             "interval": _interval(of_chosen[about["metric"]], confidence),
         }
         for about in evaluation["metrics"]
-        if "." not in about["metric"]  # the name of a part (an axis of a reward) may be the owner's words
+        if "." not in about["metric"]  # the name of a part (an axis of a reward) may be the owner's own text
     ]
     metrics = [one for one in measured if one["value"] is not None and one["base_value"] is not None]
     return {"published": True, "metrics": metrics} if metrics else {"published": False, "reason": _NOT_MEASURED}

@@ -96,7 +96,7 @@ def stage_receipt(
 
 
 def check_same_units(prior: Mapping[str, Any] | None, *, stage: str, unit: str) -> None:
-    """Check that a stage's ε can be composed with that of what it learned from.
+    """Check that a stage's ε can be composed with that of the adapter that it learned from.
 
     Raises:
         UserError: they count units of different kinds.
