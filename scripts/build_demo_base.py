@@ -13,7 +13,7 @@ from sealed_experts.models.job import base_from_json
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", required=True, help="the base's settings, as JSON")
-    parser.add_argument("--operation", required=True, help="how it is made, as JSON")
+    parser.add_argument("--operation", required=True, help="operational settings, as JSON")
     parser.add_argument("--output", required=True, type=Path, help="base.json of the folder to fill")
     args = parser.parse_args()
     job = base_from_json(args.settings, args.operation)
