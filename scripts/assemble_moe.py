@@ -20,10 +20,10 @@ def main() -> None:
     parser.add_argument("--base", required=True, type=Path, help="base.json of the base that all experts adapt")
     parser.add_argument("--output", required=True, type=Path, help="moe_config.json")
     args = parser.parse_args()
-    run = moe_from_json(sys.stdin.read())
+    job = moe_from_json(sys.stdin.read())
     sources = Sources(packages=args.packages, experts=args.experts, base=args.base)
-    assemble(run, sources=sources, output=args.output, trust=load_trust(), log=ReleaseLog(home_folder()))
-    print(f"assembled {len(run.experts)} experts into {args.output}")
+    assemble(job, sources=sources, output=args.output, trust=load_trust(), log=ReleaseLog(home_folder()))
+    print(f"assembled {len(job.experts)} experts into {args.output}")
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ class Workshop:
                 "steps": 3,
                 "stopped_reason": "max_steps",
             },
-            "quality": {"published": False, "reason": "nothing was measured"},
+            "quality": {"published": False, "reason": "no measurements"},
             "privacy": privacy_summary(receipt),
             "perf": {"size": facts.tensor_bytes, "parameters": facts.parameters},
         }
@@ -166,7 +166,7 @@ class Workshop:
         members["provenance.json"] = provenance_bytes(
             manifest,
             subject={path: sha256_bytes(members[path]) for path in (CONFIG, WEIGHTS)},
-            chain={"sft": {"settings": {}, "train_digest": "e" * 64}},
+            stages={"sft": {"settings": {}, "train_digest": "e" * 64}},
             names=NAMES,
             origin=Origin(version="0.1.0"),
         )
