@@ -74,7 +74,7 @@ ONE_MISTAKE = [
     (
         {"defaults.zzz": 4},
         "defaults.zzz: no such setting; known here: `template`, `validation`, `eval_answers`, `select`,"
-        " `select_metric`, `adapter`, `sft`, `reinforce`, `package`, `evaluation`, `privacy`",
+        " `select_metric`, `adapter`, `sft`, `reinforce`, `dpo`, `package`, `evaluation`, `privacy`",
     ),
     ({"overrides.adaptor": {}}, "overrides.adaptor: no such setting; did you mean `adapter`?"),
     ({"moe.he_config.scale_bit": 40}, "moe.he_config.scale_bit: no such setting; did you mean `scale_bits`?"),
@@ -138,7 +138,7 @@ ONE_MISTAKE = [
     ),
     (
         {"experts.banker.stages": ["stf"]},
-        'experts.banker.stages[0]: "stf" is not one of `sft`, `reinforce`; did you mean `sft`?',
+        'experts.banker.stages[0]: "stf" is not one of `sft`, `reinforce`, `dpo`; did you mean `sft`?',
     ),
     (
         {"defaults.select": "first"},
