@@ -19,6 +19,7 @@ from sealed_experts.models.adapters.lora import Lora
 from sealed_experts.moe.settings import MODULUS_BITS
 from sealed_experts.settings.messages import listed
 from sealed_experts.settings.reading import read_text
+from sealed_experts.training.objectives import STAGES
 
 SOUND: dict[str, Any] = {
     "base": {"name": "demo"},
@@ -74,7 +75,7 @@ ONE_MISTAKE = [
     (
         {"defaults.zzz": 4},
         "defaults.zzz: no such setting; known here: `template`, `validation`, `eval_answers`, `select`,"
-        " `select_metric`, `adapter`, `sft`, `reinforce`, `dpo`, `package`, `evaluation`, `privacy`",
+        f" `select_metric`, `adapter`, {listed(STAGES)}, `package`, `evaluation`, `privacy`",
     ),
     ({"overrides.adaptor": {}}, "overrides.adaptor: no such setting; did you mean `adapter`?"),
     ({"moe.he_config.scale_bit": 40}, "moe.he_config.scale_bit: no such setting; did you mean `scale_bits`?"),
@@ -138,7 +139,7 @@ ONE_MISTAKE = [
     ),
     (
         {"experts.banker.stages": ["stf"]},
-        'experts.banker.stages[0]: "stf" is not one of `sft`, `reinforce`, `dpo`; did you mean `sft`?',
+        f'experts.banker.stages[0]: "stf" is not one of {listed(STAGES)}; did you mean `sft`?',
     ),
     (
         {"defaults.select": "first"},

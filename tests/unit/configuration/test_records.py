@@ -13,9 +13,7 @@ from sealed_experts.data.sources import DATASET, Source
 from sealed_experts.data.sources.demo import Demo
 from sealed_experts.errors import UserError
 from sealed_experts.features import Features, check_extras, missing_extras
-from sealed_experts.metrics.loss import Loss
-from sealed_experts.metrics.perplexity import Perplexity
-from sealed_experts.metrics.reward import Reward
+from sealed_experts.metrics import METRICS
 from sealed_experts.models.adapters.lora import Lora
 from sealed_experts.rewards.finance import Finance
 from sealed_experts.training.objectives.reinforce import Reinforce
@@ -273,9 +271,10 @@ def test_a_source_that_does_not_say_what_it_reads_cannot_be_used(monkeypatch):
 def test_every_feature_that_is_named_is_asked_for_its_extra(tmp_path, monkeypatch):
     expert = {"stages": ["sft", "reinforce"]}
     _, settings = resolved(tmp_path, own={"source": "demo"}, expert=expert)
-    assert set(named_features(settings)) == {Demo, Lora, Sft, Reinforce, Finance, Loss, Perplexity, Reward}
+    metrics = {METRICS[name] for name in settings.experts[0].evaluation.metrics}
+    assert set(named_features(settings)) == {Demo, Lora, Sft, Reinforce, Finance, *metrics}
     check_extras(named_features(settings))
-    for feature in (Demo, Lora, Sft, Finance, Perplexity):
+    for feature in (Demo, Lora, Sft, Finance, METRICS["perplexity"]):
         with monkeypatch.context() as patch:
             patch.setattr(feature, "extra", {"no_such_module": "chroma", "json": "never"})
             assert missing_extras([*named_features(settings)] * 2) == {"chroma": [feature.feature]}
