@@ -24,6 +24,7 @@ def trained(stages=STAGES):
         for stage in having[expert]
         for file in (
             *start_of(expert, stage),
+            *models_by_setting(expert, stage).values(),
             stage_adapter(stage).format(expert=expert),
             stage_metrics(stage).format(expert=expert),
         )

@@ -30,11 +30,14 @@ class Base:
     model_class: ModelClass
     options: Mapping[str, Any]
 
-    def another(self, *, model_class: ModelClass, options: Mapping[str, Any]) -> PreTrainedModel:
+    def another(
+        self, *, model_class: ModelClass | None = None, options: Mapping[str, Any] | None = None
+    ) -> PreTrainedModel:
         """Return another frozen model of this base, on the same device. Call it before an adapter is attached to this.
 
         It shares this one's weights. A model of another class, or with other options, is loaded anew.
         """
+        model_class, options = model_class or self.model_class, self.options if options is None else options
         if (model_class, options) == (self.model_class, self.options):
             return copy.deepcopy(self.model, {id(weight): weight for weight in self.model.parameters()})
         model = _load_model(self.folder, dtype=self.dtype, model_class=model_class, options=options)
