@@ -16,6 +16,7 @@ from sealed_experts.packages.content.tensors import TensorCheck
 from sealed_experts.packages.content.tokenizer import check_tokenizer
 from sealed_experts.packages.errors import PackageError
 from sealed_experts.packages.source import Buffer
+from sealed_experts.training.objectives import STAGES
 
 TEXTS = ("README.md", "LICENSE")  # members that must be UTF-8
 
@@ -165,3 +166,10 @@ def _check_adapter(manifest: Mapping[str, Any], adapter: AdapterKind, facts: Ada
             raise PackageError(
                 f"manifest: {field} is {ascii(claimed)[:100]}, but the adapter's files say {ascii(actual)[:100]}"
             )
+    # A stage that this program does not have may train any class of model.
+    stage = STAGES.get(manifest["training"]["selected_stage"])
+    if stage is not None and stage.model_class != facts.model_class:
+        raise PackageError(
+            f"{CONFIG}: task_type is that of a {facts.model_class.noun}, but stage {stage.feature} trains a"
+            f" {stage.model_class.noun}"
+        )
