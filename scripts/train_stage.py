@@ -8,13 +8,13 @@ if __name__ == "__main__":
     end_at_signals()  # before the seconds that torch takes
 
 from sealed_experts.errors import reports_user_errors
-from sealed_experts.training.command import parse_job, run_job
+from sealed_experts.training.command import parse_job, train_job
 
 
 @reports_user_errors
 def main() -> int:
     job = parse_job(__doc__)
-    return run_job(job, job.settings.objective)
+    return train_job(job, job.settings.objective)
 
 
 if __name__ == "__main__":

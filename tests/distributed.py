@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sealed_experts.errors import reports_user_errors
 from sealed_experts.training import interruption
-from sealed_experts.training.command import run_job
+from sealed_experts.training.command import train_job
 from sealed_experts.training.launcher import STORE
 
 
@@ -75,6 +75,6 @@ def train_as(count, job, objective, *, folder, before=lambda rank: None, seconds
 
     def work(rank: int) -> int:
         before(rank)
-        return reports_user_errors(run_job)(job, objective)
+        return reports_user_errors(train_job)(job, objective)
 
     return Forked(work, count=count, folder=folder).wait(seconds=seconds)

@@ -1,4 +1,4 @@
-"""A policy's answers to held-out prompts, with what they are worth and how far they have moved."""
+"""A policy's answers to held-out prompts, with their rewards and their divergence from the reference."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -20,9 +20,9 @@ class HeldOutAnswers:
     """Answers to held-out prompts.
 
     Attributes:
-        rollouts: one a prompt, in the prompts' order.
-        kl: mean over prompts of the mean divergence from the reference, in nats a token; None without a prompt.
-        entropy: mean over prompts of the mean entropy, in nats a token; None without a prompt.
+        rollouts: one per prompt, in the prompts' order.
+        kl: mean over prompts of the mean divergence from the reference, in nats per token; None without a prompt.
+        entropy: mean over prompts of the mean entropy, in nats per token; None without a prompt.
     """
 
     rollouts: list[Rollout]
@@ -31,7 +31,7 @@ class HeldOutAnswers:
 
 
 def held_out_stream(seed: int) -> Stream:
-    """Return the stream of held-out sampling: of the public seed alone, so that every evaluation draws the same."""
+    """Return the random stream for held-out sampling. It depends only on the public seed, so all draws repeat."""
     return Stream(derive_key(seed.to_bytes(8, "big", signed=True), "held-out answers"))
 
 
@@ -51,13 +51,13 @@ def answer_held_out(
     """Let the policy answer held-out prompts once.
 
     Args:
-        prompts: each with a unit of its own.
-        reference: makes a context in which the model is the one that the divergence is measured from.
+        prompts: each must be a separate unit.
+        reference: makes a context in which the model is the reference for the divergence.
         seed: the run's seed.
-        token_budget: of one physical batch.
+        token_budget: largest number of tokens in one physical batch.
         pad_id: padding token.
-        number: which answers; other numbers give other ones.
-        check: called before each physical batch; may raise to give up. While answers are sampled, `scorer`'s is.
+        number: each number gives other answers.
+        check: called before each physical batch; may raise to stop. While answers are sampled, `scorer` calls its own.
     """
     rollouts = scorer.roll_out(model, prompts, stream=held_out_stream(seed), step=number, held_out=True)
     divergences: list[float] = []

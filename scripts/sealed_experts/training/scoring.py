@@ -1,4 +1,4 @@
-"""Answers with their rewards: what a policy says to a set of prompts, and how good that is."""
+"""Sample a policy's answers to a set of prompts, and score them with a reward."""
 
 import dataclasses
 import statistics
@@ -16,22 +16,22 @@ from sealed_experts.rewards import Score, Scoring
 from sealed_experts.training.batches import Example
 from sealed_experts.training.rollouts import Sampled, Sampling, check_row_independence, sample_answers
 
-# Nothing is kept for a backward pass while answers are sampled, so many more tokens fit than in a physical batch.
+# Sampling keeps nothing for a backward pass, so a pass can hold this many times the tokens of a physical batch.
 _SAMPLING_TOKENS = 16
 _MOST_ROWS = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rollout(Example):
-    """A prompt with the answer that was sampled to it: `ids` holds both.
+    """A prompt with its sampled answer: `ids` holds both.
 
     Attributes:
-        nucleus: for each token of the answer, how many of the likeliest it was sampled from.
-        log_probs: for each token of the answer, its log-probability among those.
-        truncated: whether the answer was cut at its longest length.
+        nucleus: for each token of the answer, the size of the nucleus that it was sampled from.
+        log_probs: for each token of the answer, its log-probability within that nucleus.
+        truncated: whether the answer was cut at the longest length.
         response: the answer as text.
         score: its reward.
-        advantage: what the score term is multiplied by.
+        advantage: factor of the score term.
     """
 
     nucleus: tuple[int, ...]
@@ -43,7 +43,7 @@ class Rollout(Example):
 
 
 class AnswerSettings(Protocol):
-    """What sampling asks of the settings of a stage or of an evaluation."""
+    """The settings of a stage or of an evaluation that sampling needs."""
 
     max_seq_len: int
     token_budget: int
@@ -54,7 +54,7 @@ class AnswerSettings(Protocol):
 
     @property
     def logical_batch(self) -> int:
-        """Prompts a step."""
+        """Prompts per step."""
 
 
 class Scorer:
@@ -89,7 +89,7 @@ class Scorer:
         """Check that every prompt, read from `path`, leaves room for an answer.
 
         Raises:
-            UserError: one does not; it names the longest.
+            UserError: a prompt is too long; the message names the longest one.
         """
         longest = max(examples, key=lambda example: example.prompt_length, default=None)
         if longest is None or longest.prompt_length <= self._sampling.prompt_tokens:
@@ -103,10 +103,10 @@ class Scorer:
         )
 
     def settle(self, model: Any, examples: Sequence[Example]) -> None:
-        """Sample one prompt at a time where, on this machine, a row of a batch depends on the other rows.
+        """Test whether rows of a batch depend on each other on this machine; if so, sample one prompt at a time.
 
         Args:
-            examples: some to try it with.
+            examples: examples for the test.
         """
         prompts = [example.ids[: example.prompt_length] for example in examples[: self._sampling.rows]]
         if prompts and not check_row_independence(model, prompts, sampling=self._sampling):
@@ -116,13 +116,14 @@ class Scorer:
     def roll_out(
         self, model: Any, examples: Sequence[Example], *, stream: Stream, step: int, held_out: bool = False
     ) -> list[Rollout]:
-        """Return a scored answer to each example's prompt, decided by (stream, step, unit).
+        """Return a scored answer to each example's prompt. (stream, step, unit) decide each answer.
 
-        Held-out prompts come many at once, also where a step draws few. Under privacy every pass of a step has one
-        shape, see `rollouts`; held-out prompts are always the same ones, and without privacy the draw is no secret.
+        Under privacy all passes of a step have the same shape, see `rollouts`. This is not needed for held-out prompts,
+        which are always the same, nor without privacy, where the draw is not secret. Held-out prompts are sampled many
+        at once, even if a step draws few.
 
         Raises:
-            UserError: the reward fails, or leaves its range.
+            UserError: the reward fails, or its value is out of range.
         """
         prompts = [example.ids[: example.prompt_length] for example in examples]
         answers = sample_answers(
@@ -137,7 +138,7 @@ class Scorer:
         return [self._scored(example, answer) for example, answer in zip(examples, answers, strict=True)]
 
     def _fitting(self, prompts: Sequence[Sequence[int]], *, held_out: bool) -> Sampling:
-        """Return how these prompts are sampled: no wider than they need, unless a draw's own size must not show."""
+        """Return the sampling for these prompts: no larger than needed, unless the draw's size must stay hidden."""
         sampling = self._held_out if held_out else self._sampling
         if not prompts or (self._private and not held_out):
             return sampling
@@ -160,7 +161,7 @@ class Scorer:
 
 
 def reward_figures(rollouts: Sequence[Rollout]) -> dict[str, Any]:
-    """Return mean, spread and axes of the rewards, the answers' mean length in tokens and the share that was cut.
+    """Return the rewards' mean, spread and axes, the answers' mean length in tokens, and the share of cut answers.
 
     They are functions of private records. Without any rollout (an empty draw) they are None.
     """
@@ -168,7 +169,7 @@ def reward_figures(rollouts: Sequence[Rollout]) -> dict[str, Any]:
 
 
 def observed(rollout: Rollout) -> dict[str, Any]:
-    """Return what `figures_of_observed` needs of a rollout, as plain data."""
+    """Return the part of a rollout that `figures_of_observed` needs, as plain data."""
     return {
         "reward": rollout.score.value,
         "axes": dict(rollout.score.axes),
@@ -178,7 +179,7 @@ def observed(rollout: Rollout) -> dict[str, Any]:
 
 
 def figures_of_observed(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return `reward_figures` from what was `observed` of each rollout, in whichever process."""
+    """Return the `reward_figures` of rollouts that any process has `observed`."""
     rewards = [row["reward"] for row in rows]
     return {
         "reward_mean": _mean(rewards),
@@ -201,5 +202,5 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _token(value: Any) -> int:
-    assert isinstance(value, int), "load_tokenizer makes sure of both tokens"
+    assert isinstance(value, int), "load_tokenizer checks both tokens"
     return value

@@ -13,7 +13,7 @@ import torch
 from sealed_experts.errors import UserError, reports_user_errors
 from sealed_experts.privacy.mechanism import GradientMechanism
 from sealed_experts.training.checkpoints import CheckpointFolder, load_state
-from sealed_experts.training.command import run_job
+from sealed_experts.training.command import train_job
 from sealed_experts.training.interruption import EXIT_INTERRUPTED
 from sealed_experts.training.launcher import EXIT_PEER, EXIT_STOPPED
 from sealed_experts.training.loop import TrainingLoop
@@ -281,7 +281,7 @@ def test_processes_with_other_data_are_refused(tmp_path, tiny_base, tiny_dataset
     jobs = [job_in(tmp_path, tiny_base, tiny_dataset, max_steps=steps) for steps in (2, 3)]
 
     def work(rank):
-        return reports_user_errors(run_job)(jobs[rank], supervised)
+        return reports_user_errors(train_job)(jobs[rank], supervised)
 
     ended = Forked(work, count=2, folder=tmp_path / "said").wait()
     assert ended.codes == [1, EXIT_PEER]

@@ -97,7 +97,7 @@ def test_a_number_of_processes_that_is_none_is_refused(monkeypatch, size):
     """It ended with a ValueError's traceback."""
     monkeypatch.setenv("WORLD_SIZE", size)
     with (
-        pytest.raises(UserError, match=r"the variable WORLD_SIZE is .*, which is no number of processes: unset it"),
+        pytest.raises(UserError, match=r"the variable WORLD_SIZE is .*, which is not a number of processes: unset it"),
         joined(timeout_minutes=1),
     ):
         pass

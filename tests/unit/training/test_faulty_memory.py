@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from tests.unit.training.test_stage import PLAIN, make_job, supervised
 from sealed_experts.errors import reports_user_errors
-from sealed_experts.training.command import run_job
+from sealed_experts.training.command import train_job
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
 
 original, calls = SupervisedFineTuning.per_example_loss, iter(range(10**6))
@@ -39,7 +39,7 @@ def hungry(self, model, batch, constants):
 SupervisedFineTuning.per_example_loss = hungry
 folder, base, dataset = map(Path, sys.argv[1:])
 job = make_job(folder, base, dataset, privacy=PLAIN, checkpoint_steps=100)
-sys.exit(reports_user_errors(lambda: run_job(job, supervised))())
+sys.exit(reports_user_errors(lambda: train_job(job, supervised))())
 """
 
 

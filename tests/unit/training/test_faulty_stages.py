@@ -229,17 +229,17 @@ def test_only_the_newest_of_many_other_runs_is_told(tmp_path, capsys):
 
 
 def test_a_run_whose_folder_was_replaced_writes_no_adapter(tmp_path, tiny_base, tiny_dataset, monkeypatch):
-    """It would be one of the key of another run: the folder was deleted, and that one has begun in it."""
+    """The folder was deleted, and another run with another key has begun in it."""
     job = make_job(tmp_path, tiny_base, tiny_dataset, privacy=PLAIN, max_steps=1)
-    original = stage_module.TrainingLoop.run
+    original = stage_module.TrainingLoop.train
 
-    def run(self):
+    def train_and_replace(self):
         original(self)
         shutil.move(job.checkpoints, tmp_path / "away")
         shutil.copytree(tmp_path / "away", job.checkpoints)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage_module.TrainingLoop, "run", run)
+        patch.setattr(stage_module.TrainingLoop, "train", train_and_replace)
         with pytest.raises(UserError, match="was removed while this run was using it, and another one is in its place"):
             train_stage(job, supervised)
     assert [path.name for path in job.output.parent.glob("*.pt")] == []

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from sealed_experts.training import deadline, interruption
-from sealed_experts.training.command import run_job
+from sealed_experts.training.command import train_job
 from sealed_experts.training.deadline import Deadline, job_deadline, parse_time_left
 from sealed_experts.training.interruption import EXIT_INTERRUPTED, Interruption
 from tests.conftest import ROOT
@@ -40,7 +40,7 @@ def endless(tmp_path, tiny_base, tiny_dataset, monkeypatch):
 def trains(job):
     """What a rule's script does, in a forked process: torch is loaded already."""
     interruption.STARTED_BY = os.getppid()
-    os._exit(run_job(job, supervised))
+    os._exit(train_job(job, supervised))
 
 
 def starts_a_trainer_and_dies(job, pid, code):
@@ -48,7 +48,7 @@ def starts_a_trainer_and_dies(job, pid, code):
     child = os.fork()
     if child == 0:
         interruption.STARTED_BY = os.getppid()
-        code.value = run_job(job, supervised)
+        code.value = train_job(job, supervised)
         os._exit(0)
     pid.value = child
     time.sleep(60)

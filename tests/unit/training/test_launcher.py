@@ -105,8 +105,8 @@ def test_its_exit_code_is_that_of_the_job(tmp_path, how, code):
 def test_a_killed_process_ends_the_others_even_where_they_hang(tmp_path):
     (tmp_path / "rank.py").write_text(RANK)
     code = f"""import sys
-from sealed_experts.training.launcher import run
-sys.exit(run([{sys.executable!r}, "rank.py", "killed"], processes=2, grace_seconds=0.5))"""
+from sealed_experts.training.launcher import launch
+sys.exit(launch([{sys.executable!r}, "rank.py", "killed"], processes=2, grace_seconds=0.5))"""
     environment = {**os.environ, "PYTHONPATH": str(LAUNCHER.parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

@@ -32,7 +32,7 @@ def pairs(rows):
 
 
 class Asking(Preference):
-    """Asks for one value a unit besides."""
+    """It also asks a query: one value per unit."""
 
     query_noise = {"share": 1e-9}  # noqa: RUF012
 
@@ -95,7 +95,7 @@ def test_a_query_with_more_than_one_value_a_unit_is_a_defect(tmp_path):
             return {"share": torch.full((len(batch.examples),), 0.25)}
 
     source = private(adapted("lora"), Rows(), "hooks", tmp_path, queries={"share": 0.0})
-    with pytest.raises(ValueError, match="one value a unit"):
+    with pytest.raises(ValueError, match="one value per unit"):
         source.add(batch_of(units()))
 
 
@@ -126,7 +126,7 @@ def test_the_logged_loss_is_the_mean_over_units_and_units_are_counted(tmp_path):
         folder=tmp_path,
     )
     loop._validate_if_due = lambda: None  # this objective has none
-    state = loop.run()
+    state = loop.train()
     assert state.history[0]["loss"] == pytest.approx(sum(expected) / 4, rel=1e-4)
     assert (state.examples_seen, state.tokens_seen) == (4, sum(len(row.ids) for row in rows))
 
