@@ -1,4 +1,4 @@
-"""Compare the base and an expert's stages on held-out records: losses, rewards and sample answers."""
+"""Compare the base and the stages of an expert on held-out records: losses, rewards and sample answers."""
 
 import argparse
 import sys
@@ -16,15 +16,15 @@ from sealed_experts.rewards.making.maker import make_reward
 @reports_user_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base", required=True, type=Path, help="the base's base.json")
+    parser.add_argument("--base", required=True, type=Path, help="base.json of the base model")
     parser.add_argument("--val", required=True, type=Path, help="held-out records")
-    parser.add_argument("--train", required=True, type=Path, help="training records, none of which may be held out")
+    parser.add_argument("--train", required=True, type=Path, help="training records; they are not evaluated on")
     parser.add_argument(
-        "--adapters", required=True, nargs="+", type=Path, help="the stages' adapter files, in their order"
+        "--adapters", required=True, nargs="+", type=Path, help="adapter files of all stages, in their order"
     )
-    parser.add_argument("--settings", required=True, help="what decides the numbers, as JSON")
-    parser.add_argument("--operation", required=True, help="how it is run, as JSON")
-    parser.add_argument("--output", required=True, type=Path, help="evaluation.json")
+    parser.add_argument("--settings", required=True, help="settings that decide the numbers, as JSON")
+    parser.add_argument("--operation", required=True, help="settings that only say how to run, as JSON")
+    parser.add_argument("--output", required=True, type=Path, help="evaluation.json to write")
     args = parser.parse_args()
     run = evaluation_from_json(args.settings, args.operation)
     if len(args.adapters) != len(run.stages):

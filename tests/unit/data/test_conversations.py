@@ -163,7 +163,7 @@ def test_a_template_without_a_system_turn_refuses_one():
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
         "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
     )
-    with pytest.raises(UserError, match=r"cannot say a conversation of system, user \(System role not supported\)"):
+    with pytest.raises(UserError, match=r"cannot express a conversation of system, user \(System role not supported\)"):
         row_of(chat("a", "b", system="s"), template="tokenizer", tokenizer=tokenizer)
 
 

@@ -279,7 +279,7 @@ def test_a_broken_glossary_is_named(tmp_path):
     with pytest.raises(UserError, match=r"loans\.yaml is not a glossary"):
         read_terms("banking", folder=tmp_path)
     (tmp_path / "banking" / "calculations.yaml").write_text("horoscope: {}\n")
-    with pytest.raises(UserError, match="no function works out 'horoscope'"):
+    with pytest.raises(UserError, match="no function computes 'horoscope'"):
         instances("banking", folder=tmp_path)
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(UserError, match="not valid YAML"):

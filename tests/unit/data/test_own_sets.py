@@ -153,7 +153,7 @@ def test_a_dataset_may_hold_everything_out(desk):
 def test_a_test_set_is_written_where_there_is_one_and_nowhere_else(desk):
     for made, test in ((desk.prepare(TRAIN, VAL), desk.folder / "test.jsonl"), (desk.prepare(TRAIN, VAL, TEST), None)):
         paths = {name: desk.folder / f"{name}.jsonl" for name in ("train", "val")}
-        with pytest.raises(UserError, match=r"dataset x has (a|no) test set of its own"):
+        with pytest.raises(UserError, match=r"dataset x has (a|no) separate test set"):
             write_prepared(made, **paths, test=test, stats=desk.folder / "stats.json", count_tokens=words)
 
 

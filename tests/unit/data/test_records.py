@@ -242,8 +242,8 @@ def test_records_of_every_kind_survive_their_file(tmp_path_factory, one, two, th
     ("change", "message"),
     [
         ({"chosen": "edited"}, "the id does not belong"),
-        ({"kind": "poem"}, "of a kind that is not known; known are instruction, chat"),
-        ({"kind": ["pair"]}, "of a kind that is not known"),
+        ({"kind": "poem"}, "of an unknown kind; known are instruction, chat"),
+        ({"kind": ["pair"]}, "of an unknown kind"),
         ({"kind": "labelled"}, "exactly the fields id, unit, input, label"),
         ({"extra": 1}, "exactly the fields id, unit, prompt, chosen, rejected"),
         ({"chosen": 5}, "a field is not text"),
@@ -299,7 +299,7 @@ def test_duplicates_drop_and_records_of_one_question_stay_together(tmp_path, kin
     assert (made.kind, made.duplicates_dropped) == (kind, 7)
     assert len(made.train) + len(made.val) == 80
     assert made.val
-    asked = [{found.kin for found in side} for side in (made.train, made.val)]
+    asked = [{found.related_by for found in side} for side in (made.train, made.val)]
     assert len(asked[0]) + len(asked[1]) == 40
     assert not asked[0] & asked[1]
 

@@ -177,7 +177,7 @@ def test_the_script_refuses_a_key_that_is_not_the_publishers(tmp_path):
     private_keys.ensure_publisher_key()
     run = sealed(tmp_path / "a", publisher="0" * 64)
     assert run.returncode == 1
-    assert run.stderr.startswith("error: the key at hand has the fingerprint")
+    assert run.stderr.startswith("error: the current publisher key has the fingerprint")
     assert not (tmp_path / "a" / "out.tgsp").exists()
 
 
@@ -293,7 +293,7 @@ def test_no_plain_expert_file_of_an_earlier_package_stays_beside_an_encrypted_on
     run = sealed(tmp_path / "a", publisher=publisher, package={"recipients": [str(tmp_path / "reader.pub")]})
     assert run.returncode == 0, run.stderr
     assert not (tmp_path / "a" / "out.expert").exists()
-    assert "out.expert, which was made of the package before" in run.stdout
+    assert "out.expert, which was made from the previous package" in run.stdout
 
 
 @pytest.mark.parametrize("epoch", ["-1", "1.5", "yesterday", "1" * 13, "١"])
