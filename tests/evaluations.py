@@ -1,4 +1,4 @@
-"""An evaluation.json as an expert's run leaves it, made up."""
+"""An invented evaluation.json in the form that the workflow writes."""
 
 import copy
 import json
@@ -31,7 +31,7 @@ def model(*, loss: float, axes: dict[str, float], kl: float | None = None) -> di
 
 
 def answer(text: str, reward: float = 0.5, *, truncated: bool | None = False) -> dict[str, Any]:
-    """Return one answer; the reference is never truncated and does not say."""
+    """Return one answer; a reference is never truncated and has no such field."""
     said = {"text": text, "reward": reward, "axes": dict.fromkeys(AXES, reward)}
     return said if truncated is None else {**said, "truncated": truncated}
 
@@ -84,7 +84,7 @@ def made_evaluation(name: str = "banking_expert", *, kl: float = 0.125, loss: fl
 
 
 def without_reward(name: str = "plain_expert") -> dict[str, Any]:
-    """Return an evaluation of an expert without a stage that has a reward."""
+    """Return an evaluation of an expert whose stages have no reward."""
     made = copy.deepcopy(made_evaluation(name))
     del made["models"]["reinforce"]
     for one in made["models"].values():
@@ -95,7 +95,7 @@ def without_reward(name: str = "plain_expert") -> dict[str, Any]:
 
 
 def leave_evaluation(results: Path, evaluation: dict[str, Any]) -> Path:
-    """Write an evaluation where a run leaves it, and return its path."""
+    """Write an evaluation at the workflow's path, and return the path."""
     path = results / "experts" / evaluation["expert"] / "evaluation.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(evaluation))

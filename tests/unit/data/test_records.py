@@ -1,4 +1,4 @@
-"""The kinds of records: what a row must hold, what names a record, what prepared files and statistics say of it."""
+"""The kinds of records: what a row must hold, what decides the id, prepared files and statistics."""
 
 import csv
 import datetime
@@ -50,7 +50,7 @@ def source(path, **more):
 
 
 def in_format(folder, ending, rows):
-    """Write rows as a file of a format; CSV and Parquet take lists in their own way."""
+    """Write rows as a file of a format; CSV and Parquet hold lists in their own way."""
     path = folder / f"rows{ending}"
     if ending == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -220,7 +220,7 @@ def test_a_prepared_line_of_another_kind_says_which(tmp_path, kind):
 
 
 def vars_of(made):
-    """Return a record's own fields."""
+    """Return a record's content fields."""
     return {name: value for name, value in vars(made).items() if name not in ("id", "unit", "metadata")}
 
 
