@@ -128,8 +128,8 @@ def _metrics_by_stage(selection: Mapping[str, Any], paths: list[Path]) -> dict[s
     expected = {selection["stage"]: selection["metrics"], stages[-1]: selection["receipt"]}
     if len(of) != len(paths) or any(str(of.get(stage)) != path for stage, path in expected.items()):
         raise UserError(
-            f"--metrics must give one file for each of {', '.join(stages)}, in this order, and those that"
-            " selection.json names: delete it and run again"
+            f"--metrics must give one file for each of {', '.join(stages)}, in this order, and the files that"
+            f" selection.json names: delete selection.json and run again"
         )
     return {stage: _metrics(path) for stage, path in of.items()}
 

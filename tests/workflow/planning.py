@@ -1,4 +1,4 @@
-"""Many dry-runs: one process loads Snakemake and forks for each, so that one costs half a second instead of three."""
+"""Many dry-runs: one process loads Snakemake and forks for each, so that each takes half a second instead of three."""
 
 import importlib
 import json
@@ -12,7 +12,7 @@ SECONDS = 120
 
 
 class Planner:
-    """Asks Snakemake itself, with its own command line, what it would do in a project."""
+    """Asks Snakemake, through its own command line, what it would do in a project."""
 
     def __init__(self) -> None:
         self.server = subprocess.Popen(
@@ -25,7 +25,7 @@ class Planner:
         self.server.stdout.close()
 
     def plan(self, project, *targets: str, flags: tuple[str, ...] = (), check: bool = True, **keywords):
-        """Return {rule: output files} of a dry-run, and what it printed."""
+        """Return {rule: output files} of a dry-run, and its output."""
         from tests.workflow.conftest import jobs_of
 
         printed = project.folder.parent / "printed.txt"
@@ -45,10 +45,10 @@ class Planner:
 
 
 def serve() -> None:
-    """Plan what each line of standard input asks for, in a child of its own, and print its exit code."""
+    """For each line of standard input, plan in a child process and print its exit code."""
     import snakemake.cli
 
-    # What each run would import, but for this project's own modules: those come from the project's copy of them.
+    # Import what every run imports, except this project's modules: the project's copy of them must be used.
     for name in ("cryptography.x509", "jsonschema", "smart_open", "snakemake.executors.dryrun", "snakemake.workflow"):
         importlib.import_module(name)
     snakemake.cli.get_argument_parser()  # and the plugins
@@ -84,6 +84,6 @@ def _plan(main, request) -> None:
 
 
 if __name__ == "__main__":
-    # The folder of this file is no place to import from.
+    # Do not import from the folder of this file.
     sys.path.remove(str(Path(__file__).parent))
     serve()

@@ -1,4 +1,4 @@
-"""What an edit makes stale: the table of docs/staleness.md, line by line, as dry-runs after one finished run."""
+"""What an edit makes stale: check each line of the table in docs/staleness.md by a dry-run after one finished run."""
 
 import collections
 import re
@@ -17,12 +17,12 @@ EXPERTS = ("banking_expert", "investment_expert", "shared_attention")
 
 
 def jobs(plan) -> set[tuple[str, str]]:
-    """The planned jobs as (rule, whose)."""
+    """Return the planned jobs as (rule, owner)."""
     return {(rule, staleness.subject(output)) for rule, outputs in plan.items() for output in outputs}
 
 
 def expected(line: staleness.Line, configuration: dict) -> set[tuple[str, str]]:
-    """The jobs that a line of the table promises, as (rule, whose)."""
+    """Return the jobs that a line of the table promises, as (rule, owner)."""
     experts, datasets = configuration["experts"], configuration["datasets"]
     of = {*experts, *datasets} if line.of == ("all",) else set(line.of)
     assert of <= {*experts, *datasets}, line
