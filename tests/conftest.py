@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_finish():
-    """Leave what the libraries have made to itself: each collection of garbage, several a run, went through it again."""
+    """Leave what the libraries have made to itself: each collection of garbage, several a run, went through it all."""
     gc.freeze()
 
 
