@@ -23,7 +23,7 @@ def test_a_sample_of_kills_and_losses_of_power_ends_exactly():
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("interruption")
+@pytest.mark.xdist_group("workflow")
 def test_a_sample_of_kills_in_sealing_and_assembly_ends_exactly(finished, tmp_path):
     # A new home beside the project: a key that signs the same bytes each time, and the log, which must be the same too.
     project = Project(finished.copy(tmp_path / "top" / "whole").folder, tmp_path / "top" / "home")

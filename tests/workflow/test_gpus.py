@@ -10,7 +10,7 @@ import pytest
 
 from tests.workflow.conftest import TINY
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("interruption")]
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
 # Every Python process of the run finds two GPUs; PyTorch's build for the CPU then trains there all the same.
 TWO_GPUS = """
