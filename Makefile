@@ -7,6 +7,13 @@ FAULTS_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIGURED = $(if $(CONFIG),--configfile $(CONFIG))
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+# The extras that the configuration's features need. The pins hold: another version of a library would start runs again.
+define install_extras
+@extras=$$($(BIN)/python -m sealed_experts.configuration.extras $(CONFIG)) && if [ -n "$$extras" ]; then \
+	echo "Installing the extras that this configuration needs: $$extras"; \
+	$(INSTALL) -c requirements.txt --editable ".[$$extras]"; fi
+endef
 # Tests and linters never write results/: `make -j` cannot mix them up.
 .PHONY: run test test-unit test-workflow test-slow test-slurm lint format report faults bench clean help
 
@@ -14,6 +21,7 @@ help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
 
 run: $(VENV)/.run ## Make everything the configuration asks for (CONFIG="a.yaml b.yaml"; SNAKEMAKE_ARGS=… for more of Snakemake)
+	$(install_extras)
 	@$(BIN)/sealed-experts run $(CONFIGURED) --cores all $(SNAKEMAKE_ARGS)
 
 test: $(VENV)/.test ## Run the tests, but for the slow ones and SLURM's
@@ -42,6 +50,7 @@ format: $(VENV)/.test ## Format the code
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format . ; $(BIN)/snakefmt Snakefile rules
 
 report: $(VENV)/.run ## Make results/report.html
+	$(install_extras)
 	@$(BIN)/sealed-experts run --quiet-summary report_inputs $(CONFIGURED) --cores all $(SNAKEMAKE_ARGS)
 	@$(BIN)/snakemake report_inputs --report results/report.html $(CONFIGURED) $(SNAKEMAKE_ARGS)
 	@echo "The report is results/report.html. It is as private as the data: it shows what was measured on them."
@@ -61,16 +70,16 @@ $(BIN)/python:
 
 $(VENV)/.run: $(BIN)/python requirements.txt pyproject.toml
 	@echo "Installing the pinned requirements into $(VENV) (once; PyTorch is the largest part)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps --editable .
+	@$(INSTALL) -r requirements.txt
+	@$(INSTALL) --no-deps --editable .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run requirements-dev.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements-dev.txt
+	@$(INSTALL) -r requirements-dev.txt
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.test requirements-bench.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements-bench.txt
+	@$(INSTALL) -r requirements-bench.txt
 	@touch $@
 
 clean: ## Delete the virtual environment and caches; results stay

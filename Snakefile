@@ -35,7 +35,7 @@ rule all:
     default_target: True
     input:
         sealed_from(),
-        per_expert("results/experts/{expert}/evaluation.json"),
+        evaluated(),
         sealed_packages(),
         "results/moe/moe_config.json",
         "results/moe/composition.json",

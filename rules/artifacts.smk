@@ -24,11 +24,18 @@ def trained(stages=STAGES):
         for stage in having[expert]
         for file in (
             *start_of(expert, stage),
+            *models_by_setting(expert, stage).values(),
             stage_adapter(stage).format(expert=expert),
             stage_metrics(stage).format(expert=expert),
         )
     ]
     return [*base_artifacts(), *data_artifacts(experts), *files] if experts else []
+
+
+def evaluated():
+    """Every expert's evaluation and predictions."""
+    predictions = [file.format(expert=expert) for expert in EXPERTS for file in predictions_of(stages_of(expert))]
+    return [*per_expert("results/experts/{expert}/evaluation.json"), *predictions]
 
 
 def sealed_from():
@@ -44,8 +51,13 @@ def base_artifacts():
 
 
 def data_artifacts(experts):
-    """What is prepared of every dataset that these experts learn from, and of those that it is combined of."""
-    names = list(dict.fromkeys(EXPERT[expert].dataset for expert in experts))
+    """What is prepared of every dataset that these experts use, and of those that it is combined of."""
+    names = list(dict.fromkeys(name for expert in experts for name in datasets_of(expert)))
     for name in names:  # grows on the way: a combined dataset may hold another one
         names += [part for part in combined_of(name) if part not in names]
-    return expand("results/data/{dataset}/{file}", dataset=names, file=DATA_FILES)
+    return [path for name in names for path in data_files(name)]
+
+
+def datasets_of(expert):
+    """What an expert learns from, and what it is validated and evaluated on."""
+    return [EXPERT[expert].dataset, *map(EXPERT[expert].validation_of, [None, *stages_of(expert)])]

@@ -10,10 +10,15 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from sealed_experts.configuration import jobs as texts
 from sealed_experts.configuration.budget_checks import check_dataset_sizes
+from sealed_experts.configuration.held_out import evaluated_on_test_set, publishes_evaluation
+from sealed_experts.configuration.model_checks import datasets_behind, models_of
+from sealed_experts.configuration.named_features import named_features
 from sealed_experts.configuration.resolution import load as load_settings
 from sealed_experts.data.demo_glossary import demo_files
+from sealed_experts.data.parts import has_test_set
 from sealed_experts.data.sources import dataset_bounds
 from sealed_experts.errors import UserError
+from sealed_experts.features import check_extras
 from sealed_experts.machine import has_nvidia_device
 from sealed_experts.models.bases import DEMO, base_key, base_kind, folder_of, model_files
 from sealed_experts.training.objectives import STAGES
@@ -39,6 +44,7 @@ try:
         root=Path.cwd(),
         extra=workflow.config_settings.config,
     )
+    check_extras(named_features(SETTINGS))
     check_dataset_sizes(SETTINGS, dataset_bounds(SETTINGS.datasets), exact=False)
     check_times({expert.name: expert.package for expert in SETTINGS.experts}, os.environ)
     # Jobs inherit it: all of them sign with the key that is settled here, which is made on first use.
@@ -75,9 +81,12 @@ DEMO_BASE_FILES = [
 ]
 
 
+NAME = r"[a-z0-9][a-z0-9_-]*"
+
+
 wildcard_constraints:
-    expert=r"[a-z0-9][a-z0-9_-]*",
-    dataset=r"[a-z0-9][a-z0-9_-]*",
+    expert=NAME,
+    dataset=NAME,
     base=r"[a-z0-9][a-z0-9._-]*",
 
 
@@ -89,7 +98,14 @@ def combined_of(name):
     return list(SETTINGS.datasets[name].parts())
 
 
-DATA_FILES = ["train.jsonl", "val.jsonl", "stats.json"]
+# Datasets with a test set of their own, which is one file more.
+TESTED = [name for name in SETTINGS.datasets if has_test_set(name, SETTINGS.datasets)]
+
+
+def data_files(name):
+    """What is prepared of a dataset."""
+    names = ["train.jsonl", "val.jsonl", *(["test.jsonl"] if name in TESTED else []), "stats.json"]
+    return [f"results/data/{name}/{file}" for file in names]
 
 
 def stage_adapter(stage):
@@ -103,9 +119,25 @@ def stage_metrics(stage):
 # Inputs
 
 
-def split_of(name):
-    """An expert's training or validation records."""
-    return lambda wildcards: f"results/data/{EXPERT[wildcards.expert].dataset}/{name}.jsonl"
+def training_records(wildcards):
+    return f"results/data/{EXPERT[wildcards.expert].dataset}/train.jsonl"
+
+
+def learned_records(wildcards):
+    """All records that an expert learned from, also those behind the adapters that it learned from."""
+    return [f"results/data/{name}/train.jsonl" for name in datasets_behind(SETTINGS, wildcards.expert)]
+
+
+def validation_records(stage):
+    """The held-out records that a stage is validated on."""
+    return lambda wildcards: f"results/data/{EXPERT[wildcards.expert].validation_of(stage)}/val.jsonl"
+
+
+def evaluation_records(wildcards):
+    """The held-out records that an expert is evaluated on."""
+    expert = EXPERT[wildcards.expert]
+    side = "test" if evaluated_on_test_set(expert, SETTINGS.datasets) else "val"
+    return f"results/data/{expert.validation_of()}/{side}.jsonl"
 
 
 def base_folder_files(wildcards):
@@ -122,7 +154,11 @@ def dataset_files(wildcards):
 
 def dataset_parts(wildcards):
     """The prepared files of the datasets that a combined one holds, and what their units are."""
-    return expand("results/data/{part}/{file}", part=combined_of(wildcards.dataset), file=DATA_FILES)
+    return [path for part in combined_of(wildcards.dataset) for path in data_files(part)]
+
+
+def test_flag(wildcards, output):
+    return f"--test {shlex.quote(str(output.test))}" if output.get("test") else ""
 
 
 def dataset_stats(wildcards):
@@ -135,6 +171,26 @@ def chain_metrics(wildcards):
 
 def chain_adapters(wildcards):
     return [stage_adapter(stage).format(expert=wildcards.expert) for stage in stages_of(wildcards.expert)]
+
+
+# The distinct chains of stages, that of the first expert first.
+CHAINS = list(dict.fromkeys(tuple(stages_of(expert)) for expert in EXPERTS))
+
+
+def evaluation_rule(chain):
+    return "_".join(["evaluate_expert", *(chain if chain != CHAINS[0] else ())])
+
+
+def evaluated_by(chain):
+    """A pattern of the experts that are evaluated together: of this chain, and with the first one every other name."""
+    others = [expert for expert in EXPERTS if (tuple(stages_of(expert)) == chain) == (chain != CHAINS[0])]
+    if chain != CHAINS[0]:
+        return "|".join(others)
+    return rf"(?!(?:{'|'.join(others)})/)[^/]+" if others else "[^/]+"
+
+
+def predictions_of(chain):
+    return [f"results/experts/{{expert}}/predictions/{model}.jsonl" for model in ("base", *chain)]
 
 
 def metrics_in(folders):
@@ -166,6 +222,23 @@ def start_of(expert, stage):
 def start_flag(wildcards, input, output):
     # Takes `output`, so that it is not tracked: the file itself is an input.
     return f"--start {shlex.quote(str(input.start))}" if input.get("start") else ""
+
+
+def models_by_setting(expert, stage):
+    """The other adapters that a stage learns from, by the setting that names each."""
+    models = models_of(SETTINGS, (expert, stage))
+    return {name: stage_adapter(made_by).format(expert=owner) for name, (owner, made_by) in models.items()}
+
+
+def stage_models(stage):
+    return lambda wildcards: list(models_by_setting(wildcards.expert, stage).values())
+
+
+def model_flags(stage):
+    # Takes `output`, so that it is not tracked: the files themselves are inputs, and the names are in `settings`.
+    return lambda wildcards, output: " ".join(
+        f"--model {name} {shlex.quote(path)}" for name, path in models_by_setting(wildcards.expert, stage).items()
+    )
 
 
 def stage_files(stage):
@@ -201,7 +274,7 @@ def published_evaluation(wildcards):
 
 
 def publishes(expert):
-    return SETTINGS.datasets[EXPERT[expert].dataset].public_evaluation
+    return publishes_evaluation(EXPERT[expert], SETTINGS.datasets)
 
 
 def needs_evaluation(expert):
@@ -219,6 +292,15 @@ def stage_settings(stage):
 def stage_operation(stage):
     # A function that takes `output` is not tracked: an operational setting makes nothing stale.
     return lambda wildcards, output: texts.stage_operation(SETTINGS, wildcards.expert, stage)
+
+
+def evaluation_settings(wildcards):
+    return texts.evaluation_settings(SETTINGS, wildcards.expert)
+
+
+def evaluation_operation(wildcards, output):
+    # A function that takes `output` is not tracked.
+    return texts.evaluation_operation(SETTINGS, wildcards.expert)
 
 
 def base_settings(wildcards):
@@ -295,6 +377,11 @@ def stage_gpus(stage):
 
 def stage_threads(stage):
     return lambda wildcards: EXPERT[wildcards.expert].stage(stage).threads * processes_of(stage, wildcards)
+
+
+def evaluation_threads(wildcards):
+    """The stage's own number: sums differ by it, and the evaluation's are to be the stage's to the last bit."""
+    return EXPERT[wildcards.expert].measured.threads
 
 
 def launcher(stage):

@@ -4,7 +4,7 @@ rule seal_package:
         weights="results/experts/{expert}/peft/adapter_model.safetensors",
         selection="results/experts/{expert}/selection.json",
         metrics=chain_metrics,
-        train=split_of("train"),
+        train=learned_records,
         base=BASE_MANIFEST,
         evaluation=published_evaluation,
         licence=licence_of,

@@ -7,10 +7,11 @@ for stage in STAGES:
             f"train_{stage}"
         input:
             base=BASE_MANIFEST,
-            train=split_of("train"),
-            val=split_of("val"),
+            train=training_records,
+            val=validation_records(stage),
             stats=dataset_stats,
             start=stage_before(stage),
+            models=stage_models(stage),
             files=stage_files(stage),
         output:
             adapter=ensure(stage_adapter(stage), non_empty=True),
@@ -35,12 +36,13 @@ for stage in STAGES:
             # Not an output: Snakemake deletes outputs when a job starts and when it fails.
             checkpoints=f"results/experts/{{expert}}/{STAGES[stage].folder()}/checkpoints",
             start=start_flag,
+            models=model_flags(stage),
             launcher=launcher(stage),
         shell:
             "exec {params.launcher} python scripts/train_stage.py --base {input.base:q} --train {input.train:q}"
-            " --val {input.val:q} --stats {input.stats:q} {params.start} --settings {params.settings:q}"
-            " --operation {params.operation:q} --checkpoints {params.checkpoints:q} --output {output.adapter:q}"
-            " > {log:q} 2>&1"
+            " --val {input.val:q} --stats {input.stats:q} {params.start} {params.models}"
+            " --settings {params.settings:q} --operation {params.operation:q} --checkpoints {params.checkpoints:q}"
+            " --output {output.adapter:q} > {log:q} 2>&1"
 
     rule:
         name:

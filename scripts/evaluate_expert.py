@@ -1,4 +1,4 @@
-"""Compare the base and an expert's stages on held-out records: losses, rewards and sample answers."""
+"""Compare the base and an expert's stages on held-out records: metrics, sample answers, and every prediction."""
 
 import argparse
 import sys
@@ -8,9 +8,9 @@ from sealed_experts.errors import UserError, reports_user_errors
 from sealed_experts.evaluation.experts import evaluate_expert
 from sealed_experts.evaluation.gains import verdict
 from sealed_experts.evaluation.job import evaluation_from_json
+from sealed_experts.evaluation.stored import write_predictions
 from sealed_experts.files.canonical import write_json
 from sealed_experts.files.leases import device_lease
-from sealed_experts.rewards.making.maker import make_reward
 
 
 @reports_user_errors
@@ -18,21 +18,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", required=True, type=Path, help="the base's base.json")
     parser.add_argument("--val", required=True, type=Path, help="held-out records")
+    parser.add_argument("--train", required=True, type=Path, help="training records, none of which may be held out")
     parser.add_argument(
         "--adapters", required=True, nargs="+", type=Path, help="the stages' adapter files, in their order"
     )
     parser.add_argument("--settings", required=True, help="what decides the numbers, as JSON")
     parser.add_argument("--operation", required=True, help="how it is run, as JSON")
     parser.add_argument("--output", required=True, type=Path, help="evaluation.json")
+    parser.add_argument(
+        "--predictions", required=True, nargs="+", type=Path, help="a file for the base, and for each stage in order"
+    )
     args = parser.parse_args()
     run = evaluation_from_json(args.settings, args.operation)
     if len(args.adapters) != len(run.stages):
         raise UserError(f"--adapters must give one file for each of {', '.join(run.stages)}, in this order")
-    reward = make_reward(run.sampling.reward, run.sampling.reward_options) if run.sampling else None
+    if len(args.predictions) != len(run.stages) + 1:
+        raise UserError(f"--predictions must give one file for each of base, {', '.join(run.stages)}, in this order")
+    reward = run.rewarded.made_reward() if run.rewarded else None
     with device_lease(run.device):
-        content = evaluate_expert(run, base=args.base, val=args.val, adapters=args.adapters, reward=reward)
-    write_json(args.output, content)
-    judged = verdict(content)
+        evaluated = evaluate_expert(
+            run, base=args.base, val=args.val, train=args.train, adapters=args.adapters, reward=reward
+        )
+    for path, lines in zip(args.predictions, evaluated.predictions.values(), strict=True):
+        write_predictions(path, lines)
+    write_json(args.output, evaluated.content)
+    judged = verdict(evaluated.content)
     print(f"evaluated {run.expert}: {args.output}" + (f"; the gain in reward {judged}" if judged else ""))
 
 

@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", default=[], type=Path, help="folders of the datasets to combine")
     parser.add_argument("--train", required=True, type=Path, help="training records to write")
     parser.add_argument("--val", required=True, type=Path, help="validation records to write")
+    parser.add_argument("--test", type=Path, help="test records to write, where the dataset has them")
     parser.add_argument("--stats", required=True, type=Path, help="statistics to write")
     args = parser.parse_args()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -28,11 +29,17 @@ def main() -> None:
     run = dataset_from_json(args.settings)
     prepared = prepare(run.dataset, name=run.name, seed=run.seed, parts=args.parts, log=print)
     statistics = write_prepared(
-        prepared, train=args.train, val=args.val, stats=args.stats, count_tokens=token_counter(args.base.parent)
+        prepared,
+        train=args.train,
+        val=args.val,
+        test=args.test,
+        stats=args.stats,
+        count_tokens=token_counter(args.base.parent),
     )
+    tested = f" and {statistics['test']['records']} test" if args.test else ""
     print(
-        f"{run.name}: {statistics['train']['records']} training and {statistics['val']['records']} validation records, "
-        f"{statistics['duplicates_dropped']} duplicates dropped, {statistics['bad_rows']['count']} bad rows"
+        f"{run.name}: {statistics['train']['records']} training, {statistics['val']['records']} validation{tested} "
+        f"records, {statistics['duplicates_dropped']} duplicates dropped, {statistics['bad_rows']['count']} bad rows"
     )
 
 

@@ -65,7 +65,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--selection", required=True, type=Path, help="selection.json")
     parser.add_argument("--metrics", required=True, nargs="+", type=Path, help="the stages' metrics, in their order")
     parser.add_argument("--base", required=True, type=Path, help="the base's base.json, beside its config.json")
-    parser.add_argument("--train", type=Path, help="its training records; without them, their units count as unknown")
+    parser.add_argument(
+        "--train",
+        nargs="+",
+        type=Path,
+        help="all records that it learned from, also through other adapters; without, its units count as unknown",
+    )
     parser.add_argument("--evaluation", nargs="?", type=Path, help="evaluation.json, of a dataset declared public")
     parser.add_argument("--settings", required=True, help="the package's settings, as JSON")
     parser.add_argument("--publisher", required=True, help="fingerprint of the key to sign with")
@@ -77,7 +82,7 @@ def _inputs(args: argparse.Namespace, settings: PackageJob, *, epoch: int | None
     """Read every input, and put the version into the release log."""
     selection = _selection(args.selection)
     chain = _chain(selection, args.metrics)
-    units = None if args.train is None else {record.unit for record in read_records(args.train)}
+    units = None if args.train is None else {record.unit for path in args.train for record in read_records(path)}
     last, shipped = chain[selection["candidates"][-1]], chain[selection["stage"]]
     receipt = covering(last["privacy"], shipped=shipped["privacy"], selection=selection)
     licence = settings.package.licence_file

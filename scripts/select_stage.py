@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 
 from sealed_experts.errors import UserError, reports_user_errors
-from sealed_experts.evaluation.selection import selected_stage
-from sealed_experts.evaluation.selection_job import selection_from_json
+from sealed_experts.evaluation.selection import selected_stage, selection_from_json
 from sealed_experts.files.canonical import write_json
 
 

@@ -2,10 +2,22 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 AXES = {"format": 0.4, "terminology": 0.3, "relevance": 0.2, "safety": 0.1}
+
+
+METRICS = [
+    {"metric": "loss", "title": "Held-out loss", "unit": "nats per token", "higher_is_better": False},
+    {"metric": "perplexity", "title": "Perplexity", "unit": "", "higher_is_better": False},
+    {"metric": "reward", "title": "Reward", "unit": "mean, 0 to 1", "higher_is_better": True},
+    *(
+        {"metric": f"reward.{axis}", "title": f"· {axis}", "unit": f"weight {weight:g}", "higher_is_better": True}
+        for axis, weight in AXES.items()
+    ),
+]
 
 
 def interval(mean: float, *, half: float = 0.02) -> dict[str, float]:
@@ -13,16 +25,22 @@ def interval(mean: float, *, half: float = 0.02) -> dict[str, float]:
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
+def measured(mean: float, *, half: float = 0.02, coverage: float = 1.0) -> dict[str, float]:
+    """Return a model's figure of one metric."""
+    return {**interval(mean, half=half), "min": mean - 0.25, "max": mean + 0.25, "count": 250, "coverage": coverage}
+
+
 def model(*, loss: float, axes: dict[str, float], kl: float | None = None) -> dict[str, Any]:
     """Return one model's entry."""
     reward = sum(AXES[name] * value for name, value in axes.items())
+    perplexity = {name: math.exp(value) for name, value in interval(loss, half=0.01).items()}
     return {
-        "loss": loss,
-        "loss_interval": {"low": loss - 0.01, "high": loss + 0.01},
-        "perplexity": 2.718281828**loss,
-        "perplexity_interval": {"low": 2.718281828 ** (loss - 0.01), "high": 2.718281828 ** (loss + 0.01)},
-        "reward": interval(reward),
-        "axes": {name: interval(value) for name, value in axes.items()},
+        "metrics": {
+            "loss": measured(loss, half=0.01),
+            "perplexity": {**measured(0.0), **perplexity},
+            "reward": measured(reward),
+            **{f"reward.{name}": measured(value) for name, value in axes.items()},
+        },
         "kl": kl,
         "entropy": 2.125,
         "response_tokens": 31.5,
@@ -32,7 +50,8 @@ def model(*, loss: float, axes: dict[str, float], kl: float | None = None) -> di
 
 def answer(text: str, reward: float = 0.5, *, truncated: bool | None = False) -> dict[str, Any]:
     """Return one answer; the reference is never truncated and does not say."""
-    said = {"text": text, "reward": reward, "axes": dict.fromkeys(AXES, reward)}
+    scores = {"reward": reward, **{f"reward.{axis}": reward for axis in AXES}}
+    said = {"text": text, "scores": scores}
     return said if truncated is None else {**said, "truncated": truncated}
 
 
@@ -45,22 +64,25 @@ def made_evaluation(name: str = "banking_expert", *, kl: float = 0.125, loss: fl
         "expert": name,
         "dataset": "banking",
         "records": {"held_out": 250, "prompts": 250, "units": 250},
-        "sampling": {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 48, "seed": 42},
-        "reward": {"name": "finance", "weights": dict(AXES)},
+        "sampling": {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 48, "answers": 1, "seed": 42},
+        "reward": {"name": "finance", "stage": "reinforce", "weights": dict(AXES)},
         "intervals": {"confidence": 0.95, "method": "BCa bootstrap over units"},
+        "metrics": copy.deepcopy(METRICS),
         "models": {
             "base": model(loss=2.5, axes=base),
             "sft": model(loss=2.0, axes=before, kl=0.25),
             "reinforce": model(loss=loss, axes=after, kl=kl),
         },
         "gains": [
-            {"from": "base", "to": "sft", "loss": interval(-0.5), "reward": interval(0.1), "axes": {}},
+            {"from": "base", "to": "sft", "metrics": {"loss": interval(-0.5), "reward": interval(0.1)}},
             {
                 "from": "sft",
                 "to": "reinforce",
-                "loss": interval(loss - 2.0),
-                "reward": interval(0.06),
-                "axes": {axis: interval(after[axis] - before[axis]) for axis in AXES},
+                "metrics": {
+                    "loss": interval(loss - 2.0),
+                    "reward": interval(0.06),
+                    **{f"reward.{axis}": interval(after[axis] - before[axis]) for axis in AXES},
+                },
             },
         ],
         "checks": {
@@ -85,13 +107,29 @@ def made_evaluation(name: str = "banking_expert", *, kl: float = 0.125, loss: fl
 
 def without_reward(name: str = "plain_expert") -> dict[str, Any]:
     """Return an evaluation of an expert without a stage that has a reward."""
-    made = copy.deepcopy(made_evaluation(name))
-    del made["models"]["reinforce"]
+    made = made_evaluation(name)
+    del made["models"]["reinforce"], made["gains"][1], made["gains"][0]["metrics"]["reward"]
     for one in made["models"].values():
-        one |= {"reward": None, "axes": {}, "kl": None, "entropy": None}
-        one |= {"response_tokens": None, "truncated_share": None}
-    made["gains"] = [{**made["gains"][0], "reward": None}]
+        one |= {"kl": None, "entropy": None, "response_tokens": None, "truncated_share": None}
+        one["metrics"] = {name: one["metrics"][name] for name in ("loss", "perplexity")}
+    made["metrics"] = made["metrics"][:2]
     return made | {"reward": None, "sampling": None, "checks": {}, "samples": []}
+
+
+def asked_without_reward(name: str = "asked_expert") -> dict[str, Any]:
+    """Return an evaluation of such an expert that answered, with a metric of its own; some answers were empty."""
+    made = without_reward(name)
+    about = {"metric": "exact_match", "title": "Exact match", "unit": "share of answers", "higher_is_better": True}
+    made["metrics"].append(about)
+    for value, one in zip((0.125, 0.5), made["models"].values(), strict=True):
+        one["metrics"]["exact_match"] = measured(value, coverage=0.75)
+        one |= {"response_tokens": 12.0, "truncated_share": 0.0}
+    made["gains"][0]["metrics"]["exact_match"] = interval(0.375)
+    said = {model: {"text": "Money.", "scores": {"exact_match": 0.0}, "truncated": False} for model in made["models"]}
+    reference = {"text": "Money lent.", "scores": {"exact_match": 1.0}}
+    sample = {"prompt": "What is a loan?", "reference": reference, "answers": said}
+    sampling = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 64, "answers": 1, "seed": 42}
+    return made | {"sampling": sampling, "samples": [sample]}
 
 
 def leave_evaluation(results: Path, evaluation: dict[str, Any]) -> Path:

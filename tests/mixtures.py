@@ -4,7 +4,8 @@ import functools
 import json
 from pathlib import Path
 
-from sealed_experts.data.records import Record, write_records
+from sealed_experts.data.records import write_records
+from sealed_experts.data.records.instruction import Instruction
 from sealed_experts.files.atomic import write_bytes
 from sealed_experts.files.canonical import read_json, write_json
 from sealed_experts.files.digests import sha256_bytes
@@ -69,7 +70,7 @@ class Workshop:
     def make_data(self) -> None:
         """Two datasets without a common record, and both together."""
         records = {
-            name: [Record.from_text(instruction=f"{name} {index}?", output="Yes.") for index in range(20)]
+            name: [Instruction.of(instruction=f"{name} {index}?", output="Yes.") for index in range(20)]
             for name in ("banking", "investment")
         }
         records["combined"] = [*records["banking"], *records["investment"]]

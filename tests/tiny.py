@@ -68,11 +68,12 @@ def build_tiny_base(folder: Path, *, seed: int = 0, model=None) -> Path:
 
 def build_tiny_dataset(folder: Path, *, records: int = 60, unit: str = "record") -> Path:
     """Write train.jsonl, val.jsonl and stats.json of distinct small records; return the folder."""
-    from sealed_experts.data.records import Record, write_records
+    from sealed_experts.data.records import write_records
+    from sealed_experts.data.records.instruction import Instruction
 
     folder.mkdir(parents=True, exist_ok=True)
     made = [
-        Record.from_text(
+        Instruction.of(
             instruction=QUESTIONS[index % len(QUESTIONS)],
             input="" if index % 3 else f"Case {index}.",
             output=" ".join(SENTENCES[(index + k) % len(SENTENCES)] for k in range(1 + index % 4)) + f" No. {index}.",

@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar, Generic, TypeVar
 
 from sealed_experts.errors import UserError
@@ -67,21 +67,23 @@ class Features(Mapping[str, type[Kind]], Generic[Kind]):
         feature = getattr(importlib.import_module(path), wanted, None)
         if not (isinstance(feature, type) and issubclass(feature, self.base)):
             raise TypeError(f"{path} must define a class {wanted}, a subclass of {self.base.__name__}")
+        if lacking := sorted(getattr(feature, "__abstractmethods__", ())):
+            raise TypeError(f"{path}: {wanted} must define {', '.join(lacking)}")
         feature.feature = name
         return feature
 
 
-def missing_extras(features: Iterator[type[Feature]]) -> dict[str, list[str]]:
+def missing_extras(features: Iterable[type[Feature]]) -> dict[str, list[str]]:
     """Return {extra: names of the features that need it} of extras with a module that is not installed."""
     missing: dict[str, list[str]] = {}
-    for feature in features:
+    for feature in dict.fromkeys(features):
         for module, extra in feature.extra.items():
             if importlib.util.find_spec(module) is None:
                 missing.setdefault(extra, []).append(feature.feature)
     return missing
 
 
-def check_extras(features: Iterator[type[Feature]]) -> None:
+def check_extras(features: Iterable[type[Feature]]) -> None:
     """Check that the packages which these features need are installed.
 
     Raises:

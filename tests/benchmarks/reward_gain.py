@@ -40,13 +40,13 @@ def _row(folder: Path, expert: str) -> dict[str, object]:
     evaluation = json.loads((place / "evaluation.json").read_text())
     privacy = json.loads((place / "rl" / "rl_metrics.json").read_text())["privacy"]
     (gain,) = (gain for gain in evaluation["gains"] if gain["to"] == "reinforce")
-    before, after = evaluation["models"]["sft"], evaluation["models"]["reinforce"]
+    before, after = (evaluation["models"][name]["metrics"] for name in ("sft", "reinforce"))
     return {
         "before": before["reward"]["mean"],
         "after": after["reward"]["mean"],
-        "gain": gain["reward"],
-        "kl": after["kl"],
-        "loss": after["loss"] / before["loss"] - 1,
+        "gain": gain["metrics"]["reward"],
+        "kl": evaluation["models"]["reinforce"]["kl"],
+        "loss": after["loss"]["mean"] / before["loss"]["mean"] - 1,
         "epsilon": privacy["epsilon"],
         "counts": all(evaluation["checks"].values()),
     }

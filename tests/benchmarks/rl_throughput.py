@@ -91,7 +91,7 @@ def run_ours(*, private):
     make_deterministic(threads=THREADS)
     prompts = build_prompts(ANSWERS * (STEPS + WARMUP_STEPS))
     dataset = UnitDataset(
-        [[Example(ids=(*ids, 2), prompt_length=len(ids), unit=unit)] for unit, ids in enumerate(prompts)]
+        [[[Example(ids=(*ids, 2), prompt_length=len(ids), unit=unit)]] for unit, ids in enumerate(prompts)]
     )
     model = attach_adapter(build_model().requires_grad_(False), Lora(rank=8, alpha=16), seed=0)
     settings = Reinforce(

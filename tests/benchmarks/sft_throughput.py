@@ -73,7 +73,7 @@ def run_ours(*, private):
     make_deterministic(threads=THREADS)
     rows = build_examples(LOGICAL_BATCH * (STEPS + WARMUP_STEPS))
     dataset = UnitDataset(
-        [[Example(ids=tuple(ids), prompt_length=prompt, unit=index)] for index, (ids, prompt) in enumerate(rows)]
+        [[[Example(ids=tuple(ids), prompt_length=prompt, unit=index)]] for index, (ids, prompt) in enumerate(rows)]
     )
     model = attach_adapter(build_model().requires_grad_(False), Lora(rank=8, alpha=16), seed=0)
     settings = Sft(

@@ -103,7 +103,7 @@ def outcome(project: Project) -> dict[str, Any]:
     ):
         for path in sorted(results.glob(pattern)):
             found[str(path.relative_to(results))] = without_times(json.loads(path.read_text()))
-    for pattern in ("experts/*/peft/*", "packages/*"):
+    for pattern in ("experts/*/peft/*", "experts/*/predictions/*", "packages/*"):
         for path in sorted(results.glob(pattern)):
             found[str(path.relative_to(results))] = path.read_bytes()
     return found

@@ -1,6 +1,7 @@
 """Runs of the real workflow, as a subprocess in a temporary folder, on tiny models."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -179,13 +180,16 @@ def new_project(folder: Path, home: Path, *, warm: dict[str, str] | None = None)
 
 
 def jobs_of(printed: str) -> dict[str, set[str]]:
-    """Return what a dry-run printed: {rule: output files}, without rules that make nothing."""
+    """Return what a dry-run printed: {rule: output files}, without rules that make nothing.
+
+    The rule of experts with other stages than the first one's counts as `evaluate_expert`.
+    """
     jobs: dict[str, set[str]] = {}
     rule = None
     for line in printed.splitlines():
         words = line.strip().split(" ", 1)
         if words[0] in ("rule", "localrule", "checkpoint"):
-            rule = words[1].rstrip(":")
+            rule = re.sub(r"^evaluate_expert_\w+", "evaluate_expert", words[1].rstrip(":"))
         elif words[0] == "output:" and rule:
             jobs.setdefault(rule, set()).update(words[1].split(", "))
     return jobs

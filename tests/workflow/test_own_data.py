@@ -25,14 +25,17 @@ def own(finished, tmp_path) -> Project:
     shutil.rmtree(project.folder / ".snakemake")
     data = project.folder / "data"
     data.mkdir()
-    with open(data / "loans.csv", "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, ["question", "answer", "customer"])
-        writer.writeheader()
-        for index in range(90):
-            row = {"question": f"What is loan {index}?", "answer": f"It is number {index}.", "customer": index // 3}
-            writer.writerow(row)
-    lines = [{"question": f"How is case {index} settled?", "answer": f"By rule {index}."} for index in range(60)]
-    (data / "cases.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    # Of the last customers, three loans stand in both files, and are no test.
+    for name, numbers in (("loans", range(90)), ("loans_test", range(87, 120))):
+        with open(data / f"{name}.csv", "w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, ["question", "answer", "customer"])
+            writer.writeheader()
+            for index in numbers:
+                row = {"question": f"What is loan {index}?", "answer": f"It is number {index}.", "customer": index // 3}
+                writer.writerow(row)
+    for name, numbers in (("cases", range(60)), ("public", range(59, 75))):
+        lines = [{"question": f"How is case {index} settled?", "answer": f"By rule {index}."} for index in numbers]
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     configuration = copy.deepcopy(TINY)
     configuration["base"] = {"name": str(base)}
     fields = {"instruction": "question", "output": "answer"}
@@ -40,11 +43,19 @@ def own(finished, tmp_path) -> Project:
         "loans": {
             "source": "files",
             "paths": ["data/loans.csv"],
+            "test_paths": ["data/loans_test.csv"],
             "fields": fields,
             "unit": "customer",
             "val_fraction": 0.3,
         },
         "cases": {"source": "files", "paths": ["data/cases.jsonl"], "fields": fields, "val_fraction": 0.3},
+        "public": {
+            "source": "files",
+            "paths": ["data/public.jsonl"],
+            "fields": fields,
+            "val_fraction": 1,
+            "public_evaluation": True,
+        },
     }
     configuration["defaults"]["privacy"] = {"max_grad_norm": 0.5, "delta": 1.0e-3, "target_epsilon": 50.0}
     configuration["defaults"]["sft"]["batch_size"] = 4
@@ -52,6 +63,7 @@ def own(finished, tmp_path) -> Project:
         "loans_expert": {"dataset": "loans", "routing": {"keywords": ["loan"]}},
         "cases_expert": {
             "dataset": "cases",
+            "validation": "public",
             "privacy": {"enabled": False},
             "template": "chatml",
             "routing": {"always_active": True},
@@ -83,6 +95,7 @@ def test_own_files_and_an_own_base_folder_end_in_a_mixture(own, planner):
     assert str(loans["final_val_loss"])[:6] not in private.stdout
     assert str(own.folder) not in private.stdout
     assert (results / "experts/cases_expert/sft/curves.svg").stat().st_size > 1000
+    check_held_out_sets(own, results)
     own.snakemake("report_inputs", flags=("--report", "results/report.html"))
     assert (results / "report.html").stat().st_size > 10_000
     # The user's own base counts like a data file: by its content.
@@ -93,6 +106,34 @@ def test_own_files_and_an_own_base_folder_end_in_a_mixture(own, planner):
     plan, _ = planner.plan(own)
     assert plan["fetch_base_model"] == {"results/base/my-model/base.json"}
     assert {"prepare_data", "train_sft", "assemble_moe"} <= plan.keys()
+
+
+def check_held_out_sets(own, results):
+    """The loans are tested on a file of their own; the cases are validated on public records, and may say so."""
+
+    def lines(name):
+        return [json.loads(line) for line in (results / "data" / name).read_text().splitlines()]
+
+    def of(name):
+        package = own.tool("inspect", str(results / f"packages/{name}_expert.tgsp"), "--json")
+        return json.loads((results / f"experts/{name}_expert/evaluation.json").read_text()), json.loads(package.stdout)
+
+    limit = own.configuration["defaults"]["sft"]["eval_examples"]
+    stats, test = json.loads((results / "data/loans/stats.json").read_text()), lines("loans/test.jsonl")
+    assert stats["test"]["records"] == len(test) == 33 - stats["dropped_from_test"]
+    assert not {line["id"] for line in test} & {line["id"] for line in lines("loans/train.jsonl")}
+    evaluation, package = of("loans")
+    units = len({line["unit"] for line in test[:limit]})
+    assert (evaluation["dataset"], evaluation["records"]["units"]) == ("loans", units)
+    assert package["manifest"]["quality"]["published"] is False
+
+    assert not (results / "data/cases/test.jsonl").exists()
+    assert lines("public/train.jsonl") == []
+    assert len(lines("public/val.jsonl")) == 16
+    evaluation, package = of("cases")
+    assert (evaluation["dataset"], evaluation["records"]["held_out"]) == ("public", limit)
+    assert package["manifest"]["quality"]["published"] is True
+    assert package["manifest"]["training"]["datasets"][0].keys() == {"hmac_sha256"}
 
 
 def test_bad_rows_are_listed_with_file_and_line_and_too_many_stop_the_run(own):

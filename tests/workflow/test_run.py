@@ -31,6 +31,8 @@ def test_every_artifact_of_the_contract_is_there(finished):
                 "sft/metrics.jsonl",
                 "selection.json",
                 "evaluation.json",
+                "predictions/base.jsonl",
+                "predictions/sft.jsonl",
                 "peft/adapter_config.json",
                 "peft/adapter_model.safetensors",
             )
@@ -39,7 +41,7 @@ def test_every_artifact_of_the_contract_is_there(finished):
     expected += [
         f"experts/banking_expert/rl/{name}" for name in ("adapter_rl_final.pt", "rl_metrics.json", "metrics.jsonl")
     ]
-    expected.append("moe/composition.json")
+    expected += ["experts/banking_expert/predictions/reinforce.jsonl", "moe/composition.json"]
     assert [name for name in expected if not (results / name).stat().st_size] == []
 
 
@@ -184,15 +186,34 @@ def test_the_second_stage_is_what_is_sealed_and_every_file_says_so(finished, tmp
 def test_the_evaluation_measures_what_the_stages_measured(finished):
     """The same held-out records, prompts and draws: equal to the last bit, although another process measured."""
     folder = finished.folder / "results/experts/banking_expert"
-    evaluation = json.loads((folder / "evaluation.json").read_text())["models"]
+    models = json.loads((folder / "evaluation.json").read_text())["models"]
     rl = json.loads((folder / "rl/rl_metrics.json").read_text())
     sft = json.loads((folder / "sft/training_metrics.json").read_text())
-    assert evaluation["sft"]["loss"] == rl["first_val_loss"]
-    assert evaluation["reinforce"]["loss"] == rl["final_val_loss"]
-    assert evaluation["sft"]["reward"]["mean"] == rl["mean_reward_before"]
-    assert evaluation["reinforce"]["reward"]["mean"] == rl["mean_reward_after"]
-    assert evaluation["reinforce"]["kl"] == pytest.approx(rl["kl_after"])
+    means = {(model, name): one["mean"] for model, of in models.items() for name, one in of["metrics"].items()}
+    assert means["sft", "loss"] == rl["first_val_loss"]
+    assert means["reinforce", "loss"] == rl["final_val_loss"]
+    assert means["sft", "reward"] == rl["mean_reward_before"]
+    assert means["reinforce", "reward"] == rl["mean_reward_after"]
+    assert models["reinforce"]["kl"] == pytest.approx(rl["kl_after"])
     assert sft["total_steps"] == 4
+
+
+def test_every_answer_stands_with_its_record(finished):
+    folder = finished.folder / "results/experts/banking_expert"
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    for model in ("base", "sft", "reinforce"):
+        lines = [json.loads(line) for line in (folder / f"predictions/{model}.jsonl").read_text().splitlines()]
+        assert len(lines) == evaluation["records"]["held_out"] == 8
+        assert all(line["instruction"] and line["gold"] and line["scores"] for line in lines)
+
+
+def test_a_deleted_file_of_predictions_is_made_again(project, planner):
+    for path in ("banking_expert/predictions/reinforce.jsonl", "shared_attention/predictions/base.jsonl"):
+        kept = (project.folder / "results/experts" / path).read_bytes()
+        (project.folder / "results/experts" / path).unlink()
+        plan, _ = planner.plan(project)
+        assert f"results/experts/{path}" in plan["evaluate_expert"]
+        (project.folder / "results/experts" / path).write_bytes(kept)
 
 
 def test_every_expert_was_found_to_answer_alone_as_in_the_mixture(finished):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sealed_experts.errors import UserError
-from sealed_experts.evaluation.gains import rewarded_gain, verdict
-from sealed_experts.evaluation.rows import Evaluation, figure_rows, model_names, number, signed_interval
+from sealed_experts.evaluation.gains import verdict
+from sealed_experts.evaluation.rows import Evaluation, figure_rows, model_names, number, shown_gain, signed_interval
 from sealed_experts.evaluation.stored import evaluated_experts, evaluation_path, read_evaluation
 from sealed_experts.text import visible
 
@@ -23,8 +23,9 @@ def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser = subparsers.add_parser(
         "compare",
         help="compare an expert's stages with each other and with the base",
-        description="Show what was measured on held-out records before and after each stage: loss, reward and its "
-        "axes with 95% intervals, and whether the gain in reward counts. These numbers are as private as the records.",
+        description="Show what was measured on held-out records before and after each stage: loss, reward and other "
+        "metrics with 95% intervals, and whether the gain in reward counts. These numbers are as private as the "
+        "records.",
     )
     parser.add_argument("experts", nargs="*", metavar="EXPERT", help="which experts (default: all that were evaluated)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="the run's results (default: results)")
@@ -64,7 +65,7 @@ def show_evaluation(evaluation: Evaluation, console: "Console", *, samples: bool
         console.print(Text(f"\nPrompt {index}: {visible(sample['prompt'])}", style="bold"))
         console.print(_answers(evaluation, sample))
     if samples and not evaluation["samples"]:
-        console.print(Text("no sample answers: no stage of this expert samples any", style="dim"))
+        console.print(Text("no sample answers: no metric of this expert needs any", style="dim"))
 
 
 def _wanted(names: Sequence[str], *, results: Path) -> list[str]:
@@ -114,15 +115,20 @@ def _figures(evaluation: Evaluation, *, before_interval: str) -> "Table":
 
 
 def _gain_lines(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """Return what the stage with the reward changed, and whether it counts, each with its style."""
-    gain, judged = rewarded_gain(evaluation["gains"]), verdict(evaluation)
-    if gain is None or judged is None:
+    """Return what the stage with the reward, or the last one, changed, each line with its style."""
+    gain, judged = shown_gain(evaluation), verdict(evaluation)
+    if gain is None:
         return []
-    names = f"{gain['from']} → {gain['to']}"
-    return [
-        (f"Gain in reward, {names}: {signed_interval(gain['reward'])}; it {judged}", _style(judged)),
-        (f"Held-out loss, {names}: {signed_interval(gain['loss'])}", "dim"),
+    names, lines = f"{gain['from']} → {gain['to']}", []
+    if judged is not None:
+        changed = signed_interval(gain["metrics"]["reward"])
+        lines.append((f"Gain in reward, {names}: {changed}; it {judged}", _style(judged)))
+    lines += [
+        (f"{about['title']}, {names}: {signed_interval(gain['metrics'][about['metric']])}", "dim")
+        for about in evaluation["metrics"]
+        if about["metric"] != "reward" and "." not in about["metric"] and about["metric"] in gain["metrics"]
     ]
+    return lines
 
 
 def _style(judged: str) -> str:
@@ -137,9 +143,14 @@ def _answers(evaluation: Evaluation, sample: Evaluation) -> "RenderableType":
     table = Table(box=HORIZONTALS, expand=True, header_style="bold", show_edge=False, pad_edge=False)
     answers = {"reference": sample["reference"], **{name: sample["answers"][name] for name in model_names(evaluation)}}
     for name, answer in answers.items():
-        table.add_column(f"{name}\nreward {number(answer['reward'], '.2f')}", ratio=1, overflow="fold")
+        table.add_column(Text("\n".join([name, *_scores(answer)])), ratio=1, overflow="fold")
     table.add_row(*(Text(_shown(answer)) for answer in answers.values()))
     return table
+
+
+def _scores(answer: Evaluation) -> list[str]:
+    """Return an answer's scores, without the parts that some are made of."""
+    return [f"{name} {number(value, '.2f')}" for name, value in answer["scores"].items() if "." not in name]
 
 
 def _shown(answer: Evaluation) -> str:

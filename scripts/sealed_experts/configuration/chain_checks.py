@@ -4,9 +4,12 @@ import itertools
 from collections.abc import Iterator, Mapping
 
 from sealed_experts.configuration.document import ExpertSettings
+from sealed_experts.configuration.held_out import validation_is_public
 from sealed_experts.data.sources import Source
+from sealed_experts.evaluation.settings import measurable, not_measurable
+from sealed_experts.metrics import metric_of
 from sealed_experts.settings.layers import Layers
-from sealed_experts.settings.messages import Mistake, shown
+from sealed_experts.settings.messages import Mistake, listed, shown
 
 
 def chain_mistakes(expert: ExpertSettings, layers: Layers, *, datasets: Mapping[str, Source]) -> Iterator[Mistake]:
@@ -28,6 +31,8 @@ def chain_mistakes(expert: ExpertSettings, layers: Layers, *, datasets: Mapping[
             ("experts", expert.name, "stages"), f"{told}: one adapter cannot be both; make two experts of them"
         )
     yield from _budget_mistakes(expert, layers)
+    yield from _best_mistakes(expert, layers, datasets)
+    yield from expert.evaluation.mistakes(layers, measured=expert.measured, rewarded=expert.rewarded)
     if expert.select == "best":
         yield from _selection_mistakes(expert, layers, datasets)
 
@@ -45,24 +50,51 @@ def _budget_mistakes(expert: ExpertSettings, layers: Layers) -> Iterator[Mistake
             )
 
 
+def _best_mistakes(expert: ExpertSettings, layers: Layers, datasets: Mapping[str, Source]) -> Iterator[Mistake]:
+    """Under privacy, what validation decides must not depend on private records: no ledger counts them."""
+    for name, stage in expert.training.items():
+        if not stage.privacy.enabled or not stage.chooses or validation_is_public(expert, name, datasets):
+            continue
+        key = "patience" if stage.patience is not None else "keep"
+        dataset = expert.validation_of(name)
+        yield Mistake(
+            layers.locate(name, key),
+            f"{shown(getattr(stage, key))} would choose by held-out records of `{dataset}`, which are private, and no ε"
+            f" covers that; remove it, name a public dataset as {name}.validation, or write"
+            f" datasets.{dataset}.public_evaluation: true if they are public",
+            involves=(("datasets", dataset, "public_evaluation"), layers.locate(name, "privacy", "enabled")),
+        )
+
+
 def _selection_mistakes(expert: ExpertSettings, layers: Layers, datasets: Mapping[str, Source]) -> Iterator[Mistake]:
     """What `select: best` needs: numbers to compare, measured on records that are not private."""
-    rewarded = any(stage.scores_answers for stage in expert.training.values())
-    if expert.select_metric == "reward" and not rewarded:
+    metric, measured, rewarded = expert.select_metric, expert.measured, expert.rewarded
+    names = expert.evaluation.settled(measured=measured, rewarded=rewarded).metrics
+    wrong = ""
+    if not measurable(metric, measured=measured, rewarded=rewarded):
+        right = f"`{names[0]}`, or `select: last`" if names else "`select: last`"
+        wrong = f"{not_measurable(metric, expert=expert.name, measured=measured)}; write {right}"
+    elif names and metric_of(metric).feature not in names:
+        wrong = f"{shown(metric)} is not measured; write one of {listed(names)}, or add it to evaluation.metrics"
+    if wrong:
         yield Mistake(
             layers.locate("select_metric"),
-            '"reward" is measured only for an expert with the stage `reinforce`; write `loss`, or `select: last`',
-            involves=(layers.locate("select"), ("experts", expert.name, "stages")),
+            wrong,
+            involves=(
+                layers.locate("select"),
+                layers.locate("evaluation", "metrics"),
+                ("experts", expert.name, "stages"),
+            ),
         )
-    dataset = datasets.get(expert.dataset)
+    dataset = expert.validation_of()
     private = [name for name, stage in expert.training.items() if stage.privacy.enabled]
-    if dataset is not None and not dataset.public_evaluation and private:
+    if private and not validation_is_public(expert, None, datasets):
         yield Mistake(
             layers.locate("select"),
-            f"{shown(expert.select)} would choose by held-out records of `{expert.dataset}`, which are private, and no"
-            f" ε covers that; write `last`, or datasets.{expert.dataset}.public_evaluation: true if they are public",
+            f"{shown(expert.select)} would choose by held-out records of `{dataset}`, which are private, and no"
+            f" ε covers that; write `last`, or datasets.{dataset}.public_evaluation: true if they are public",
             involves=(
-                ("datasets", expert.dataset, "public_evaluation"),
+                ("datasets", dataset, "public_evaluation"),
                 *(layers.locate(name, "privacy", "enabled") for name in private),
             ),
         )

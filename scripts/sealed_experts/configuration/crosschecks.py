@@ -7,6 +7,8 @@ from typing import Any
 from sealed_experts.configuration.budget_checks import delta_mistakes
 from sealed_experts.configuration.chain_checks import chain_mistakes
 from sealed_experts.configuration.document import ExpertSettings, Settings
+from sealed_experts.configuration.held_out import held_out_mistakes
+from sealed_experts.configuration.model_checks import model_mistakes
 from sealed_experts.data.units import unit_mistakes
 from sealed_experts.models.adapters import KINDS
 from sealed_experts.models.base_checks import BaseFacts, base_mistakes
@@ -33,11 +35,14 @@ def cross_mistakes(
     for name, dataset in settings.datasets.items():
         yield from dataset.mistakes(name, settings.datasets, names=dataset_names, root=root)
     private = [
-        expert.dataset
-        for expert in settings.experts
-        if any(stage.privacy.enabled for stage in expert.training.values())
+        expert for expert in settings.experts if any(stage.privacy.enabled for stage in expert.training.values())
     ]
-    yield from unit_mistakes(private, settings.datasets, root=root)
+    yield from unit_mistakes(
+        [expert.dataset for expert in private],
+        settings.datasets,
+        held_out=[expert.validation_of(stage) for expert in private for stage in (None, *expert.training)],
+        root=root,
+    )
     for expert in settings.experts:
         layers = Layers.of({"defaults": {}, "overrides": {}, **document}, expert.name)
         yield from _expert_mistakes(expert, dataset_names)
@@ -48,6 +53,8 @@ def cross_mistakes(
         yield from _rank_mistakes(expert, layers, settings.moe)
         yield from _recomputation_mistakes(expert, layers, facts)
         yield from chain_mistakes(expert, layers, datasets=settings.datasets)
+        yield from held_out_mistakes(expert, layers, settings.datasets, names=dataset_names)
+    yield from model_mistakes(settings, document)
     yield from _fallback_mistakes(settings)
     yield from settings.moe.he_config.mistakes()
     yield from settings.moe.gatelink_config.mistakes()

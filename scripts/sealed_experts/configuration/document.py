@@ -1,23 +1,28 @@
 """Which settings a configuration may hold and where; and a whole run's settings once they are resolved."""
 
-import functools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import create_model
 
 from sealed_experts.data.sources import DATASET, Source
+from sealed_experts.evaluation.settings import Evaluation, EvaluationSettings
+from sealed_experts.metrics import METRICS
 from sealed_experts.models.adapters import ADAPTER, AdapterKind
 from sealed_experts.models.settings import BaseSettings
 from sealed_experts.moe.settings import MoeSettings
 from sealed_experts.packages.settings import PackageSettings, RoutingSettings
 from sealed_experts.privacy.settings import PrivacySettings
 from sealed_experts.settings.checking import LARGEST_INTEGER
-from sealed_experts.settings.fields import Distinct, Group, Open, setting
+from sealed_experts.settings.fields import Distinct, Group, Open, setting, text
+from sealed_experts.settings.messages import listed
 from sealed_experts.settings.texts import Lines, Name, Version
 from sealed_experts.training.objectives import STAGES, Stage
 
 _StageName: Any = Literal[tuple(STAGES)]
+_Measured = Annotated[
+    str, text(rf"^({'|'.join(METRICS)})(\.[^.].*)?$", f"one of {listed(METRICS)}, or a part of one (`reward.safety`)")
+]
 _Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -29,8 +34,14 @@ class Inherited(Group):
         " `tokenizer`'s own chat template.",
         default="alpaca",
     )
+    validation: str | None = setting(
+        "Dataset whose held-out records it is validated and evaluated on; absent, the one that it learns from.",
+        default=None,
+        min_length=1,
+    )
     eval_answers: int = setting(
-        "Answers to each held-out prompt when the stages are compared; more of them narrow the intervals.",
+        "Answers to each held-out prompt when the stages are compared; more of them narrow the intervals. At"
+        " `evaluation.temperature: 0` they would all be one.",
         default=1,
         ge=1,
         le=100,
@@ -38,8 +49,9 @@ class Inherited(Group):
     select: Literal["last", "best"] = setting(
         "Which stage is shipped: the `last` one, or the `best` by `select_metric` on held-out records.", default="last"
     )
-    select_metric: Literal["reward", "loss"] = setting(
-        "With `select: best`: the highest mean `reward`, or the lowest held-out `loss`.", default="reward"
+    select_metric: _Measured = setting(
+        "With `select: best`: what decides, a metric of the evaluation (the highest `reward`, the lowest `loss`).",
+        default="reward",
     )
 
 
@@ -65,6 +77,20 @@ class ExpertSettings(Own, Inherited):
     training: Mapping[str, Stage]
     configured: Mapping[str, Stage]
     package: PackageSettings
+    evaluation: Evaluation
+
+    @property
+    def rewarded(self) -> Stage | None:
+        """The last stage of its chain that has a reward."""
+        return next((stage for stage in reversed(tuple(self.training.values())) if stage.scores_answers), None)
+
+    @property
+    def measured(self) -> Stage:
+        """The stage whose held-out records, lengths and threads the evaluation takes: all models face the same.
+
+        It is the last stage with a reward where there is one, since answers are compared with its own; else the last.
+        """
+        return self.rewarded or self.stage(self.stages[-1])
 
     def stage(self, name: str) -> Stage:
         """Return the settings of one stage of its chain.
@@ -73,6 +99,17 @@ class ExpertSettings(Own, Inherited):
             KeyError: no such stage.
         """
         return self.training[name]
+
+    def validation_of(self, stage: str | None = None) -> str:
+        """Return the dataset whose held-out records a stage is validated on, or without `stage` the expert evaluated.
+
+        A stage's own `validation` beats the expert's; without either it is the dataset that the expert learns from.
+
+        Raises:
+            KeyError: no such stage.
+        """
+        own = self.stage(stage).validation if stage else None
+        return own or self.validation or self.dataset
 
 
 class Top(Group):
@@ -90,7 +127,7 @@ class Settings(Top):
     datasets: Mapping[str, Source]
     experts: tuple[ExpertSettings, ...]
 
-    @functools.cached_property
+    @property
     def by_name(self) -> dict[str, ExpertSettings]:
         """The experts by name."""
         return {expert.name: expert for expert in self.experts}
@@ -103,6 +140,7 @@ def _layer_fields() -> dict[str, Any]:
         "adapter": (Annotated[Open, ADAPTER], setting("The trainable part.", default={})),
         **stages,
         "package": (PackageSettings, setting("Its package.", default=PackageSettings())),
+        "evaluation": (EvaluationSettings, setting(_summary(EvaluationSettings), default=EvaluationSettings())),
         "privacy": (
             PrivacySettings,
             setting("Privacy of every stage that does not say otherwise.", default=PrivacySettings()),

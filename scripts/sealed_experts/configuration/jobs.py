@@ -8,8 +8,10 @@ text holds a small number (`recipe`, `revision`) that is raised when the same se
 from typing import Any
 
 from sealed_experts.configuration.document import ExpertSettings, Settings
+from sealed_experts.configuration.held_out import publishes_evaluation
 from sealed_experts.errors import UserError
 from sealed_experts.evaluation import job as evaluation_job
+from sealed_experts.evaluation.settings import SAMPLING
 from sealed_experts.files.canonical import canonical_json
 from sealed_experts.models.bases import DEMO, base_key
 from sealed_experts.moe.settings import MoeSettings
@@ -71,7 +73,10 @@ def package_settings(settings: Settings, expert_name: str) -> str:
     expert = _expert(settings, expert_name)
     own = {key: plain(getattr(expert, key)) for key in PACKAGED} | {"package": expert.package.part(operation=False)}
     public = settings.datasets[expert.dataset].public_evaluation
-    data = {PUBLISHING: public, "dataset": expert.dataset if public else None}
+    data = {
+        PUBLISHING: publishes_evaluation(expert, settings.datasets),
+        "dataset": expert.dataset if public else None,
+    }
     return canonical_json(own | data | {"recipe": PackageSettings.revision})
 
 
@@ -85,39 +90,35 @@ def moe_settings(settings: Settings) -> str:
     return canonical_json(base | {"recipe": MoeSettings.revision, "experts": experts} | plain(settings.moe))
 
 
-def measured_stage(expert: ExpertSettings) -> Stage:
-    """Return the stage whose held-out records, lengths and threads the evaluation takes: all models face the same.
-
-    It is the last stage with a reward where there is one, since answers are compared with its own; else the last.
-    """
-    return _rewarded(expert) or expert.stage(expert.stages[-1])
-
-
 def evaluation_settings(settings: Settings, expert_name: str) -> str:
     """Return what decides the numbers of an expert's evaluation."""
     expert = settings.by_name[expert_name]
-    stage, rewarded = measured_stage(expert), _rewarded(expert)
-    sampling = {name: plain(getattr(rewarded, name)) for name in evaluation_job.SAMPLING} if rewarded else None
+    metrics = [expert.evaluation.metric(name) for name in expert.evaluation.metrics]
     return canonical_json(
         {
             "expert": expert.name,
-            "dataset": expert.dataset,
+            "dataset": expert.validation_of(),
             "seed": settings.seed,
             "template": expert.template,
             "adapter": plain(expert.adapter),
             "stages": list(expert.stages),
+            "task": expert.measured.model_class.task_type,
+            "model_options": expert.measured.model_options(),
             "revision": evaluation_job.REVISION,
-            "eval_examples": stage.eval_examples,
-            "eval_answers": expert.eval_answers,
-            "max_seq_len": stage.max_seq_len,
-            "sampling": sampling,
+            "eval_examples": expert.measured.eval_examples,
+            "max_seq_len": expert.measured.max_seq_len,
+            "metrics": [
+                {"metric": metric.feature, "revision": metric.revision, "settings": plain(metric)} for metric in metrics
+            ],
+            "sampling": _sampling(expert),
+            "rewarded": _rewarded(expert) if any(metric.needs == "reward" for metric in metrics) else None,
         }
     )
 
 
 def evaluation_operation(settings: Settings, expert_name: str) -> str:
     """Return how an expert's evaluation is run; none of it makes the evaluation stale."""
-    stage = measured_stage(settings.by_name[expert_name])
+    stage = settings.by_name[expert_name].measured
     how = {name: getattr(stage, name) for name in evaluation_job.OPERATION}
     return canonical_json({"device": settings.device} | how)
 
@@ -135,8 +136,20 @@ def selection_settings(settings: Settings, expert_name: str) -> str:
     )
 
 
-def _rewarded(expert: ExpertSettings) -> Stage | None:
-    return next((stage for stage in reversed(tuple(expert.training.values())) if stage.scores_answers), None)
+def _sampling(expert: ExpertSettings) -> dict[str, Any] | None:
+    """Return how held-out prompts are answered; None where no metric needs answers."""
+    evaluation = expert.evaluation
+    # The likeliest tokens are the same each time.
+    answers = expert.eval_answers if evaluation.temperature else 1
+    sampling = {name: getattr(evaluation, name) for name in SAMPLING} | {"answers": answers}
+    return sampling if evaluation.asks() else None
+
+
+def _rewarded(expert: ExpertSettings) -> dict[str, Any] | None:
+    """Return the stage with a reward, and the settings that make it."""
+    stage = expert.rewarded
+    own = {name: plain(getattr(stage, name)) for name in stage.reward_settings} if stage else {}
+    return {"stage": stage.feature, "settings": own} if stage else None
 
 
 def _expert(settings: Settings, name: str) -> ExpertSettings:

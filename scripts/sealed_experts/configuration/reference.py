@@ -13,9 +13,12 @@ from typing import Any
 from pydantic_core import PydanticUndefined
 
 from sealed_experts.configuration.document import Inherited, Own, Top
+from sealed_experts.data.records import RECORDS
 from sealed_experts.data.sources import SOURCES
 from sealed_experts.errors import UserError
+from sealed_experts.evaluation.settings import EvaluationSettings
 from sealed_experts.files.atomic import write_bytes
+from sealed_experts.metrics import METRICS
 from sealed_experts.models.adapters import ADAPTER, KINDS, PREFIX, AdapterKind
 from sealed_experts.models.architectures import MODULES
 from sealed_experts.models.settings import BaseSettings
@@ -32,7 +35,12 @@ _MARKED = re.compile(r"(<!-- (?P<name>settings|adapters) -->\n).*?(<!-- /?(?P=na
 _HEAD = ("Setting", "Default", "Allowed", "Meaning", "Operational")
 _ADAPTER_HEAD = ("Kind", "What it is", "At the start", "Gradient engine", "Tensors", "Can become", "Served by")
 _EVERYWHERE = "Stands in `defaults`, in an expert, or in `overrides`"
-_OWN_TABLES = (BaseSettings, MoeSettings, PackageSettings, PrivacySettings, RoutingSettings)
+_NEEDS = {"losses": "", "answers": "sampled answers", "reward": "sampled answers, a stage with a reward"}
+_COLUMNS = {name: kind.columns for name, kind in RECORDS.items()}
+_OWN_TABLES = (
+    *(BaseSettings, EvaluationSettings, MoeSettings, PackageSettings, PrivacySettings, RoutingSettings),
+    *_COLUMNS.values(),
+)
 
 
 def settings_tables() -> str:
@@ -44,6 +52,10 @@ def settings_tables() -> str:
         *(
             _section(f"Dataset of source `{name}`", _of_source(name), [source], chosen="source")
             for name, source in SOURCES.items()
+        ),
+        *(
+            _section(f"Fields of records of kind `{kind}`", _of_kind(kind), [columns], "fields.")
+            for kind, columns in _COLUMNS.items()
         ),
         _section(
             "Expert",
@@ -59,12 +71,30 @@ def settings_tables() -> str:
             _section(f"Reward `{name}`", f"With `reward: {name}`: {reward.about}.", [reward], "reward_options.")
             for name, reward in REWARDS.items()
         ),
+        _section("Evaluation", f"{_EVERYWHERE}.", [EvaluationSettings], "evaluation."),
+        *_metrics(),
         _section("Privacy", f"{_EVERYWHERE}; {beside}.", [PrivacySettings], "privacy."),
         _section("Routing", "In `experts.<name>`.", [RoutingSettings], "routing."),
         _section("Package", f"{_EVERYWHERE}.", [PackageSettings], "package."),
         _section("Mixture", "", [MoeSettings], "moe."),
     ]
     return "\n".join(sections)
+
+
+def _metrics() -> list[str]:
+    """Return the lines of a table of all metrics."""
+    head = ("Metric", "What it is", "Unit", "Better", "It needs")
+    rows = [
+        (
+            f"`{name}`",
+            (metric.__doc__ or "").partition("\n")[0],
+            metric.unit,
+            "higher" if metric.higher_is_better else "lower",
+            _NEEDS[metric.needs],
+        )
+        for name, metric in METRICS.items()
+    ]
+    return [_line(head), _line("---" for _ in head), *map(_line, rows), ""]
 
 
 def adapter_table() -> str:
@@ -108,6 +138,10 @@ def with_tables(text: str) -> str:
 
 def _of_source(name: str) -> str:
     return f"In `datasets.<name>` with `source: {name}`; also in `overrides.datasets.<name>`."
+
+
+def _of_kind(kind: str) -> str:
+    return f"In a dataset with `kind: {kind}`, where its source reads rows of your own."
 
 
 def _section(title: str, place: str, groups: Iterable[type[Group]], prefix: str = "", *, chosen: str = "") -> str:

@@ -10,6 +10,7 @@ from sealed_experts.configuration.crosschecks import cross_mistakes
 from sealed_experts.configuration.document import Document, ExpertSettings, Inherited, Own, Settings, Top
 from sealed_experts.data.sources import DATASET
 from sealed_experts.errors import UserError
+from sealed_experts.evaluation.settings import EvaluationSettings
 from sealed_experts.models.adapters import ADAPTER, DEFAULT_KIND, AdapterKind
 from sealed_experts.packages.settings import PackageSettings
 from sealed_experts.settings.checking import mistakes_in, parse_group, without
@@ -18,7 +19,7 @@ from sealed_experts.settings.layers import OVERRIDES, Layers
 from sealed_experts.settings.merging import merge
 from sealed_experts.settings.messages import KeyPath, Mistake, listed
 from sealed_experts.settings.reading import read_file, read_text
-from sealed_experts.training.objectives import STAGES
+from sealed_experts.training.objectives import STAGES, Stage
 
 _COMMAND_LINE_KEYS = ("seed", "device")
 _REPLACEABLE = ("base", "datasets")
@@ -261,15 +262,27 @@ def _expert(document: Mapping[str, Any], name: str) -> ExpertSettings:
         training=Frozen({stage: configured[stage] for stage in own.stages}),
         configured=Frozen(configured),
         package=parse_group(PackageSettings, layers.merged("package")),
+        evaluation=parse_group(EvaluationSettings, layers.merged("evaluation")),
     )
 
 
 def _settled(settings: Settings) -> Settings:
     """Return the settings with what depends on others filled in: two spellings of the same are equal."""
+
+    def settled(stage: Stage) -> Stage:
+        named = {
+            name: model.replace(stage=model.stage or settings.by_name[model.expert].stages[-1])
+            for name, model in stage.models().items()
+        }
+        return stage.replace(**named).settled()
+
     experts = tuple(
         expert.model_copy(
-            update={"training": Frozen({name: stage.settled() for name, stage in expert.training.items()})}
+            update={
+                "training": Frozen({name: settled(stage) for name, stage in expert.training.items()}),
+                "evaluation": expert.evaluation.settled(measured=expert.measured, rewarded=expert.rewarded),
+            }
         )
         for expert in settings.experts
     )
-    return settings.model_copy(update={"experts": experts})
+    return settings.replace(experts=experts)

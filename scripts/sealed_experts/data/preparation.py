@@ -1,4 +1,4 @@
-"""From a source's rows to the two sides of a prepared dataset, each unit of privacy decided alone."""
+"""From a source's rows to the sides of a prepared dataset, each unit of privacy decided alone."""
 
 import collections
 import dataclasses
@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sealed_experts.data.records import Record, write_records
-from sealed_experts.data.rows import TRAIN, VAL, BadRow, Row
-from sealed_experts.data.sources import RECORD, Source
+from sealed_experts.data.records import Record, records_digest, sayings, write_records
+from sealed_experts.data.rows import TEST, TRAIN, VAL, BadRow, Row
+from sealed_experts.data.schemes import common_scheme
+from sealed_experts.data.sources import Source
 from sealed_experts.data.split import side_of_unit, split_key
 from sealed_experts.data.statistics import CountTokens, describe
-from sealed_experts.data.units import common_scheme
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json, write_json
-from sealed_experts.files.digests import digest_of_files, sha256_file
+from sealed_experts.files.digests import digest_of_files
 
 NAMED_BAD_ROWS = 20
 
@@ -23,20 +23,25 @@ Log = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A dataset's two sides and what was left out on the way.
+    """A dataset's sides and what was left out on the way.
 
     Attributes:
         unit: how the units' ids are made: `record`, `field:` and a field's name, or `mixed`.
-        dropped_from_val: combined datasets: held-out rows that another part trains on.
+        test: None where the dataset has no test set of its own.
+        dropped_from_val: validation records that are trained on, where they do not come from the split.
+        dropped_from_test: test records that are trained on.
         groups_on_both_sides: groups that units in several of them tear apart.
     """
 
     name: str
+    kind: str
     unit: str
     train: list[Record]
     val: list[Record]
+    test: list[Record] | None
     duplicates_dropped: int
     dropped_from_val: int
+    dropped_from_test: int
     groups_on_both_sides: int
     bad_rows: list[BadRow]
 
@@ -50,17 +55,17 @@ def prepare(
     source's.
 
     Raises:
-        UserError: too many bad rows, no usable row, nothing left on one side, or a part is not prepared.
+        UserError: too many bad rows, no usable row, records of several kinds, nothing left on one side, or a part is
+            not prepared.
     """
     scheme = common_scheme(map(_scheme_of, parts)) if parts else settings.unit_scheme()
     rows, bad = usable_rows(settings.read(parts=parts), max_bad_share=settings.bad_share(), log=log, name=name)
-    owned = [(_record(row), row) for row in rows]
-    sides = _sides(owned, settings=settings, seed=seed)
-    distinct: dict[tuple[str, str], tuple[Record, Row]] = {}
-    for record, row in owned:
-        distinct.setdefault((record.unit, record.id), (record, row))
-    train, val = _placed(list(distinct.values()), sides=sides, scheme=scheme)
-    torn = _torn_groups(owned, sides)
+    sides = _sides(rows, settings=settings, seed=seed)
+    first: dict[tuple[str | None, str, str], Row] = {}
+    for row in rows:
+        first.setdefault((row.side, row.record.unit, row.record.id), row)
+    found, kept = _placed(list(first.values()), sides=sides, combined=bool(parts))
+    torn = _torn_groups(rows, sides)
     if torn:
         log(
             f"{torn} groups stand on both sides of the split: units belong to several of them, and a unit is never torn"
@@ -68,15 +73,18 @@ def prepare(
         )
     prepared = Prepared(
         name=name,
+        kind=_kind_of(rows, name),
         unit=scheme,
-        train=train,
-        val=val,
-        duplicates_dropped=len(rows) - len(distinct),
-        dropped_from_val=len(distinct) - len(train) - len(val),
+        train=kept[TRAIN],
+        val=kept[VAL],
+        test=kept[TEST] if found[TEST] or settings.has_test_set() else None,
+        duplicates_dropped=len(rows) - len(first),
+        dropped_from_val=found[VAL] - len(kept[VAL]),
+        dropped_from_test=found[TEST] - len(kept[TEST]),
         groups_on_both_sides=torn,
         bad_rows=bad,
     )
-    _check_sides(prepared)
+    _check_sides(prepared, rows, settings=settings)
     return prepared
 
 
@@ -114,86 +122,100 @@ def usable_rows(
 
 
 def write_prepared(
-    prepared: Prepared, *, train: Path, val: Path, stats: Path, count_tokens: CountTokens
+    prepared: Prepared, *, train: Path, val: Path, stats: Path, count_tokens: CountTokens, test: Path | None = None
 ) -> dict[str, Any]:
-    """Write the two sides and stats.json, and return the statistics."""
-    write_records(train, prepared.train)
-    write_records(val, prepared.val)
+    """Write the sides and stats.json, and return the statistics.
+
+    Raises:
+        UserError: there is a test set, but no file for it, or the reverse.
+    """
+    if (prepared.test is None) != (test is None):
+        raise UserError(
+            f"dataset {prepared.name} has {'no' if prepared.test is None else 'a'} test set of its own: write --test"
+            " for one that has"
+        )
+    sides = {"train": prepared.train, "val": prepared.val} | ({} if prepared.test is None else {"test": prepared.test})
+    for path, records in zip((train, val, test), sides.values(), strict=False):
+        assert path is not None, "a test set has its file"
+        write_records(path, records)
     reasons = collections.Counter(row.reason for row in prepared.bad_rows)
     statistics = {
         "dataset": prepared.name,
+        "kind": prepared.kind,
         "unit": prepared.unit,
-        "train": describe(prepared.train, count_tokens=count_tokens),
-        "val": describe(prepared.val, count_tokens=count_tokens),
+        **{side: describe(records, count_tokens=count_tokens) for side, records in sides.items()},
         "duplicates_dropped": prepared.duplicates_dropped,
-        "dropped_from_val": prepared.dropped_from_val,
+        **{f"dropped_from_{side}": getattr(prepared, f"dropped_from_{side}") for side in sides if side != TRAIN},
         "groups_on_both_sides": prepared.groups_on_both_sides,
         "bad_rows": {"count": len(prepared.bad_rows), "reasons": dict(reasons)},
-        "digest": digest_of_files({"train.jsonl": sha256_file(train), "val.jsonl": sha256_file(val)}),
+        "digest": digest_of_files({f"{side}.jsonl": records_digest(records) for side, records in sides.items()}),
     }
     write_json(stats, statistics)
     return statistics
 
 
-def _record(row: Row) -> Record:
-    return Record.from_text(instruction=row.instruction, input=row.input, output=row.output, unit=row.unit)
-
-
-def _sides(owned: Sequence[tuple[Record, Row]], *, settings: Source, seed: int) -> dict[str, str]:
-    """Return {unit: side}. Duplicates count too, so that the order of rows decides nothing."""
+def _sides(rows: Sequence[Row], *, settings: Source, seed: int) -> dict[str, str]:
+    """Return {unit: side} of the rows that bring no side. Duplicates count too: the order of rows decides nothing."""
     groups: dict[str, set[str]] = collections.defaultdict(set)
-    inherited: dict[str, set[str]] = collections.defaultdict(set)
-    for record, row in owned:
-        groups[record.unit].add(_group(row))
-        if row.side is not None:
-            inherited[record.unit].add(row.side)
+    for row in rows:
+        if row.side is None:
+            groups[row.record.unit].add(_group(row))
     key = split_key(seed)
-    sides = {unit: side_of_unit(of, key=key, val_fraction=settings.held_out_share()) for unit, of in groups.items()}
-    # A unit that any part trains on is never held out in the combination.
-    return sides | {unit: TRAIN if TRAIN in of else VAL for unit, of in inherited.items()}
+    return {unit: side_of_unit(of, key=key, val_fraction=settings.held_out_share()) for unit, of in groups.items()}
 
 
 def _placed(
-    distinct: Sequence[tuple[Record, Row]], *, sides: Mapping[str, str], scheme: str
-) -> tuple[list[Record], list[Record]]:
-    """Return the two sides. Of a combination's held-out rows, those stay that no part trains on.
+    distinct: Sequence[Row], *, sides: Mapping[str, str], combined: bool
+) -> tuple[dict[str, int], dict[str, list[Record]]]:
+    """Return how many records each side was given, and those that stay there.
 
     What is trained on depends on each unit alone, as differential privacy asks: only held-out rows, which it does not
-    protect, are dropped by looking at others.
+    protect, are dropped by looking at others. Those of the split itself are not: there, units are apart already.
     """
-    train = [record for record, row in distinct if sides[record.unit] == TRAIN and row.side in (None, TRAIN)]
-    learned = {said for record in train for said in _sayings(record, scheme)}
-    val = [
-        record
-        for record, row in distinct
-        if sides[record.unit] == VAL
-        and (row.side is None or (row.side == VAL and learned.isdisjoint(_sayings(record, scheme))))
-    ]
-    return train, val
+    given: dict[str, list[Row]] = {TRAIN: [], VAL: [], TEST: []}
+    for row in distinct:
+        given[row.side or sides[row.record.unit]].append(row)
+    learned = {said for row in given[TRAIN] for said in _sayings(row.record, combined=combined)}
+    kept = {
+        side: [
+            row.record
+            for row in rows
+            if side == TRAIN or row.side is None or learned.isdisjoint(_sayings(row.record, combined=combined))
+        ]
+        for side, rows in given.items()
+    }
+    return {side: len(rows) for side, rows in given.items()}, kept
 
 
-def _sayings(record: Record, scheme: str) -> set[str]:
-    """Return what must not be held out where it is trained on.
-
-    Where records are the units, questions are not torn apart by the split of a part, and so not here. Units such as
-    customers may well ask the same.
-    """
-    return {f"record:{record.id}", f"question:{record.question}"} if scheme == RECORD else {f"record:{record.id}"}
+def _sayings(record: Record, *, combined: bool) -> set[str]:
+    """Return what must not be held out where it is trained on: of a combination, no unit that any part trains on."""
+    return sayings(record) | {f"unit:{record.unit}"} if combined else sayings(record)
 
 
-def _torn_groups(owned: Sequence[tuple[Record, Row]], sides: Mapping[str, str]) -> int:
+def _torn_groups(rows: Sequence[Row], sides: Mapping[str, str]) -> int:
     found: dict[str, set[str]] = collections.defaultdict(set)
-    for record, row in owned:
+    for row in rows:
         if row.side is None:
-            found[_group(row)].add(sides[record.unit])
+            found[_group(row)].add(sides[row.record.unit])
     return sum(len(of) > 1 for of in found.values())
 
 
 def _group(row: Row) -> str:
-    """Return the identity of a row's group: its own, else its unit, else its question."""
+    """Return the identity of a row's group: its own, else its unit, else what its record has in common with others."""
     if row.group is not None:
         return f"group:{row.group}"
-    return f"instruction:{row.instruction}" if row.unit is None else f"unit:{row.unit}"
+    record = row.record
+    return f"{record.feature}:{record.kin}" if record.is_own_unit else f"unit:{record.unit}"
+
+
+def _kind_of(rows: Sequence[Row], name: str) -> str:
+    kinds = {row.record.feature for row in rows}
+    if len(kinds) > 1:
+        raise UserError(
+            f"dataset {name} holds records of several kinds ({', '.join(sorted(kinds))}), and a stage learns from one"
+            " kind: combine datasets of one `kind`"
+        )
+    return kinds.pop()
 
 
 def _scheme_of(part: Path) -> str:
@@ -206,15 +228,20 @@ def _scheme_of(part: Path) -> str:
     return unit
 
 
-def _check_sides(prepared: Prepared) -> None:
+def _check_sides(prepared: Prepared, rows: Sequence[Row], *, settings: Source) -> None:
+    """Refuse an empty side. Only a dataset that holds out everything needs no training records."""
+    given = {row.side for row in rows}
+    learns = settings.held_out_share() < 1 and not given <= {VAL, TEST}
+    others = "give records for it that are not trained on"
     for side, records, remedy in (
-        (TRAIN, prepared.train, "lower val_fraction"),
-        (VAL, prepared.val, "raise val_fraction"),
+        (TRAIN, prepared.train or not learns, "give more groups of records, or lower val_fraction"),
+        (VAL, prepared.val, others if VAL in given else "give more groups of records, or raise val_fraction"),
+        (TEST, prepared.test is None or prepared.test, others),
     ):
         if not records:
-            dropped = f", {prepared.dropped_from_val} dropped from val" if prepared.dropped_from_val else ""
+            dropped = {"val": prepared.dropped_from_val, "test": prepared.dropped_from_test}
+            counted = "".join(f", {count} dropped from {of}" for of, count in dropped.items() if count)
             raise UserError(
                 f"dataset {prepared.name}: no record falls on the {side} side of the split "
-                f"({len(prepared.train)} train, {len(prepared.val)} val{dropped}): give more groups of records, or "
-                f"{remedy}"
+                f"({len(prepared.train)} train, {len(prepared.val)} val{counted}): {remedy}"
             )

@@ -1,15 +1,23 @@
 """What every source yields: rows with the place they stand at, usable or not."""
 
 import dataclasses
-import unicodedata
+import functools
+import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
+from pydantic import Field, create_model
+
+from sealed_experts.data.records import INSTRUCTION, RECORDS, Record
+from sealed_experts.data.records.instruction import InstructionColumns
+from sealed_experts.data.values import Unusable, identity, whole_text
 from sealed_experts.errors import UserError
-from sealed_experts.settings.fields import Group, setting, text
+from sealed_experts.settings.checking import LARGEST_INTEGER
+from sealed_experts.settings.choices import OptionsOf
+from sealed_experts.settings.fields import Distinct, Group, Open, setting, text
 from sealed_experts.settings.texts import PRINTABLE
 
-TRAIN, VAL = "train", "val"
+TRAIN, VAL, TEST = "train", "val", "test"
 UnitField = Annotated[
     str,
     text(PRINTABLE, "text without control characters or signs that turn its direction", min_length=1, max_length=190),
@@ -18,14 +26,19 @@ UnitField = Annotated[
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A usable row. `unit` and `group` are None where the source names none; `side` is set where it is inherited."""
+    """A usable row.
+
+    Attributes:
+        file: where it stands.
+        line: the line in it.
+        record: what it holds.
+        group: what keeps it together with others on one side of the split; None where nothing is named.
+        side: the side it stands on; None where the split is to say.
+    """
 
     file: str
     line: int
-    instruction: str
-    output: str
-    input: str = ""
-    unit: str | None = None
+    record: Record
     group: str | None = None
     side: str | None = None
 
@@ -43,125 +56,104 @@ class BadRow:
         return f"{self.file}:{self.line}: {self.reason}: {self.detail}"
 
 
-class FieldMap(Group):
-    """Which fields of a row hold the instruction, the input and the output."""
-
-    instruction: str = setting("Field of the instruction (the question).", default="instruction", min_length=1)
-    input: str | None = setting(
-        "Field of the optional input (the context); a row without it has none.", default="input", min_length=1
-    )
-    output: str = setting("Field of the output (the answer).", default="output", min_length=1)
+_Kind: Any = Literal[tuple(RECORDS)]
+_COLUMNS = {name: kind.columns for name, kind in RECORDS.items()}
 
 
 class Mapped(Group):
     """Settings of the sources that read the user's own rows."""
 
-    fields: FieldMap = setting("Names of the fields.", default=FieldMap())
+    kind: _Kind = setting("What a row holds (docs/data.md).", default=INSTRUCTION)
+    # The kind decides which: see `variant`.
+    fields: Annotated[InstructionColumns, OptionsOf(_COLUMNS)] = setting(
+        "Names of the fields.", default=InstructionColumns()
+    )
     unit: UnitField | None = setting(
         "Field that names the unit of privacy (a customer, a document); absent, each distinct record is a unit.",
         default=None,
     )
     group: str | None = setting(
-        "Field that keeps related rows on one side of the split; absent, the unit, or else the instruction.",
+        "Field that keeps related rows on one side of the split; absent, the unit, or else the question.",
         default=None,
         min_length=1,
     )
+    metadata: Distinct[Annotated[str, Field(min_length=1)]] = setting(
+        "Further fields to keep with each record. They stay on this machine and decide nothing.", default=()
+    )
+
+    @classmethod
+    def variant(cls, data: Mapping[str, Any]) -> type[Self]:
+        """Return these settings with the `fields` of the kind that is named."""
+        kind = data.get("kind", INSTRUCTION)
+        return _with_fields(cls, kind if isinstance(kind, str) and kind in RECORDS else None)
+
+    def record_kind(self) -> str:
+        """`kind`."""
+        return str(self.kind)
 
     def reading(self) -> Mapping[str, object]:
         """Return the settings that decide which record a row becomes, and whose it is."""
-        return {"fields": self.fields, "unit": self.unit}
+        return {"kind": self.kind, "fields": self.fields, "unit": self.unit}
 
     def unit_scheme(self) -> str:
         """Return how units' ids are made: `record`, or `field:` and the field's name."""
         return "record" if self.unit is None else f"field:{self.unit}"
 
 
-class _Unusable(Exception):
-    """A field that cannot be used: reason and detail."""
+@functools.cache
+def _with_fields(source: Any, kind: str | None) -> Any:
+    """Return a source's settings with the fields of a kind, or with any fields where the kind is a mistake."""
+    columns: Any = _COLUMNS[kind] if kind else Open
+    fields = (columns, setting("Names of the fields.", default=columns() if kind else {}))
+    return create_model(source.__name__, __base__=source, __module__=source.__module__, fields=fields)
 
 
 def map_row(values: Mapping[str, Any], *, settings: Mapped, file: str, line: int) -> Row | BadRow:
-    """Pick instruction, input, output, unit and group out of a source's row."""
-    names = settings.fields
+    """Make a record of a source's row: its content, its unit and group, its metadata."""
+    kind = RECORDS[settings.kind]
     try:
-        return Row(
-            file=file,
-            line=line,
-            instruction=_text(values, names.instruction),
-            output=_text(values, names.output),
-            input=_optional(values, names.input),
-            unit=None if settings.unit is None else _identity(values, settings.unit),
-            group=None if settings.group is None else _identity(values, settings.group),
-        )
-    except _Unusable as problem:
-        return BadRow(file, line, *problem.args)
+        content = kind.read(values, settings.fields)
+        unit = None if settings.unit is None else identity(values, settings.unit)
+        group = None if settings.group is None else identity(values, settings.group)
+        metadata = {name: _kept(values[name], name) for name in settings.metadata if values.get(name) is not None}
+        record = kind.of(unit=unit, metadata=metadata, **content)
+    except Unusable as problem:
+        return BadRow(file, line, problem.reason, problem.detail)
+    return Row(file, line, record, group=group)
 
 
 def mapped_columns(settings: Mapped) -> list[str]:
     """Return the names of a table's columns that `settings` asks for."""
-    fields = settings.fields
-    names = [fields.instruction, fields.input, fields.output, settings.unit, settings.group]
+    parts = [getattr(settings.fields, name) for name in type(settings.fields).model_fields]
+    names = [*parts, settings.unit, settings.group, *settings.metadata]
     return list(dict.fromkeys(name for name in names if name is not None))
 
 
 def check_columns(place: str, header: Sequence[str], settings: Mapped) -> None:
-    """Refuse a table without a column that is asked for; only the default `input` may be absent.
+    """Refuse a table without a column that is asked for.
 
     Raises:
         UserError: a column is missing, or one that is used stands twice.
     """
     asked = mapped_columns(settings)
-    missing = [column for column in asked if column not in header and not column == settings.fields.input == "input"]
+    missing = [column for column in asked if column not in header and column not in settings.fields.optional()]
     if missing:
         raise UserError(
             f"{place} has no column {', '.join(map(repr, missing))} (it has {', '.join(map(repr, header)) or 'none'}): "
-            "correct `fields`, `unit` or `group`"
+            f"correct `fields`, `unit` or `group`{', or `metadata`' if settings.metadata else ''}"
         )
     twice = [column for column in asked if list(header).count(column) > 1]
     if twice:
         raise UserError(f"{place}: the column {twice[0]!r} stands twice in the header: rename one")
 
 
-def _text(values: Mapping[str, Any], name: str) -> str:
-    if values.get(name) is None:
-        raise _Unusable("missing field", f"`{name}` is not there or null")
-    text = _checked(values[name], name)
-    if not text.strip():
-        raise _Unusable("empty field", f"`{name}` holds no text")
-    return text
-
-
-def _optional(values: Mapping[str, Any], name: str | None) -> str:
-    if name is None or values.get(name) is None:
-        return ""
-    text = _checked(values[name], name)
-    return text if text.strip() else ""
-
-
-def _identity(values: Mapping[str, Any], name: str) -> str:
-    """Return a unit's or group's name: text, or a whole number, which CSV would give as text too.
-
-    Blanks around it and Unicode's several ways to write one letter make no other name: one customer with two names
-    would be two units of privacy, each protected for a half.
-    """
-    value = values.get(name)
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = _digits(value, name)
-    return unicodedata.normalize("NFC", _text({name: value}, name).strip())
-
-
-def _digits(value: int, name: str) -> str:
-    try:
-        return str(value)
-    except ValueError as error:  # Python writes no number of more than some thousand digits
-        raise _Unusable("wrong type", f"`{name}` is a number of too many digits") from error
-
-
-def _checked(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise _Unusable("wrong type", f"`{name}` is {type(value).__name__}, not text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise _Unusable("not UTF-8", f"`{name}` holds half a character at position {error.start}") from error
-    return value
+def _kept(value: Any, name: str) -> Any:
+    """Return metadata as JSON can carry it; what it cannot (a time, NaN) becomes text."""
+    if isinstance(value, Mapping):
+        return {whole_text(str(key), name): _kept(item, name) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_kept(item, name) for item in value]
+    carried = isinstance(value, bool) or value is None
+    carried |= isinstance(value, int) and abs(value) <= LARGEST_INTEGER
+    carried |= isinstance(value, float) and math.isfinite(value)
+    return value if carried else whole_text(str(value), name)

@@ -8,7 +8,8 @@ from typing import Any
 from sealed_experts.data.records import Record
 
 PERCENTILES = (5, 50, 95)
-CHUNK = 1000  # texts tokenized at once: bounds memory
+CHUNK = 1000  # records whose texts are tokenized at once: bounds memory
+_ALL = ""
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 
@@ -30,20 +31,42 @@ def token_counter(folder: str | Path) -> CountTokens:
 
 
 def describe(records: Sequence[Record], *, count_tokens: CountTokens) -> dict[str, Any]:
-    """Return one side's counts: records, units, and lengths of instruction, input and output together."""
-    words, tokens = [], []
+    """Return one side's counts: records, units, lengths of all texts of a record together, and what its kind adds.
+
+    Of no records nothing but their number can be said.
+    """
+    described: dict[str, Any] = {"records": len(records), "units": len({record.unit for record in records})}
+    if not records:
+        return described
+    kind = type(records[0])
+    sizes = _sizes(records, parts=kind.parts, count_tokens=count_tokens)
+    described |= {measure: lengths(of[_ALL]) for measure, of in sizes.items()}
+    if kind.parts:
+        described["parts"] = {
+            part: {measure: lengths(of[part]) for measure, of in sizes.items()} for part in kind.parts
+        }
+    figures = kind.figures(records).items()
+    return described | {name: lengths(figure) if isinstance(figure, list) else figure for name, figure in figures}
+
+
+def _sizes(
+    records: Sequence[Record], *, parts: Sequence[str], count_tokens: CountTokens
+) -> dict[str, dict[str, list[int]]]:
+    """Return {measure: {part: each record's size}}; the part `_ALL` is all texts together."""
+    sizes = {measure: {part: [0] * len(records) for part in (_ALL, *parts)} for measure in ("tokens", "words")}
     for start in range(0, len(records), CHUNK):
-        chunk = records[start : start + CHUNK]
-        texts = [[record.instruction, record.input, record.output] for record in chunk]
-        words += [sum(len(text.split()) for text in parts) for parts in texts]
-        counts = [count_tokens(column) for column in zip(*texts, strict=True)]
-        tokens += [sum(parts) for parts in zip(*counts, strict=True)]
-    return {
-        "records": len(records),
-        "units": len({record.unit for record in records}),
-        "tokens": lengths(tokens),
-        "words": lengths(words),
-    }
+        chunk = enumerate(records[start : start + CHUNK], start)
+        texts = [(place, part, text) for place, record in chunk for part, text in record.texts()]
+        counted = {
+            "tokens": count_tokens([text for *_, text in texts]),
+            "words": [len(text.split()) for *_, text in texts],
+        }
+        for measure, counts in counted.items():
+            for (place, part, _), count in zip(texts, counts, strict=True):
+                sizes[measure][_ALL][place] += count
+                if part in parts:
+                    sizes[measure][part][place] += count
+    return sizes
 
 
 def lengths(values: Sequence[int]) -> dict[str, int]:

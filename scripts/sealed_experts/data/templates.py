@@ -1,31 +1,63 @@
-"""How instruction, input and answer become text and tokens: alpaca, chatml, or the tokenizer's own chat template.
+"""How questions, answers and conversations become text and tokens: alpaca, chatml, or the tokenizer's own template.
 
-Prompt and answer are tokenized apart, so that the tokens of a training prompt are exactly those that generation
-starts from, whatever the answer begins with.
+What comes before an answer and the answer itself are tokenized apart, so that the tokens of a training prompt are
+exactly those that generation starts from, whatever the answer begins with. Every answer ends with the tokenizer's end
+of sequence: that is where generation stops.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from sealed_experts.data.records import Record
 from sealed_experts.errors import UserError
 
 TEMPLATES = ("alpaca", "chatml", "tokenizer")
 CHATML_MARKERS = ("<|im_start|>", "<|im_end|>")
+SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
+CHOSEN, REJECTED = "chosen", "rejected"
 # Some chat templates print today's date: a prompt must be the same when it trains and when it generates.
 FIXED_DATE = "1 January 2025"
 
 
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-    """Token ids of prompt + answer + end of sequence. The first `prompt_length` positions carry no loss."""
+class Turn(NamedTuple):
+    """One turn of a conversation; `train` says of an assistant's whether it is learned."""
 
-    ids: list[int]
+    role: str
+    content: str
+    train: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """One row of tokens.
+
+    Attributes:
+        ids: the tokens.
+        prompt_length: where generation starts; what is before it is the prompt.
+        spans: the positions that carry loss, as (start, end); None for all after the prompt.
+        part: of a comparison, which answer it holds: CHOSEN or REJECTED.
+        label: the class it belongs to, where it has one.
+    """
+
+    ids: tuple[int, ...]
     prompt_length: int
+    spans: tuple[tuple[int, int], ...] | None = None
+    part: str | None = None
+    label: str | None = None
+
+    @property
+    def learned(self) -> tuple[tuple[int, int], ...]:
+        """The positions that carry loss, as (start, end)."""
+        return ((self.prompt_length, len(self.ids)),) if self.spans is None else self.spans
+
+    @property
+    def response_tokens(self) -> int:
+        """How many positions carry loss."""
+        return sum(end - start for start, end in self.learned)
 
 
 def prompt_text(*, template: str, instruction: str, input: str = "", tokenizer: Any = None) -> str:
-    """Return the text that comes before the answer.
+    """Return the text that comes before the answer to one question.
 
     Markers in the user's text that the template or the tokenizer would read as control tokens are taken apart by a
     space, so that no record can close its own prompt.
@@ -33,21 +65,67 @@ def prompt_text(*, template: str, instruction: str, input: str = "", tokenizer: 
     Raises:
         UserError: the template is unknown, or is `tokenizer` and the tokenizer has no chat template.
     """
-    instruction, input = _plain(instruction, tokenizer), _plain(input, tokenizer)
-    if template == "alpaca":
-        context = f"### Input:\n{input}\n\n" if input else ""
-        return f"### Instruction:\n{instruction}\n\n{context}### Response:\n"
-    message = f"{instruction}\n\n{input}" if input else instruction
-    if template == "chatml":
-        return f"<|im_start|>user\n{message}<|im_end|>\n<|im_start|>assistant\n"
-    if template == "tokenizer":
-        return _chat_prompt(message, tokenizer)
-    raise UserError(f"template: {template!r} is unknown; write one of {', '.join(TEMPLATES)}")
+    asked, context = _plain(instruction, tokenizer), _plain(input, tokenizer)
+    if context:
+        asked = f"{asked}\n\n### Input:\n{context}" if template == "alpaca" else f"{asked}\n\n{context}"
+    return _openings(template=template, turns=[Turn(USER, asked)], tokenizer=tokenizer)[0]
 
 
 def encode_prompt(*, template: str, instruction: str, input: str = "", tokenizer: Any) -> list[int]:
-    """Return the tokens that generation starts from: exactly the prompt part of `encode_example`."""
+    """Return the tokens that generation starts from when one question is asked.
+
+    Raises:
+        UserError: as `prompt_text`.
+    """
     text = prompt_text(template=template, instruction=instruction, input=input, tokenizer=tokenizer)
+    return _first_ids(text, template=template, tokenizer=tokenizer)
+
+
+def encode_answer(prompt: Sequence[int], answer: str, *, tokenizer: Any, max_seq_len: int) -> Encoded:
+    """Return prompt, answer and end of sequence, cut at `max_seq_len` from the answer's end.
+
+    A cut answer has no end of sequence. A prompt that leaves no room has no response position:
+    `prompt_length == len(ids)`.
+    """
+    ids = tuple([*prompt, *_answer_ids(answer, tokenizer)][:max_seq_len])
+    return Encoded(ids=ids, prompt_length=min(len(prompt), len(ids)))
+
+
+def encode_chat(*, template: str, turns: Sequence[Turn], tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return the tokens of a conversation, and where in them each answer of the assistant is, as (start, end).
+
+    An answer's end of sequence is part of it. If the last turn is the user's, the tokens are those that generation
+    starts from; they are the beginning of those of every longer conversation.
+
+    Args:
+        turns: perhaps a system turn, then user and assistant in turn; the texts have no blanks around them.
+
+    Raises:
+        UserError: the template cannot say such a conversation, or as `prompt_text`.
+    """
+    answers = [turn.content for turn in turns if turn.role == ASSISTANT]
+    quoted = [turn._replace(content=_plain(turn.content, tokenizer)) for turn in turns]
+    ids: list[int] = []
+    spans: list[tuple[int, int]] = []
+    for place, opening in enumerate(_openings(template=template, turns=quoted, tokenizer=tokenizer)):
+        ids += _ids(opening, tokenizer) if ids else _first_ids(opening, template=template, tokenizer=tokenizer)
+        if place < len(answers):
+            start = len(ids)
+            ids += _answer_ids(answers[place], tokenizer)
+            spans.append((start, len(ids)))
+    return ids, spans
+
+
+def encode_text(text: str, *, tokenizer: Any) -> list[int]:
+    """Return the tokens of a text without any template, with those that the tokenizer puts around it."""
+    return list(tokenizer(_plain(text, tokenizer))["input_ids"])
+
+
+def _ids(text: str, tokenizer: Any) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _first_ids(text: str, *, template: str, tokenizer: Any) -> list[int]:
     # A chat template writes its own beginning of sequence.
     ids = list(tokenizer(text, add_special_tokens=template != "tokenizer")["input_ids"])
     if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(tokenizer.eos_token):
@@ -55,30 +133,83 @@ def encode_prompt(*, template: str, instruction: str, input: str = "", tokenizer
     return ids
 
 
-def encode_example(*, template: str, record: Record, tokenizer: Any, max_seq_len: int) -> Encoded:
-    """Tokenize a record as prompt, answer and end of sequence, cut at `max_seq_len` from the answer's end.
+def _answer_ids(answer: str, tokenizer: Any) -> list[int]:
+    return [*_ids(_plain(answer, tokenizer), tokenizer), tokenizer.eos_token_id]
 
-    A cut answer has no end of sequence. A prompt that leaves no room has no response position:
-    `prompt_length == len(ids)`.
+
+def _openings(*, template: str, turns: Sequence[Turn], tokenizer: Any) -> list[str]:
+    """Return for each of the user's turns what stands between the answer before it and the one after it.
+
+    Args:
+        turns: their control markers are taken apart already.
     """
-    prompt = encode_prompt(template=template, instruction=record.instruction, input=record.input, tokenizer=tokenizer)
-    answer = list(tokenizer(_plain(record.output, tokenizer), add_special_tokens=False)["input_ids"])
-    ids = [*prompt, *answer, tokenizer.eos_token_id][:max_seq_len]
-    return Encoded(ids=ids, prompt_length=min(len(prompt), len(ids)))
+    if template == "tokenizer":
+        return _own_openings(turns, tokenizer)
+    if template not in TEMPLATES:
+        raise UserError(f"template: {template!r} is unknown; write one of {', '.join(TEMPLATES)}")
+    system = next((turn.content for turn in turns if turn.role == SYSTEM), None)
+    asked = [turn.content for turn in turns if turn.role == USER]
+    if template == "alpaca":
+        openings = [f"### Instruction:\n{content}\n\n### Response:\n" for content in asked]
+        first, between = ("" if system is None else f"{system}\n\n"), "\n\n"
+    else:
+        openings = [f"{_chatml(USER, content)}<|im_start|>assistant\n" for content in asked]
+        first, between = ("" if system is None else _chatml(SYSTEM, system)), "\n"
+    return [(between if place else first) + opening for place, opening in enumerate(openings)]
 
 
-def _chat_prompt(message: str, tokenizer: Any) -> str:
+def _chatml(role: str, content: str) -> str:
+    return f"<|im_start|>{role}\n{content}<|im_end|>\n"
+
+
+def _own_openings(turns: Sequence[Turn], tokenizer: Any) -> list[str]:
+    """Return the openings that the tokenizer's own template writes.
+
+    It is asked for the conversation up to each of the user's turns. Such a text must begin with the one before it and
+    the answer to that one, or the answers could not be found in it.
+    """
+    openings: list[str] = []
+    before, answer = "", ""
+    for place, turn in enumerate(turns):
+        if turn.role == ASSISTANT:
+            answer = turn.content
+        if turn.role != USER:
+            continue
+        text = _rendered(turns[: place + 1], tokenizer)
+        rest = text.removeprefix(before).lstrip() if openings else text
+        if not text.startswith(before) or not rest.startswith(answer):
+            raise UserError(
+                "template: the base's own chat template changes earlier turns when later ones follow, so no"
+                " conversation of several turns can be learned with it; write chatml or alpaca"
+            )
+        rest, end = rest.removeprefix(answer), tokenizer.eos_token
+        # The end of sequence is part of the answer.
+        openings.append(rest.lstrip().removeprefix(end) if answer and rest.lstrip().startswith(end) else rest)
+        before = text
+    return openings
+
+
+def _rendered(turns: Sequence[Turn], tokenizer: Any) -> str:
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
         raise UserError(
             "template: `tokenizer` needs a base with a chat template, and this one has none; write alpaca or chatml"
         )
-    return tokenizer.apply_chat_template(
-        [{"role": "user", "content": message}],
-        tokenize=False,
-        add_generation_prompt=True,
-        date_string=FIXED_DATE,
-        strftime_now=lambda _format: FIXED_DATE,
-    )
+    import jinja2
+
+    try:
+        return tokenizer.apply_chat_template(
+            [{"role": turn.role, "content": turn.content} for turn in turns],
+            tokenize=False,
+            add_generation_prompt=True,
+            date_string=FIXED_DATE,
+            strftime_now=lambda _format: FIXED_DATE,
+        )
+    except jinja2.TemplateError as error:
+        roles = ", ".join(turn.role for turn in turns)
+        raise UserError(
+            f"template: the base's own chat template cannot say a conversation of {roles} ({error}); write chatml or"
+            " alpaca"
+        ) from error
 
 
 def _plain(text: str, tokenizer: Any) -> str:

@@ -6,16 +6,10 @@ Two records can be known to be one person's only by their units' ids, and ids of
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from sealed_experts.data.parts import leaves
+from sealed_experts.data.schemes import common_scheme
 from sealed_experts.data.sources import Source
 from sealed_experts.settings.messages import Mistake, listed, shown
-
-MIXED = "mixed"  # no scheme: ids of several kinds come together, and one record may have two of them
-
-
-def common_scheme(schemes: Iterable[str]) -> str:
-    """Return the scheme of parts that agree, else `mixed`."""
-    distinct = set(schemes)
-    return distinct.pop() if len(distinct) == 1 else MIXED
 
 
 def unit_scheme(name: str, datasets: Mapping[str, Source]) -> str:
@@ -23,35 +17,21 @@ def unit_scheme(name: str, datasets: Mapping[str, Source]) -> str:
     return common_scheme(datasets[leaf].unit_scheme() for leaf in leaves(name, datasets))
 
 
-def leaves(name: str, datasets: Mapping[str, Source]) -> list[str]:
-    """Return the datasets that a dataset is made of and that are not combined themselves, each once."""
-    found: dict[str, None] = {}  # keeps the order
-    waiting, seen = [name], set()
-    while waiting:
-        current = waiting.pop()
-        dataset = datasets.get(current)
-        if dataset is None or current in seen:
-            continue  # an unknown part, or a circle: said elsewhere
-        seen.add(current)
-        if dataset.parts():
-            waiting += reversed(dataset.parts())
-        else:
-            found[current] = None
-    return list(found)
-
-
-def unit_mistakes(private: Iterable[str], datasets: Mapping[str, Source], *, root: Path) -> Iterator[Mistake]:
+def unit_mistakes(
+    private: Iterable[str], datasets: Mapping[str, Source], *, held_out: Iterable[str] = (), root: Path
+) -> Iterator[Mistake]:
     """Yield what would count one unit as several: mixed units, and one source that is read in two ways.
 
     Args:
         private: names of the datasets that an expert is trained on under privacy.
+        held_out: names of the datasets that such an expert is validated on: none of their records may be trained on.
         root: folder that relative paths start from.
     """
     names = list(dict.fromkeys(private))
     for name in names:
         yield from _scheme_mistakes(name, datasets)
-    trained = {leaf for name in names for leaf in leaves(name, datasets)}
-    yield from _reading_mistakes({name: datasets[name] for name in datasets if name in trained}, root)
+    read = {leaf for name in (*names, *held_out) for leaf in leaves(name, datasets)}
+    yield from _reading_mistakes({name: datasets[name] for name in datasets if name in read}, root)
 
 
 def _scheme_mistakes(name: str, datasets: Mapping[str, Source]) -> Iterator[Mistake]:

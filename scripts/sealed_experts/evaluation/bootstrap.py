@@ -1,4 +1,4 @@
-"""95 % intervals of means over held-out records, by resampling units.
+"""95 % intervals of figures over held-out records, by resampling units.
 
 The bias-corrected and accelerated bootstrap (Efron, "Better Bootstrap Confidence Intervals", 1987), as scipy has it.
 Rewards pile up at a few values and lean to one side; the plain percentile interval is off by O(1/√n) at each end there,
@@ -7,8 +7,9 @@ for both models cancels out.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import bootstrap
@@ -42,37 +43,40 @@ class Resampling:
         self._key = int.from_bytes(derive_key(seed.to_bytes(8, "big", signed=True), "bootstrap"), "big")
         self._resamples = resamples
 
-    def interval(self, values: Sequence[float], *, weights: Sequence[float] | None = None) -> Interval | None:
-        """Return the interval of Σ values / Σ weights; None for fewer than 10 units, or values that are not finite.
+    def interval(
+        self, *columns: Sequence[float], figure: Callable[..., Any] = lambda total, weight: total / weight
+    ) -> Interval | None:
+        """Return the interval of `figure` of the columns' sums; None for fewer than 10 units, or without finite ends.
 
-        Values that differ by rounding alone have no spread: both ends are their mean.
+        Units whose figures differ by rounding alone have no spread: both ends are that figure.
 
         Args:
-            values: one a record: a reward, or the sum of a record's token losses.
-            weights: what each value is a sum of: 1 by default, or a record's number of tokens.
+            columns: what is added up, each [records], such as sums of losses and numbers of tokens; one alone is
+                followed by ones, for its mean.
+            figure: makes a figure of the sums, or an array of them of arrays.
         """
-        totals = self._by_unit(np.asarray(values, dtype=np.float64))
-        counts = self._by_unit(np.ones(len(self._units)) if weights is None else np.asarray(weights, dtype=np.float64))
-        totals, counts = totals[counts > 0], counts[counts > 0]
-        if len(totals) < FEWEST_UNITS:
+        if len(columns) == 1:
+            columns = (*columns, [1.0] * len(self._units))
+        sums = np.array([self._by_unit(np.asarray(column, dtype=np.float64)) for column in columns])
+        sums = sums[:, sums.any(axis=0)]  # a unit without tokens weighs nothing
+        if sums.size == 0 or sums.shape[1] < FEWEST_UNITS or not np.isfinite(sums).all():
             return None
-        means = totals / counts
-        if not np.isfinite(means).all():
-            return None
+        with np.errstate(all="ignore"):
+            figures = figure(*sums)
         # Equal values over units of several records give means that differ in the last bit. The acceleration is then
         # 0 / 0, or an interval of noise.
-        if np.ptp(means) <= _ROUNDING * max(1.0, float(np.abs(means).max())):
-            return Interval(float(means[0]), float(means[0]))
+        if np.ptp(figures) <= _ROUNDING * max(1.0, float(np.abs(figures).max())):
+            return Interval(float(figures[0]), float(figures[0]))
         # Every interval of an evaluation sees the same resamples, so that they can be compared.
         result = bootstrap(
-            (totals, counts),
-            _ratio,
+            tuple(sums),
+            lambda *resampled, axis: figure(*(column.sum(axis=axis) for column in resampled)),
             paired=True,
             vectorized=True,
             method="BCa",
             confidence_level=CONFIDENCE,
             n_resamples=self._resamples,
-            batch=max(1, _CELLS_AT_ONCE // len(totals)),
+            batch=max(1, _CELLS_AT_ONCE // sums.shape[1]),
             rng=np.random.default_rng(self._key),
         )
         low, high = map(float, result.confidence_interval)
@@ -80,7 +84,3 @@ class Resampling:
 
     def _by_unit(self, values: np.ndarray) -> np.ndarray:
         return np.bincount(self._units, weights=values)
-
-
-def _ratio(totals: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
-    return totals.sum(axis=axis) / counts.sum(axis=axis)

@@ -11,13 +11,12 @@ from sealed_experts.evaluation.rows import (
     UNKNOWN,
     AxisShare,
     Evaluation,
-    axis_names,
     axis_shares,
     figure_rows,
     model_names,
     number,
+    shown_gain,
     signed_interval,
-    with_interval,
 )
 from sealed_experts.text import visible
 
@@ -44,27 +43,44 @@ def evaluation_page(evaluations: Sequence[Evaluation]) -> str:
 
 
 def _overview(evaluations: Sequence[Evaluation]) -> str:
+    others = _compared(evaluations)
     heads = [
         *(("Expert", ""), ("The gain in reward", ""), ("Gain in reward", "with its 95 % interval")),
         *((f"Reward, {when}", "mean, 0 to 1") for when in ("before", "after")),
-        *((f"Held-out loss, {when}", "nats per token") for when in ("base", "last stage")),
+        *((f"{title}, {when}", unit) for title, unit in others.values() for when in ("base", "last stage")),
     ]
-    return table(heads, [_overview_row(one) for one in evaluations], text=(0, 1))
+    return table(heads, [_overview_row(one, list(others)) for one in evaluations], text=(0, 1))
 
 
-def _overview_row(evaluation: Evaluation) -> list[str]:
-    names, models = model_names(evaluation), evaluation["models"]
-    losses = [number(models[name]["loss"], ".3f") for name in (names[0], names[-1])]
-    gain, judged = rewarded_gain(evaluation["gains"]), verdict(evaluation)
+def _compared(evaluations: Sequence[Evaluation]) -> dict[str, tuple[str, str]]:
+    """Return {metric: (title, unit)} of all that have gains but the reward, which has columns of its own, and parts."""
+    return {
+        about["metric"]: (about["title"], about["unit"])
+        for one in evaluations
+        for about in one["metrics"]
+        if about["metric"] != "reward" and "." not in about["metric"]
+        if any(about["metric"] in gain["metrics"] for gain in one["gains"])
+    }
+
+
+def _overview_row(evaluation: Evaluation, others: Sequence[str]) -> list[str]:
+    names = model_names(evaluation)
+    cells = [_mean(evaluation, model, metric) for metric in others for model in (names[0], names[-1])]
+    gain, judged = rewarded_gain(evaluation), verdict(evaluation)
     if gain is None or judged is None:
-        return [evaluation["expert"], "no stage has a reward", *[UNKNOWN] * 3, *losses]
-    rewards = [with_interval(models[name]["reward"]).partition(" ")[0] for name in (gain["from"], gain["to"])]
-    return [evaluation["expert"], judged.partition(":")[0], signed_interval(gain["reward"]), *rewards, *losses]
+        return [evaluation["expert"], "no reward was measured", *[UNKNOWN] * 3, *cells]
+    rewards = [_mean(evaluation, gain[end], "reward") for end in ("from", "to")]
+    change = signed_interval(gain["metrics"]["reward"])
+    return [evaluation["expert"], judged.partition(":")[0], change, *rewards, *cells]
+
+
+def _mean(evaluation: Evaluation, model: str, metric: str) -> str:
+    return number(evaluation["models"][model]["metrics"].get(metric, {}).get("mean"), ".3f")
 
 
 def _section(evaluation: Evaluation) -> str:
     names, records = model_names(evaluation), evaluation["records"]
-    gain = rewarded_gain(evaluation["gains"])
+    gain = shown_gain(evaluation)
     change = [(f"Change, {gain['from']} → {gain['to']}", "over the same records")] if gain else []
     heads = [("", ""), *((name, "") for name in names), *change]
     rows = [
@@ -78,21 +94,20 @@ def _section(evaluation: Evaluation) -> str:
             table(heads, rows, text=(0,)),
             f"<p>Measured on {records['held_out']:,d} held-out records of {html.escape(evaluation['dataset'])}. "
             "In brackets: 95 % intervals.</p>",
-            *(_reward_parts(evaluation, names) if gain else []),
-            *(_sample(sample, names) for sample in evaluation["samples"]),
+            *_reward_parts(evaluation, names),
+            *(_sample(sample, evaluation) for sample in evaluation["samples"]),
         ]
     )
 
 
 def _judgement(evaluation: Evaluation) -> str:
-    gain, judged = rewarded_gain(evaluation["gains"]), verdict(evaluation)
+    gain, judged = rewarded_gain(evaluation), verdict(evaluation)
     if gain is None or judged is None:
-        return "<p>No stage of this expert has a reward.</p>"
-    name = "counts" if judged == "counts" else "not"
-    return (
-        f"<p>The gain in reward from {html.escape(gain['from'])} to {html.escape(gain['to'])}, "
-        f'{html.escape(signed_interval(gain["reward"]))}, <span class="{name}">{html.escape(judged)}</span>.</p>'
-    )
+        return "<p>No reward was measured.</p>"
+    change = signed_interval(gain["metrics"]["reward"])
+    mark = f'<span class="{"counts" if judged == "counts" else "not"}">{html.escape(judged)}</span>'
+    text = f"The gain in reward from {gain['from']} to {gain['to']}, {change}, "
+    return f"<p>{html.escape(text)}{mark}.</p>"
 
 
 def _reward_parts(evaluation: Evaluation, names: Sequence[str]) -> list[str]:
@@ -106,8 +121,9 @@ def _reward_parts(evaluation: Evaluation, names: Sequence[str]) -> list[str]:
         for axis in axes
     ]
     heads = [("Axis", ""), *((name, "points of reward, and their share") for name in names)]
-    # As in the figure of the stage: by their places among all axes.
-    colors = {axis: axis_color(index) for index, axis in enumerate(sorted(axis_names(evaluation)))}
+    # As in the figure of the stage: by their places among all axes, those for information too.
+    known = (about["metric"].partition("reward.")[2] for about in evaluation["metrics"])
+    colors = {axis: axis_color(index) for index, axis in enumerate(sorted(filter(None, known)))}
     bars = "\n".join(_bar(name, evaluation["models"][name], shares[name], colors) for name in names)
     keys = "".join(f'<span class="key" style="background:{colors[axis]}"></span>{html.escape(axis)}' for axis in axes)
     return [
@@ -127,23 +143,26 @@ def _bar(name: str, model: Mapping[str, Any], shares: Mapping[str, AxisShare], c
         f' title="{html.escape(axis)}: {_part(share)}"></span>'
         for axis, share in shares.items()
     )
-    total, reward = sum(share.points for share in shares.values()), model["reward"]["mean"]
+    total, reward = sum(share.points for share in shares.values()), model["metrics"]["reward"]["mean"]
     lost = f", {total - reward:.3f} less than its axes" if total - reward > _SHOWN else ""
     return f'<span>{html.escape(name)}</span><span class="bar">{pieces}</span><span>{reward:.3f}{lost}</span>'
 
 
-def _sample(sample: Mapping[str, Any], names: Sequence[str]) -> str:
-    answers = {"reference": sample["reference"], **{name: sample["answers"][name] for name in names}}
-    cards = "\n".join(_card(name, answer) for name, answer in answers.items())
+def _sample(sample: Mapping[str, Any], evaluation: Evaluation) -> str:
+    titles = {about["metric"]: about["title"] for about in evaluation["metrics"]}
+    answers = {"reference": sample["reference"]} | {name: sample["answers"][name] for name in model_names(evaluation)}
+    cards = "\n".join(_card(name, answer, titles) for name, answer in answers.items())
     prompt = html.escape(visible(sample["prompt"]))
     return f'<div class="prompt">{prompt}</div>\n<div class="answers">\n{cards}\n</div>'
 
 
-def _card(name: str, answer: Mapping[str, Any]) -> str:
-    axes = ", ".join(f"{axis} {value:.2f}" for axis, value in answer["axes"].items())
+def _card(name: str, answer: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    scores = ", ".join(
+        f"{titles.get(metric, metric)} {number(value, '.2f')}" for metric, value in answer["scores"].items()
+    )
     cut = " … (cut)" if answer.get("truncated") else ""
     return (
         f"<div><strong>{html.escape(name)}</strong>"
         f'<div class="said">{html.escape(visible(answer["text"]) + cut)}</div>'
-        f'<span class="unit">reward {answer["reward"]:.2f}: {html.escape(axes)}</span></div>'
+        f'<span class="unit">{html.escape(scores)}</span></div>'
     )

@@ -1,71 +1,82 @@
 """An expert's stages side by side, and the base they started from, on the same held-out records.
 
-The result is a function of private records: it stays in results/, and no number of it enters a package.
+The result is a function of private records: it stays in results/, and no number of it enters a package unless the
+dataset is declared public.
 """
 
 import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from sealed_experts.data.records import Record, read_records
+from sealed_experts.data.held_out import held_out_records
+from sealed_experts.data.records import Record
 from sealed_experts.errors import UserError, is_out_of_memory
 from sealed_experts.evaluation.bootstrap import CONFIDENCE, Resampling
 from sealed_experts.evaluation.gains import gain_checks, rewarded_gain
 from sealed_experts.evaluation.job import EvaluationJob
-from sealed_experts.evaluation.measuring import Measured, gain_figures, model_figures, record_losses
+from sealed_experts.evaluation.measuring import Measured, record_losses
+from sealed_experts.metrics import Case, Losses
 from sealed_experts.models.attachment import as_base, attach_adapter, load_adapter_state, trainable_parameters
 from sealed_experts.models.loading import Base, load_base, resolve_device
 from sealed_experts.rewards import Scoring
 from sealed_experts.settings.fields import plain
+from sealed_experts.training.answers import Answer, Answering
 from sealed_experts.training.batches import Example, physical_batches
 from sealed_experts.training.checkpoints import load_state
 from sealed_experts.training.dataset import UnitDataset
 from sealed_experts.training.environment import make_deterministic
-from sealed_experts.training.held_out import answer_held_out
+from sealed_experts.training.held_out import HeldOutAnswers, Reference, answer_held_out
 from sealed_experts.training.policy import other_weights
 from sealed_experts.training.refusals import check_made_with
-from sealed_experts.training.scoring import Rollout, Scorer
 
 BASE = "base"
 SAMPLES = 3
-Reference = Callable[[], contextlib.AbstractContextManager[object]]  # see `answer_held_out`
 SAMPLE_RULE = "the first held-out prompts, in the file's order, that differ in their number of tokens"
 
 
+class Evaluated(NamedTuple):
+    """What an evaluation gives: the content of evaluation.json, and each model's lines of predictions, by its name."""
+
+    content: dict[str, Any]
+    predictions: dict[str, list[dict[str, Any]]]
+
+
 def evaluate_expert(
-    run: EvaluationJob, *, base: Path, val: Path, adapters: Sequence[Path], reward: Scoring | None
-) -> dict[str, Any]:
-    """Return the content of evaluation.json.
+    run: EvaluationJob, *, base: Path, val: Path, train: Path, adapters: Sequence[Path], reward: Scoring | None
+) -> Evaluated:
+    """Measure the base and each stage on held-out records.
 
     Losses are in nats per response token, KL and entropy in nats a token, lengths in tokens; every interval is one of
-    95 %. With the token budget of the stage that has the reward and one answer a prompt, its held-out figures are
-    these, to the last bit.
+    95 %. With the token budget and the sampling of the stage that has the reward, and one answer a prompt, its held-out
+    figures are these, to the last bit.
 
     Args:
         base: base.json.
         val: the held-out records.
+        train: the records that the expert was trained on, none of which may be among them.
         adapters: each stage's adapter file, in the order of the stages.
-        reward: what scores the answers; needed where `run.sampling` is given.
+        reward: what scores the answers; needed where `run.rewarded` is given.
 
     Raises:
         UserError: a file is missing, damaged or of another expert, or the device runs out of memory.
     """
     make_deterministic(threads=run.threads)
     try:
-        bench = _Bench(run, base=base, val=val, adapters=adapters, reward=reward)
-        return bench.evaluation()
+        bench = _Bench(run, base=base, val=val, train=train, adapters=adapters, reward=reward)
+        return bench.evaluated()
     except Exception as error:
         if not is_out_of_memory(error):
             raise
+        stage = f"`{run.rewarded.feature}`" if run.rewarded else "last"
         raise UserError(
             f"the device ran out of memory while it evaluated {run.expert}: lower token_budget (now "
-            f"{run.token_budget}) of its {'`reinforce`' if run.sampling else 'last'} stage, or use `device: cpu`"
+            f"{run.token_budget}) of its {stage} stage, or use `device: cpu`"
         ) from error
 
 
@@ -73,52 +84,68 @@ class _Bench:
     """One base in memory, which takes every stage's adapter in turn."""
 
     def __init__(
-        self, run: EvaluationJob, *, base: Path, val: Path, adapters: Sequence[Path], reward: Scoring | None
+        self,
+        run: EvaluationJob,
+        *,
+        base: Path,
+        val: Path,
+        train: Path,
+        adapters: Sequence[Path],
+        reward: Scoring | None,
     ) -> None:
         self.run, self.reward = run, reward
         self.device = resolve_device(run.device)
-        self.base = load_base(base.parent, device=self.device)
-        self.model = attach_adapter(self.base.model, run.adapter, seed=run.seed)
-        self.weights = {
-            stage: _adapter_weights(path, run=run, stage=stage, base=self.base)
+        self.base = load_base(base.parent, device=self.device, model_class=run.model_class, options=run.model_options)
+        self.model = attach_adapter(self.base.model, run.adapter, seed=run.seed, model_class=run.model_class)
+        states = {
+            stage: _adapter(path, run=run, stage=stage, base=self.base)
             for stage, path in zip(run.stages, adapters, strict=True)
         }
-        self.records, self.examples, self.units = self._held_out(val)
-        self.scorer: Scorer | None = None
-        if run.sampling is not None and reward is not None:
-            self.scorer = Scorer(settings=run.sampling, reward=reward, tokenizer=self.base.tokenizer)
-            self.scorer.check_room(self.examples, path=val)
+        self.weights = {stage: state["model_state_dict"] for stage, state in states.items()}
+        private = any(state["privacy"]["enabled"] for state in states.values())
+        self.records, self.examples, self.units = self._held_out(held_out_records(val, train=train, private=private))
+        self.answering: Answering | None = None
+        self.prompts: list[Example] = []
+        if run.sampling is not None:
+            self.answering = Answering(settings=run.sampling, tokenizer=self.base.tokenizer)
+            self.prompts = [example for example in self.examples if self.answering.has_room(example)]
+        if self.answering and len(self.prompts) < len(self.examples):
+            lost = len(self.examples) - len(self.prompts)
+            print(f"WARNING: {lost} prompts of {val} leave no room for an answer and count as not answered", flush=True)
 
-    def evaluation(self) -> dict[str, Any]:
-        run = self.run
+    def evaluated(self) -> Evaluated:
         models = self._models()
-        resampling = Resampling(self.units, seed=run.seed)
-        figures = {name: model_figures(model, resampling) for name, model in models.items()}
-        figures[BASE]["kl"] = None  # there is no model before it
-        gains = self._gains(models, resampling)
-        gain = rewarded_gain(gains)
-        checks = gain_checks(gain, before=figures[gain["from"]], after=figures[gain["to"]]) if gain else {}
-        return {
+        content = self._content(models, Resampling(self.units, seed=self.run.seed))
+        return Evaluated(content, {name: self._predictions(model) for name, model in models.items()})
+
+    def _content(self, models: Mapping[str, Measured], resampling: Resampling) -> dict[str, Any]:
+        run = self.run
+        entries = {name: model.entry(resampling) for name, model in models.items()}
+        entries[BASE]["kl"] = None  # there is no model before it
+        content: dict[str, Any] = {
             "expert": run.expert,
             "dataset": run.dataset,
             "records": {
                 "held_out": len(self.records),
-                "prompts": len(self.records) if self.reward else 0,
+                "prompts": len(self.prompts),
                 "units": len(set(self.units)),
             },
             "sampling": _sampling(run),
-            "reward": {"name": self.reward.name, "weights": dict(self.reward.weights)} if self.reward else None,
+            "reward": self._about_reward(),
             "intervals": {"confidence": CONFIDENCE, "method": "BCa bootstrap over units"},
-            "models": figures,
-            "gains": gains,
-            "checks": checks,
-            "sample_rule": SAMPLE_RULE,
-            "samples": self._samples(models),
+            "metrics": models[BASE].described(self.reward),
+            "models": entries,
+            "gains": [
+                {"from": before, "to": after, "metrics": models[after].gains(models[before], resampling)}
+                for before, after in itertools.pairwise(models)
+            ],
         }
+        gain = rewarded_gain(content)
+        checks = gain_checks(gain, before=entries[gain["from"]], after=entries[gain["to"]]) if gain else {}
+        return {**content, "checks": checks, "sample_rule": SAMPLE_RULE, "samples": self._samples(models)}
 
-    def _held_out(self, path: Path) -> tuple[list[Record], list[Example], list[int]]:
+    def _held_out(self, records: Sequence[Record]) -> tuple[list[Record], list[Example], list[int]]:
         """Return the first records, as the stages' validation takes them, their tokens, and whose they are."""
-        records = read_records(path)
         dataset = UnitDataset.from_records(
             records,
             template=self.run.template,
@@ -128,7 +155,7 @@ class _Bench:
         order: dict[str, list[Record]] = {}
         for record in records:
             order.setdefault(record.unit, []).append(record)
-        rows = dataset.rows()[: self.run.eval_examples]
+        rows = [rows[0] for rows in dataset.records()[: self.run.eval_examples]]
         kept = [record for unit in order.values() for record in unit][: self.run.eval_examples]
         examples = [dataclasses.replace(row, unit=index) for index, row in enumerate(rows)]
         return kept, examples, [row.unit for row in rows]
@@ -136,67 +163,88 @@ class _Bench:
     def _models(self) -> dict[str, Measured]:
         models: dict[str, Measured] = {}
         with as_base(self.model) as base:
-            models[BASE] = _told(BASE, self._measured(base, contextlib.nullcontext))
+            models[BASE] = self._measured(BASE, base, contextlib.nullcontext)
         reference: Reference = functools.partial(as_base, self.model)
         for name, weights in self.weights.items():
             load_adapter_state(self.model, weights)
-            models[name] = _told(name, self._measured(self.model, reference))
+            models[name] = self._measured(name, self.model, reference)
             parameters = trainable_parameters(self.model)
             own = [parameter.detach().clone() for parameter in parameters]
             reference = functools.partial(other_weights, parameters, own)
         return models
 
-    def _measured(self, model: torch.nn.Module, reference: Reference) -> Measured:
-        run, pad_id = self.run, self.base.tokenizer.pad_token_id
-        batches = physical_batches(self.examples, token_budget=run.token_budget, pad_id=pad_id, device=self.device)
-        losses = record_losses(model, batches, records=len(self.examples))
-        if self.scorer is None:
-            return Measured(losses, ())
-        answers = tuple(
+    def _measured(self, name: str, model: torch.nn.Module, reference: Reference) -> Measured:
+        losses = self._losses(model)
+        held_out = self._answers(model, reference)
+        given = [{answer.unit: answer for answer in one.answers} for one in held_out] or [{}]
+        cases = [[self._case(index, losses, one.get(index)) for one in given] for index in range(len(self.records))]
+        measured = Measured(self.run.metrics, cases, losses, held_out)
+        print(f"{name}: {measured.told()}", flush=True)
+        return measured
+
+    def _losses(self, model: torch.nn.Module) -> Losses:
+        if not self.run.model_class.predicts_tokens:
+            return Losses(None, [0.0] * len(self.examples), [0] * len(self.examples))
+        pad_id, token_budget = self.base.tokenizer.pad_token_id, self.run.token_budget
+        batches = physical_batches(self.examples, token_budget=token_budget, pad_id=pad_id, device=self.device)
+        return record_losses(model, batches, records=len(self.examples))
+
+    def _answers(self, model: torch.nn.Module, reference: Reference) -> list[HeldOutAnswers]:
+        if self.answering is None or self.run.sampling is None:
+            return []
+        return [
             answer_held_out(
                 model,
-                self.examples,
-                scorer=self.scorer,
-                seed=run.seed,
+                self.prompts,
+                answering=self.answering,
+                seed=self.run.seed,
                 reference=reference,
-                token_budget=run.token_budget,
-                pad_id=pad_id,
+                token_budget=self.run.token_budget,
+                pad_id=self.base.tokenizer.pad_token_id,
                 number=number,
             )
-            for number in range(run.eval_answers)
-        )
-        return Measured(losses, answers)
+            for number in range(self.run.sampling.answers)
+        ]
 
-    def _gains(self, models: Mapping[str, Measured], resampling: Resampling) -> list[dict[str, Any]]:
+    def _case(self, index: int, losses: Losses, answer: Answer | None) -> Case:
+        record = self.records[index]
+        return Case(
+            question=record.question,
+            gold=record.answer,
+            loss=losses.sums[index],
+            tokens=losses.tokens[index],
+            prediction=answer.response if answer else None,
+            score=self.reward.score(record.question, answer.response) if self.reward and answer else None,
+        )
+
+    def _about_reward(self) -> dict[str, Any] | None:
+        if self.reward is None or self.run.rewarded is None:
+            return None
+        weights = dict(self.reward.weights)
+        return {"name": self.reward.name, "stage": self.run.rewarded.feature, "weights": weights}
+
+    def _predictions(self, model: Measured) -> list[dict[str, Any]]:
         return [
-            {"from": before, "to": after, **gain_figures(models[before], models[after], resampling)}
-            for before, after in itertools.pairwise(models)
+            {**dict(zip(("instruction", "input"), record.asked, strict=True)), "gold": record.answer, **answered}
+            for index, record in enumerate(self.records)
+            for answered in model.predictions(index)
         ]
 
     def _samples(self, models: Mapping[str, Measured]) -> list[dict[str, Any]]:
-        if self.reward is None:
-            return []
-        return [
-            {
-                "prompt": self.records[index].question,
-                "reference": self._scored(self.records[index]),
-                "answers": {name: _answer(model.answers[0].rollouts[index]) for name, model in models.items()},
-            }
-            for index in sample_indices([example.prompt_length for example in self.examples])
-        ]
+        chosen = sample_indices([prompt.prompt_length for prompt in self.prompts])
+        return [self._sample(self.prompts[place].unit, place, models) for place in chosen]
 
-    def _scored(self, record: Record) -> dict[str, Any]:
-        assert self.reward is not None
-        score = self.reward.score(record.question, record.output)
-        return {"text": record.output, "reward": score.value, "axes": dict(score.axes)}
-
-
-def _told(name: str, model: Measured) -> Measured:
-    """Print a model's figures, and return it."""
-    rewards = model.rewards
-    reward = f", reward {sum(rewards) / len(rewards)}" if rewards else ""
-    print(f"{name}: loss {model.losses.mean}{reward}", flush=True)
-    return model
+    def _sample(self, index: int, place: int, models: Mapping[str, Measured]) -> dict[str, Any]:
+        record = self.records[index]
+        score = self.reward.score(record.question, record.answer) if self.reward else None
+        reference = Case(question=record.question, gold=record.answer, prediction=record.answer, score=score)
+        asked = [metric for metric in self.run.metrics if metric.needs != "losses"]
+        scored = Measured(asked, [[reference]], Losses(None, [], [])).predictions(0)[0]["scores"]
+        return {
+            "prompt": record.question,
+            "reference": {"text": record.answer, "scores": scored},
+            "answers": {name: model.sample(index, place) for name, model in models.items()},
+        }
 
 
 def sample_indices(lengths: Sequence[int]) -> list[int]:
@@ -207,24 +255,14 @@ def sample_indices(lengths: Sequence[int]) -> list[int]:
     return list(first.values())[:SAMPLES]
 
 
-def _answer(rollout: Rollout) -> dict[str, Any]:
-    score = rollout.score
-    return {
-        "text": rollout.response,
-        "reward": score.value,
-        "axes": dict(score.axes),
-        "truncated": rollout.truncated,
-    }
-
-
 def _sampling(run: EvaluationJob) -> dict[str, Any] | None:
     if run.sampling is None:
         return None
-    names = ("temperature", "top_p", "max_new_tokens")
-    return {name: getattr(run.sampling, name) for name in names} | {"answers": run.eval_answers, "seed": run.seed}
+    names = ("temperature", "top_p", "max_new_tokens", "answers")
+    return {name: getattr(run.sampling, name) for name in names} | {"seed": run.seed}
 
 
-def _adapter_weights(path: Path, *, run: EvaluationJob, stage: str, base: Base) -> dict[str, torch.Tensor]:
+def _adapter(path: Path, *, run: EvaluationJob, stage: str, base: Base) -> dict[str, Any]:
     state = load_state(path)
     check_made_with(
         path,
@@ -237,4 +275,4 @@ def _adapter_weights(path: Path, *, run: EvaluationJob, stage: str, base: Base) 
         adapter=plain(run.adapter),
         template=run.template,
     )
-    return state["model_state_dict"]
+    return state

@@ -1,13 +1,12 @@
 """Whether a stage's gain in reward counts, or is bought with a worse model or mere luck."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 MOST_KL = 0.5  # nats a token, from the adapter that the stage started from
 MOST_LOSS = 1.1  # times the held-out loss before
 _ROUNDING = 1e-9  # equal rewards, added up from other axes, may differ by so much
 
-_REWARDED = "reinforce"
 _CLOSE = "kl_at_most_0.5"
 _INTACT = "loss_at_most_10_percent_worse"
 _GAINED = "reward_gain_above_zero"
@@ -21,23 +20,23 @@ def gain_checks(gain: Mapping[str, Any], *, before: Mapping[str, Any], after: Ma
         before: the model that it starts from, of an evaluation's `models`.
         after: the model that has it.
     """
-    low = (gain["reward"] or {}).get("low")
-    known = before["loss"] is not None and after["loss"] is not None
+    low, was, now = gain["metrics"]["reward"]["low"], loss_of(before), loss_of(after)
     return {
         _CLOSE: after["kl"] is not None and after["kl"] <= MOST_KL,
-        _INTACT: known and after["loss"] <= MOST_LOSS * before["loss"],
+        _INTACT: was is not None and now is not None and now <= MOST_LOSS * was,
         _GAINED: low is not None and low > _ROUNDING,
     }
 
 
-def rewarded_gain(gains: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Return the one of an evaluation's `gains` that its checks are about; None where no stage has a reward."""
-    return next((gain for gain in gains if gain["to"] == _REWARDED), None)
+def rewarded_gain(evaluation: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the gain that an evaluation's checks are about: that of the stage with the reward; None without one."""
+    stage = evaluation["reward"]["stage"] if evaluation["reward"] else None
+    return next((gain for gain in evaluation["gains"] if gain["to"] == stage), None)
 
 
 def verdict(evaluation: Mapping[str, Any]) -> str | None:
-    """Return `counts`, or `does not count: ` and every reason; None where no stage has a reward."""
-    gain = rewarded_gain(evaluation["gains"])
+    """Return `counts`, or `does not count: ` and every reason; None where no reward was measured."""
+    gain = rewarded_gain(evaluation)
     if gain is None:
         return None
     reasons = [
@@ -48,12 +47,18 @@ def verdict(evaluation: Mapping[str, Any]) -> str | None:
     return f"does not count: {'; '.join(reasons)}" if reasons else "counts"
 
 
+def loss_of(model: Mapping[str, Any]) -> float | None:
+    """Return a model's held-out loss; None if it was not measured."""
+    loss: float | None = model["metrics"].get("loss", {}).get("mean")
+    return loss
+
+
 def _reasons(models: Mapping[str, Any], gain: Mapping[str, Any]) -> dict[str, str]:
-    before, after, reward = models[gain["from"]], models[gain["to"]], gain["reward"]
+    before, after, reward = models[gain["from"]], models[gain["to"]], gain["metrics"]["reward"]
     kl = "is not known" if after["kl"] is None else f"of {after['kl']:.2f} nats a token is above {MOST_KL:g}"
-    losses = (before["loss"], after["loss"])
-    worse = "is not known" if None in losses else f"is {after['loss'] / before['loss'] - 1:.0%} worse, more than 10%"
-    if reward is None or reward["low"] is None:
+    was, now = loss_of(before), loss_of(after)
+    worse = "is not known" if was is None or now is None else f"is {now / was - 1:.0%} worse, more than 10%"
+    if reward["low"] is None:
         luck = "too few held-out prompts for a 95 % interval"
     else:
         luck = f"the 95 % interval of the gain, {reward['low']:+.3f} to {reward['high']:+.3f}, is not above zero"

@@ -1,27 +1,42 @@
 """What the evaluation of an expert's stages gets of the configuration."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
+from sealed_experts.metrics import METRICS, Metric
 from sealed_experts.models.adapters import ADAPTER, AdapterKind
+from sealed_experts.models.classes import BY_TASK, ModelClass
 from sealed_experts.settings.checking import parse_group
 from sealed_experts.settings.job_text import read_text
-from sealed_experts.training.objectives.reinforce import Reinforce
+from sealed_experts.training.objectives import STAGES, Stage
 
-REVISION = 2  # raised when the numbers of an evaluation come to mean something else
+REVISION = 3  # raised when the numbers of an evaluation come to mean something else
 _KEYS = {
-    *("expert", "dataset", "seed", "template", "adapter", "stages", "revision"),
-    *("eval_examples", "eval_answers", "max_seq_len", "sampling"),
+    *("expert", "dataset", "seed", "template", "adapter", "stages", "task", "model_options", "revision"),
+    *("eval_examples", "max_seq_len", "metrics", "sampling", "rewarded"),
 }
 OPERATION = ("token_budget", "threads")
-SAMPLING = ("max_new_tokens", "temperature", "top_p", "reward", "reward_options")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnswerSampling:
+    """How held-out prompts are answered, and how many times each."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    answers: int
+    max_seq_len: int
+    token_budget: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationJob:
     """What the evaluation of an expert needs of the configuration.
 
-    `sampling` says how held-out prompts are answered and scored; None where no stage has a reward.
+    `model_class` and `model_options` are the stages' own. `sampling` is None where no metric needs answers, `rewarded`
+    (the stage with the reward) where none needs a reward.
     """
 
     expert: str
@@ -30,13 +45,16 @@ class EvaluationJob:
     template: str
     device: str
     adapter: AdapterKind
+    model_class: ModelClass
+    model_options: Mapping[str, Any]
     stages: tuple[str, ...]
     eval_examples: int
-    eval_answers: int
     max_seq_len: int
     token_budget: int
     threads: int
-    sampling: Reinforce | None
+    metrics: tuple[Metric, ...]
+    sampling: AnswerSampling | None
+    rewarded: Stage | None
 
 
 def evaluation_from_json(settings: str, operation: str) -> EvaluationJob:
@@ -46,18 +64,17 @@ def evaluation_from_json(settings: str, operation: str) -> EvaluationJob:
         UserError: a text is not what these functions write.
     """
     text, how = read_text(settings, _KEYS), read_text(operation, {"device", *OPERATION})
-    shared: dict[str, Any] = {name: how[name] for name in OPERATION}
-    shared |= {name: text[name] for name in ("eval_examples", "max_seq_len")}
-    sampling = text["sampling"]
+    sampling, rewarded = text["sampling"], text["rewarded"]
+    shared = {"max_seq_len": text["max_seq_len"], "token_budget": how["token_budget"]}
     return EvaluationJob(
-        expert=text["expert"],
-        dataset=text["dataset"],
-        seed=text["seed"],
-        template=text["template"],
-        device=how["device"],
-        adapter=ADAPTER.parse(text["adapter"]),
-        stages=tuple(text["stages"]),
-        eval_answers=text["eval_answers"],
-        sampling=None if sampling is None else parse_group(Reinforce, sampling | shared),
+        **{name: text[name] for name in ("expert", "dataset", "seed", "template", "model_options", "eval_examples")},
         **shared,
+        device=how["device"],
+        threads=how["threads"],
+        adapter=ADAPTER.parse(text["adapter"]),
+        model_class=BY_TASK[text["task"]],
+        stages=tuple(text["stages"]),
+        metrics=tuple(parse_group(METRICS[one["metric"]], one["settings"]) for one in text["metrics"]),
+        sampling=AnswerSampling(**sampling, **shared) if sampling else None,
+        rewarded=parse_group(STAGES[rewarded["stage"]], rewarded["settings"]) if rewarded else None,
     )

@@ -1,33 +1,18 @@
-"""What one model does with held-out records: its losses, its answers and what these are worth."""
+"""From what models did with held-out records to figures: each model's, and each stage's gains."""
 
-import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from sealed_experts.evaluation.bootstrap import Interval, Resampling
+from sealed_experts.metrics import Case, Losses, Metric, differences
+from sealed_experts.rewards import Scoring
 from sealed_experts.training.batches import Batch
 from sealed_experts.training.held_out import HeldOutAnswers
 from sealed_experts.training.response import response_logits
-from sealed_experts.training.scoring import Rollout, reward_figures
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Losses on held-out records.
-
-    Attributes:
-        mean: over all response tokens, in nats, as the stages' validation takes it; None without any token.
-        sums: each record's, over its own response tokens.
-        tokens: each record's number of response tokens.
-    """
-
-    mean: float | None
-    sums: list[float]
-    tokens: list[int]
 
 
 @torch.no_grad()
@@ -48,88 +33,145 @@ def record_losses(model: torch.nn.Module, batches: Sequence[Batch], *, records: 
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One model on the held-out records; `answers` are to every prompt each, and none where no reward is known."""
+class Figure:
+    """One value of a metric for one model, record by record; a record's is the mean over its answers.
 
+    Attributes:
+        metric: whose it is.
+        values: each record's; None for one that does not count.
+        columns: what is added up, each [records].
+        coverage: share of answers, or of records, that hold what is measured; None without any record.
+        losses: the model's.
+    """
+
+    metric: Metric
+    values: list[float | None]
+    columns: list[list[float]]
+    coverage: float | None
     losses: Losses
-    answers: tuple[HeldOutAnswers, ...]
 
-    @property
-    def rollouts(self) -> list[Rollout]:
-        """All answers."""
-        return [rollout for answers in self.answers for rollout in answers.rollouts]
+    def entry(self, resampling: Resampling) -> dict[str, float | None]:
+        """Return its entry in evaluation.json."""
+        known = [value for value in self.values if value is not None]
+        spread = {"min": min(known), "max": max(known)} if known else {"min": None, "max": None}
+        ends = _ends(resampling.interval(*self.columns, figure=self.metric.figure)) if self.columns else _ends(None)
+        shown = {name: _shown(self.metric, value) for name, value in {**ends, **spread}.items()}
+        return {"mean": self.mean(), **shown, "count": len(known), "coverage": self.coverage}
 
-    @property
-    def rewards(self) -> list[float]:
-        """Each prompt's mean reward."""
-        return self._of_prompts(lambda rollout: rollout.score.value)
+    def mean(self) -> float | None:
+        """Return the figure of all records; None if nothing was measured."""
+        return _shown(self.metric, self.metric.combined(self.columns, self.losses))
 
-    def axis(self, name: str) -> list[float]:
-        """Return each prompt's mean score on one axis."""
-        return self._of_prompts(lambda rollout: rollout.score.axes[name])
-
-    def _of_prompts(self, measure: Callable[[Rollout], float]) -> list[float]:
-        by_prompt = zip(*(answers.rollouts for answers in self.answers), strict=True)
-        return [statistics.fmean(map(measure, rollouts)) for rollouts in by_prompt]
-
-    @property
-    def axes(self) -> list[str]:
-        """The names of the reward's axes."""
-        return list(self.rollouts[0].score.axes) if self.rollouts else []
-
-
-def model_figures(model: Measured, resampling: Resampling) -> dict[str, Any]:
-    """Return one model's entry of evaluation.json's `models`; what is not measured is None."""
-    losses = model.losses
-    loss = resampling.interval(losses.sums, weights=losses.tokens)
-    figures = reward_figures(model.rollouts)
-    return {
-        "loss": losses.mean,
-        "loss_interval": _ends(loss),
-        "perplexity": _exponential(losses.mean),
-        "perplexity_interval": {name: _exponential(end) for name, end in _ends(loss).items()},
-        "reward": _mean(model.rewards, resampling) if model.rollouts else None,
-        "axes": {name: _mean(model.axis(name), resampling) for name in model.axes},
-        "kl": _mean_known([answers.kl for answers in model.answers]),
-        "entropy": _mean_known([answers.entropy for answers in model.answers]),
-        "response_tokens": figures["response_tokens"],
-        "truncated_share": figures["truncated_share"],
-    }
+    def gain(self, before: "Figure", resampling: Resampling) -> dict[str, float | None]:
+        """Return mean and interval of its change since another model, over the same records."""
+        if not (self.columns and before.columns):
+            return {"mean": None, **_ends(None)}
+        if type(self.metric).figure is Metric.figure and self.columns[1] == before.columns[1]:
+            # A mean's change is the mean of changes. What makes a record hard cancels out, to the last bit.
+            columns = [differences(self.columns[0], before.columns[0]), self.columns[1]]
+            mean = self.metric.combined(columns, self.losses.minus(before.losses))
+            return {"mean": mean, **_ends(resampling.interval(*columns, figure=self.metric.figure))}
+        now, then = (self.metric.combined(one.columns, one.losses) for one in (self, before))
+        figure, own = self.metric.figure, len(self.columns)
+        ends = resampling.interval(
+            *self.columns, *before.columns, figure=lambda *sums: figure(*sums[:own]) - figure(*sums[own:])
+        )
+        return {"mean": None if now is None or then is None else now - then, **_ends(ends)}
 
 
-def gain_figures(before: Measured, after: Measured, resampling: Resampling) -> dict[str, Any]:
-    """Return what changed from one model to another, record by record: an entry of evaluation.json's `gains`."""
-    worse = _differences(before.losses.sums, after.losses.sums)
-    known = before.losses.mean is not None and after.losses.mean is not None
-    return {
-        "loss": {
-            "mean": after.losses.mean - before.losses.mean if known else None,  # type: ignore[operator]
-            **_ends(resampling.interval(worse, weights=after.losses.tokens)),
-        },
-        "reward": _mean(_differences(before.rewards, after.rewards), resampling) if after.rollouts else None,
-        "axes": {name: _mean(_differences(before.axis(name), after.axis(name)), resampling) for name in after.axes},
-    }
+class Measured:
+    """One model on the held-out records."""
+
+    def __init__(
+        self,
+        metrics: Sequence[Metric],
+        cases: Sequence[Sequence[Case]],
+        losses: Losses,
+        answers: Sequence[HeldOutAnswers] = (),
+    ) -> None:
+        """Take each record's cases (one an answer, or one in all), and each round of answers to all prompts."""
+        self._answers = answers
+        self._rows = [[(case, _values(metrics, case)) for case in of_record] for of_record in cases]
+        names = {name: None for row in self._rows for _, values in row for name in values}
+        self._figures = {
+            name: _figure(metric, name, self._rows, losses)
+            for metric in metrics
+            for name in dict.fromkeys([metric.feature, *filter(metric.owns, names)])
+        }
+
+    def entry(self, resampling: Resampling) -> dict[str, Any]:
+        """Return the model's entry in evaluation.json; what is not measured is None."""
+        answers = [answer for once in self._answers for answer in once.answers]
+        return {
+            "metrics": {name: figure.entry(resampling) for name, figure in self._figures.items()},
+            "kl": _mean([once.kl for once in self._answers]),
+            "entropy": _mean([once.entropy for once in self._answers]),
+            "response_tokens": _mean([answer.response_tokens for answer in answers]),
+            "truncated_share": _mean([answer.truncated for answer in answers]),
+        }
+
+    def gains(self, before: "Measured", resampling: Resampling) -> dict[str, Any]:
+        """Return what changed since another model, by metric."""
+        return {
+            name: figure.gain(before._figures[name], resampling)
+            for name, figure in self._figures.items()
+            if figure.metric.compared and name in before._figures
+        }
+
+    def described(self, reward: Scoring | None) -> list[dict[str, Any]]:
+        """Return what tables need to show the metrics, in their order."""
+        return [figure.metric.described(name, reward) for name, figure in self._figures.items()]
+
+    def told(self) -> str:
+        """Return the figures in a line, for the log."""
+        return ", ".join(f"{name} {figure.mean()}" for name, figure in self._figures.items())
+
+    def predictions(self, record: int) -> list[dict[str, Any]]:
+        """Return a record's answers with their scores."""
+        return [{"prediction": case.prediction, "scores": self._scores(values)} for case, values in self._rows[record]]
+
+    def sample(self, record: int, prompt: int) -> dict[str, Any]:
+        """Return the first answer to a record, which is one of the prompts, with the scores of answers."""
+        answer, (_, values) = self._answers[0].answers[prompt], self._rows[record][0]
+        asked = {name: value for name, value in values.items() if self._figures[name].metric.needs != "losses"}
+        return {"text": answer.response, "scores": self._scores(asked), "truncated": answer.truncated}
+
+    def _scores(self, values: Mapping[str, float]) -> dict[str, float | None]:
+        return {name: self._figures[name].metric.shown(value) for name, value in values.items()}
 
 
-def _mean(values: Sequence[float], resampling: Resampling) -> dict[str, float | None]:
-    return {"mean": statistics.fmean(values), **_ends(resampling.interval(values))}
+def _values(metrics: Sequence[Metric], case: Case) -> dict[str, float]:
+    """Return a case's values by name; what has no value for a metric counts as the worst, if it counts at all."""
+    found: dict[str, float] = {}
+    for metric in metrics:
+        found |= metric.values(case) or ({} if metric.worst is None else {metric.feature: metric.worst})
+    return found
 
 
-def _mean_known(values: Sequence[float | None]) -> float | None:
+def _figure(
+    metric: Metric, name: str, rows: Sequence[Sequence[tuple[Case, Mapping[str, float]]]], losses: Losses
+) -> Figure:
+    asked = [row[:1] if metric.needs == "losses" else row for row in rows]
+    records: list[float | None] = []
+    parts: list[list[float]] = []
+    for row in asked:
+        known = [(case, values.get(name, metric.worst)) for case, values in row]
+        counted = [(value, metric.parts(case, value)) for case, value in known if value is not None]
+        records.append(statistics.fmean(value for value, _ in counted) if counted else None)
+        parts.append([statistics.fmean(part) for part in zip(*(part for _, part in counted), strict=True)])
+    width = max(map(len, parts), default=0)
+    columns = [list(column) for column in zip(*(row or [0.0] * width for row in parts), strict=True)]
+    return Figure(metric, records, columns, _mean([metric.usable(case) for row in asked for case, _ in row]), losses)
+
+
+def _shown(metric: Metric, value: float | None) -> float | None:
+    return None if value is None else metric.shown(value)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
 
 
 def _ends(interval: Interval | None) -> dict[str, float | None]:
     return {"low": interval.low if interval else None, "high": interval.high if interval else None}
-
-
-def _differences(before: Sequence[float], after: Sequence[float]) -> list[float]:
-    return [new - old for old, new in zip(before, after, strict=True)]
-
-
-def _exponential(loss: float | None) -> float | None:
-    try:
-        return None if loss is None else math.exp(loss)
-    except OverflowError:
-        return None  # JSON has no infinity

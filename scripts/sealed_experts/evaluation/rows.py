@@ -7,25 +7,25 @@ from typing import Any
 from sealed_experts.evaluation.gains import rewarded_gain
 
 UNKNOWN = "–"
+_LONG = 100  # numbers from here on are shown without decimals
 
 Evaluation = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of every model; `change` is that of the stage with the reward, `–` where it is not compared."""
+    """One figure of every model; `change` is that of `shown_gain`, `–` where it is not compared."""
 
     label: str
     unit: str
     cells: Sequence[str]
-    change: str
+    change: str = UNKNOWN
 
 
 @dataclass(frozen=True)
 class AxisShare:
     """What one axis contributes to one model's reward: weight · mean, and its share of what all axes contribute."""
 
-    mean: float
     points: float
     share: float
 
@@ -36,13 +36,15 @@ def model_names(evaluation: Evaluation) -> list[str]:
     return [gains[0]["from"], *(gain["to"] for gain in gains)] if gains else list(evaluation["models"])
 
 
+def shown_gain(evaluation: Evaluation) -> Mapping[str, Any] | None:
+    """Return the gain that tables show: that of the stage with the reward, or of the last stage."""
+    return rewarded_gain(evaluation) or next(reversed(evaluation["gains"]), None)
+
+
 def figure_rows(evaluation: Evaluation) -> list[Row]:
     """Return every figure of the models, those that no model has left out."""
-    rows = [
-        _row(evaluation, "Held-out loss", "nats per token", _loss, "loss"),
-        _row(evaluation, "Perplexity", "", _perplexity),
-        _row(evaluation, "Reward", "mean, 0 to 1", lambda model: with_interval(model["reward"]), "reward"),
-        *(_axis_row(evaluation, name) for name in axis_names(evaluation)),
+    rows = [row for about in evaluation["metrics"] for row in _metric_rows(evaluation, about)]
+    rows += [
         _row(evaluation, "KL", "nats a token, from the stage before", lambda model: number(model["kl"], ".3f")),
         _row(evaluation, "Entropy", "nats a token", lambda model: number(model["entropy"], ".3f")),
         _row(evaluation, "Answer length", "tokens", lambda model: number(model["response_tokens"], ".1f")),
@@ -51,28 +53,24 @@ def figure_rows(evaluation: Evaluation) -> list[Row]:
     return [row for row in rows if any(cell != UNKNOWN for cell in row.cells)]
 
 
-def axis_names(evaluation: Evaluation) -> list[str]:
-    """Return the reward's axes: those with a weight, then those for information."""
-    weights = (evaluation["reward"] or {}).get("weights", {})
-    known = {name: None for model in evaluation["models"].values() for name in model["axes"]}
-    return sorted(known, key=lambda name: name not in weights)
-
-
 def axis_shares(evaluation: Evaluation, model: str) -> dict[str, AxisShare]:
     """Return what each axis with a weight contributes to a model's reward; none where no reward was measured."""
-    axes = evaluation["models"][model]["axes"]
-    weights = {name: weight for name, weight in (evaluation["reward"] or {}).get("weights", {}).items() if name in axes}
-    points = {name: weight * axes[name]["mean"] for name, weight in weights.items()}
-    total = sum(points.values())
-    return {
-        name: AxisShare(axes[name]["mean"], points[name], points[name] / total if total else 0.0) for name in weights
+    measured = evaluation["models"][model]["metrics"]
+    weights = (evaluation["reward"] or {}).get("weights", {})
+    points = {
+        axis: weight * measured[f"reward.{axis}"]["mean"]
+        for axis, weight in weights.items()
+        if f"reward.{axis}" in measured
     }
+    total = sum(points.values())
+    return {axis: AxisShare(value, value / total if total else 0.0) for axis, value in points.items()}
 
 
-def with_interval(value: Mapping[str, Any] | None, form: str = ".3f") -> str:
-    """Return a mean with its 95 % interval: `0.512 [0.483, 0.541]`."""
+def with_interval(value: Mapping[str, Any] | None, *, sign: str = "") -> str:
+    """Return a figure with its 95 % interval: `0.512 [0.483, 0.541]`."""
     if value is None or value["mean"] is None:
         return UNKNOWN
+    form = f"{sign}.3f" if abs(value["mean"]) < _LONG else f"{sign},.0f"
     mean = format(value["mean"], form)
     if value["low"] is None or value["high"] is None:
         return mean
@@ -81,7 +79,7 @@ def with_interval(value: Mapping[str, Any] | None, form: str = ".3f") -> str:
 
 def signed_interval(value: Mapping[str, Any] | None) -> str:
     """Return a change with its 95 % interval: `+0.052 [+0.031, +0.074]`."""
-    return with_interval(value, "+.3f")
+    return with_interval(value, sign="+")
 
 
 def number(value: float | None, form: str) -> str:
@@ -89,27 +87,19 @@ def number(value: float | None, form: str) -> str:
     return UNKNOWN if value is None else format(value, form)
 
 
-def _row(
-    evaluation: Evaluation, label: str, unit: str, cell: Callable[[Mapping[str, Any]], str], changed: str | None = None
-) -> Row:
-    gain = rewarded_gain(evaluation["gains"])
-    change = signed_interval(gain[changed]) if gain and changed else UNKNOWN
-    return Row(label, unit, [cell(evaluation["models"][name]) for name in model_names(evaluation)], change)
+def _metric_rows(evaluation: Evaluation, about: Mapping[str, Any]) -> list[Row]:
+    """Return a metric's row, and one that says how much was usable where that was not all."""
+    name, gain = about["metric"], shown_gain(evaluation)
+    row = _row(evaluation, about["title"], about["unit"], lambda model: with_interval(model["metrics"].get(name)))
+    change = signed_interval(gain["metrics"].get(name)) if gain else UNKNOWN
+    rows = [Row(row.label, row.unit, row.cells, change)]
+    covered = {model["metrics"].get(name, {}).get("coverage") for model in evaluation["models"].values()}
+    if "." not in name and covered - {None, 1.0}:
+        rows.append(
+            _row(evaluation, "· usable", "share", lambda model: number(model["metrics"][name]["coverage"], ".1%"))
+        )
+    return rows
 
 
-def _axis_row(evaluation: Evaluation, name: str) -> Row:
-    weight = (evaluation["reward"] or {}).get("weights", {}).get(name)
-    unit = "for information" if weight is None else f"weight {weight:g}"
-    row = _row(evaluation, f"· {name}", unit, lambda model: with_interval(model["axes"].get(name)))
-    gain = rewarded_gain(evaluation["gains"])
-    return Row(row.label, row.unit, row.cells, signed_interval(gain["axes"].get(name)) if gain else UNKNOWN)
-
-
-def _loss(model: Mapping[str, Any]) -> str:
-    return with_interval({"mean": model["loss"], **model["loss_interval"]})
-
-
-def _perplexity(model: Mapping[str, Any]) -> str:
-    value = model["perplexity"]
-    form = ".2f" if value is None or value < 100 else ",.0f"
-    return with_interval({"mean": value, **model["perplexity_interval"]}, form)
+def _row(evaluation: Evaluation, label: str, unit: str, cell: Callable[[Mapping[str, Any]], str]) -> Row:
+    return Row(label, unit, [cell(evaluation["models"][name]) for name in model_names(evaluation)])

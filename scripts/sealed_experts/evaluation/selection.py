@@ -3,13 +3,35 @@
 The reason enters packages, so it holds no number: those of held-out records stay in selection.json.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
-from sealed_experts.evaluation.selection_job import SelectionJob
 from sealed_experts.files.canonical import read_json
+from sealed_experts.metrics import metric_of
+from sealed_experts.settings.job_text import read_text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelectionJob:
+    """Which of an expert's stages is shipped. `metric` is None where nothing is measured: the last stage is taken."""
+
+    expert: str
+    stages: tuple[str, ...]
+    select: str
+    metric: str | None
+
+
+def selection_from_json(settings: str) -> SelectionJob:
+    """Read back the text of `configuration.jobs.selection_settings`.
+
+    Raises:
+        UserError: the text is not what that function writes.
+    """
+    text = read_text(settings, {"expert", "stages", "select", "metric"})
+    return SelectionJob(**text | {"stages": tuple(text["stages"])})
 
 
 def selected_stage(run: SelectionJob, *, metrics: Sequence[Path], evaluation: Path | None) -> dict[str, Any]:
@@ -52,8 +74,8 @@ def _reason(run: SelectionJob) -> str:
 
 
 def _best(run: SelectionJob, values: Mapping[str, float]) -> str:
-    """Return the stage of the highest reward or the lowest loss; the later one of equals."""
-    sign = 1.0 if run.metric == "reward" else -1.0
+    """Return the stage with the best value of the metric; the later one of equals."""
+    sign = 1.0 if run.metric is not None and metric_of(run.metric).higher_is_better else -1.0
     return max(reversed(run.stages), key=lambda stage: sign * values[stage])  # `max` keeps the first of equals
 
 
@@ -69,8 +91,8 @@ def _values(run: SelectionJob, evaluation: Path | None) -> dict[str, float]:
 
 
 def _value(run: SelectionJob, content: Mapping[str, Any], stage: str, path: Path) -> float:
-    """Return `models.<stage>.loss`, or `models.<stage>.reward.mean`."""
-    keys = ["models", stage, "reward", "mean"] if run.metric == "reward" else ["models", stage, "loss"]
+    """Return `models.<stage>.metrics.<metric>.mean`."""
+    keys = ["models", stage, "metrics", str(run.metric), "mean"]
     value: Any = content
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None

@@ -1,13 +1,15 @@
 """The evaluations that a run has left behind."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.atomic import atomic_writer
 from sealed_experts.files.canonical import read_json
 
-_KEYS = {"expert", "dataset", "records", "sampling", "reward", "models", "gains", "checks", "samples"}
+_KEYS = {"expert", "dataset", "records", "sampling", "reward", "metrics", "models", "gains", "checks", "samples"}
 
 
 def read_evaluation(path: Path) -> Mapping[str, Any]:
@@ -30,3 +32,10 @@ def evaluated_experts(results: Path) -> list[str]:
 def evaluation_path(results: Path, expert: str) -> Path:
     """Return where an expert's evaluation is."""
     return results / "experts" / expert / "evaluation.json"
+
+
+def write_predictions(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write a model's predictions as JSON Lines; atomic and durable."""
+    with atomic_writer(path) as stream:
+        for line in lines:
+            stream.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")

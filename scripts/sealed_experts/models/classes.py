@@ -14,12 +14,14 @@ class ModelClass:
         task_type: PEFT's name of what it does.
         auto_class: the class in transformers that loads it.
         names: the mapping in transformers that lists its architectures.
+        predicts_tokens: whether it can answer: it has a loss on each token of an answer, and samples answers.
     """
 
     noun: str
     task_type: str
     auto_class: str
     names: str
+    predicts_tokens: bool
 
     def loader(self) -> Any:
         """Return the class in transformers that loads such a model."""
@@ -39,11 +41,13 @@ CAUSAL = ModelClass(
     task_type="CAUSAL_LM",
     auto_class="AutoModelForCausalLM",
     names="MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    predicts_tokens=True,
 )
 CLASSIFIER = ModelClass(
     noun="sequence classifier",
     task_type="SEQ_CLS",
     auto_class="AutoModelForSequenceClassification",
     names="MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    predicts_tokens=False,
 )
 BY_TASK = {kind.task_type: kind for kind in (CAUSAL, CLASSIFIER)}

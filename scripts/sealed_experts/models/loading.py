@@ -1,5 +1,6 @@
 """Load a base model and its tokenizer from a verified local folder, ready to be adapted."""
 
+import copy
 import gc
 import json
 from collections.abc import Callable, Mapping
@@ -25,6 +26,22 @@ class Base:
     tokenizer: PreTrainedTokenizerBase
     manifest: dict[str, Any]
     dtype: torch.dtype
+    folder: Path
+    model_class: ModelClass
+    options: Mapping[str, Any]
+
+    def another(
+        self, *, model_class: ModelClass | None = None, options: Mapping[str, Any] | None = None
+    ) -> PreTrainedModel:
+        """Return another frozen model of this base, on the same device. Call it before an adapter is attached to this.
+
+        It shares this one's weights. A model of another class, or with other options, is loaded anew.
+        """
+        model_class, options = model_class or self.model_class, self.options if options is None else options
+        if (model_class, options) == (self.model_class, self.options):
+            return copy.deepcopy(self.model, {id(weight): weight for weight in self.model.parameters()})
+        model = _load_model(self.folder, dtype=self.dtype, model_class=model_class, options=options)
+        return _frozen(model, self.model.device)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -93,10 +110,22 @@ def load_base(
     check()
     model = _load_model(folder, dtype=dtype, model_class=model_class, options=options or {})
     check()
+    return Base(
+        model=_frozen(model, device),
+        tokenizer=load_tokenizer(folder),
+        manifest=manifest,
+        dtype=dtype,
+        folder=Path(folder),
+        model_class=model_class,
+        options=options or {},
+    )
+
+
+def _frozen(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     model.to(device)  # type: ignore[arg-type]  # transformers wraps the method and loses its signature
     model.requires_grad_(False)
     model.config.use_cache = False
-    return Base(model=model, tokenizer=load_tokenizer(folder), manifest=manifest, dtype=dtype)
+    return model
 
 
 def _load_model(

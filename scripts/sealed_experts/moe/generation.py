@@ -56,11 +56,18 @@ class Experts:
         # PEFT looks for an adapter's name inside the names of tensors: `bank` would also get those of `bank_loans`, and
         # `layers` some of every adapter. So each adapter gets a name that is part of no other name.
         self._adapters = {name: f"sealed{index:06d}" for index, name in enumerate(packages)}
-        self._model = _with_adapters(base.model, {self._adapters[name]: packages[name] for name in packages})
+        groups = _by_peft_type(packages)
+        # PEFT holds one type of adapter in a model. Each further type gets a model that shares the base's weights.
+        bodies = [base.model, *(base.another() for _ in groups[1:])]
+        self._models: dict[str, PeftModel] = {}
+        for body, names in zip(bodies, groups, strict=True):
+            model = _with_adapters(body, {self._adapters[name]: packages[name] for name in names})
+            self._models |= dict.fromkeys(names, model)
 
     def unload(self) -> None:
         """Remove all adapters from the base, which is then as it was loaded. These experts cannot answer any more."""
-        self._model.unload()
+        for model in {id(model): model for model in self._models.values()}.values():
+            model.unload()
 
     @torch.inference_mode()
     def generate(
@@ -83,10 +90,10 @@ class Experts:
         prompt = encode_prompt(template=self._templates[expert], instruction=question, tokenizer=self._tokenizer)
         room = self._room(len(prompt), max_new_tokens)
         ids = torch.tensor([prompt], device=self._device)
-        self._switch_to(expert)
+        model = self._model_of(expert)
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             torch.manual_seed(seed)
-            generator, inputs = decoding(self._model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+            generator, inputs = decoding(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
             output = generator.generate(**inputs, generation_config=self._how_to_generate(room, temperature))
         # Of embedded inputs, transformers does not repeat the tokens.
         answer = output[0, len(prompt) if "input_ids" in inputs else 0 :]
@@ -100,15 +107,17 @@ class Experts:
         """
         ids = encode_prompt(template=self._templates[expert], instruction=question, tokenizer=self._tokenizer)
         ids += self._tokenizer(answer, add_special_tokens=False)["input_ids"]
-        self._switch_to(expert)
         ids = ids[: self._context]
-        logits: torch.Tensor = self._model(input_ids=torch.tensor([ids], device=self._device)).logits
+        logits: torch.Tensor = self._model_of(expert)(input_ids=torch.tensor([ids], device=self._device)).logits
         return logits[0, -len(ids) :]  # virtual tokens come before the text's own
 
-    def _switch_to(self, expert: str) -> None:
+    def _model_of(self, expert: str) -> PeftModel:
+        """Return the model that holds the expert's adapter, with this adapter active."""
+        model = self._models[expert]
         # To switch, PEFT visits every adapter of every layer, which is slow with hundreds of experts.
-        if self._model.active_adapter != self._adapters[expert]:
-            self._model.set_adapter(self._adapters[expert])
+        if model.active_adapter != self._adapters[expert]:
+            model.set_adapter(self._adapters[expert])
+        return model
 
     def _room(self, prompt_length: int, max_new_tokens: int) -> int:
         if self._context is None:
@@ -130,6 +139,14 @@ class Experts:
             use_cache=True,
             **(sampling or {"do_sample": False}),
         )
+
+
+def _by_peft_type(packages: Mapping[str, VerifiedPackage]) -> list[list[str]]:
+    """Return the experts' names, those whose adapters are of one PEFT type together."""
+    groups: dict[str, list[str]] = {}
+    for name, package in packages.items():
+        groups.setdefault(adapter_of(package.manifest).marks["peft_type"], []).append(name)
+    return list(groups.values())
 
 
 def _with_adapters(model: Any, packages: Mapping[str, VerifiedPackage]) -> PeftModel:

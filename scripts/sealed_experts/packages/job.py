@@ -15,7 +15,12 @@ PUBLISHING = "public_evaluation"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PackageJob:
-    """One expert to seal. `dataset` is the data's name, None where it is private."""
+    """One expert to seal.
+
+    Attributes:
+        public_evaluation: whether what was measured on held-out records may be published.
+        dataset: the name of the data that it learned from; None where they are private.
+    """
 
     name: str
     version: str

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-from sealed_experts.data.units import MIXED
+from sealed_experts.data.schemes import MIXED
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.ledger.accounting import BudgetCurve, epsilon
 from sealed_experts.privacy.ledger.calibration import calibrate_noise_multiplier

@@ -15,14 +15,14 @@ from sealed_experts.settings.schema import schema_at
 
 
 class OptionsOf:
-    """As an annotation, the schema of a mapping of any feature's settings: which feature, is said elsewhere."""
+    """As an annotation, the schema of a mapping of any of these groups' settings: which group, is said elsewhere."""
 
-    def __init__(self, features: Features[Any]) -> None:
-        self._features = features
+    def __init__(self, groups: Mapping[str, type[Group]]) -> None:
+        self._groups = groups
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """Tell pydantic the schema of a setting that is annotated with this."""
-        return {"type": "object", "additionalProperties": False, "properties": _properties(self._features)}
+        return {"type": "object", "additionalProperties": False, "properties": _properties(self._groups)}
 
 
 class Choice:
@@ -43,7 +43,7 @@ class Choice:
             hint = f"; {near}" if near.startswith("did") else ""
             wrong = Mistake((*at, self.key), f"{shown(name)} is not {expected(names)}{hint}")
             return [wrong, *self._mistakes_of_default(data, at)]
-        return mistakes_in(self.features[name], data, at=at)
+        return mistakes_in(self._group(name, data), data, at=at)
 
     def _mistakes_of_default(self, data: Mapping[str, Any], at: KeyPath) -> list[Mistake]:
         """Return what would be wrong with the values if the default were meant, whose settings many features share."""
@@ -60,8 +60,11 @@ class Choice:
         Raises:
             UserError: it has mistakes.
         """
-        group: type[Group] = self.features[data.get(self.key, self._default)]
-        return parse_group(group, data)
+        return parse_group(self._group(data.get(self.key, self._default), data), data)
+
+    def _group(self, name: str, data: Mapping[str, Any]) -> type[Group]:
+        group: type[Group] = self.features[name]
+        return group.variant(data)
 
     def others_that_know(self, key: str) -> list[str]:
         """Return the names of all features that have a setting of this name."""
@@ -79,10 +82,10 @@ class Choice:
         return self.schema()
 
 
-def _properties(features: Features[Any]) -> dict[str, Any]:
-    """Return the schemas of all features' settings by name; where several have one of a name, the first's."""
+def _properties(groups: Mapping[str, type[Group]]) -> dict[str, Any]:
+    """Return the schemas of all groups' settings by name; where several have one of a name, the first's."""
     properties: dict[str, Any] = {}
-    for group in features.values():
+    for group in groups.values():
         for name in group.model_fields:
             part = schema_at(group, (name,))
             kept = {word: value for word, value in part.items() if word not in ("default", "const")}

@@ -25,6 +25,11 @@ class Group(BaseModel):
         arbitrary_types_allowed=True,
     )
 
+    @classmethod
+    def variant(cls, data: Mapping[str, Any]) -> type[Self]:
+        """Return the group that checks these plain data, where one of them decides what others may be."""
+        return cls
+
     def replace(self, **changes: Any) -> Self:
         """Return the same settings with other values.
 

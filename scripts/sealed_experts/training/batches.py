@@ -6,27 +6,21 @@ from dataclasses import dataclass
 
 import torch
 
+from sealed_experts.data.templates import Encoded
 from sealed_experts.privacy.mechanism import sum_by_unit
 
 IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Example:
-    """One tokenized record: prompt and response ids, where the response starts, and the unit it belongs to.
+class Example(Encoded):
+    """One row of a record, tokenized, and the unit it belongs to.
 
     `prompt` is the record's question as text, without its template: what a reward reads.
     """
 
-    ids: tuple[int, ...]
-    prompt_length: int
     unit: int
     prompt: str = ""
-
-    @property
-    def response_tokens(self) -> int:
-        """How many positions carry loss."""
-        return len(self.ids) - self.prompt_length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +125,10 @@ def _collate(units: Sequence[Sequence[Example]], *, pad_id: int, device: torch.d
     for index, row in enumerate(rows):
         ids = torch.tensor(row.ids, dtype=torch.long)
         input_ids[index, : len(ids)] = ids
-        # The position before a token predicts it.
-        first = max(row.prompt_length, 1)
-        labels[index, first - 1 : len(ids) - 1] = ids[first:]
+        for start, end in row.learned:
+            # The position before a token predicts it.
+            first = max(start, 1)
+            labels[index, first - 1 : end - 1] = ids[first:end]
     unit = [index for index, unit_rows in enumerate(units) for _ in unit_rows]
     return Batch(
         input_ids=input_ids.to(device),

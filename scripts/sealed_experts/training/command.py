@@ -18,6 +18,7 @@ def parse_job(description: str | None) -> StageJob:
         UserError: the settings are not what the workflow writes, or the stage needs one before it.
     """
     args = vars(_parser(description).parse_args())
+    args["models"] = {name: Path(path) for name, path in args.pop("model")}
     job = stage_from_json(args.pop("settings"), args.pop("operation"), **args)
     if job.settings.follows and job.start is None:
         raise UserError(f"{job.stage} refines an adapter: give --start, the adapter file of the stage before")
@@ -42,6 +43,14 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--val", required=True, type=Path, help="validation records")
     parser.add_argument("--stats", required=True, type=Path, help="the dataset's stats.json")
     parser.add_argument("--start", type=Path, help="adapter file of the stage before, if any")
+    parser.add_argument(
+        "--model",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("SETTING", "FILE"),
+        help="adapter file of another model that it learns from, and the setting that names it",
+    )
     parser.add_argument("--settings", required=True, help="what decides the numbers, as JSON")
     parser.add_argument("--operation", required=True, help="how it is run, as JSON")
     parser.add_argument("--checkpoints", required=True, type=Path, help="folder of checkpoints")

@@ -202,12 +202,15 @@ class Accounts:
             return None
         return _CurveFrom((*self.prior, *self._spent), self.plan, begun=self._begun)
 
-    def receipt(self, *, journal: Journal | None, step: int, prior: Mapping[str, Any] | None) -> dict[str, Any]:
+    def receipt(
+        self, *, journal: Journal | None, step: int, prior: Mapping[str, Any] | None, public: Sequence[str] = ()
+    ) -> dict[str, Any]:
         """Return the stage's receipt after `step`.
 
         Args:
             journal: this run's; None in a process that does not hold it.
-            prior: the receipt of the adapter that the stage started from.
+            prior: the receipt of all adapters that the stage learned from.
+            public: what else is treated as public.
         """
         known = step if journal is None else max(journal.next_step - 1, step)
         return stage_receipt(
@@ -216,6 +219,7 @@ class Accounts:
             key_id=self.key_id,
             prior=prior,
             spent=self._spent,
+            public=public,
         )
 
     @property

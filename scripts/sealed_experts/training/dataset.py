@@ -1,39 +1,44 @@
 """A stage's records, tokenized and gathered by unit of privacy."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from sealed_experts.data.records import Record
-from sealed_experts.data.templates import encode_example
 from sealed_experts.files.digests import digest_of
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.training.batches import Example
 
+Rows = tuple[Example, ...]  # what one record became: a comparison several rows, any other record one
+
 
 class UnitDataset:
-    """Units in the order of their first line; each holds one or more tokenized rows."""
+    """Units in the order of their first line; each holds one or more records, and a record one or more rows."""
 
-    def __init__(self, units: Sequence[Sequence[Example]]) -> None:
-        self._units = [tuple(rows) for rows in units]
-        self._single = all(len(rows) == 1 for rows in self._units)
+    def __init__(self, units: Iterable[Iterable[Iterable[Example]]]) -> None:
+        self._units = [[tuple(rows) for rows in records] for records in units]
+        self._single = all(len(records) == 1 for records in self._units)
 
     @classmethod
     def from_records(
         cls, records: Sequence[Record], *, template: str, tokenizer: PreTrainedTokenizerBase, max_seq_len: int
     ) -> "UnitDataset":
-        """Tokenize records. A record whose prompt fills `max_seq_len` stays, without any loss of its own."""
+        """Tokenize records. A record whose prompt fills `max_seq_len` stays, without any loss of its own.
+
+        Raises:
+            UserError: the template cannot say a record.
+        """
         index: dict[str, int] = {}
-        units: list[list[Example]] = []
+        units: list[list[Rows]] = []
         for record in records:
             unit = index.setdefault(record.unit, len(index))
             if unit == len(units):
                 units.append([])
-            encoded = encode_example(template=template, record=record, tokenizer=tokenizer, max_seq_len=max_seq_len)
-            units[unit].append(
-                Example(ids=tuple(encoded.ids), prompt_length=encoded.prompt_length, unit=unit, prompt=record.question)
-            )
+            encoded = record.encoded(template=template, tokenizer=tokenizer, max_seq_len=max_seq_len)
+            units[unit].append(tuple(Example(**vars(row), unit=unit, prompt=record.question) for row in encoded))
         return cls(units)
 
     def __len__(self) -> int:
@@ -42,15 +47,35 @@ class UnitDataset:
 
     def digest(self) -> str:
         """Return a SHA-256 over every row's tokens: what the model is really shown, whatever made it."""
-        return digest_of([[[list(row.ids), row.prompt_length] for row in rows] for rows in self._units])
+        return digest_of([[_described(rows) for rows in records] for records in self._units])
+
+    def records(self) -> list[Rows]:
+        """Return the rows of every record, unit after unit."""
+        return [rows for records in self._units for rows in records]
 
     def rows(self) -> list[Example]:
         """Return every row of every unit."""
-        return [row for rows in self._units for row in rows]
+        return [row for rows in self.records() for row in rows]
 
     def examples(self, drawn: np.ndarray, *, step: int, stream: Stream) -> list[Example]:
-        """Return one row of each drawn unit, chosen by (key, step, unit), so that a unit is one contribution."""
+        """Return all rows of one record of each drawn unit, chosen by (key, step, unit): a unit is one contribution."""
         if self._single:
-            return [self._units[unit][0] for unit in drawn]
+            return [row for unit in drawn for row in self._units[unit][0]]
         choice = stream.integers("row", step, len(self._units))
-        return [self._units[unit][int(choice[unit]) % len(self._units[unit])] for unit in drawn]
+        return [row for unit in drawn for row in self._units[unit][int(choice[unit]) % len(self._units[unit])]]
+
+
+def apart(records: Iterable[Rows]) -> list[Example]:
+    """Return the rows of these records, each record as a unit of its own: 0, 1, …"""
+    return [dataclasses.replace(row, unit=unit) for unit, rows in enumerate(records) for row in rows]
+
+
+def _described(rows: Rows) -> Any:
+    """Return what `digest` says of a record's rows: of a plain one only its tokens and where the answer starts."""
+    described = [
+        [list(row.ids), row.prompt_length]
+        if (row.spans, row.part, row.label) == (None, None, None)
+        else [list(row.ids), row.prompt_length, [list(span) for span in row.learned], row.part, row.label]
+        for row in rows
+    ]
+    return described[0] if len(described) == 1 else described

@@ -1,18 +1,20 @@
-"""A policy's answers to held-out prompts, with what they are worth and how far they have moved."""
+"""A model's answers to held-out prompts, and how far these have moved from another model's."""
 
+import contextlib
 import statistics
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from sealed_experts.privacy.streams import Stream, derive_key
+from sealed_experts.training.answers import Answer, Answering
 from sealed_experts.training.batches import Example, physical_batches
 from sealed_experts.training.policy import policy_terms
 from sealed_experts.training.response import response_logits
-from sealed_experts.training.scoring import Rollout, Scorer
+
+Reference = Callable[[], contextlib.AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,12 @@ class HeldOutAnswers:
     """Answers to held-out prompts.
 
     Attributes:
-        rollouts: one a prompt, in the prompts' order.
+        answers: one a prompt, in the prompts' order.
         kl: mean over prompts of the mean divergence from the reference, in nats a token; None without a prompt.
         entropy: mean over prompts of the mean entropy, in nats a token; None without a prompt.
     """
 
-    rollouts: list[Rollout]
+    answers: list[Answer]
     kl: float | None
     entropy: float | None
 
@@ -40,30 +42,31 @@ def answer_held_out(
     model: Any,
     prompts: Sequence[Example],
     *,
-    scorer: Scorer,
+    answering: Answering,
     seed: int,
-    reference: Callable[[], AbstractContextManager[object]],
+    reference: Reference,
     token_budget: int,
     pad_id: int,
     number: int = 0,
     check: Callable[[], None] = lambda: None,
 ) -> HeldOutAnswers:
-    """Let the policy answer held-out prompts once.
+    """Let the model answer held-out prompts once.
 
     Args:
-        prompts: each with a unit of its own.
-        reference: makes a context in which the model is the one that the divergence is measured from.
+        prompts: each with a unit of its own, and room for an answer.
+        answering: samples the answers; many prompts at once, also where a step of training draws few.
         seed: the run's seed.
+        reference: makes the model, within its context, the one that the divergence is measured from.
         token_budget: of one physical batch.
         pad_id: padding token.
         number: which answers; other numbers give other ones.
-        check: called before each physical batch; may raise to give up. While answers are sampled, `scorer`'s is.
+        check: called before each physical batch; may raise to give up. While answers are sampled, `answering`'s is.
     """
-    rollouts = scorer.roll_out(model, prompts, stream=held_out_stream(seed), step=number, held_out=True)
+    answers = answering.answer(model, prompts, stream=held_out_stream(seed), step=number)
     divergences: list[float] = []
     entropies: list[float] = []
     device = next(model.parameters()).device
-    for batch in physical_batches(rollouts, token_budget=token_budget, pad_id=pad_id, device=device):
+    for batch in physical_batches(answers, token_budget=token_budget, pad_id=pad_id, device=device):
         check()
         with reference():
             before = response_logits(model, batch)
@@ -72,7 +75,7 @@ def answer_held_out(
         divergences += now.row_means(divergence).tolist()
         entropies += now.row_means(entropy).tolist()
     return HeldOutAnswers(
-        rollouts=rollouts,
+        answers=answers,
         kl=statistics.fmean(divergences) if divergences else None,
         entropy=statistics.fmean(entropies) if entropies else None,
     )

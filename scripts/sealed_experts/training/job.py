@@ -1,6 +1,7 @@
 """What one stage of one expert is to train."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from sealed_experts.errors import UserError
 from sealed_experts.models.adapters import ADAPTER, AdapterKind
 from sealed_experts.settings.checking import parse_group
 from sealed_experts.settings.job_text import read_text
+from sealed_experts.settings.messages import listed
 from sealed_experts.training.objectives import STAGES, Stage
 
 STAGE_KEYS = {"expert", "stage", "revision", "seed", "template", "adapter", "training"}
@@ -32,20 +34,31 @@ class StageJob:
     start: Path | None  # the adapter file of the stage before
     checkpoints: Path
     output: Path
+    models: Mapping[str, Path] = field(default_factory=dict)  # adapter files of other models, by setting
 
 
-def stage_from_json(settings: str, operation: str, **files: Any) -> StageJob:
+def stage_from_json(
+    settings: str, operation: str, *, models: Mapping[str, Path] | None = None, **files: Any
+) -> StageJob:
     """Return the job of the texts of `configuration.jobs`: `stage_settings` and `stage_operation`.
 
     Args:
+        models: the adapter files of the other models that it learns from, by the setting that names each.
         files: the paths of `StageJob`, from `base` to `output`.
 
     Raises:
-        UserError: a text is not what these functions write.
+        UserError: a text is not what these functions write, or a model that the settings name has no file.
     """
     numbers, how = read_text(settings, STAGE_KEYS), read_text(operation, {"device", "training"})
     if numbers["stage"] not in STAGES:
         raise UserError(f"these settings are of an unknown stage {numbers['stage']!r}; known: {', '.join(STAGES)}")
+    training = parse_group(STAGES[numbers["stage"]], numbers["training"] | how["training"])
+    given, named = models or {}, training.models()
+    if given.keys() != named.keys():
+        raise UserError(
+            f"stage {numbers['stage']} learns from these other models: {listed(named) or 'none'}; but --model names"
+            f" {listed(given) or 'none'}: give the adapter file of each"
+        )
     return StageJob(
         expert=numbers["expert"],
         stage=numbers["stage"],
@@ -53,7 +66,8 @@ def stage_from_json(settings: str, operation: str, **files: Any) -> StageJob:
         template=numbers["template"],
         device=how["device"],
         adapter=ADAPTER.parse(numbers["adapter"]),
-        settings=parse_group(STAGES[numbers["stage"]], numbers["training"] | how["training"]),
+        settings=training,
         computed=numbers,
+        models=given,
         **files,
     )

@@ -1,7 +1,7 @@
 """What the loop asks of an objective."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ class Materials:
         seed: the run's public seed.
         check: raises `Interrupted` when the run was asked to stop; to be called now and then by what takes long.
         processes: how many share each logical batch.
+        models: other models that it learns from, frozen, by the setting that names each (`Stage.models`).
     """
 
     model: Any
@@ -32,6 +33,7 @@ class Materials:
     seed: int
     check: Callable[[], None] = lambda: None
     processes: int = 1
+    models: "Mapping[str, torch.nn.Module]" = field(default_factory=dict)
 
 
 class Objective:

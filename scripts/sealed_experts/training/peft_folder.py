@@ -13,9 +13,8 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_bytes
 from sealed_experts.files.canonical import read_json
 from sealed_experts.models.adapters import ADAPTER, AdapterKind
-from sealed_experts.models.classes import ModelClass
 from sealed_experts.training.checkpoints import load_state
-from sealed_experts.training.objectives import STAGES
+from sealed_experts.training.objectives import Stage, stage_of
 from sealed_experts.training.refusals import check_made_with
 
 
@@ -31,8 +30,8 @@ def write_peft_folder(adapter_file: Path, *, base_folder: Path, config: Path, we
     state = load_state(adapter_file)
     adapter = ADAPTER.parse(state["adapter"])
     tensors = {name: tensor.contiguous() for name, tensor in state["model_state_dict"].items()}
-    model_class = STAGES[state["subject"]["stage"]].model_class
-    _check_fit(tensors, adapter, base_folder, adapter_file, model_class=model_class)
+    stage = stage_of(state)
+    _check_fit(tensors, adapter, base_folder, adapter_file, stage=stage)
     manifest = read_json(base_folder / "base.json")
     check_made_with(
         adapter_file,
@@ -45,7 +44,7 @@ def write_peft_folder(adapter_file: Path, *, base_folder: Path, config: Path, we
     write_bytes(
         config,
         adapter_config_bytes(
-            adapter, base_name=manifest["name"], revision=manifest["revision"], task_type=model_class.task_type
+            adapter, base_name=manifest["name"], revision=manifest["revision"], task_type=stage.model_class.task_type
         ),
     )
 
@@ -64,11 +63,12 @@ def _check_fit(
     base_folder: Path,
     adapter_file: Path,
     *,
-    model_class: ModelClass,
+    stage: Stage,
 ) -> None:
-    base_config = AutoConfig.from_pretrained(base_folder, local_files_only=True)
+    base_config = AutoConfig.from_pretrained(base_folder, local_files_only=True, **stage.model_options())
     with torch.device("meta"):
-        model = adapter.attach(model_class.loader().from_config(base_config), task_type=model_class.task_type)
+        body = stage.model_class.loader().from_config(base_config)
+        model = adapter.attach(body, task_type=stage.model_class.task_type)
     expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:

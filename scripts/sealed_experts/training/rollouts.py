@@ -31,7 +31,7 @@ class Sampling:
 
     Attributes:
         max_new_tokens: longest answer, its end of sequence included.
-        temperature: divides the logits.
+        temperature: divides the logits; 0 takes the likeliest token.
         top_p: probability that the nucleus holds; 1 for all tokens.
         end: the token that ends an answer.
         pad: any token: what stands where nothing is read.
@@ -176,12 +176,15 @@ def pick_tokens(
     Args:
         logits: float32 [rows, vocabulary].
         uniforms: float64 [rows], each inside (0, 1).
-        temperature: divides the logits.
+        temperature: divides the logits; at 0 the likeliest token is its own nucleus, the lowest one among equals.
         top_p: probability that the nucleus holds: the fewest likeliest tokens that reach it.
 
     Returns:
         Per row the token, the size of its nucleus, and its log-probability within it (float64).
     """
+    if temperature == 0:
+        token = ranking(logits).argmax(1)
+        return token, torch.ones_like(token), torch.zeros_like(token, dtype=torch.float64)
     if top_p >= 1.0:
         # No order is asked for, and a float32 for each token will do; the sums are float64.
         scaled = logits / temperature

@@ -1,29 +1,27 @@
 """Set up one stage of one expert and train it: from its files to its adapter file."""
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from peft import PeftModel
 
-from sealed_experts.data.records import read_records
 from sealed_experts.errors import UserError, is_out_of_memory
 from sealed_experts.files.canonical import read_json
-from sealed_experts.files.digests import digest_of, sha256_file
+from sealed_experts.files.digests import digest_of
 from sealed_experts.files.leases import device_lease
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.models.attachment import adapter_state, attach_adapter, load_adapter_state, trainable_parameters
 from sealed_experts.models.loading import clear_device_memory, context_length, load_base, resolve_device
 from sealed_experts.models.memory import recompute_activations
-from sealed_experts.privacy.ledger.events import GaussianEvent, events_from_json
 from sealed_experts.privacy.ledger.receipt import unprotected_receipt
 from sealed_experts.privacy.plan import PrivacyPlan, plan_stage
 from sealed_experts.settings.fields import plain
+from sealed_experts.training.ancestors import Ancestors
 from sealed_experts.training.batches import physical_batches
-from sealed_experts.training.checkpoints import key_id, load_state, save_state, tensors_digest
-from sealed_experts.training.dataset import UnitDataset
+from sealed_experts.training.checkpoints import key_id, save_state, tensors_digest
 from sealed_experts.training.environment import make_deterministic, numeric_environment
 from sealed_experts.training.gradients import GradientSource, PlainGradients, PrivateGradients
 from sealed_experts.training.interruption import Interrupted, Interruption
@@ -38,12 +36,12 @@ from sealed_experts.training.refusals import (
     check_length,
     check_processes,
     check_recomputation,
-    check_start,
     out_of_memory,
 )
 from sealed_experts.training.run import Run, settle_run
 from sealed_experts.training.samplers import Draws, PoissonSampler, Sampler, ShuffledSampler
 from sealed_experts.training.self_check import check_gradients
+from sealed_experts.training.stage_data import StageData
 
 MakeObjective = Callable[[Materials], Objective]
 
@@ -105,7 +103,7 @@ class _Stage:
         self.job, self.around, self.processes = job, around, around.processes
         self.device = choose_device(resolve_device(job.device), self.processes)
         make_deterministic(threads=job.settings.threads)
-        self.prior = load_state(job.start) if job.start else None
+        self.ancestors = Ancestors.read(job)
         self.engine = engine_of(job)
         check_recomputation(job, engine=self.engine)
         self.base = load_base(
@@ -117,27 +115,24 @@ class _Stage:
         )
         around.interruption.check()
         check_context(job, context=context_length(job.base.parent))
-        if self.prior is not None:
-            check_start(job, self.prior, base_digest=self.base.manifest["digest"])
-        self.unit = read_json(job.stats)["unit"]
-        self.dataset, held_out = self._records()
-        self.steps = job.settings.steps(units=len(self.dataset))
-        check_length(job, steps=self.steps, units=len(self.dataset))
+        self.data = StageData.read(job, tokenizer=self.base.tokenizer)
+        self.ancestors.check(base_digest=self.base.manifest["digest"], unit=self.data.unit)
+        self.steps = job.settings.steps(units=len(self.data.train))
+        check_length(job, steps=self.steps, units=len(self.data.train))
         self.cut = functools.partial(
             physical_batches,
             token_budget=job.settings.token_budget,
             pad_id=self.base.tokenizer.pad_token_id,
             device=self.device,
         )
-        validated = held_out.rows()[: job.settings.eval_examples]
-        self.validation = self.cut([dataclasses.replace(row, unit=index) for index, row in enumerate(validated)])
+        frozen = self.ancestors.frozen(self.base)
         self.model = self._model()
-        self.objective = make_objective(self._materials())
-        self.objective.check(self.dataset.rows(), path=job.train)
-        self.objective.check_held_out(validated, path=job.val)
+        self.objective = make_objective(self._materials(frozen))
+        self.objective.check(self.data.train.rows(), path=job.train)
+        self.objective.check_held_out(self.data.validated, path=job.val)
         self.plan = self._plan()
         self.initial = adapter_state(self.model)
-        self.subject = self._subject(held_out)
+        self.subject = self._subject()
         self.environment = self._environment()
 
     def open(self) -> None:
@@ -159,14 +154,15 @@ class _Stage:
                 parameters=trainable_parameters(self.model),
                 processes=self.processes,
             )
-            self._finish(self._loop(gradients), privacy=self._unprotected())
+            receipt = unprotected_receipt(stage=self.job.stage, unit=self.data.unit, prior=self.ancestors.receipt)
+            self._finish(self._loop(gradients), privacy=receipt)
             return
         assert self.engine is not None, "a stage under privacy has one"
         with self.processes.together():
             check_gradients(
                 model=self.model,
                 objective=self.objective,
-                dataset=self.dataset,
+                dataset=self.data.train,
                 stream=self.run.stream,
                 dtype=self.base.dtype,
                 pad_id=self.base.tokenizer.pad_token_id,
@@ -184,15 +180,17 @@ class _Stage:
                 processes=self.processes,
             )
             loop = self._loop(gradients)
-            receipt = accounts.receipt(journal=journal, step=loop.state.step, prior=self._prior_receipt)
+            receipt = accounts.receipt(
+                journal=journal, step=loop.state.step, prior=self.ancestors.receipt, public=self.ancestors.public
+            )
             self._finish(loop, privacy=receipt)
 
     def _loop(self, gradients: GradientSource) -> TrainingLoop:
         loop = TrainingLoop(
             model=self.model,
             objective=self.objective,
-            draws=Draws(dataset=self.dataset, sampler=self._sampler(), stream=self.run.stream),
-            validation=self.validation,
+            draws=Draws(dataset=self.data.train, sampler=self._sampler(), stream=self.run.stream),
+            validation=self.cut(self.data.validated),
             cut=self.cut,
             gradients=gradients,
             settings=self.job.settings,
@@ -208,22 +206,10 @@ class _Stage:
             subject=self.subject,
             environment=self.environment,
             plan=self.plan,
-            prior_events=self.prior_events,
+            prior_events=self.ancestors.events,
             max_steps=self.steps,
             begins=self.processes.is_first,
         )
-
-    def _records(self) -> tuple[UnitDataset, UnitDataset]:
-        train, val = (
-            UnitDataset.from_records(
-                read_records(path),
-                template=self.job.template,
-                tokenizer=self.base.tokenizer,
-                max_seq_len=self.job.settings.max_seq_len,
-            )
-            for path in (self.job.train, self.job.val)
-        )
-        return train, val
 
     def _plan(self) -> PrivacyPlan | None:
         settings = self.job.settings
@@ -232,28 +218,23 @@ class _Stage:
         return plan_stage(
             settings.privacy,
             stage=self.job.stage,
-            units=len(self.dataset),
-            unit=self.unit,
+            units=len(self.data.train),
+            unit=self.data.unit,
             expected_batch_size=settings.logical_batch,
             max_steps=self.steps,
-            prior_events=self.prior_events,
+            prior_events=self.ancestors.events,
             queries=settings.query_noise(),
         )
-
-    @property
-    def prior_events(self) -> tuple[GaussianEvent, ...]:
-        """What earlier stages of this expert have already spent on these units."""
-        return events_from_json(self.prior["privacy"]["events"]) if self.prior else ()
 
     def _model(self) -> PeftModel:
         model = attach_adapter(
             self.base.model, self.job.adapter, seed=self.job.seed, model_class=self.job.settings.model_class
         )
-        if self.prior is not None:
-            load_adapter_state(model, self.prior["model_state_dict"])
+        if self.ancestors.start is not None:
+            load_adapter_state(model, self.ancestors.start["model_state_dict"])
         return model
 
-    def _materials(self) -> Materials:
+    def _materials(self, models: dict[str, torch.nn.Module]) -> Materials:
         return Materials(
             model=self.model,
             tokenizer=self.base.tokenizer,
@@ -261,9 +242,10 @@ class _Stage:
             seed=self.job.seed,
             check=self.around.interruption.check,
             processes=self.processes.count,
+            models=models,
         )
 
-    def _subject(self, held_out: UnitDataset) -> dict[str, Any]:
+    def _subject(self) -> dict[str, Any]:
         """What this run computes, and from what: its name towards people, and its fingerprint."""
         job, manifest = self.job, self.base.manifest
         return {
@@ -274,15 +256,12 @@ class _Stage:
             "template": job.template,
             "settings": job.computed,
             "code": job.settings.code(),
-            "dataset_size": len(self.dataset),
-            "data_digest": read_json(job.stats)["digest"],
-            "train_digest": sha256_file(job.train),
-            "val_digest": sha256_file(job.val),
-            "tokens_digest": digest_of([self.dataset.digest(), held_out.digest()]),
+            "dataset_size": len(self.data.train),
+            **self.data.digests,
             # Noise and steps as they were settled: `auto` may settle otherwise with another accountant.
             "plan": self.plan.describe() if self.plan else None,
             "base_digest": manifest["digest"],
-            "start_digest": tensors_digest(self.prior["model_state_dict"]) if self.prior else None,
+            **self.ancestors.digests(),
             "seed": job.seed,
         }
 
@@ -302,7 +281,7 @@ class _Stage:
             token_budget=settings.token_budget,
             threads=settings.threads,
             gradient_checkpointing=recompute,
-            features=[*job.settings.chosen(), type(job.adapter)],
+            features=[*job.settings.chosen(), type(job.adapter), *self.data.kinds, *self.ancestors.kinds],
             engine=self.engine,
             processes=self.processes.count,
         )
@@ -310,16 +289,9 @@ class _Stage:
     def _sampler(self) -> Sampler:
         if self.plan is None:
             return ShuffledSampler(
-                units=len(self.dataset), batch_size=self.job.settings.logical_batch, stream=self.run.stream
+                units=len(self.data.train), batch_size=self.job.settings.logical_batch, stream=self.run.stream
             )
         return PoissonSampler(units=self.plan.units, rate=self.plan.sample_rate, stream=self.run.stream)
-
-    @property
-    def _prior_receipt(self) -> dict[str, Any] | None:
-        return self.prior["privacy"] if self.prior else None
-
-    def _unprotected(self) -> dict[str, Any]:
-        return unprotected_receipt(stage=self.job.stage, unit=self.unit, prior=self._prior_receipt)
 
     def _finish(self, loop: TrainingLoop, *, privacy: dict[str, Any]) -> None:
         """Check that the adapter moved and write the adapter file."""

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from sealed_experts.settings.checking import parse_group
-from sealed_experts.training.objectives import STAGES
+from sealed_experts.training.objectives import stage_of
 
 
 def stage_metrics(state: dict[str, Any]) -> dict[str, Any]:
@@ -18,7 +17,6 @@ def stage_metrics(state: dict[str, Any]) -> dict[str, Any]:
     val_losses = [line["val_loss"] for line in validation if line["val_loss"] is not None]
     final = state["kept"] or (validation[-1] if validation else {})
     known = [line["loss"] for line in train if line["loss"] is not None]
-    own = parse_group(STAGES[state["subject"]["stage"]], state["settings"]["training"]).summary(state)
     return {
         **state["subject"],
         "total_steps": state["step"],
@@ -35,5 +33,5 @@ def stage_metrics(state: dict[str, Any]) -> dict[str, Any]:
         "environment": state["environment"],
         "privacy": state["privacy"],
         "history": {"train": train, "validation": validation},
-        **own,
+        **stage_of(state).summary(state),
     }

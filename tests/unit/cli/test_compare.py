@@ -46,6 +46,7 @@ def test_every_expert_is_shown(results: Path, capsys: pytest.CaptureFixture[str]
     ]
     assert "Gain in reward, sft → reinforce: +0.060 [+0.040, +0.080]; it counts" in text
     assert text.count("Gain in reward") == 1
+    assert "Held-out loss, base → sft: -0.500 [-0.520, -0.480]" in text
 
 
 def test_a_gain_that_does_not_count_says_why(

@@ -44,7 +44,7 @@ def test_rows_swallowed_between_two_stray_quotes_are_no_record_of_the_last_unit(
     broken[200] = '"question 200,,answer 200,c200'
     broken[last] = f'question {last}",,answer {last},c{last}'
     found = rows_of(tmp_path, broken, unit="customer")
-    longest = max(len(row.instruction) for row in found if isinstance(row, Row))
+    longest = max(len(row.record.instruction) for row in found if isinstance(row, Row))
     if last - 200 >= 3:
         bad = [row for row in found if isinstance(row, BadRow)]
         assert [row.line for row in bad] == list(range(202, last + 3))
@@ -76,7 +76,7 @@ def test_a_field_beyond_the_csv_modules_limit_is_read_whole(tmp_path):
     stream = io.StringIO(newline="")
     csv.writer(stream, lineterminator="\n").writerow(["q", "", long, "c1"])
     found = rows_of(tmp_path, f"{HEADER}\n{stream.getvalue()}q2,,a2,c2\n".encode())
-    assert [(row.line, row.output) for row in found] == [(2, long), (5, "a2")]
+    assert [(row.line, row.record.output) for row in found] == [(2, long), (5, "a2")]
 
 
 def test_prose_of_many_lines_with_commas_is_a_record(tmp_path):
@@ -84,7 +84,7 @@ def test_prose_of_many_lines_with_commas_is_a_record(tmp_path):
     stream = io.StringIO(newline="")
     csv.writer(stream, lineterminator="\n").writerow(["q", prose, prose, "c1"])
     (row,) = rows_of(tmp_path, f"{HEADER}\n{stream.getvalue()}".encode())
-    assert (row.input, row.output) == (prose, prose)
+    assert (row.record.input, row.record.output) == (prose, prose)
 
 
 def test_line_ends_of_another_system_outside_quotes_fail_the_dataset(tmp_path):

@@ -229,7 +229,9 @@ def test_questions_are_many_distinct_and_in_the_house_style(domain):
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_source_reads_as_many_as_asked_each_with_its_fact(domain):
     rows = list(Demo(domain=domain, records=200).read(folder=FOLDER))
-    assert [(row.instruction, row.group) for row in rows] == [(item.ask, item.fact) for item in QUESTIONS[domain][:200]]
+    assert [(row.record.instruction, row.group) for row in rows] == [
+        (item.ask, item.fact) for item in QUESTIONS[domain][:200]
+    ]
     assert len({row.group for row in rows}) > 100
 
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealed_experts.data.records import Record, write_records
-from sealed_experts.data.rows import BadRow, FieldMap, Row
+from sealed_experts.data.records import write_records
+from sealed_experts.data.records.instruction import Instruction, InstructionColumns
+from sealed_experts.data.rows import BadRow, Row
 from sealed_experts.data.sources.combined import Combined
 from sealed_experts.data.sources.demo import Demo
 from sealed_experts.data.sources.files import Files
@@ -43,10 +44,10 @@ def test_jsonl_reads_text_input_unit_and_group(tmp_path):
         {"q": "Why?", "ctx": "Rain.", "a": "Wet.", "who": 7, "doc": "d1"},
         {"q": "x", "a": "y", "who": "8", "doc": "d2"},
     )
-    found = rows_of(path, fields=FieldMap(instruction="q", input="ctx", output="a"), unit="who", group="doc")
+    found = rows_of(path, fields=InstructionColumns(instruction="q", input="ctx", output="a"), unit="who", group="doc")
     assert found == [
-        Row(str(path), 1, "Why?", "Wet.", "Rain.", unit="7", group="d1"),
-        Row(str(path), 2, "x", "y", "", unit="8", group="d2"),
+        Row(str(path), 1, Instruction.of(instruction="Why?", input="Rain.", output="Wet.", unit="7"), group="d1"),
+        Row(str(path), 2, Instruction.of(instruction="x", output="y", unit="8"), group="d2"),
     ]
 
 
@@ -85,7 +86,7 @@ def test_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode())
     (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfinstruction,output\r\nq,a\r\n")
     assert isinstance(rows_of(tmp_path / "a.jsonl")[0], Row)
-    assert rows_of(tmp_path / "a.csv") == [Row(str(tmp_path / "a.csv"), 2, "q", "a")]
+    assert rows_of(tmp_path / "a.csv") == [Row(str(tmp_path / "a.csv"), 2, Instruction.of(instruction="q", output="a"))]
 
 
 def test_csv_counts_lines_through_quoted_newlines_and_goes_on_after_bad_rows(tmp_path):
@@ -95,7 +96,7 @@ def test_csv_counts_lines_through_quoted_newlines_and_goes_on_after_bad_rows(tmp
     assert [(row.line, getattr(row, "reason", "good")) for row in found] == [
         (2, "good"), (4, "wrong number of fields"), (5, "not UTF-8"), (6, "empty field"), (8, "good"),
     ]  # fmt: skip
-    assert found[0].instruction == "two\nlines"
+    assert found[0].record.instruction == "two\nlines"
 
 
 def test_csv_open_quote_is_reported_where_it_starts(tmp_path):
@@ -122,7 +123,7 @@ def test_parquet_bytes_that_are_not_utf8(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"instruction": ["q", "q"], "output": broken}), tmp_path / "a.parquet")
     bad, good = rows_of(tmp_path / "a.parquet")
     assert (bad.line, bad.reason) == (1, "not UTF-8")
-    assert good.output == "a"
+    assert good.record.output == "a"
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
@@ -133,7 +134,7 @@ def test_missing_column_names_those_there_are(tmp_path, name):
         pyarrow.parquet.write_table(pyarrow.table({"question": ["q"], "output": ["a"]}), tmp_path / name)
     with pytest.raises(UserError, match=r"no column 'instruction' \(it has 'question', 'output'\)"):
         rows_of(tmp_path / name)
-    mapped = FieldMap(instruction="question", input="typo")
+    mapped = InstructionColumns(instruction="question", input="typo")
     with pytest.raises(UserError, match="no column 'typo'"):
         rows_of(tmp_path / name, fields=mapped)
 
@@ -162,7 +163,9 @@ def test_any_text_survives_jsonl_and_csv(tmp_path_factory, records):
     (folder / "a.csv").write_bytes(stream.getvalue().encode())
     expected = [(ask, context if context.strip() else "", answer) for ask, context, answer in records]
     for name in ("a.jsonl", "a.csv"):
-        assert [(row.instruction, row.input, row.output) for row in rows_of(folder / name)] == expected
+        assert [
+            (row.record.instruction, row.record.input, row.record.output) for row in rows_of(folder / name)
+        ] == expected
         assert files(folder / name).count_upper_bound({}) >= len(records)
 
 
@@ -196,7 +199,7 @@ def test_hub_reads_through_the_datasets_library(tmp_path):
     found = list(Hub(path=str(tmp_path), revision="0" * 40).read())
     assert [(row.line, getattr(row, "reason", "good")) for row in found] == [(1, "good"), (2, "empty field")]
     with pytest.raises(UserError, match="no column 'q'"):
-        list(Hub(path=str(tmp_path), revision="0" * 40, fields=FieldMap(instruction="q")).read())
+        list(Hub(path=str(tmp_path), revision="0" * 40, fields=InstructionColumns(instruction="q")).read())
     with pytest.raises(UserError, match="test"):
         list(Hub(path=str(tmp_path), revision="0" * 40, split="test").read())
 
@@ -221,11 +224,11 @@ def test_hub_failures_say_which(monkeypatch):
 def test_combined_reads_the_parts_it_names_in_their_order(tmp_path):
     for name in ("one", "two"):
         for side in ("train", "val"):
-            record = Record.from_text(instruction=f"{name} {side}?", output="x", unit=name)
+            record = Instruction.of(instruction=f"{name} {side}?", output="x", unit=name)
             write_records(tmp_path / name / f"{side}.jsonl", [record])
     parts = [tmp_path / "one", tmp_path / "two"]
     found = list(Combined(of=("two", "one")).read(parts=parts))
-    named = [(row.instruction, row.side, row.unit) for row in found]
+    named = [(row.record.instruction, row.side, row.record.unit) for row in found]
     assert named == [(f"{name} {side}?", side, name) for side in ("train", "val") for name in ("two", "one")]
     with pytest.raises(UserError, match="got the folders"):
         list(Combined(of=("two",)).read(parts=parts))

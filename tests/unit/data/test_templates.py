@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from sealed_experts.data.records import Record
-from sealed_experts.data.templates import TEMPLATES, encode_example, encode_prompt, prompt_text
+from sealed_experts.data.records.instruction import Instruction
+from sealed_experts.data.templates import TEMPLATES, encode_prompt, prompt_text
 from sealed_experts.errors import UserError
 
 CHAT_TEMPLATE = (
@@ -43,7 +43,13 @@ TOKENIZERS = {"plain": byte_level(chat=True), "with bos": byte_level(chat=True, 
 
 
 def record(instruction="What is a bond?", input="", output="A bond is a loan."):
-    return Record.from_text(instruction=instruction, input=input, output=output)
+    return Instruction.of(instruction=instruction, input=input, output=output)
+
+
+def encode_example(*, record, **how):
+    """Return the one row of a record."""
+    (row,) = record.encoded(**how)
+    return row
 
 
 def test_alpaca_text():
@@ -93,7 +99,7 @@ def test_generation_starts_from_the_training_prefix(name, template, ask, context
         template=template, record=record(ask, context, answer), tokenizer=tokenizer, max_seq_len=10_000
     )
     prompt = encode_prompt(template=template, instruction=ask, input=context, tokenizer=tokenizer)
-    assert encoded.ids[: encoded.prompt_length] == prompt
+    assert list(encoded.ids[: encoded.prompt_length]) == prompt
     assert encoded.ids[-1] == tokenizer.eos_token_id
     response = encoded.ids[encoded.prompt_length : -1]
     assert not set(response) & set(tokenizer.all_special_ids)

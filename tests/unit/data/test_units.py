@@ -7,7 +7,8 @@ import pyarrow.parquet
 import pytest
 
 from sealed_experts.data.preparation import Prepared, prepare, write_prepared
-from sealed_experts.data.rows import BadRow, FieldMap
+from sealed_experts.data.records.instruction import Instruction, InstructionColumns
+from sealed_experts.data.rows import BadRow
 from sealed_experts.data.sources.combined import Combined
 from sealed_experts.data.sources.demo import Demo
 from sealed_experts.data.sources.files import Files
@@ -79,10 +80,8 @@ def test_a_unit_field_called_record_is_not_the_record_itself(desk):
 
 
 def test_the_unit_is_the_field_also_where_its_values_happen_to_be_the_ids(desk):
-    from sealed_experts.data.records import Record
-
     for row in ROWS:
-        row["own"] = Record.from_text(instruction=row["instruction"], output=row["output"]).id
+        row["own"] = Instruction.of(instruction=row["instruction"], output=row["output"]).id
     desk.write(ROWS)
     assert desk.files("own", unit="own").unit == "field:own"
 
@@ -131,7 +130,7 @@ def test_a_combination_of_kinds_holds_out_no_text_that_it_trains_on(desk):
 
 def test_a_combination_of_two_splits_holds_out_no_question_that_it_trains_on(desk):
     few = desk.files("few", val_fraction=0.1)
-    many = desk.files("many", val_fraction=0.4, fields=FieldMap(output="summary"))
+    many = desk.files("many", val_fraction=0.4, fields=InstructionColumns(output="summary"))
     both = desk.combined("both", "few", "many")
     held_out = {record.question for record in both.val}
     assert held_out
@@ -191,8 +190,8 @@ def test_blanks_around_a_name_and_its_unicode_form_make_no_second_unit(desk):
     names = ["c1", "c1 ", "\tc1\n", "se\u00f1or", "sen\u0303or", "7"]
     desk.write([{"instruction": f"q{n}", "output": "a", "who": name} for n, name in enumerate([*names, 7])])
     rows = list(Files(paths=(str(desk.file),), unit="who", group="who").read())
-    assert [row.unit for row in rows] == ["c1", "c1", "c1", "se\u00f1or", "se\u00f1or", "7", "7"]
-    assert [row.group for row in rows] == [row.unit for row in rows]
+    assert [row.record.unit for row in rows] == ["c1", "c1", "c1", "se\u00f1or", "se\u00f1or", "7", "7"]
+    assert [row.group for row in rows] == [row.record.unit for row in rows]
 
 
 def test_the_demo_is_of_records(desk):

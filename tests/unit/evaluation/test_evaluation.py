@@ -1,34 +1,36 @@
 """The evaluation of an expert: the stages' own numbers, before and after, and whether a gain counts."""
 
+import dataclasses
 import json
 import math
 import statistics
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
+from sealed_experts.configuration.document import Settings
 from sealed_experts.configuration.jobs import evaluation_operation, evaluation_settings
 from sealed_experts.configuration.resolution import load
-from sealed_experts.data.records import Record, read_records, write_records
+from sealed_experts.data.records import RECORDS, read_records, write_records
+from sealed_experts.data.templates import Turn
 from sealed_experts.errors import UserError
-from sealed_experts.evaluation.bootstrap import Resampling
-from sealed_experts.evaluation.experts import evaluate_expert, sample_indices
+from sealed_experts.evaluation.experts import Evaluated, evaluate_expert, sample_indices
 from sealed_experts.evaluation.gains import gain_checks, verdict
-from sealed_experts.evaluation.job import EvaluationJob, evaluation_from_json
-from sealed_experts.evaluation.measuring import Losses, Measured, gain_figures, model_figures, record_losses
+from sealed_experts.evaluation.job import AnswerSampling, EvaluationJob, evaluation_from_json
+from sealed_experts.evaluation.measuring import record_losses
 from sealed_experts.files.canonical import read_json, write_json
+from sealed_experts.metrics import METRICS, Metric
 from sealed_experts.models.adapters.lora import Lora
+from sealed_experts.models.classes import CAUSAL
 from sealed_experts.models.loading import load_base
 from sealed_experts.privacy.settings import PrivacySettings
 from sealed_experts.rewards import Score
 from sealed_experts.training.batches import physical_batches
 from sealed_experts.training.checkpoints import load_state, save_state
 from sealed_experts.training.dataset import UnitDataset
-from sealed_experts.training.held_out import HeldOutAnswers
 from sealed_experts.training.job import StageJob
 from sealed_experts.training.objectives.reinforce import PolicyGradient, Reinforce
 from sealed_experts.training.objectives.sft import Sft, SupervisedFineTuning
@@ -44,6 +46,17 @@ SFT = Sft(learning_rate=5e-3, batch_size=8, max_steps=3, **COMMON)
 REINFORCE = Reinforce(
     learning_rate=2e-2, rollout_batch_size=8, total_steps=3, max_new_tokens=8, temperature=0.9, top_p=0.95, **COMMON
 )
+
+
+def metrics_of(*names: str) -> tuple[Metric, ...]:
+    return tuple(METRICS[name]() for name in names)
+
+
+def sampling(**changes: object) -> AnswerSampling:
+    """How the stage itself samples, and answers each prompt once."""
+    values = {name: getattr(REINFORCE, name) for name in ("max_new_tokens", "temperature", "top_p")}
+    values |= {"answers": 1, "max_seq_len": 110, "token_budget": 300}
+    return AnswerSampling(**{**values, **changes})  # type: ignore[arg-type]
 
 
 class Letters:
@@ -102,25 +115,32 @@ class Run:
             "template": "alpaca",
             "device": "cpu",
             "adapter": ADAPTER,
+            "model_class": CAUSAL,
+            "model_options": {},
             "stages": ("sft", "reinforce"),
             "eval_examples": 256,
-            "eval_answers": 1,
             "max_seq_len": 110,
             "token_budget": 300,
             "threads": 1,
-            "sampling": REINFORCE,
+            "metrics": metrics_of("loss", "perplexity", "reward", "exact_match"),
+            "sampling": sampling(),
+            "rewarded": REINFORCE,
         }
         return EvaluationJob(**{**values, **changes})  # type: ignore[arg-type]
 
-    def evaluate(self, *, val: Path | None = None, adapters: list[Path] | None = None, **changes: object) -> dict:
+    def evaluated(self, *, val: Path | None = None, adapters: list[Path] | None = None, **changes: object) -> Evaluated:
         run = self.settings(**changes)
         return evaluate_expert(
             run,
             base=self.base,
             val=val or self.data / "val.jsonl",
+            train=self.data / "train.jsonl",
             adapters=adapters or [self.sft, self.reinforce],
-            reward=Letters() if run.sampling else None,
+            reward=Letters() if run.rewarded else None,
         )
+
+    def evaluate(self, **changes: object) -> dict:
+        return self.evaluated(**changes).content  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -129,25 +149,34 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def evaluation(run: Run) -> dict:
-    return run.evaluate()
+def evaluated(run: Run) -> Evaluated:
+    return run.evaluated()
+
+
+@pytest.fixture(scope="module")
+def evaluation(evaluated: Evaluated) -> dict:
+    return evaluated.content
+
+
+def mean(evaluation: dict, model: str, metric: str) -> float:
+    return evaluation["models"][model]["metrics"][metric]["mean"]
 
 
 def test_the_numbers_are_the_stages_own(run: Run, evaluation: dict) -> None:
     sft, reinforce = stage_metrics(load_state(run.sft)), stage_metrics(load_state(run.reinforce))
     models = evaluation["models"]
-    assert models["base"]["loss"] == sft["first_val_loss"]
-    assert models["sft"]["loss"] == sft["final_val_loss"] == reinforce["first_val_loss"]
-    assert models["reinforce"]["loss"] == reinforce["final_val_loss"]
-    assert models["sft"]["reward"]["mean"] == reinforce["mean_reward_before"]
-    assert models["reinforce"]["reward"]["mean"] == reinforce["mean_reward_after"]
+    assert mean(evaluation, "base", "loss") == sft["first_val_loss"]
+    assert mean(evaluation, "sft", "loss") == sft["final_val_loss"] == reinforce["first_val_loss"]
+    assert mean(evaluation, "reinforce", "loss") == reinforce["final_val_loss"]
+    assert mean(evaluation, "sft", "reward") == reinforce["mean_reward_before"]
+    assert mean(evaluation, "reinforce", "reward") == reinforce["mean_reward_after"]
     assert models["reinforce"]["kl"] == reinforce["kl_after"] > 0
     for figure in ("entropy", "response_tokens"):
         assert models["sft"][figure] == reinforce[f"{figure}_before"]
         assert models["reinforce"][figure] == reinforce[f"{figure}_after"]
     assert models["reinforce"]["truncated_share"] == reinforce["truncated_share_after"]
     for name, value in reinforce["axes_after"].items():
-        assert models["reinforce"]["axes"][name]["mean"] == value
+        assert mean(evaluation, "reinforce", f"reward.{name}") == value
 
 
 def test_each_record_has_its_own_loss(run: Run) -> None:
@@ -170,37 +199,42 @@ def test_each_record_has_its_own_loss(run: Run) -> None:
 def test_another_token_budget_moves_the_loss_by_rounding_only(run: Run, evaluation: dict) -> None:
     other = run.evaluate(token_budget=2000)
     for name, model in evaluation["models"].items():
-        assert other["models"][name]["loss"] == pytest.approx(model["loss"], abs=1e-5)
+        assert mean(other, name, "loss") == pytest.approx(model["metrics"]["loss"]["mean"], abs=1e-5)
 
 
 def test_models_are_told_apart_and_compared_with_the_one_before(evaluation: dict) -> None:
     models = evaluation["models"]
     assert list(models) == ["base", "sft", "reinforce"]
-    assert len({model["loss"] for model in models.values()}) == 3
+    assert len({mean(evaluation, name, "loss") for name in models}) == 3
     assert models["base"]["kl"] is None
     assert models["sft"]["kl"] > 0
     for model in models.values():
-        assert model["perplexity"] == pytest.approx(math.exp(model["loss"]))
-        assert model["perplexity_interval"]["low"] == pytest.approx(math.exp(model["loss_interval"]["low"]))
-        assert model["loss_interval"]["low"] < model["loss"] < model["loss_interval"]["high"]
+        loss, perplexity = model["metrics"]["loss"], model["metrics"]["perplexity"]
+        for name in ("mean", "low", "high", "min", "max"):
+            assert perplexity[name] == pytest.approx(math.exp(loss[name]))
+        assert loss["min"] < loss["low"] < loss["mean"] < loss["high"] < loss["max"]
+        assert (loss["count"], loss["coverage"]) == (10, 1.0)
 
 
 def test_gains_are_differences_over_the_same_prompts(evaluation: dict) -> None:
-    models = evaluation["models"]
     assert [(gain["from"], gain["to"]) for gain in evaluation["gains"]] == [("base", "sft"), ("sft", "reinforce")]
     for gain in evaluation["gains"]:
-        before, after = models[gain["from"]], models[gain["to"]]
-        assert gain["loss"]["mean"] == pytest.approx(after["loss"] - before["loss"])
-        assert gain["reward"]["mean"] == pytest.approx(after["reward"]["mean"] - before["reward"]["mean"])
-        for name, value in gain["axes"].items():
-            assert value["mean"] == pytest.approx(after["axes"][name]["mean"] - before["axes"][name]["mean"])
+        assert gain["metrics"].keys() == {"loss", "reward", "reward.vowels", "reward.length", "exact_match"}
+        for name, value in gain["metrics"].items():
+            change = mean(evaluation, gain["to"], name) - mean(evaluation, gain["from"], name)
+            assert value["mean"] == pytest.approx(change)
 
 
 def test_it_says_how_it_was_measured(evaluation: dict) -> None:
     assert (evaluation["expert"], evaluation["dataset"]) == ("tiny_expert", "tiny")
     assert evaluation["records"] == {"held_out": 10, "prompts": 10, "units": 10}
     assert evaluation["sampling"] == {"temperature": 0.9, "top_p": 0.95, "max_new_tokens": 8, "answers": 1, "seed": 3}
-    assert evaluation["reward"] == {"name": "letters", "weights": {"vowels": 0.75, "length": 0.25}}
+    weights = {"vowels": 0.75, "length": 0.25}
+    assert evaluation["reward"] == {"name": "letters", "stage": "reinforce", "weights": weights}
+    assert [(about["metric"], about["unit"]) for about in evaluation["metrics"]] == [
+        *(("loss", "nats per token"), ("perplexity", ""), ("reward", "mean, 0 to 1")),
+        *(("reward.vowels", "weight 0.75"), ("reward.length", "weight 0.25"), ("exact_match", "share of answers")),
+    ]
     assert set(evaluation["checks"]) == {
         "kl_at_most_0.5",
         "loss_at_most_10_percent_worse",
@@ -215,8 +249,9 @@ def test_samples_show_every_model_on_prompts_that_nobody_picked(run: Run, evalua
     for sample in evaluation["samples"]:
         assert (sample["prompt"], sample["reference"]["text"]) in records
         assert list(sample["answers"]) == ["base", "sft", "reinforce"]
+        assert sample["reference"]["scores"]["exact_match"] == 1.0
         for answer in [sample["reference"], *sample["answers"].values()]:
-            assert answer["reward"] == Letters().score(sample["prompt"], answer["text"]).value
+            assert answer["scores"]["reward"] == Letters().score(sample["prompt"], answer["text"]).value
 
 
 def test_the_sample_rule() -> None:
@@ -229,79 +264,97 @@ def test_the_same_files_give_the_same_evaluation(run: Run, evaluation: dict) -> 
     json.dumps(evaluation, allow_nan=False)
 
 
-def test_without_a_reward_only_losses_are_measured(run: Run, evaluation: dict) -> None:
-    plain = run.evaluate(stages=("sft",), sampling=None, adapters=[run.sft])
-    assert list(plain["models"]) == ["base", "sft"]
-    assert plain["models"]["sft"]["loss"] == evaluation["models"]["sft"]["loss"]
-    assert plain["models"]["sft"]["reward"] is None
-    assert (plain["reward"], plain["sampling"], plain["checks"], plain["samples"]) == (None, None, {}, [])
-    assert plain["gains"][0]["reward"] is None
-    assert verdict(plain) is None
+def test_without_a_metric_of_answers_only_losses_are_measured(run: Run, evaluation: dict) -> None:
+    plain = run.evaluated(stages=("sft",), metrics=metrics_of("loss"), sampling=None, rewarded=None, adapters=[run.sft])
+    content = plain.content
+    assert list(content["models"]) == ["base", "sft"]
+    assert content["models"]["sft"]["metrics"] == {"loss": evaluation["models"]["sft"]["metrics"]["loss"]}
+    assert (content["reward"], content["sampling"], content["checks"], content["samples"]) == (None, None, {}, [])
+    assert content["records"]["prompts"] == 0
+    assert content["gains"][0]["metrics"].keys() == {"loss"}
+    assert verdict(content) is None
+    assert {line["prediction"] for lines in plain.predictions.values() for line in lines} == {None}
 
 
-def test_several_answers_to_a_prompt_are_other_answers_to_the_same_prompts(run: Run, evaluation: dict) -> None:
-    several = run.evaluate(eval_answers=3)
-    assert several["sampling"]["answers"] == 3
-    assert several["records"] == evaluation["records"]
-    assert several["samples"] == evaluation["samples"]  # of the first answers
+def test_an_expert_without_a_reward_can_be_asked(run: Run) -> None:
+    greedy = sampling(temperature=0.0, top_p=1.0)
+    changes = {"stages": ("sft",), "metrics": metrics_of("exact_match"), "rewarded": None, "adapters": [run.sft]}
+    asked = run.evaluated(sampling=greedy, **changes)
+    assert asked.content["models"]["sft"]["metrics"].keys() == {"exact_match"}
+    assert (asked.content["reward"], asked.content["checks"], verdict(asked.content)) == (None, {}, None)
+    assert asked.content["models"]["sft"]["response_tokens"] > 0
+    assert asked.content["models"]["sft"]["kl"] > 0
+    assert all(sample["reference"]["scores"] == {"exact_match": 1.0} for sample in asked.content["samples"])
+    # The likeliest token has no need of the random numbers.
+    again = run.evaluated(sampling=greedy, seed=4, **changes)
+    assert again.predictions == asked.predictions
+
+
+def test_every_prediction_stands_with_its_record_and_its_scores(run: Run, evaluated: Evaluated) -> None:
+    records = read_records(run.data / "val.jsonl")
+    assert list(evaluated.predictions) == ["base", "sft", "reinforce"]
+    for name, lines in evaluated.predictions.items():
+        asked = [(line["instruction"], line["input"], line["gold"]) for line in lines]
+        assert asked == [(record.instruction, record.input, record.output) for record in records]
+        for record, line in zip(records, lines, strict=True):
+            assert line["scores"]["reward"] == Letters().score(record.question, line["prediction"]).value
+        for metric in ("reward", "reward.length", "exact_match"):
+            values = [line["scores"][metric] for line in lines]
+            assert mean(evaluated.content, name, metric) == statistics.fmean(values)
+            entry = evaluated.content["models"][name]["metrics"][metric]
+            assert (entry["min"], entry["max"], entry["count"]) == (min(values), max(values), 10)
+
+
+def test_of_a_conversation_the_last_learned_turn_is_what_is_asked_for(run: Run, tmp_path: Path) -> None:
+    turns = [Turn("user", "What is a loan?"), Turn("assistant", "Money lent."), Turn("user", "And a bond?")]
+    record = RECORDS["chat"].of(messages=(*turns, Turn("assistant", "A tradable loan.")))
+    write_records(tmp_path / "val.jsonl", [record])
+    (line,) = run.evaluated(val=tmp_path / "val.jsonl").predictions["sft"]
+    assert line["instruction"] == "user: What is a loan?\nassistant: Money lent.\nuser: And a bond?"
+    assert (line["input"], line["gold"]) == ("", "A tradable loan.")
+
+
+def test_prompts_without_room_for_an_answer_count_as_not_answered(run: Run, evaluated: Evaluated) -> None:
+    """They do not stop the evaluation, and they do not leave the mean."""
+    lengths = sorted(len(line["instruction"] + line["input"]) for line in evaluated.predictions["sft"])
+    assert lengths[0] < lengths[-1]
+    for room in range(40, 100, 4):
+        tight = run.evaluated(sampling=sampling(max_new_tokens=110 - room))
+        if 0 < tight.content["records"]["prompts"] < 10:
+            break
+    asked = tight.content["records"]["prompts"]
+    lines, entry = tight.predictions["sft"], tight.content["models"]["sft"]["metrics"]["reward"]
+    lost = [line for line in lines if line["prediction"] is None]
+    assert len(lost) == 10 - asked > 0
+    assert {line["scores"]["reward"] for line in lost} == {0.0}
+    usable = sum(bool(line["prediction"]) for line in lines)
+    assert (entry["count"], entry["min"], entry["coverage"]) == (10, 0.0, usable / 10)
+    assert entry["mean"] == statistics.fmean(line["scores"]["reward"] for line in lines)
+    for sample in tight.content["samples"]:
+        assert Letters().score(sample["prompt"], sample["answers"]["sft"]["text"]).value == pytest.approx(
+            sample["answers"]["sft"]["scores"]["reward"]
+        )
+
+
+def test_several_answers_to_a_prompt_are_other_answers_to_the_same_prompts(run: Run, evaluated: Evaluated) -> None:
+    evaluation, several = evaluated.content, run.evaluated(sampling=sampling(answers=3))
+    assert several.content["sampling"]["answers"] == 3
+    assert several.content["records"] == evaluation["records"]
+    assert several.content["samples"] == evaluation["samples"]  # of the first answers
     for name, one in evaluation["models"].items():
-        three = several["models"][name]
-        assert (three["loss"], three["loss_interval"]) == (one["loss"], one["loss_interval"])
-        assert three["reward"]["mean"] != one["reward"]["mean"]
-
-
-def answers(values: list[float], *, kl: float = 0.0) -> HeldOutAnswers:
-    """One answer to each prompt, with these rewards."""
-    rollouts = [
-        SimpleNamespace(score=Score(value, {"tone": 1 - value}), response_tokens=8, truncated=False) for value in values
-    ]
-    return HeldOutAnswers(rollouts, kl=kl, entropy=None)  # type: ignore[arg-type]
-
-
-def test_several_answers_to_a_prompt_count_as_one_prompt() -> None:
-    """Twelve prompts with three answers each are twelve values, not 36: their means, to the last bit."""
-    prompts = [number / 16 for number in range(12)]
-    units = [number // 2 if number < 4 else number for number in range(12)]
-    losses = Losses(1.0, [1.0] * 12, [1] * 12)
-    # Sixteenths are exact, and so are their means.
-    spread = [answers([value + step for value in prompts]) for step in (-0.25, 0.0, 0.25)]
-    before, three, one = (
-        Measured(losses, tuple(given)) for given in ([answers([0.5] * 12)] * 3, spread, [answers(prompts)])
-    )
-    resampling = Resampling(units, seed=3)
-    figures, expected = (model_figures(model, resampling) for model in (three, one))
-    assert (figures["reward"], figures["axes"]) == (expected["reward"], expected["axes"])
-    assert figures["reward"]["low"] < figures["reward"]["mean"] < figures["reward"]["high"]
-    gain, expected = (gain_figures(before, model, resampling) for model in (three, one))
-    assert (gain["reward"], gain["axes"]) == (expected["reward"], expected["axes"])
-
-
-def test_what_makes_a_record_hard_cancels_out_of_a_gain() -> None:
-    """Records of every difficulty that all gain the same: the gain is known exactly, and the figures are not."""
-    hard = [number / 16 for number in range(12)]
-    before = Measured(Losses(1.0, hard, [1] * 12), (answers(hard),))
-    after = Measured(Losses(0.75, [value - 0.25 for value in hard], [1] * 12), (answers([v + 0.125 for v in hard]),))
-    resampling = Resampling(range(12), seed=3)
-    gain = gain_figures(before, after, resampling)
-    assert gain["loss"] == {"mean": -0.25, "low": -0.25, "high": -0.25}
-    assert gain["reward"] == {"mean": 0.125, "low": 0.125, "high": 0.125}
-    assert gain["axes"]["tone"] == {"mean": -0.125, "low": -0.125, "high": -0.125}
-    figures = model_figures(after, resampling)
-    assert figures["reward"]["low"] < figures["reward"]["mean"] < figures["reward"]["high"]
-
-
-def test_a_prompts_reward_is_the_mean_of_its_answers() -> None:
-    model = Measured(Losses(1.0, [1.0, 1.0], [1, 1]), (answers([0.1, 0.4], kl=0.2), answers([0.3, 0.5], kl=0.4)))
-    assert model.rewards == pytest.approx([0.2, 0.45])
-    assert model.axis("tone") == pytest.approx([0.8, 0.55])
-    assert len(model.rollouts) == 4
+        three = several.content["models"][name]
+        assert three["metrics"]["loss"] == one["metrics"]["loss"]
+        assert three["metrics"]["reward"]["mean"] != one["metrics"]["reward"]["mean"]
+        assert three["metrics"]["reward"]["count"] == 10
+        assert several.predictions[name][::3] == evaluated.predictions[name]
 
 
 def test_only_the_first_records_are_used_if_asked(run: Run, evaluation: dict) -> None:
     few = run.evaluate(eval_examples=4)
     assert few["records"]["held_out"] == 4
-    assert few["models"]["sft"]["loss_interval"] == {"low": None, "high": None}
-    assert few["models"]["sft"]["loss"] != evaluation["models"]["sft"]["loss"]
+    loss = few["models"]["sft"]["metrics"]["loss"]
+    assert (loss["low"], loss["high"], loss["count"]) == (None, None, 4)
+    assert loss["mean"] != mean(evaluation, "sft", "loss")
     assert not few["checks"]["reward_gain_above_zero"]
     assert "too few held-out prompts" in (verdict(few) or "")
 
@@ -309,25 +362,24 @@ def test_only_the_first_records_are_used_if_asked(run: Run, evaluation: dict) ->
 def test_records_of_one_unit_stay_together(run: Run, tmp_path: Path) -> None:
     """The stages gather rows by unit: a sample's answers must still be those to its own prompt."""
     records = read_records(run.data / "val.jsonl")
-    mixed = [
-        Record(record.id, f"unit {index % 3}", record.instruction, record.input, record.output)
-        for index, record in enumerate(records)
-    ]
+    mixed = [dataclasses.replace(record, unit=f"unit {index % 3}") for index, record in enumerate(records)]
     write_records(tmp_path / "val.jsonl", mixed)
     result = run.evaluate(val=tmp_path / "val.jsonl")
     assert result["records"] == {"held_out": 10, "prompts": 10, "units": 3}
-    assert result["models"]["sft"]["loss_interval"]["low"] is None
+    assert result["models"]["sft"]["metrics"]["loss"]["low"] is None
     assert len(result["samples"]) == 3
     for sample in result["samples"]:
         for answer in sample["answers"].values():
-            assert answer["reward"] == Letters().score(sample["prompt"], answer["text"]).value
+            assert answer["scores"]["reward"] == Letters().score(sample["prompt"], answer["text"]).value
 
 
 def test_no_held_out_record_leaves_everything_open(run: Run, tmp_path: Path) -> None:
     (tmp_path / "val.jsonl").write_text("")
     result = run.evaluate(val=tmp_path / "val.jsonl")
-    assert result["models"]["reinforce"]["loss"] is None
-    assert result["models"]["reinforce"]["reward"] is None
+    nothing = dict.fromkeys(("mean", "low", "high", "min", "max", "coverage")) | {"count": 0}
+    assert result["models"]["reinforce"]["metrics"] == dict.fromkeys(
+        ("loss", "perplexity", "reward", "exact_match"), nothing
+    )
     assert result["samples"] == []
     assert "is not known" in (verdict(result) or "")
 
@@ -362,20 +414,40 @@ experts:
 """
 
 
+def job_of(settings: Settings, expert: str) -> EvaluationJob:
+    return evaluation_from_json(evaluation_settings(settings, expert), evaluation_operation(settings, expert))
+
+
 def test_settings_survive_the_way_to_the_script(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(CONFIG)
     settings = load([tmp_path / "config.yaml"], root=tmp_path)
-    texts = [evaluation_settings(settings, "banking_expert"), evaluation_operation(settings, "banking_expert")]
-    back = evaluation_from_json(*texts)
+    back = job_of(settings, "banking_expert")
     assert (back.expert, back.dataset, back.stages) == ("banking_expert", "banking", ("sft", "reinforce"))
     assert (back.eval_examples, back.max_seq_len, back.token_budget, back.threads) == (99, 333, 1234, 1)
-    assert back.sampling is not None
-    assert back.sampling.reward == "length_penalty"
-    assert back.sampling.token_budget == 1234
-    plain = evaluation_from_json(
-        evaluation_settings(settings, "plain_expert"), evaluation_operation(settings, "plain_expert")
+    assert isinstance(back.rewarded, Reinforce)
+    assert back.rewarded.reward == "length_penalty"
+    # As the stage samples, for whose figures these are to be the same.
+    assert back.sampling == AnswerSampling(
+        max_new_tokens=64, temperature=0.7, top_p=0.9, answers=1, max_seq_len=333, token_budget=1234
     )
-    assert (plain.sampling, plain.eval_examples) == (None, 7)
+    assert [metric.feature for metric in back.metrics] == ["loss", "perplexity", "reward"]
+    plain = job_of(settings, "plain_expert")
+    assert (plain.sampling, plain.rewarded, plain.eval_examples) == (None, None, 7)
+    assert [metric.feature for metric in plain.metrics] == ["loss", "perplexity"]
+
+
+def test_what_is_measured_and_how_is_inherited(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(
+        CONFIG + "overrides: {evaluation: {metrics: [exact_match, loss], top_p: 0.5}}\n"
+    )
+    settings = load([tmp_path / "config.yaml"], root=tmp_path)
+    plain, rewarded = (job_of(settings, name) for name in ("plain_expert", "banking_expert"))
+    for job in (plain, rewarded):
+        assert [metric.feature for metric in job.metrics] == ["loss", "exact_match"]
+        assert job.rewarded is None  # no metric needs its reward
+        assert job.sampling is not None
+    assert (plain.sampling.temperature, plain.sampling.top_p, plain.sampling.max_new_tokens) == (0.0, 0.5, 64)
+    assert (rewarded.sampling.temperature, rewarded.sampling.top_p) == (0.7, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -385,6 +457,12 @@ def test_settings_survive_the_way_to_the_script(tmp_path: Path) -> None:
         ("reinforce: {learning_rate: 0.5}", False),  # its adapter changes, and is an input
         ("reinforce: {temperature: 0.5}", True),
         ("reinforce: {eval_examples: 5}", True),
+        ("eval_answers: 2", True),
+        ("evaluation: {temperature: 0.7, top_p: 0.9}", False),  # what the stage has
+        ("evaluation: {metrics: [reward, perplexity, loss]}", False),
+        ("evaluation: {metrics: [reward, loss]}", True),
+        ("evaluation: {metrics: [loss, perplexity]}", True),
+        ("evaluation: {max_new_tokens: 65}", True),
     ],
 )
 def test_only_what_decides_the_numbers_makes_an_evaluation_stale(tmp_path: Path, change: str, stale: bool) -> None:
@@ -394,6 +472,16 @@ def test_only_what_decides_the_numbers_makes_an_evaluation_stale(tmp_path: Path,
         path.write_text(CONFIG.replace("routing: {keywords: [bank]}", f"routing: {{keywords: [bank]}}{own}"))
         texts.append(evaluation_settings(load([path], root=tmp_path), "banking_expert"))
     assert (texts[0] != texts[1]) == stale
+
+
+def test_how_to_answer_changes_nothing_where_no_answer_is_asked_for(tmp_path: Path) -> None:
+    texts = set()
+    for own in ("", "eval_answers: 2, ", "evaluation: {temperature: 0.5}, "):
+        (tmp_path / "config.yaml").write_text(
+            CONFIG.replace("sft: {eval_examples: 7}", f"{own}sft: {{eval_examples: 7}}")
+        )
+        texts.add(evaluation_settings(load([tmp_path / "config.yaml"], root=tmp_path), "plain_expert"))
+    assert len(texts) == 1
 
 
 def test_a_text_of_other_settings_is_refused() -> None:
@@ -426,8 +514,17 @@ def test_what_does_not_count_says_why() -> None:
     ],
 )
 def test_the_bounds(kl: float | None, loss: float | None, low: float | None, passed: list[bool]) -> None:
-    checks = gain_checks({"reward": {"low": low}}, before={"loss": 2.0}, after={"kl": kl, "loss": loss})
+    before, after = ({"metrics": {"loss": {"mean": value}}} for value in (2.0, loss))
+    checks = gain_checks({"metrics": {"reward": {"low": low}}}, before=before, after={**after, "kl": kl})
     assert list(checks.values()) == passed
+
+
+def test_a_gain_counts_only_where_the_loss_is_measured_too() -> None:
+    made = made_evaluation()
+    for model in made["models"].values():
+        del model["metrics"]["loss"]
+    made["checks"]["loss_at_most_10_percent_worse"] = False
+    assert verdict(made) == "does not count: the held-out loss is not known"
 
 
 def script(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
@@ -443,26 +540,31 @@ def test_the_script_writes_the_evaluation(run: Run, tmp_path: Path) -> None:
     )
     settings = load([tmp_path / "config.yaml"], root=tmp_path)
     arguments = (
-        *("--base", run.base, "--val", run.data / "val.jsonl"),
+        *("--base", run.base, "--val", run.data / "val.jsonl", "--train", run.data / "train.jsonl"),
         *("--settings", evaluation_settings(settings, "tiny_expert")),
         *("--operation", evaluation_operation(settings, "tiny_expert"), "--output", tmp_path / "evaluation.json"),
     )
-    done = script(*arguments, "--adapters", run.sft, run.reinforce)
+    predictions = ["--predictions", *(tmp_path / f"{name}.jsonl" for name in ("base", "sft", "reinforce"))]
+    done = script(*arguments, *predictions, "--adapters", run.sft, run.reinforce)
     assert done.returncode == 0, done.stderr
     content = read_json(tmp_path / "evaluation.json")
     assert content["reward"]["name"] == "finance"
     weights = content["reward"]["weights"]
     for model in content["models"].values():
-        total = sum(weight * model["axes"][name]["mean"] for name, weight in weights.items())
-        assert model["reward"]["mean"] == pytest.approx(total)
+        total = sum(weight * model["metrics"][f"reward.{name}"]["mean"] for name, weight in weights.items())
+        assert model["metrics"]["reward"]["mean"] == pytest.approx(total)
     assert "the gain in reward " in done.stdout
-    failed = script(*arguments, "--adapters", run.sft)
+    lines = [json.loads(line) for line in (tmp_path / "sft.jsonl").read_text().splitlines()]
+    assert [list(line) for line in lines] == [["instruction", "input", "gold", "prediction", "scores"]] * 10
+    failed = script(*arguments, *predictions, "--adapters", run.sft)
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: --adapters must give one file for each of sft, reinforce")
+    failed = script(*arguments, *predictions[:-1], "--adapters", run.sft, run.reinforce)
+    assert failed.stderr.startswith("error: --predictions must give one file for each of base, sft, reinforce")
 
 
 def test_it_can_be_written(evaluation: dict, tmp_path: Path) -> None:
     write_json(tmp_path / "evaluation.json", evaluation)
     assert read_json(tmp_path / "evaluation.json") == evaluation
-    rewards = [model["reward"]["mean"] for model in evaluation["models"].values()]
+    rewards = [mean(evaluation, name, "reward") for name in evaluation["models"]]
     assert statistics.pstdev(rewards) > 0

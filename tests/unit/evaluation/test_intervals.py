@@ -27,12 +27,27 @@ def test_a_ratio_gets_the_interval_of_the_delta_method() -> None:
     generator = np.random.default_rng(2)
     tokens = generator.integers(5, 40, size=500)
     sums = tokens * generator.normal(2.5, 0.3, size=500)
-    interval = Resampling(range(500), seed=3, resamples=MANY).interval(sums, weights=tokens)
+    interval = Resampling(range(500), seed=3, resamples=MANY).interval(sums, tokens)
     ratio = sums.sum() / tokens.sum()
     half = NORMAL * (sums - ratio * tokens).std() / tokens.mean() / np.sqrt(500)
     assert interval is not None
     assert interval.low == pytest.approx(ratio - half, abs=0.06 * half)
     assert interval.high == pytest.approx(ratio + half, abs=0.06 * half)
+
+
+def test_any_figure_of_sums_gets_the_interval_of_the_delta_method() -> None:
+    """F1 of counts, 2·hits / (said + wanted): three sums, as a metric of a whole corpus has them."""
+    generator = np.random.default_rng(11)
+    said, wanted = generator.integers(5, 20, size=(2, 600))
+    hits = generator.binomial(np.minimum(said, wanted), 0.6)
+    interval = Resampling(range(600), seed=3, resamples=MANY).interval(
+        hits, said, wanted, figure=lambda hits, said, wanted: 2 * hits / (said + wanted)
+    )
+    f1 = 2 * hits.sum() / (said + wanted).sum()
+    half = NORMAL * (2 * hits - f1 * (said + wanted)).std() / (said + wanted).mean() / np.sqrt(600)
+    assert interval is not None
+    assert interval.low == pytest.approx(f1 - half, abs=0.06 * half)
+    assert interval.high == pytest.approx(f1 + half, abs=0.06 * half)
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
@@ -100,7 +115,7 @@ def test_too_few_units_get_no_interval() -> None:
 
 def test_a_record_without_tokens_weighs_nothing() -> None:
     values = list(np.random.default_rng(8).normal(size=30))
-    with_empty = Resampling(range(31), seed=1).interval([*values, 0.0], weights=[1] * 30 + [0])
+    with_empty = Resampling(range(31), seed=1).interval([*values, 0.0], [1] * 30 + [0])
     assert with_empty == Resampling(range(30), seed=1).interval(values)
 
 

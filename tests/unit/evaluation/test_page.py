@@ -13,7 +13,7 @@ from sealed_experts.errors import UserError
 from sealed_experts.evaluation.evaluation_page import evaluation_page
 from sealed_experts.evaluation.rows import axis_shares, figure_rows, signed_interval, with_interval
 from sealed_experts.evaluation.stored import evaluated_experts, read_evaluation
-from tests.evaluations import answer, leave_evaluation, made_evaluation, without_reward
+from tests.evaluations import answer, asked_without_reward, leave_evaluation, made_evaluation, measured, without_reward
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "tabulate_evaluations.py"
 
@@ -57,13 +57,24 @@ def test_before_and_after_stand_side_by_side() -> None:
     assert page.row("banking_expert") == [
         *("banking_expert", "counts", "+0.060 [+0.040, +0.080]", "0.420", "0.480", "2.500", "2.100")
     ]
-    assert page.row("plain_expert")[1:] == ["no stage has a reward", "–", "–", "–", "2.500", "2.000"]
+    assert page.row("plain_expert")[1:] == ["no reward was measured", "–", "–", "–", "2.500", "2.000"]
     assert page.row("Reward (mean, 0 to 1)") == [
         *("Reward (mean, 0 to 1)", "0.290 [0.270, 0.310]", "0.420 [0.400, 0.440]", "0.480 [0.460, 0.500]"),
         "+0.060 [+0.040, +0.080]",
     ]
     assert page.row("· safety (weight 0.1)")[-1] == "-0.300 [-0.320, -0.280]"
     assert page.row("KL (nats a token, from the stage before)")[1:] == ["–", "0.250", "0.125", "–"]
+
+
+def test_an_expert_that_answers_without_a_reward_is_shown_by_its_own_metrics() -> None:
+    page = Page(evaluation_page([made_evaluation(), asked_without_reward()]))
+    assert page.row("asked_expert")[-2:] == ["0.125", "0.500"]
+    assert page.row("banking_expert")[-2:] == ["–", "–"]
+    assert page.row("Exact match (share of answers)")[1:] == [
+        *("0.125 [0.105, 0.145]", "0.500 [0.480, 0.520]", "+0.375 [+0.355, +0.395]")
+    ]
+    assert page.row("· usable (share)")[1:] == ["75.0%", "75.0%", "–"]
+    assert "Exact match 1.00" in page.text
 
 
 def test_what_does_not_count_is_said_in_full() -> None:
@@ -89,8 +100,9 @@ def test_the_shares_of_the_axes_show_what_a_reward_lives_on() -> None:
 def test_a_penalty_is_shown_apart_from_the_axes() -> None:
     made = made_evaluation()
     for model in made["models"].values():
-        model["axes"]["repetition"] = {"mean": 0.5, "low": 0.4, "high": 0.6}
-        model["reward"]["mean"] -= 0.125
+        model["metrics"]["reward.repetition"] = measured(0.5)
+        model["metrics"]["reward"]["mean"] -= 0.125
+    made["metrics"].append({"metric": "reward.repetition", "title": "· repetition", "unit": "for information"})
     page = Page(evaluation_page([made]))
     assert "· repetition (for information)" in [row[0] for row in page.rows if row]
     assert "repetition" not in axis_shares(made, "sft")
@@ -99,8 +111,8 @@ def test_a_penalty_is_shown_apart_from_the_axes() -> None:
 
 def test_a_reward_of_zero_has_no_shares() -> None:
     made = made_evaluation()
-    for axis in made["models"]["base"]["axes"].values():
-        axis["mean"] = 0.0
+    for figure in made["models"]["base"]["metrics"].values():
+        figure["mean"] = 0.0
     assert {share.share for share in axis_shares(made, "base").values()} == {0.0}
     evaluation_page([made])
 
@@ -133,10 +145,11 @@ def test_axes_named_by_a_user_are_escaped_in_every_place() -> None:
     made = made_evaluation()
     name = '"><script>x'
     made["reward"]["weights"][name] = 0.5
+    made["metrics"].append({"metric": f"reward.{name}", "title": f"· {name}", "unit": name})
     for model in made["models"].values():
-        model["axes"][name] = {"mean": 0.5, "low": None, "high": None}
+        model["metrics"][f"reward.{name}"] = measured(0.5)
     for said in (made["samples"][0]["reference"], *made["samples"][0]["answers"].values()):
-        said["axes"][name] = 0.5
+        said["scores"][f"reward.{name}"] = 0.5
     page = Page(evaluation_page([made]))
     assert "script" not in page.tags
     assert page.open == []
@@ -160,10 +173,10 @@ def test_numbers_as_text() -> None:
 
 def test_large_perplexities_stay_short() -> None:
     made = made_evaluation()
-    made["models"]["base"] |= {"perplexity": 12345.678, "perplexity_interval": {"low": 12000.0, "high": 13000.0}}
+    made["models"]["base"]["metrics"]["perplexity"] |= {"mean": 12345.678, "low": 12000.0, "high": 13000.0}
     (row,) = (row for row in figure_rows(made) if row.label == "Perplexity")
     assert row.cells[0] == "12,346 [12,000, 13,000]"
-    assert re.fullmatch(r"\d\.\d\d \[\d\.\d\d, \d\.\d\d\]", row.cells[1])
+    assert re.fullmatch(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", row.cells[1])
 
 
 def test_evaluations_are_found_and_read(tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ from sealed_experts.configuration.document import Settings
 from sealed_experts.configuration.jobs import selection_settings
 from sealed_experts.configuration.resolution import resolve
 from sealed_experts.errors import UserError
-from sealed_experts.evaluation.selection import selected_stage
-from sealed_experts.evaluation.selection_job import SelectionJob, selection_from_json
+from sealed_experts.evaluation.selection import SelectionJob, selected_stage, selection_from_json
 from sealed_experts.files.canonical import canonical_json, read_json, write_json
 from sealed_experts.moe.job import moe_from_json
 from sealed_experts.settings.merging import merge
@@ -29,10 +28,16 @@ DOCUMENT: dict[str, Any] = {
         "two": {"dataset": "a", "stages": ["sft", "reinforce"], "routing": {"keywords": ["y"]}},
     },
 }
+
+
+def measured(*, loss: Any, reward: Any) -> dict[str, Any]:
+    return {"metrics": {"loss": {"mean": loss}, "reward": {"mean": reward, "low": 0.5, "high": 0.53}}}
+
+
 MODELS: dict[str, Any] = {
-    "base": {"loss": 0.5, "reward": {"mean": 0.99, "low": 0.9, "high": 1.0}},  # is no stage, and never chosen
-    "sft": {"loss": 2.125, "reward": {"mean": 0.515625, "low": 0.5, "high": 0.53}},
-    "reinforce": {"loss": 2.25, "reward": {"mean": 0.640625, "low": 0.6, "high": 0.67}},
+    "base": measured(loss=0.5, reward=0.99),  # is no stage, and never chosen
+    "sft": measured(loss=2.125, reward=0.515625),
+    "reinforce": measured(loss=2.25, reward=0.640625),
 }
 
 
@@ -78,7 +83,7 @@ def test_the_last_stage_is_shipped_without_a_look_at_held_out_records(results: R
         "candidates": ["sft", "reinforce"],
         "select": "last",
     }
-    results.evaluate(sft={"loss": 0.1, "reward": {"mean": 1.0}})
+    results.evaluate(sft=measured(loss=0.1, reward=1.0))
     assert results.select("last", None)["stage"] == "reinforce"
 
 
@@ -101,11 +106,20 @@ def test_the_best_has_the_higher_reward_or_the_lower_loss(
     assert selection["candidates"] == ["sft", "reinforce"]
 
 
-@pytest.mark.parametrize(("metric", "worse"), [("reward", {"reward": {"mean": 0.1}}), ("loss", {"loss": 9.0})])
-def test_a_worse_stage_is_not_chosen_wherever_it_stands(results: Results, metric: str, worse: dict[str, Any]) -> None:
+@pytest.mark.parametrize("metric", ["reward", "loss"])
+def test_a_worse_stage_is_not_chosen_wherever_it_stands(results: Results, metric: str) -> None:
     for stage, other in (("sft", "reinforce"), ("reinforce", "sft")):
-        results.evaluate(**{stage: MODELS[stage] | worse})
+        results.evaluate(**{stage: measured(loss=9.0, reward=0.1)})
         assert results.select(metric=metric)["stage"] == other
+
+
+def test_a_part_of_a_metric_decides_as_the_metric_does(results: Results) -> None:
+    safe = {
+        stage: {"metrics": {"reward.safety": {"mean": value}}} for stage, value in (("sft", 0.75), ("reinforce", 0.5))
+    }
+    results.evaluate(**safe)
+    selection = results.select(metric="reward.safety")
+    assert (selection["stage"], selection["metric"]) == ("sft", "reward.safety")
 
 
 @pytest.mark.parametrize("metric", ["reward", "loss"])
@@ -131,18 +145,18 @@ def test_a_chain_of_one_stage_has_no_choice(results: Results, select: str) -> No
 @pytest.mark.parametrize(
     ("metric", "model", "message"),
     [
-        ("reward", {"loss": 1.0, "reward": None}, r"models\.sft\.reward\.mean must be a number, not None"),
-        ("reward", {"loss": 1.0}, r"models\.sft\.reward\.mean must be a number, not None"),
-        ("reward", {"reward": {"mean": None}}, r"models\.sft\.reward\.mean must be a number, not None"),
-        ("reward", {"reward": {"mean": True}}, r"models\.sft\.reward\.mean must be a number, not True"),
-        ("loss", {"loss": None, "reward": {"mean": 1.0}}, r"models\.sft\.loss must be a number, not None"),
-        ("loss", {"loss": "2.1"}, r"models\.sft\.loss must be a number, not '2\.1'"),
-        ("loss", None, r"models\.sft\.loss must be a number, not None"),
+        ("reward", {"metrics": {"loss": {"mean": 1.0}}}, r"metrics\.reward\.mean must be a number, not None"),
+        ("reward", measured(loss=1.0, reward=None), r"metrics\.reward\.mean must be a number, not None"),
+        ("reward", measured(loss=1.0, reward=True), r"metrics\.reward\.mean must be a number, not True"),
+        ("loss", measured(loss=None, reward=1.0), r"metrics\.loss\.mean must be a number, not None"),
+        ("loss", measured(loss="2.1", reward=1.0), r"metrics\.loss\.mean must be a number, not '2\.1'"),
+        ("loss", {}, r"metrics\.loss\.mean must be a number, not None"),
+        ("loss", None, r"metrics\.loss\.mean must be a number, not None"),
     ],
 )
 def test_a_value_that_is_missing_is_named(results: Results, metric: str, model: Any, message: str) -> None:
     results.evaluate(sft=model)
-    with pytest.raises(UserError, match=rf"evaluation\.json: {message}"):
+    with pytest.raises(UserError, match=rf"evaluation\.json: models\.sft\.{message}"):
         results.select(metric=metric)
 
 

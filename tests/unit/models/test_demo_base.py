@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from sealed_experts.data.demo_general import Document, general_text
-from sealed_experts.data.records import Record
-from sealed_experts.data.templates import encode_example
+from sealed_experts.data.records.instruction import Instruction
 from sealed_experts.errors import UserError
 from sealed_experts.files.digests import digest_of_files, sha256_file
 from sealed_experts.models.demo_base import IGNORED, build_demo_base, new_model, pack, pretrain, train_tokenizer
@@ -120,14 +119,14 @@ def test_packed_rows_begin_with_a_document_and_learn_no_prompt():
 
 def test_pretraining_sees_an_exchange_as_fine_tuning_does():
     tokenizer = train_tokenizer(DOCUMENTS, vocab_size=400)
-    record = Record.from_text(instruction="What is a bond?", output="A bond is a loan.")
-    encoded = encode_example(template="alpaca", record=record, tokenizer=tokenizer, max_seq_len=96)
+    record = Instruction.of(instruction="What is a bond?", output="A bond is a loan.")
+    (encoded,) = record.encoded(template="alpaca", tokenizer=tokenizer, max_seq_len=96)
+    tokens = list(encoded.ids)
     prompt = "### Instruction:\nWhat is a bond?\n\n### Response:\n"
     rows = pack([Document(prompt, record.output)], tokenizer, length=96)
-    assert rows.ids[0, : len(encoded.ids)].tolist() == encoded.ids
-    assert rows.labels[0].tolist() == [IGNORED] * encoded.prompt_length + encoded.ids[encoded.prompt_length :] + [
-        IGNORED
-    ] * (96 - len(encoded.ids))
+    assert rows.ids[0, : len(tokens)].tolist() == tokens
+    silent = encoded.prompt_length
+    assert rows.labels[0].tolist() == [IGNORED] * silent + tokens[silent:] + [IGNORED] * (96 - len(tokens))
 
 
 def test_sizes_that_do_not_fit_are_refused(tmp_path):

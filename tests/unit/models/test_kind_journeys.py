@@ -10,8 +10,10 @@ import torch
 
 from sealed_experts.cli.main import main
 from sealed_experts.evaluation.experts import evaluate_expert
-from sealed_experts.evaluation.job import EvaluationJob
+from sealed_experts.evaluation.job import AnswerSampling, EvaluationJob
 from sealed_experts.files.canonical import read_json
+from sealed_experts.metrics.loss import Loss
+from sealed_experts.metrics.reward import Reward
 from sealed_experts.models.adapters import KINDS, PREFIX
 from sealed_experts.models.attachment import attach_adapter, load_adapter_state
 from sealed_experts.models.loading import load_base, load_tokenizer
@@ -197,20 +199,26 @@ def test_the_evaluation_has_the_stages_own_numbers(journey):
         adapter=journey.adapter,
         stages=("sft", "reinforce"),
         eval_examples=6,
-        eval_answers=1,
         max_seq_len=120,
         token_budget=300,
         threads=1,
-        sampling=journey.rl.settings,
+        metrics=(Loss(), Reward()),
+        sampling=AnswerSampling(
+            **{name: getattr(journey.rl.settings, name) for name in ("max_new_tokens", "temperature", "top_p")},
+            answers=1,
+            max_seq_len=120,
+            token_budget=300,
+        ),
+        rewarded=journey.rl.settings,
     )
     adapters = [journey.sft.output, journey.rl.output]
-    found = evaluate_expert(
-        run, base=journey.base, val=journey.dataset / "val.jsonl", adapters=adapters, reward=Vowels()
-    )["models"]
+    val = journey.dataset / "val.jsonl"
+    found = evaluate_expert(run, base=journey.base, val=val, adapters=adapters, reward=Vowels()).content["models"]
     after = stage_metrics(load_state(journey.rl.output))
-    assert found["reinforce"]["reward"]["mean"] == after["mean_reward_after"]
+    assert found["reinforce"]["metrics"]["reward"]["mean"] == after["mean_reward_after"]
     assert found["reinforce"]["kl"] == after["kl_after"] > 0
     assert found["sft"]["kl"] > 0
     before = stage_metrics(load_state(journey.sft.output))
     assert before["adapter"]["kind"] == journey.adapter.kind
-    assert (found["base"]["loss"] == before["first_val_loss"]) is KINDS[journey.adapter.kind].starts_as_base
+    loss = found["base"]["metrics"]["loss"]["mean"]
+    assert (loss == before["first_val_loss"]) is KINDS[journey.adapter.kind].starts_as_base

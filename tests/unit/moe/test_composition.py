@@ -206,10 +206,14 @@ def test_switching_that_changes_weights_is_found(made, monkeypatch, broken):
 def test_experts_that_always_change_each_others_answers_are_found(made, monkeypatch):
     """All adapters at once, always: as stable as can be, and yet not what each expert says alone."""
 
-    def all_at_once(experts, _expert):
-        experts._model.base_model.set_adapter(list(experts._adapters.values()))
+    one = Experts._model_of
 
-    monkeypatch.setattr(Experts, "_switch_to", all_at_once)
+    def all_at_once(experts, expert):
+        model = one(experts, expert)
+        model.base_model.set_adapter(list(experts._adapters.values()))
+        return model
+
+    monkeypatch.setattr(Experts, "_model_of", all_at_once)
     message = "expert banking_expert: .*'What is bank\\?' are not those of its package alone on the same base"
     with pytest.raises(CompositionError, match=message):
         check(made)

@@ -63,9 +63,18 @@ def test_the_manifest_says_what_the_inputs_say():
 
 def evaluation(**changes) -> dict:
     """evaluation.json of a chain of one stage without a reward."""
-    base = {"loss": 3.125, "loss_interval": {"low": 3.0, "high": 3.25}, "reward": None}
-    sft = {"loss": 2.0625, "loss_interval": {"low": 2.03125, "high": 2.09375}, "reward": None, **changes}
-    return {"expert": "tiny_expert", "intervals": {"confidence": 0.95}, "models": {"base": base, "sft": sft}}
+    about = {"metric": "loss", "title": "Held-out loss", "unit": "nats per token", "higher_is_better": False}
+    part = {**about, "metric": "loss.owners_word"}
+    base = {"mean": 3.125, "low": 3.0, "high": 3.25}
+    sft = {"mean": 2.0625, "low": 2.03125, "high": 2.09375, **changes}
+    return {
+        "expert": "tiny_expert",
+        "intervals": {"confidence": 0.95},
+        "metrics": [about, part],
+        "models": {
+            name: {"metrics": {"loss": one, part["metric"]: one}} for name, one in (("base", base), ("sft", sft))
+        },
+    }
 
 
 PUBLIC = building.run(public_evaluation=True, dataset="questions")
@@ -85,15 +94,18 @@ def test_held_out_numbers_are_published_only_where_the_dataset_says_so():
     assert opened().manifest["quality"]["published"] is False
     public = opened(settings=PUBLIC, evaluation=evaluation()).manifest["quality"]
     loss = {
-        "metric": "held_out_loss",
+        "metric": "loss",
+        "title": "Held-out loss",
+        "unit": "nats per token",
+        "higher_is_better": False,
         "value": 2.0625,
         "base_value": 3.125,
         "interval": {"low": 2.03125, "high": 2.09375, "confidence": 0.95},
     }
     assert public == {"published": True, "metrics": [loss]}
-    few = opened(settings=PUBLIC, evaluation=evaluation(loss_interval={"low": None, "high": None})).manifest["quality"]
+    few = opened(settings=PUBLIC, evaluation=evaluation(low=None, high=None)).manifest["quality"]
     assert few == {"published": True, "metrics": [{**loss, "interval": None}]}
-    for unmeasured in (None, evaluation(loss=None)):
+    for unmeasured in (None, evaluation(mean=None)):
         quality = opened(settings=PUBLIC, evaluation=unmeasured).manifest["quality"]
         assert quality == {"published": False, "reason": "nothing was measured on held-out records"}
 

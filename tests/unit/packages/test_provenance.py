@@ -93,6 +93,13 @@ def test_private_data_and_settings_are_named_by_hmac_and_public_data_by_digest()
     assert stage["configuration"] == {"hmacSha256": own_name(key, "configuration", settings)}
     public = statement(settings=building.run(public_evaluation=True, dataset="questions"))
     assert dependencies(public)["training-data"]["digest"] == {"sha256": "e" * 64}
+    assert dependencies(public)["held-out-data"]["digest"] == {"sha256": "9" * 64}
+    # Public data may be validated on private ones, and private data on public ones.
+    mixed = dependencies(statement(settings=building.run(public_evaluation=False, dataset="questions")))
+    assert mixed["training-data"]["digest"] == {"sha256": "e" * 64}
+    assert mixed["held-out-data"]["digest"] == {"hmacSha256": own_name(key, "data", "9" * 64)}
+    mixed = dependencies(statement(settings=building.run(public_evaluation=True, dataset=None)))
+    assert mixed["training-data"]["digest"] == {"hmacSha256": own_name(key, "data", "e" * 64)}
     manifest = open_bytes(
         building.package(settings=building.run(public_evaluation=True, dataset="questions")), trust=building.trust()
     ).manifest

@@ -19,15 +19,26 @@ def reinforced(**changes) -> dict:
 RL_CHAIN = {"stage": "reinforce", "reason": "the last of the stages sft, reinforce", "candidates": ["sft", "reinforce"]}
 RL_RUN = {"stages": ("sft", "reinforce")}
 LOSSES = {"low": 2.015625, "high": 2.109375}
+ABOUT = [
+    {"metric": "loss", "title": "Held-out loss", "unit": "nats per token", "higher_is_better": False},
+    {"metric": "reward", "title": "Reward", "unit": "mean, 0 to 1", "higher_is_better": True},
+]
 EVALUATION = {
     "expert": "tiny_expert",
     "intervals": {"confidence": 0.95},
+    "metrics": ABOUT,
     "models": {
-        "base": {"loss": 3.125, "loss_interval": LOSSES, "reward": {"mean": 0.40625, "low": 0.375, "high": 0.4375}},
+        "base": {
+            "metrics": {
+                "loss": {"mean": 3.125, **LOSSES},
+                "reward": {"mean": 0.40625, "low": 0.375, "high": 0.4375},
+            },
+        },
         "reinforce": {
-            "loss": 2.0625,
-            "loss_interval": LOSSES,
-            "reward": {"mean": 0.59375, "low": 0.5625, "high": 0.625},
+            "metrics": {
+                "loss": {"mean": 2.0625, **LOSSES},
+                "reward": {"mean": 0.59375, "low": 0.5625, "high": 0.625},
+            },
         },
     },
 }
@@ -87,16 +98,16 @@ def test_what_a_reward_is_told_about_the_owners_data_stays_out():
 def test_held_out_rewards_are_published_beside_the_loss_where_the_dataset_says_so():
     package = reinforced_package(public=True)
     loss, reward = package.manifest["quality"]["metrics"]
-    assert loss["metric"] == "held_out_loss"
+    assert loss["metric"] == "loss"
     assert reward == {
-        "metric": "held_out_reward",
+        **ABOUT[1],
         "value": 0.59375,
         "base_value": 0.40625,
         "interval": {"low": 0.5625, "high": 0.625, "confidence": 0.95},
     }
     card = package.members["README.md"].decode()
-    assert "| Loss on held-out records, nats a response token | 3.1250 | 2.0625 | 2.0156 to 2.1094 (95%) |" in card
-    assert "| Mean reward of answers to held-out prompts (finance) | 0.4062 | 0.5938 | 0.5625 to 0.6250 (95%) |" in card
+    assert "| Held-out loss (nats per token) | 3.1250 | 2.0625 | 2.0156 to 2.1094 (95%) |" in card
+    assert "| Reward (mean, 0 to 1) | 0.4062 | 0.5938 | 0.5625 to 0.6250 (95%) |" in card
 
 
 def measured(value, found=None) -> set[str]:

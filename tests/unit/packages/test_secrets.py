@@ -1,13 +1,14 @@
 """Nothing private is in a package: looked for in every byte of a small one, not in the fields one thinks of."""
 
 import base64
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
-from sealed_experts.data.records import read_records
+from sealed_experts.data.records import read_records, records_digest, write_records
 from sealed_experts.files.canonical import canonical_json, read_json, write_json
 from sealed_experts.files.digests import sha256_bytes, sha256_file
 from sealed_experts.files.home import home_folder
@@ -26,6 +27,8 @@ def run(tmp_path_factory):
     """Everything that the sealing script reads, made from real records, with every number recognisable."""
     folder = tmp_path_factory.mktemp("secret-folder")
     data = build_tiny_dataset(folder / "data")
+    for split in ("train", "val"):
+        _add_metadata(data / f"{split}.jsonl")
     (folder / "peft").mkdir()
     (folder / "peft" / "adapter_config.json").write_bytes(building.adapter_config())
     (folder / "peft" / "adapter_model.safetensors").write_bytes(building.weights())
@@ -35,8 +38,9 @@ def run(tmp_path_factory):
             **building.reinforce_metrics(),
             "settings": {"seed": 424242, "training": settings},
             "privacy": building.privacy("sft", "reinforce", journal=[31337], key_seed="5eed" * 16),
-            "train_digest": sha256_file(data / "train.jsonl"),
-            "val_digest": sha256_file(data / "val.jsonl"),
+            # As a stage takes them: see tests/unit/training/test_records.py.
+            "train_digest": records_digest(read_records(data / "train.jsonl")),
+            "val_digest": records_digest(read_records(data / "val.jsonl")),
             "data_digest": sha256_bytes(b"both splits"),
             "tokens_digest": sha256_bytes(b"tokens"),
             "fingerprint": sha256_bytes(b"fingerprint"),
@@ -52,6 +56,18 @@ def run(tmp_path_factory):
     paths = dict.fromkeys(("metrics", "receipt"), str(folder / "rl_metrics.json"))
     write_json(folder / "selection.json", {**selection, **paths, "candidates": ["sft", "reinforce"]})
     return folder
+
+
+def _add_metadata(path: Path) -> None:
+    """Give every record columns that only its trainer may see."""
+    records = read_records(path)
+    write_records(
+        path,
+        [
+            dataclasses.replace(record, metadata={"source": f"shelf-of-nowhere-{index}"})
+            for index, record in enumerate(records)
+        ],
+    )
 
 
 def seal(folder: Path) -> Path:
@@ -110,6 +126,8 @@ def private_things(folder: Path) -> dict[str, str]:
                 text = str(getattr(record, field))
                 secrets[f"{split} {index} {field}"] = text
                 secrets[f"digest of {split} {index} {field}"] = sha256_bytes(text.encode())
+            for column, value in record.metadata.items():
+                secrets[f"{split} {index} {column}"] = str(value)
         for index, line in enumerate(content.splitlines()):
             secrets[f"digest of {split} line {index}"] = sha256_bytes(line)
     for name in ("data_digest", "tokens_digest", "fingerprint", "train_digest", "val_digest"):
@@ -131,6 +149,7 @@ def test_nothing_private_is_in_a_package_of_private_records(run):
     package = seal(run)
     secrets = private_things(run)
     assert len(secrets) > 100
+    assert "train 0 source" in secrets
     assert leaked(package.read_bytes(), secrets) == set()
     members = open_package(package, trust=load_trust()).members
     for content in members.values():
@@ -143,7 +162,7 @@ def test_nothing_private_is_in_a_package_of_private_records(run):
 def test_the_owner_alone_finds_the_data_again(run):
     manifest = open_package(seal(run), trust=load_trust()).manifest
     (named,) = manifest["training"]["datasets"]
-    digest = sha256_file(run / "data" / "train.jsonl")
+    digest = records_digest(read_records(run / "data" / "train.jsonl"))
     key = bytes.fromhex((home_folder() / "owner.key").read_text())
     parts = b"".join(len(part).to_bytes(8, "big") + part for part in (b"data", digest.encode()))
     outer = _outer(key, b"sealed-experts/private-name/v1" + parts)

@@ -41,9 +41,9 @@ def test_from_the_same_rollouts_processes_refine_as_one_would(tmp_path, jobs, mo
     kept = {}
     original = Scorer.roll_out
 
-    def keep(self, model, examples, *, stream, step, held_out=False):
-        rollouts = original(self, model, examples, stream=stream, step=step, held_out=held_out)
-        kept.update({(step, held_out, len(kept) if step == 0 else row.unit): row for row in rollouts})
+    def keep(self, model, examples, *, stream, step):
+        rollouts = original(self, model, examples, stream=stream, step=step)
+        kept.update({(step, len(kept) if step == 0 else row.unit): row for row in rollouts})
         return rollouts
 
     with monkeypatch.context() as patch:
@@ -51,12 +51,12 @@ def test_from_the_same_rollouts_processes_refine_as_one_would(tmp_path, jobs, mo
         expected = train(alone)
 
     def before(rank):
-        def repeat(self, model, examples, *, stream, step, held_out=False):
-            if step == 0:  # the self-check's and the held-out ones
-                return original(self, model, examples, stream=stream, step=step, held_out=held_out)
+        def repeat(self, model, examples, *, stream, step):
+            if step == 0:  # the self-check's
+                return original(self, model, examples, stream=stream, step=step)
             with open(tmp_path / f"{rank}.jsonl", "a") as units:
                 units.write(json.dumps([[step, example.unit] for example in examples]) + "\n")
-            return [kept[step, held_out, example.unit] for example in examples]
+            return [kept[step, example.unit] for example in examples]
 
         Scorer.roll_out = repeat
 
@@ -65,7 +65,7 @@ def test_from_the_same_rollouts_processes_refine_as_one_would(tmp_path, jobs, mo
     state = load_state(shared.output)
     lines = [line for path in tmp_path.glob("*.jsonl") for line in path.read_text().splitlines()]
     seen = [tuple(pair) for line in lines for pair in json.loads(line)]
-    assert sorted(seen) == sorted((step, unit) for step, _, unit in kept if step)
+    assert sorted(seen) == sorted((step, unit) for step, unit in kept if step)
     close(expected, state)
     assert state["objective"]["baseline"] == pytest.approx(expected["objective"]["baseline"], abs=1e-9)
     for ours, theirs in zip(comparable(state["history"]), comparable(expected["history"]), strict=True):

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from sealed_experts.cli.progress import read_progress
-from sealed_experts.data.records import Record, read_records, write_records
+from sealed_experts.data.records import read_records, write_records
+from sealed_experts.data.records.instruction import Instruction
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.mechanism import GradientMechanism
 from sealed_experts.training import checkpoints, other_runs
@@ -49,7 +50,7 @@ def test_data_that_changed_between_kill_and_resume_start_again_out_loud_and_the_
     expected = comparable(train(make_job(tmp_path / "whole", tiny_base, tiny_dataset, privacy=REPRODUCIBLE)))
     step = interrupted(job, monkeypatch)
     records = read_records(data / "train.jsonl")
-    another = Record.from_text(instruction=records[0].instruction, output="Another answer.")
+    another = Instruction.of(instruction=records[0].instruction, output="Another answer.")
     write_records(data / "train.jsonl", [another, *records[1:]])
     capfd.readouterr()
     changed = train(job)

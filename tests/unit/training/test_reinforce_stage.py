@@ -10,7 +10,8 @@ import pytest
 import torch
 from dp_accounting.pld import privacy_loss_distribution as pld
 
-from sealed_experts.data.records import Record, read_records, write_records
+from sealed_experts.data.records import write_records
+from sealed_experts.data.records.instruction import Instruction
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.settings import PrivacySettings
 from sealed_experts.rewards import Score
@@ -280,7 +281,7 @@ def test_a_held_out_prompt_without_room_is_refused_before_training(tuned, tmp_pa
     """It was found by an index error in the middle of validation, or not at all."""
     job = rl_job(tmp_path, tuned[0], privacy=tuned[1])
     long = tmp_path / "val.jsonl"
-    write_records(long, [*read_records(job.val)[:2], Record.from_text(instruction="why " * 60, output="So.")])
+    write_records(long, [Instruction.of(instruction=text, output="So.") for text in ("Why?", "Who?", "why " * 60)])
     with pytest.raises(UserError, match=r"val\.jsonl: the prompt 'why why .* has at least 120 tokens"):
         train(dataclasses.replace(job, val=long))
     assert not list(job.checkpoints.glob("*/*.pt"))

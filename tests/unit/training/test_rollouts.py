@@ -89,6 +89,25 @@ def test_a_padded_batch_with_a_cache_draws_what_each_prompt_draws_alone(top_p):
         assert answer.log_probs == pytest.approx(log_probs, abs=1e-4)
 
 
+def test_temperature_zero_takes_what_transformers_takes_without_sampling():
+    model = policy(sharpness=3.0)
+    for prompt, answer in zip(PROMPTS, draw(model, temperature=0.0), strict=True):
+        ids = torch.tensor([prompt])
+        with torch.no_grad():
+            said = model.generate(input_ids=ids, do_sample=False, max_new_tokens=6, eos_token_id=END, pad_token_id=PAD)
+        assert list(answer.tokens) == said[0, len(prompt) :].tolist()
+        assert set(answer.nucleus) == {1}
+        assert set(answer.log_probs) == {0.0}
+
+
+def test_of_equally_likely_tokens_temperature_zero_takes_the_lowest():
+    logits = torch.tensor([[1.0, 3.0, 3.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    for uniform in (0.01, 0.99):
+        uniforms = torch.full((2,), uniform, dtype=torch.float64)
+        tokens, sizes, log_probs = pick_tokens(logits, uniforms, temperature=0.0, top_p=1.0)
+        assert (tokens.tolist(), sizes.tolist(), log_probs.tolist()) == ([1, 0], [1, 1], [0.0, 0.0])
+
+
 def test_an_answer_ends_with_its_end_of_sequence_and_is_truncated_without():
     model = policy()
     head = model.get_output_embeddings().weight

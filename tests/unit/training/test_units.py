@@ -26,11 +26,9 @@ SFT = SupervisedFineTuning(max_seq_len=64)
 CLIP = 1e-4  # below every gradient's norm here
 
 
-class Pairs(UnitDataset):
-    """Every drawn unit contributes all of its rows."""
-
-    def examples(self, drawn, *, step, stream):
-        return [row for unit in drawn for row in self.rows() if row.unit == unit]
+def pairs(rows):
+    """Return units of one record each, which all rows of the unit are."""
+    return UnitDataset([[[row for row in rows if row.unit == unit]] for unit in sorted({row.unit for row in rows})])
 
 
 class Asking(Preference):
@@ -127,7 +125,7 @@ def test_the_logged_loss_is_the_mean_over_units_and_units_are_counted(tmp_path):
     expected = [loss for loss, _ in alone(model, objective, batch_of(rows))]
     settings = Sft(batch_size=4, max_steps=1, log_steps=1, eval_steps=9, learning_rate=1e-3, token_budget=64)
     loop = loop_on(
-        Pairs([[row for row in rows if row.unit == unit] for unit in range(4)]),
+        pairs(rows),
         model=model,
         objective=objective,
         gradients=PlainGradients(model=model, objective=objective, parameters=trainable_parameters(model)),
@@ -161,7 +159,7 @@ def test_the_check_before_training_sees_whole_units(monkeypatch, capsys):
             return super().constants(model, batch)
 
     rows = units((2,) * 12)
-    dataset = Pairs([[row for row in rows if row.unit == unit] for unit in range(12)])
+    dataset = pairs(rows)
     before_training(dataset, Watched())
     assert [2] * 4 in seen
     assert "agree with one-at-a-time truth" in capsys.readouterr().out
@@ -173,7 +171,7 @@ def test_the_check_before_training_sees_whole_units(monkeypatch, capsys):
 def test_the_check_before_training_refuses_hooks_for_a_soft_prompt():
     rows = units((1,) * 8)
     with pytest.raises(UserError, match=r"got 1 gradients for 4 examples.*`hooks`.*choose another adapter.kind"):
-        before_training(UnitDataset([[row] for row in rows]), SFT, kind="prompt")
+        before_training(pairs(rows), SFT, kind="prompt")
 
 
 def test_one_examples_loss_does_not_depend_on_the_others():

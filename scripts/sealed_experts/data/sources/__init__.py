@@ -1,9 +1,11 @@
 """Where records come from: one module a source, named as in the configuration."""
 
+import abc
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from sealed_experts.data.records import INSTRUCTION
 from sealed_experts.data.rows import BadRow, Row
 from sealed_experts.features import Feature, Features
 from sealed_experts.settings.choices import Choice
@@ -25,6 +27,7 @@ class Source(Feature, Group):
 
     recipe: ClassVar[int] = 1  # raised when the same settings come to mean other records
 
+    @abc.abstractmethod
     def read(self, *, parts: Sequence[Path] = ()) -> Iterator[Row | BadRow]:
         """Yield every row in a fixed order, usable or not.
 
@@ -34,7 +37,6 @@ class Source(Feature, Group):
         Raises:
             UserError: the source as a whole cannot be read (a missing file or column, no network, …).
         """
-        raise NotImplementedError
 
     def count_upper_bound(self, datasets: Mapping[str, "Source"]) -> int | None:
         """Return, cheaply, a number of records that the dataset cannot exceed; None if only reading would tell.
@@ -52,13 +54,21 @@ class Source(Feature, Group):
         """Return the names of the prepared datasets that it combines."""
         return ()
 
+    @abc.abstractmethod
     def places(self, root: Path) -> Iterator[tuple[str, str]]:
         """Yield what identifies each place that records are read from, and how the configuration calls it.
 
-        Two datasets that read one place must read it alike, or one record would pass for two. A source without an
-        answer cannot be trained on under privacy: there is no default.
+        Two datasets that read one place must read it alike, or one record would pass for two. There is no default:
+        without an answer nobody would notice.
         """
-        raise NotImplementedError
+
+    def record_kind(self) -> str:
+        """Return which kind of records it holds; not asked where it combines others."""
+        return INSTRUCTION
+
+    def has_test_set(self) -> bool:
+        """Return whether it yields rows of the side `test`; not asked where it combines others."""
+        return False
 
     def reading(self) -> Mapping[str, object]:
         """Return the settings that decide which record a row becomes, and whose it is."""
@@ -92,7 +102,9 @@ class Source(Feature, Group):
 class SplitSource(Source):
     """What the sources share whose rows are split here into training and validation."""
 
-    val_fraction: float = setting("Share of the groups held out for validation.", default=0.1, gt=0, lt=1)
+    val_fraction: float = setting(
+        "Share of the groups held out for validation; 1 for a dataset that nobody learns from.", default=0.1, gt=0, le=1
+    )
     max_bad_share: float = setting(
         "Largest share of unusable rows that is skipped and counted; more is an error.", default=0.01, ge=0, le=1
     )
@@ -106,7 +118,7 @@ class SplitSource(Source):
         return self.val_fraction
 
 
-SOURCES = Features(Source, noun="source of data")
+SOURCES = Features(Source, noun="source of data")  # type: ignore[type-abstract]
 DATASET = Choice(SOURCES, key="source")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from sealed_experts.data.records import read_records
-from sealed_experts.data.rows import TRAIN, VAL, BadRow, Row
+from sealed_experts.data.rows import TEST, TRAIN, VAL, BadRow, Row
 from sealed_experts.data.sources import Source
 from sealed_experts.errors import UserError
 from sealed_experts.settings.fields import Distinct, setting
@@ -32,19 +32,13 @@ class Combined(Source):
             raise UserError(
                 f"a combined dataset of {', '.join(self.of)} got the folders {', '.join(map(str, parts)) or 'none'}"
             )
-        for side in (TRAIN, VAL):
+        for side in (TRAIN, VAL, TEST):
             for name in self.of:
                 path = folders[name] / f"{side}.jsonl"
+                if side == TEST and not path.exists():
+                    continue
                 for line, record in enumerate(read_records(path), 1):
-                    yield Row(
-                        file=str(path),
-                        line=line,
-                        instruction=record.instruction,
-                        input=record.input,
-                        output=record.output,
-                        unit=record.unit,
-                        side=side,
-                    )
+                    yield Row(str(path), line, record, side=side)
 
     def count_upper_bound(self, datasets: Mapping[str, Source]) -> int | None:
         """Return the sum of the parts' bounds, or None when one of them is not known."""
@@ -56,10 +50,14 @@ class Combined(Source):
         """`of`."""
         return self.of
 
+    def places(self, root: Path) -> Iterator[tuple[str, str]]:
+        """Yield nothing: its parts are asked."""
+        yield from ()
+
     def mistakes(
         self, name: str, datasets: Mapping[str, Source], *, names: Sequence[str], root: Path
     ) -> Iterator[Mistake]:
-        """Yield parts that do not exist, come in twice, or forbid publishing what the whole would publish."""
+        """Yield parts that do not exist, come in twice, do not fit, or forbid what the whole would publish."""
         for place, part in enumerate(self.of):
             if part not in names:
                 others = [other for other in names if other != name]
@@ -73,6 +71,15 @@ class Combined(Source):
         if twice:
             yield Mistake(
                 ("datasets", name, "of"), f"{listed(twice)} would come in more than once; name each only once"
+            )
+        kinds = {leaf: datasets[leaf].record_kind() for leaf in leaves if leaf in datasets}
+        if len(set(kinds.values())) > 1:
+            held = ", ".join(f"`{leaf}`: {kind}" for leaf, kind in kinds.items())
+            yield Mistake(
+                ("datasets", name, "of"),
+                f"its parts hold records of different kinds ({held}), and a stage learns from one kind; combine"
+                " datasets of one `kind`",
+                involves=tuple(("datasets", leaf, "kind") for leaf in kinds),
             )
         private = [leaf for leaf in leaves if leaf in datasets and not datasets[leaf].public_evaluation]
         if self.public_evaluation and private:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from sealed_experts.data.demo_glossary import DEMO_FOLDER, demo_files
 from sealed_experts.data.demo_questions import house_questions
+from sealed_experts.data.records.instruction import Instruction
 from sealed_experts.data.rows import BadRow, Row
 from sealed_experts.data.sources import Source, SplitSource
 from sealed_experts.settings.fields import setting
@@ -26,8 +27,7 @@ class Demo(SplitSource):
             yield Row(
                 file=f"{folder}/{self.domain}",
                 line=line,
-                instruction=question.ask,
-                output=question.answer,
+                record=Instruction.of(instruction=question.ask, output=question.answer),
                 group=question.fact,
             )
 

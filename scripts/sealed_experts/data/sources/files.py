@@ -5,18 +5,19 @@ line and the rows after it are still read.
 """
 
 import codecs
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from sealed_experts.data.csv_records import CsvRecord, csv_records
-from sealed_experts.data.rows import BadRow, Mapped, Row, check_columns, map_row, mapped_columns
+from sealed_experts.data.rows import TEST, TRAIN, VAL, BadRow, Mapped, Row, check_columns, map_row, mapped_columns
 from sealed_experts.data.sources import Source, SplitSource
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import strict_json
 from sealed_experts.settings.fields import Distinct, setting, text
-from sealed_experts.settings.messages import Mistake, shown
+from sealed_experts.settings.messages import KeyPath, Mistake, shown
 
 COUNTED_BYTES = 64_000_000  # counting the lines of a larger file would delay every start
 UNKNOWN = None
@@ -36,6 +37,12 @@ class Files(Mapped, SplitSource):
     paths: Distinct[KnownFile] = setting(
         "The files, read in this order; the ending decides the format: .jsonl, .csv or .parquet.", min_length=1
     )
+    val_paths: Distinct[KnownFile] = setting(
+        "Files to validate on; nothing of `paths` is then held out for it.", default=()
+    )
+    test_paths: Distinct[KnownFile] = setting(
+        "Files for the evaluation alone, which otherwise takes the validation records.", default=()
+    )
 
     recipe: ClassVar[int] = 2
 
@@ -45,51 +52,85 @@ class Files(Mapped, SplitSource):
         Raises:
             UserError: a file is missing or of another format, or a column is missing from its header.
         """
-        for name in self.paths:
-            try:
-                yield from READERS[Path(name).suffix.lower()](name, self)
-            except FileNotFoundError as error:
-                raise UserError(f"{name} does not exist: correct `paths`") from error
-            except OSError as error:
-                reason = error.strerror or str(error).splitlines()[0]
-                raise UserError(f"{name} cannot be read ({reason}): give a readable file in `paths`") from error
+        for setting_of_it, paths, side in self._sets():
+            for name in paths:
+                try:
+                    yield from _on_side(READERS[Path(name).suffix.lower()](name, self), side)
+                except FileNotFoundError as error:
+                    raise UserError(f"{name} does not exist: correct `{setting_of_it}`") from error
+                except OSError as error:
+                    reason = error.strerror or str(error).splitlines()[0]
+                    raise UserError(
+                        f"{name} cannot be read ({reason}): give a readable file in `{setting_of_it}`"
+                    ) from error
 
     def count_upper_bound(self, datasets: Mapping[str, Source]) -> int | None:
-        """Return the number of lines (Parquet: rows) of all files; None when one is missing, unreadable or large."""
+        """Return the number of lines (Parquet: rows) of `paths`; None when one is missing, unreadable or large."""
         counts = [_count(Path(name)) for name in self.paths]
         known = [count for count in counts if count is not None]
         return sum(known) if len(known) == len(counts) else None
 
     def files(self) -> list[str]:
-        """`paths`."""
-        return list(self.paths)
+        """All files."""
+        return [path for _, paths, _ in self._sets() for path in paths]
 
     def places(self, root: Path) -> Iterator[tuple[str, str]]:
         """Yield every file, links followed."""
-        for path in self.paths:
+        for path in self.files():
             yield f"file {_real(root / path)}", path
+
+    def has_test_set(self) -> bool:
+        """Whether `test_paths` are given."""
+        return bool(self.test_paths)
+
+    def held_out_share(self) -> float:
+        """`val_fraction`, unless the validation records come from files of their own."""
+        return 0.0 if self.val_paths else self.val_fraction
 
     def mistakes(
         self, name: str, datasets: Mapping[str, Source], *, names: Sequence[str], root: Path
     ) -> Iterator[Mistake]:
-        """Yield files that do not exist, stand twice, or have a name that Snakemake cannot take."""
+        """Yield files that do not exist, stand twice, or have a name that Snakemake cannot take; and two splits."""
+        if self.val_paths and "val_fraction" in self.model_fields_set:
+            yield Mistake(
+                ("datasets", name, "val_fraction"),
+                "the validation records are given twice; keep val_fraction or val_paths",
+                involves=(("datasets", name, "val_paths"),),
+            )
         first: dict[str, str] = {}
-        for place, path in enumerate(self.paths):
-            here = ("datasets", name, "paths", place)
-            if not os.path.isfile(root / path):  # unlike Path's, it takes any text for a name
-                yield Mistake(
-                    here,
-                    f"{shown(path)} is not an existing file; put the data there or correct the path"
-                    " (relative paths start in the repository's folder)",
-                )
-            if "{" in path or "}" in path:
-                yield Mistake(
-                    here, f"{shown(path)} holds a brace, which Snakemake takes for a wildcard: rename the file"
-                )
-            real = _real(root / path)
-            if real in first:
-                yield Mistake(here, f"{shown(path)} is the same file as {shown(first[real])}; name each once")
-            first.setdefault(real, path)
+        for setting_of_it, paths, _ in self._sets():
+            for place, path in enumerate(paths):
+                yield from _path_mistakes(("datasets", name, setting_of_it, place), path, root=root, first=first)
+
+    def _sets(self) -> list[tuple[str, Sequence[str], str | None]]:
+        """Return (setting, files, side) of the sets of files that are given."""
+        sets = (
+            ("paths", self.paths, TRAIN if self.val_paths else None),
+            ("val_paths", self.val_paths, VAL),
+            ("test_paths", self.test_paths, TEST),
+        )
+        return [of for of in sets if of[1]]
+
+
+def _on_side(rows: Iterable[Row | BadRow], side: str | None) -> Iterator[Row | BadRow]:
+    for row in rows:
+        yield dataclasses.replace(row, side=side) if isinstance(row, Row) and side else row
+
+
+def _path_mistakes(here: KeyPath, path: str, *, root: Path, first: dict[str, str]) -> Iterator[Mistake]:
+    """Yield what is wrong with one file; `first` holds those that were there before it."""
+    if not os.path.isfile(root / path):  # unlike Path's, it takes any text for a name
+        yield Mistake(
+            here,
+            f"{shown(path)} is not an existing file; put the data there or correct the path"
+            " (relative paths start in the repository's folder)",
+        )
+    if "{" in path or "}" in path:
+        yield Mistake(here, f"{shown(path)} holds a brace, which Snakemake takes for a wildcard: rename the file")
+    real = _real(root / path)
+    if real in first:
+        yield Mistake(here, f"{shown(path)} is the same file as {shown(first[real])}; name each once")
+    first.setdefault(real, path)
 
 
 def _real(path: Path) -> str:

@@ -179,7 +179,10 @@ _TRAINING = mapping(
 _METRIC = mapping(
     "One of them.",
     {
-        "metric": {"description": "What was measured.", "enum": ["held_out_loss", "held_out_reward"]},
+        "metric": matching("What was measured, by the metric's name.", r"^[a-z][a-z0-9_]{0,63}$"),
+        "title": text("The same in words.", most=100),
+        "unit": text("In which unit, or what it is a share or mean of; may be empty.", least=0, most=100),
+        "higher_is_better": {"description": "Whether a higher value is better.", "type": "boolean"},
         "value": number("The expert's mean."),
         "base_value": number("The base's mean."),
         "interval": or_null(

@@ -25,7 +25,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         _data(manifest["training"]["datasets"]),
         _training(manifest["training"]),
         _privacy(manifest["privacy"], manifest["training"]),
-        _evaluation(manifest["quality"], manifest["training"]),
+        _evaluation(manifest["quality"]),
         "## Limits\n\nThe expert answers in the style and within the field of its training data; its answers can be "
         "wrong. The signature says who made the package and that it is unaltered, not that it is right.",
         _loading(manifest),
@@ -130,19 +130,19 @@ def _privacy(privacy: Mapping[str, Any], training: Mapping[str, Any]) -> str:
     return f"## Privacy\n\n{claim} `privacy_receipt.json` holds the details."
 
 
-def _evaluation(quality: Mapping[str, Any], training: Mapping[str, Any]) -> str:
+def _evaluation(quality: Mapping[str, Any]) -> str:
     if not quality["published"]:
         return f"## Evaluation\n\nWithheld: {_plain(quality['reason'])}."
-    reward = f" ({_plain(training['settings']['reward'])})" if "reward" in training["settings"] else ""
-    labels = {
-        "held_out_loss": "Loss on held-out records, nats a response token",
-        "held_out_reward": f"Mean reward of answers to held-out prompts{reward}",
-    }
     rows = [
-        f"| {labels[each['metric']]} | {each['base_value']:.4f} | {each['value']:.4f} | {_ends(each['interval'])} |"
+        f"| {_plain(_measured(each))} | {each['base_value']:.4f} | {each['value']:.4f} | {_ends(each['interval'])} |"
         for each in quality["metrics"]
     ]
-    return "\n".join(["## Evaluation\n", "| Measured | Base | Expert | Interval |", "| --- | --- | --- | --- |", *rows])
+    head = "| Measured on held-out records | Base | Expert | Interval |"
+    return "\n".join(["## Evaluation\n", head, "| --- | --- | --- | --- |", *rows])
+
+
+def _measured(metric: Mapping[str, str]) -> str:
+    return f"{metric['title']} ({metric['unit']})" if metric["unit"] else metric["title"]
 
 
 def _ends(interval: Mapping[str, float] | None) -> str:

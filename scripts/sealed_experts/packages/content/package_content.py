@@ -100,6 +100,7 @@ def package_content(inputs: SealingInputs) -> tuple[dict[str, Any], dict[str, By
             chain=inputs.chain,
             names=inputs.names,
             origin=inputs.origin,
+            public_evaluation=inputs.settings.public_evaluation,
         )
     except KeyError as error:
         raise UserError(f"the inputs of the package lack the field {error.args[0]!r}: make them again") from error
@@ -197,7 +198,7 @@ def _seed(inputs: SealingInputs) -> dict[str, int]:
 
 def _dataset(inputs: SealingInputs) -> dict[str, str]:
     digest = inputs.metrics["train_digest"]
-    if inputs.settings.public_evaluation and inputs.settings.dataset is not None:
+    if inputs.settings.dataset is not None:
         return {"name": inputs.settings.dataset, "sha256": digest}
     return {"hmac_sha256": inputs.names.of_data(digest)}
 
@@ -212,18 +213,18 @@ def _quality(inputs: SealingInputs) -> dict[str, Any]:
     if evaluation["expert"] != inputs.settings.name:
         raise UserError(f"the evaluation is of {evaluation['expert']}, not of {inputs.settings.name}: make it again")
     confidence = evaluation["intervals"]["confidence"]
-    models = evaluation["models"]
-    chosen, base = models[inputs.selection["stage"]], models["base"]
-    reward, before = chosen["reward"] or {}, base["reward"] or {}
-    measured: list[tuple[str, float | None, float | None, Mapping[str, Any]]] = [
-        ("held_out_loss", chosen["loss"], base["loss"], chosen["loss_interval"]),
-        ("held_out_reward", reward.get("mean"), before.get("mean"), reward),
+    of_chosen, of_base = (evaluation["models"][name]["metrics"] for name in (inputs.selection["stage"], "base"))
+    measured = [
+        {
+            **{key: about[key] for key in ("metric", "title", "unit", "higher_is_better")},
+            "value": of_chosen[about["metric"]]["mean"],
+            "base_value": of_base[about["metric"]]["mean"],
+            "interval": _interval(of_chosen[about["metric"]], confidence),
+        }
+        for about in evaluation["metrics"]
+        if "." not in about["metric"]  # the name of a part (an axis of a reward) may be the owner's words
     ]
-    metrics = [
-        {"metric": name, "value": value, "base_value": of_base, "interval": _interval(ends, confidence)}
-        for name, value, of_base, ends in measured
-        if value is not None and of_base is not None
-    ]
+    metrics = [one for one in measured if one["value"] is not None and one["base_value"] is not None]
     return {"published": True, "metrics": metrics} if metrics else {"published": False, "reason": _NOT_MEASURED}
 
 

@@ -49,6 +49,7 @@ def provenance_bytes(
     chain: Mapping[str, Mapping[str, Any]],
     names: OwnerNames,
     origin: Origin,
+    public_evaluation: bool = False,
 ) -> bytes:
     """Return provenance.json.
 
@@ -56,6 +57,7 @@ def provenance_bytes(
         manifest: the package's manifest; it may lack `payload` and `members`.
         subject: SHA-256 of each of the adapter's files.
         chain: the metrics of every stage, selected or not, in order: each started where the one before it ended.
+        public_evaluation: whether held-out records are public; if the training data are too, their digests are plain.
     """
     training = manifest["training"]
     times = {
@@ -80,6 +82,7 @@ def provenance_bytes(
                         chain[training["selected_stage"]],
                         names=names,
                         public=any("sha256" in dataset for dataset in training["datasets"]),
+                        public_evaluation=public_evaluation,
                     ),
                     *_code(chain),
                     *_origin(origin),
@@ -152,12 +155,17 @@ def _base(base: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "uri": f"pkg:huggingface/{base['name']}@{base['revision']}"} if base["revision"] else found
 
 
-def _data(metrics: Mapping[str, Any], *, names: OwnerNames, public: bool) -> list[dict[str, Any]]:
+def _data(
+    metrics: Mapping[str, Any], *, names: OwnerNames, public: bool, public_evaluation: bool
+) -> list[dict[str, Any]]:
     found = []
-    for name, field in (("training-data", "train_digest"), ("held-out-data", "val_digest")):
+    for name, field, plain in (
+        ("training-data", "train_digest", public),
+        ("held-out-data", "val_digest", public and public_evaluation),
+    ):
         if field in metrics:
             digest = metrics[field]
-            found.append({"name": name, "digest": {"sha256": digest} if public else {HMAC: names.of_data(digest)}})
+            found.append({"name": name, "digest": {"sha256": digest} if plain else {HMAC: names.of_data(digest)}})
     return found
 
 

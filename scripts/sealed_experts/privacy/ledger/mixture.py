@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sealed_experts.data.units import MIXED
+from sealed_experts.data.schemes import MIXED
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.ledger.accounting import epsilon, upper_bound
 from sealed_experts.privacy.ledger.events import GaussianEvent, events_from_json

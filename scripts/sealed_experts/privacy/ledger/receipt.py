@@ -23,6 +23,7 @@ _PROTECTS = [
     "each unit of train.jsonl: whether it was in the training data at all, and everything it says, against anyone who "
     "holds the package",
 ]
+_UNITS_ARE_PUBLIC = "units: the number of units is treated as public"
 _UNPROTECTED = ["the training data: the adapter may repeat any of it"]
 _REPRODUCIBLE = ["the training data, against someone who knows the seed"]
 _DOES_NOT_PROTECT = [
@@ -57,11 +58,7 @@ def stage_receipt(
     Raises:
         UserError: `prior` counts another kind of unit, or is not a receipt.
     """
-    if prior is not None and prior.get("unit") not in (None, plan.unit):
-        raise UserError(
-            f"stage {plan.stage} counts units of {plan.unit!r}, the stage before it units of {prior['unit']!r}: "
-            "their ε cannot be composed; train both on data with the same `unit`"
-        )
+    check_same_units(prior, stage=plan.stage, unit=plan.unit)
     inherited = events_from_json(prior["events"]) if prior is not None else ()
     if spent and not steps:  # all steps were taken with another key
         steps, key_id = spent[-1].steps, spent[-1].key_id or key_id
@@ -74,7 +71,7 @@ def stage_receipt(
         "mode": plan.mode,
         "unit": plan.unit,
         "units": plan.units,
-        "public": ["units: the number of units is treated as public", *public],
+        "public": list(dict.fromkeys([_UNITS_ARE_PUBLIC, *((prior or {}).get("public") or ()), *public])),
         "neighbouring": plan.neighbouring,
         "sampling": plan.sampling,
         "mechanism": MECHANISM,
@@ -96,6 +93,19 @@ def stage_receipt(
         "protects": [] if reason else _PROTECTS,
         "does_not_protect": _open_to_all(reason) if reason else _DOES_NOT_PROTECT,
     }
+
+
+def check_same_units(prior: Mapping[str, Any] | None, *, stage: str, unit: str) -> None:
+    """Check that a stage's ε can be composed with that of what it learned from.
+
+    Raises:
+        UserError: they count units of different kinds.
+    """
+    if prior is not None and prior.get("unit") not in (None, unit):
+        raise UserError(
+            f"stage {stage} counts units of {unit!r}, the adapter that it learns from units of {prior['unit']!r}: "
+            "their ε cannot be composed; train both on data with the same `unit`"
+        )
 
 
 def unprotected_receipt(*, stage: str, unit: str, prior: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -152,6 +162,7 @@ def joined_receipts(receipts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | N
         **(silent[0] if silent else receipts[0]),
         "events": [event.to_json() for event in events],
         "stage_epsilon": dict.fromkeys(stages),
+        "public": list(dict.fromkeys(text for receipt in receipts for text in receipt.get("public") or ())),
     }
 
 

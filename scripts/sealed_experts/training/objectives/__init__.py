@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from sealed_experts.features import Feature, Features
 from sealed_experts.models.classes import CAUSAL, ModelClass
 from sealed_experts.privacy.settings import PrivacySettings
+from sealed_experts.settings.checking import parse_group
 from sealed_experts.settings.fields import Group, is_public, plain, setting
 from sealed_experts.settings.layers import Layers
 from sealed_experts.settings.messages import Mistake, shown, suggestion
+from sealed_experts.training.frozen_models import FrozenModel
 
 if TYPE_CHECKING:
+    from sealed_experts.rewards import Scoring
     from sealed_experts.training.objective import Materials, Objective
 
 MOST_STEPS = 10_000_000  # accounting for more would take hours
@@ -61,6 +64,11 @@ class Stage(Feature, Group):
         default=None,
         max_length=100,
     )
+    validation: str | None = setting(
+        "Dataset whose held-out records it is validated on; beats a `validation` beside the stage.",
+        default=None,
+        min_length=1,
+    )
     eval_steps: int = setting("Validate every this many steps.", default=100, ge=1)
     eval_examples: int = setting("Validate on this many held-out records at most, the first ones.", default=512, ge=1)
     log_steps: int = setting("Log every this many steps.", default=25, ge=1, operation=True)
@@ -105,7 +113,11 @@ class Stage(Feature, Group):
 
     revision: ClassVar[int] = 1  # raised when the meaning of the stage changes
     follows: ClassVar[bool] = False  # whether it needs a stage before it
-    scores_answers: ClassVar[bool] = False  # whether it samples answers and has a reward for them
+    records: ClassVar[tuple[str, ...]] = ("instruction", "chat")  # the kinds of records that it can learn from
+    # Whether it samples answers (`max_new_tokens`, `temperature`, `top_p`) and has a reward for them; and the names of
+    # those settings that make this reward.
+    scores_answers: ClassVar[bool] = False
+    reward_settings: ClassVar[tuple[str, ...]] = ()
     model_class: ClassVar[ModelClass] = CAUSAL  # as what the base is loaded
     # What it leaves in results/experts/{expert}/{its folder}/.
     adapter_file: ClassVar[str] = "adapter_final.pt"
@@ -134,8 +146,20 @@ class Stage(Feature, Group):
         """
         raise NotImplementedError
 
+    def made_reward(self) -> "Scoring | None":
+        """Return what scores answers; None for a stage without a reward.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+        return None
+
     def model_options(self) -> dict[str, Any]:
         """Return values that replace those of the base's config.json, such as the number of labels of a classifier."""
+        return {}
+
+    def models(self) -> Mapping[str, FrozenModel]:
+        """Return the other adapters that it learns from, by the setting that names each."""
         return {}
 
     def files(self) -> list[str]:
@@ -186,10 +210,15 @@ class Stage(Feature, Group):
         return math.ceil(Fraction(str(self.epochs)) * (batches if self.privacy.enabled else math.ceil(batches)))
 
     def numbers(self) -> dict[str, Any]:
-        """Return what decides numbers, as plain data in one spelling: what is given, and privacy where it is on."""
-        other = "epochs" if self.epochs is None else self.steps_setting
+        """Return what decides numbers, as plain data in one spelling: what is given, and privacy where it is on.
+
+        Which dataset validates is no part of it: its records are.
+        """
+        without = {"validation", "epochs" if self.epochs is None else self.steps_setting}
         numbers = {
-            name: value for name, value in self.part(operation=False).items() if value is not None and name != other
+            name: value
+            for name, value in self.part(operation=False).items()
+            if value is not None and name not in without
         }
         return numbers if self.privacy.enabled else numbers | {"privacy": plain(PrivacySettings(enabled=False))}
 
@@ -265,3 +294,8 @@ STAGES = Features(Stage, noun="stage")
 def stage_of_folder(folder: str) -> str:
     """Return the name of the stage that a folder of an expert belongs to."""
     return next((name for name, stage in STAGES.items() if stage.folder() == folder), folder)
+
+
+def stage_of(state: Mapping[str, Any]) -> Stage:
+    """Return the settings of the stage that made an adapter file, whose content is `state`."""
+    return parse_group(STAGES[state["subject"]["stage"]], state["settings"]["training"])

@@ -95,6 +95,7 @@ class Reinforce(Stage):
     steps_setting: ClassVar[str] = "total_steps"
     batch_setting: ClassVar[str] = "rollout_batch_size"
     scores_answers: ClassVar[bool] = True
+    reward_settings: ClassVar[tuple[str, ...]] = ("reward", "reward_options")
 
     @classmethod
     def folder(cls) -> str:
@@ -192,8 +193,9 @@ class PolicyGradient(Objective):
             settings=settings,
             reward=reward,
             tokenizer=materials.tokenizer,
+            rows=-(-settings.logical_batch // materials.processes),
+            private=settings.privacy.enabled,
             check=materials.check,
-            processes=materials.processes,
         )
         self._parameters = trainable_parameters(materials.model)
         # Taken before a resumed run loads its own weights.
@@ -208,13 +210,13 @@ class PolicyGradient(Objective):
         """Refuse data without prompts, and prompts that leave no room for an answer."""
         if not examples:
             raise UserError(f"{path} holds no prompts: reinforce needs records to answer")
-        self._scorer.check_room(examples, path=path)
+        self.check_held_out(examples, path=path)
         if self._settings.privacy.enabled:
             self._scorer.settle(self._materials.model, examples)
 
     def check_held_out(self, examples: "Sequence[Example]", *, path: Path) -> None:
         """Refuse held-out prompts that leave no room for an answer."""
-        self._scorer.check_room(examples, path=path)
+        self._scorer.check_room(examples, path=path, stage=self._settings.feature)
 
     def prepare(
         self, model: "torch.nn.Module", batches: "Sequence[Batch]", *, step: int, stream: "Stream"
@@ -289,14 +291,14 @@ class PolicyGradient(Objective):
         held_out = answer_held_out(
             model,
             prompts,
-            scorer=self._scorer,
+            answering=self._scorer.answering,
             seed=self._materials.seed,
             reference=lambda: other_weights(self._parameters, self._reference),
             token_budget=self._settings.token_budget,
             pad_id=self._materials.pad_id,
             check=check,
         )
-        figures = reward_figures(held_out.rollouts)
+        figures = reward_figures(self._scorer.scored(held_out.answers))
         return {
             "val_loss": mean_response_loss(model, batches, check=check),
             "val_reward": figures["reward_mean"],

@@ -19,7 +19,7 @@ from sealed_experts.privacy.ledger.first_steps import least_epsilon
 from sealed_experts.privacy.plan import plan_stage
 from sealed_experts.privacy.settings import PrivacySettings
 from tests.conftest import ROOT
-from tests.unit.settings.test_configuration_mistakes import changed
+from tests.unit.configuration.test_mistakes import changed
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.3, 0.83, 0.999])

@@ -16,7 +16,7 @@ from sealed_experts.moe.router import normalised
 from sealed_experts.packages.content.linter import read_adapter_config
 from sealed_experts.packages.content.manifest_schema import MANIFEST_SCHEMA, MEMBERS
 from sealed_experts.packages.content.model_card import model_card
-from tests.unit.settings.test_configuration_mistakes import changed, mistakes
+from tests.unit.configuration.test_mistakes import changed, mistakes
 
 ROW = {"instruction": "q", "output": "a", "customer": "c"}
 

@@ -19,6 +19,7 @@ from sealed_experts.models.adapters.lora import Lora
 from sealed_experts.moe.settings import MODULUS_BITS
 from sealed_experts.settings.messages import listed
 from sealed_experts.settings.reading import read_text
+from sealed_experts.training.objectives import STAGES
 
 SOUND: dict[str, Any] = {
     "base": {"name": "demo"},
@@ -73,8 +74,8 @@ ONE_MISTAKE = [
     ({"experts.banker.rank": 4}, "experts.banker.rank: no such setting; did you mean `adapter.rank`?"),
     (
         {"defaults.zzz": 4},
-        "defaults.zzz: no such setting; known here: `template`, `eval_answers`, `select`, `select_metric`, `adapter`,"
-        " `sft`, `reinforce`, `package`, `privacy`",
+        "defaults.zzz: no such setting; known here: `template`, `validation`, `eval_answers`, `select`,"
+        f" `select_metric`, `adapter`, {listed(STAGES)}, `package`, `evaluation`, `privacy`",
     ),
     ({"overrides.adaptor": {}}, "overrides.adaptor: no such setting; did you mean `adapter`?"),
     ({"moe.he_config.scale_bit": 40}, "moe.he_config.scale_bit: no such setting; did you mean `scale_bits`?"),
@@ -138,7 +139,7 @@ ONE_MISTAKE = [
     ),
     (
         {"experts.banker.stages": ["stf"]},
-        'experts.banker.stages[0]: "stf" is not one of `sft`, `reinforce`; did you mean `sft`?',
+        f'experts.banker.stages[0]: "stf" is not one of {listed(STAGES)}; did you mean `sft`?',
     ),
     (
         {"defaults.select": "first"},
@@ -329,6 +330,49 @@ ONE_MISTAKE = [
         },
         'experts.banker.select: "best" would choose by held-out records of `banking`, which are private, and no ε'
         " covers that; write `last`, or datasets.banking.public_evaluation: true if they are public",
+    ),
+    (
+        {"experts.banker.select": "best", "experts.banker.select_metric": "exact_match"},
+        'experts.banker.select_metric: "exact_match" is not measured; write one of `loss`, `perplexity`, or add it to'
+        " evaluation.metrics",
+    ),
+    (
+        {"defaults.select_metric": "accuracy"},
+        'defaults.select_metric: "accuracy" is not one of `loss`, `perplexity`, `reward`, `exact_match`, or a part of'
+        " one (`reward.safety`)",
+    ),
+    (
+        {"experts.banker.evaluation": {"metrics": ["reward"]}},
+        'experts.banker.evaluation.metrics: "reward" is measured only for an expert with the stage `reinforce`; write'
+        " what can be measured, such as `loss`",
+    ),
+    (
+        {"experts.banker.evaluation": {"metrics": ["loss", "reward"]}},
+        'experts.banker.evaluation.metrics: "reward" is measured only for an expert with the stage `reinforce`; remove'
+        " it",
+    ),
+    (
+        {
+            "defaults.evaluation": {"metrics": ["reward"]},
+            "experts.banker.select": "best",
+            "experts.banker.select_metric": "loss",
+        },
+        'defaults.evaluation.metrics: "reward" is measured only for an expert with the stage `reinforce`; write what'
+        " can be measured, such as `loss`",
+    ),
+    (
+        {"defaults.evaluation": {"temperature": 1e-4}},
+        "defaults.evaluation.temperature: 0.0001 is too low to divide by; write 0 for the likeliest token each time, or"
+        " at least 0.001",
+    ),
+    (
+        {"defaults.evaluation": {"metrics": ["exact_match"]}, "experts.banker.sft": {"max_seq_len": 64}},
+        "experts.banker.evaluation.max_new_tokens: 64 leaves no room for a prompt in the 64 tokens of sft.max_seq_len;"
+        " lower the one or raise the other",
+    ),
+    (
+        {"defaults.evaluation": {"metrics": ["exact_match", "f2"]}},
+        'defaults.evaluation.metrics[1]: "f2" is not one of `loss`, `perplexity`, `reward`, `exact_match`',
     ),
     (
         {"experts.banker.select": "best"},

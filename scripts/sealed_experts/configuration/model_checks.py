@@ -1,0 +1,142 @@
+"""Adapters that stages learn from: which they are, what data are behind them, and what must hold of them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sealed_experts.configuration.document import Settings
+from sealed_experts.data.parts import leaves
+from sealed_experts.privacy.settings import PrivacySettings
+from sealed_experts.settings.layers import OVERRIDES, Layers
+from sealed_experts.settings.messages import KeyPath, Mistake, listed, shown, suggestion
+from sealed_experts.training.frozen_models import FrozenModel
+
+Node = tuple[str, str]  # expert and stage: the adapter that the stage makes
+
+
+def models_of(settings: Settings, node: Node) -> dict[str, Node]:
+    """Return the adapters that a stage learns from besides the one that it starts from, by setting."""
+    expert, stage = node
+    return {
+        name: (model.expert, model.stage or settings.by_name[model.expert].stages[-1])
+        for name, model in settings.by_name[expert].stage(stage).models().items()
+    }
+
+
+def datasets_behind(settings: Settings, expert: str, stage: str | None = None, *, public: bool = False) -> list[str]:
+    """Return the datasets that an adapter learned from, by itself or through the adapters behind it.
+
+    Args:
+        stage: the stage that made it; None for the last one.
+        public: whether to count those behind models that are declared public too.
+    """
+    start = (expert, stage or settings.by_name[expert].stages[-1])
+    nodes = [start, *_behind(settings, start, public=public)]
+    return list(dict.fromkeys(settings.by_name[name].dataset for name, _ in nodes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Link:
+    """A stage, and a model that it learns from."""
+
+    learner: Node
+    name: str  # of the setting that chooses the model
+    model: FrozenModel
+    layers: Layers  # of the learner
+
+    @property
+    def place(self) -> KeyPath:
+        return self.layers.locate(self.learner[1], self.name)
+
+
+def model_mistakes(settings: Settings, document: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Yield models that do not exist, learn from themselves, or whose privacy cannot be counted."""
+    links = list(_links(settings, document))
+    written = document.get("experts")
+    unknown = list(_unknown(settings, links, list(written) if isinstance(written, Mapping) else []))
+    yield from unknown
+    if unknown or any(link.model.expert not in settings.by_name for link in links):
+        return  # what follows looks through all of them
+    for link in links:
+        node = models_of(settings, link.learner)[link.name]
+        if link.learner in (node, *_behind(settings, node, public=True)):
+            text = f"the adapter of {'.'.join(node)} learns from this very stage: name one that is made before"
+            yield Mistake((*link.place, "expert"), text)
+        elif _privacy(settings, link.learner).enabled:
+            yield from _public_mistakes(settings, link, node) if link.model.public else _budget(settings, link, node)
+
+
+def _links(settings: Settings, document: Mapping[str, Any]) -> Iterator[_Link]:
+    for expert in settings.experts:
+        layers = Layers.of({"defaults": {}, OVERRIDES: {}, **document}, expert.name)
+        for stage, of in expert.training.items():
+            for name, model in of.models().items():
+                yield _Link(learner=(expert.name, stage), name=name, model=model, layers=layers)
+
+
+def _unknown(settings: Settings, links: list[_Link], written: list[str]) -> Iterator[Mistake]:
+    """Yield models of experts that are not written, or of stages that they do not have."""
+    for link in links:
+        expert, stage = link.model.expert, link.model.stage
+        known = settings.by_name.get(expert)
+        if expert not in written:
+            yield Mistake((*link.place, "expert"), f"{shown(expert)} is not an expert; {suggestion(expert, written)}")
+        elif known and stage and stage not in known.stages:
+            yield Mistake(
+                (*link.place, "stage"),
+                f"{shown(stage)} is not a stage of expert `{expert}`, which has {listed(known.stages)}",
+                involves=(("experts", expert, "stages"),),
+            )
+
+
+def _public_mistakes(settings: Settings, link: _Link, node: Node) -> Iterator[Mistake]:
+    """Yield a model that is declared public, though it learned from what the learner keeps private."""
+    theirs, own = (
+        {leaf for name in datasets for leaf in leaves(name, settings.datasets)}
+        for datasets in (datasets_behind(settings, *node, public=True), datasets_behind(settings, *link.learner))
+    )
+    if common := sorted(theirs & own):
+        yield Mistake(
+            (*link.place, "public"),
+            f"{'.'.join(node)} learned from {listed(common)}, which `{link.learner[0]}` keeps private: remove"
+            " `public`, so that its ε is counted",
+        )
+
+
+def _budget(settings: Settings, link: _Link, node: Node) -> Iterator[Mistake]:
+    """Yield privacy settings that a model's own ones make impossible."""
+    own, theirs = _privacy(settings, link.learner), _privacy(settings, node)
+    if not theirs.enabled:
+        return
+    stage = link.learner[1]
+    for key, wrong, relation, why in (
+        ("target_epsilon", own.target_epsilon < theirs.target_epsilon, "below", "its ε is a part of this one"),
+        ("delta", own.delta > theirs.delta, "above", "δ must suit its data too"),
+    ):
+        if wrong:
+            mine, other = (shown(getattr(privacy, key)) for privacy in (own, theirs))
+            yield Mistake(
+                link.layers.locate(stage, "privacy", key),
+                f"{mine} is {relation} the {other} of {'.'.join(node)}, from which `{stage}` learns: {why}",
+                involves=(link.place,),
+            )
+
+
+def _privacy(settings: Settings, node: Node) -> PrivacySettings:
+    return settings.by_name[node[0]].stage(node[1]).privacy
+
+
+def _behind(settings: Settings, node: Node, *, public: bool) -> list[Node]:
+    """Return every adapter that one learned from: those that its stage started from, models, and what is behind."""
+    found: dict[Node, None] = {}
+    open_ends = [node]
+    while open_ends:
+        expert, stage = open_ends.pop()
+        chain, chosen = settings.by_name[expert].stages, settings.by_name[expert].stage(stage).models()
+        before = [(expert, chain[chain.index(stage) - 1])] if chain.index(stage) else []
+        models = models_of(settings, (expert, stage)).items()
+        for other in (*before, *(made for name, made in models if public or not chosen[name].public)):
+            if other not in found:
+                found[other] = None
+                open_ends.append(other)
+    return list(found)

@@ -1,0 +1,134 @@
+"""A conversation, of which the assistant's turns are learned."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from sealed_experts.data.records import Columns, Record
+from sealed_experts.data.templates import ASSISTANT, SYSTEM, USER, Encoded, Turn, encode_chat
+from sealed_experts.data.values import Unusable, present, text
+from sealed_experts.files.canonical import strict_json
+from sealed_experts.settings.fields import setting
+
+_WRONG_TURNS = "wrong turns"
+
+
+class ChatColumns(Columns):
+    """Which field of a row holds the turns."""
+
+    messages: str = setting(
+        "Field of the turns: a list of {role, content}, or its JSON text; an assistant's turn with `train: false` is"
+        " not learned.",
+        default="messages",
+        min_length=1,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chat(Record):
+    """A conversation: perhaps a system turn, then user and assistant in turn, the assistant last."""
+
+    messages: tuple[Turn, ...]
+
+    columns: ClassVar[type[Columns]] = ChatColumns
+    parts: ClassVar[tuple[str, ...]] = (SYSTEM, USER, ASSISTANT)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], columns: ChatColumns) -> dict[str, Any]:
+        """Return the turns."""
+        name = columns.messages
+        messages = present(values, name)
+        if isinstance(messages, str):
+            try:
+                messages = strict_json(messages)
+            except ValueError as error:
+                raise Unusable("not JSON", f"`{name}` is a text, but not one of JSON: {error}") from error
+        if not isinstance(messages, list):
+            raise Unusable("wrong type", f"`{name}` is {type(messages).__name__}, not a list of turns")
+        turns = tuple(_turn(message, f"{name}[{place}]") for place, message in enumerate(messages))
+        _check_order(turns, name)
+        return {"messages": turns}
+
+    def content(self) -> dict[str, Any]:
+        """Return the turns as a list; only a turn that is not learned says `train`."""
+        return {
+            "messages": [
+                {"role": turn.role, "content": turn.content, **({} if turn.train else {"train": False})}
+                for turn in self.messages
+            ]
+        }
+
+    @classmethod
+    def restored(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the turns again."""
+        return cls.read(content, ChatColumns())
+
+    @property
+    def question(self) -> str:
+        """What stands before the last turn that is learned: its text alone, or with who says what, if it is several."""
+        before = self.messages[: self._last_learned]
+        if len(before) == 1:
+            return before[0].content
+        return "\n".join(f"{turn.role}: {turn.content}" for turn in before)
+
+    @property
+    def answer(self) -> str:
+        """The last turn that is learned."""
+        return self.messages[self._last_learned].content
+
+    @property
+    def kin(self) -> str:
+        """The first words of the user: parts and other endings of one conversation stay together."""
+        return next(turn.content for turn in self.messages if turn.role == USER)
+
+    def texts(self) -> Sequence[tuple[str, str]]:
+        """Return every turn."""
+        return [(turn.role, turn.content) for turn in self.messages]
+
+    def encoded(self, *, template: str, tokenizer: Any, max_seq_len: int) -> list[Encoded]:
+        """Return one row of the whole conversation. Generation starts where the last learned turn does."""
+        ids, answers = encode_chat(template=template, turns=self.messages, tokenizer=tokenizer)
+        said_by_assistant = [turn for turn in self.messages if turn.role == ASSISTANT]
+        learned = [span for span, turn in zip(answers, said_by_assistant, strict=True) if turn.train]
+        kept = [(start, min(end, max_seq_len)) for start, end in learned if start < max_seq_len]
+        return [
+            Encoded(ids=tuple(ids[:max_seq_len]), prompt_length=min(learned[-1][0], max_seq_len), spans=tuple(kept))
+        ]
+
+    @classmethod
+    def figures(cls, records: Sequence["Chat"]) -> dict[str, Any]:
+        """Return how many turns a conversation has."""
+        return {"turns": [len(record.messages) for record in records]}
+
+    @property
+    def _last_learned(self) -> int:
+        return max(place for place, turn in enumerate(self.messages) if turn.role == ASSISTANT and turn.train)
+
+
+def _turn(message: Any, name: str) -> Turn:
+    """Return one turn. Blanks around its text are no part of it: chat templates differ in whether they keep them."""
+    if not isinstance(message, Mapping):
+        raise Unusable("wrong type", f"`{name}` is {type(message).__name__}, not a turn of role and content")
+    role = message.get("role")
+    if role not in (SYSTEM, USER, ASSISTANT):
+        raise Unusable(_WRONG_TURNS, f"`{name}` has the role {role!r:.60}, not {SYSTEM}, {USER} or {ASSISTANT}")
+    named = {f"{name}.content": message.get("content")}
+    train = message.get("train")
+    if train is not None and not isinstance(train, bool):
+        raise Unusable("wrong type", f"`{name}.train` is {type(train).__name__}, not true or false")
+    if train and role != ASSISTANT:
+        raise Unusable(_WRONG_TURNS, f"`{name}` is a {role}'s turn with train: true; only the assistant's are learned")
+    return Turn(role, text(named, f"{name}.content").strip(), train is not False or role != ASSISTANT)
+
+
+def _check_order(turns: Sequence[Turn], name: str) -> None:
+    roles = [turn.role for turn in turns]
+    spoken = roles[1:] if roles[:1] == [SYSTEM] else roles
+    if not spoken or len(spoken) % 2 or spoken != [USER, ASSISTANT] * (len(spoken) // 2):
+        raise Unusable(
+            _WRONG_TURNS,
+            f"`{name}` is {', '.join(roles) or 'empty'}; it must be user and assistant in turn, the assistant last,"
+            " perhaps after one system turn",
+        )
+    if not any(turn.train for turn in turns if turn.role == ASSISTANT):
+        raise Unusable(_WRONG_TURNS, f"no turn of the assistant in `{name}` is learned")

@@ -1,0 +1,85 @@
+"""Values picked out of a source's row, each checked."""
+
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+
+class Unusable(Exception):
+    """A value that cannot be used: its reason (a class that is counted), and what exactly is wrong."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+def present(values: Mapping[str, Any], name: str) -> Any:
+    """Return a value that must be there.
+
+    Raises:
+        Unusable: it is absent or null.
+    """
+    if values.get(name) is None:
+        raise Unusable("missing field", f"`{name}` is not there or null")
+    return values[name]
+
+
+def text(values: Mapping[str, Any], name: str) -> str:
+    """Return a text that must be there.
+
+    Raises:
+        Unusable: it is absent, no text, or blank.
+    """
+    found = whole_text(present(values, name), name)
+    if not found.strip():
+        raise Unusable("empty field", f"`{name}` holds no text")
+    return found
+
+
+def optional_text(values: Mapping[str, Any], name: str | None) -> str:
+    """Return a text that may be absent, null or blank; it is then empty.
+
+    Raises:
+        Unusable: it is no text.
+    """
+    if name is None or values.get(name) is None:
+        return ""
+    found = whole_text(values[name], name)
+    return found if found.strip() else ""
+
+
+def identity(values: Mapping[str, Any], name: str) -> str:
+    """Return the name of a unit, a group or a class: text, or a whole number, which CSV would give as text too.
+
+    Blanks around it and Unicode's several ways to write one letter make no other name: one customer with two names
+    would be two units of privacy, each protected for a half.
+
+    Raises:
+        Unusable: it is absent, neither text nor a whole number, or blank.
+    """
+    value = values.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = _digits(value, name)
+    return unicodedata.normalize("NFC", text({name: value}, name).strip())
+
+
+def whole_text(value: Any, name: str) -> str:
+    """Return a value that must be a text of whole characters.
+
+    Raises:
+        Unusable: it is not.
+    """
+    if not isinstance(value, str):
+        raise Unusable("wrong type", f"`{name}` is {type(value).__name__}, not text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise Unusable("not UTF-8", f"`{name}` holds half a character at position {error.start}") from error
+    return value
+
+
+def _digits(value: int, name: str) -> str:
+    try:
+        return str(value)
+    except ValueError as error:  # Python writes no number of more than some thousand digits
+        raise Unusable("wrong type", f"`{name}` is a number of too many digits") from error

@@ -1,0 +1,133 @@
+"""Answers that a model samples to prompts: as text, and token by token."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+from sealed_experts.privacy.streams import Stream
+from sealed_experts.training.batches import Example
+from sealed_experts.training.rollouts import Sampling, sample_answers
+
+# Nothing is kept for a backward pass while answers are sampled, so many more tokens fit than in a physical batch.
+_SAMPLING_TOKENS = 16
+_MOST_ROWS = 128
+
+
+class AnswerSettings(Protocol):
+    """What sampling asks of the settings of a stage or of an evaluation."""
+
+    @property
+    def max_seq_len(self) -> int:
+        """Longest prompt with its answer, in tokens."""
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens of one physical batch."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Longest answer in tokens."""
+
+    @property
+    def temperature(self) -> float:
+        """Divides the logits; 0 takes the likeliest token."""
+
+    @property
+    def top_p(self) -> float:
+        """Probability of the likeliest tokens that are sampled from."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answer(Example):
+    """A prompt with the answer that was sampled to it: `ids` holds both.
+
+    Attributes:
+        nucleus: for each token of the answer, how many of the likeliest it was sampled from.
+        log_probs: for each token of the answer, its log-probability among those.
+        truncated: whether the answer was cut at its longest length.
+        response: the answer as text.
+    """
+
+    nucleus: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    truncated: bool
+    response: str
+
+
+class Answering:
+    """Samples one answer to each prompt."""
+
+    def __init__(
+        self,
+        *,
+        settings: AnswerSettings,
+        tokenizer: PreTrainedTokenizerBase,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`check` is called before each token; it may raise to give up."""
+        self._tokenizer, self._check = tokenizer, check
+        self.sampling = Sampling(
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            end=_token(tokenizer.eos_token_id),
+            pad=_token(tokenizer.pad_token_id),
+            prompt_tokens=settings.max_seq_len - settings.max_new_tokens,
+            rows=max(1, min(_MOST_ROWS, _SAMPLING_TOKENS * settings.token_budget // settings.max_seq_len)),
+        )
+
+    def has_room(self, example: Example) -> bool:
+        """Tell whether a prompt leaves room for an answer."""
+        return example.prompt_length <= self.sampling.prompt_tokens
+
+    def answer(
+        self,
+        model: Any,
+        examples: Sequence[Example],
+        *,
+        stream: Stream,
+        step: int,
+        sampling: Sampling | None = None,
+    ) -> list[Answer]:
+        """Return an answer to each example's prompt, decided by (stream, step, unit).
+
+        Args:
+            sampling: how to sample, in passes of exactly its shape; by default many rows at once, no wider than needed.
+        """
+        prompts = [example.ids[: example.prompt_length] for example in examples]
+        answers = sample_answers(
+            model,
+            prompts,
+            units=[example.unit for example in examples],
+            sampling=sampling or fitting(self.sampling, prompts),
+            stream=stream,
+            step=step,
+            check=self._check,
+        )
+        return [
+            Answer(
+                ids=(*example.ids[: example.prompt_length], *answer.tokens),
+                prompt_length=example.prompt_length,
+                unit=example.unit,
+                prompt=example.prompt,
+                nucleus=answer.nucleus,
+                log_probs=answer.log_probs,
+                truncated=answer.truncated,
+                response=str(self._tokenizer.decode(list(answer.tokens), skip_special_tokens=True)).strip(),
+            )
+            for example, answer in zip(examples, answers, strict=True)
+        ]
+
+
+def fitting(sampling: Sampling, prompts: Sequence[Sequence[int]]) -> Sampling:
+    """Return how to sample answers to these prompts in passes that are no wider, and have no more rows, than needed."""
+    if not prompts:
+        return sampling
+    return dataclasses.replace(sampling, prompt_tokens=max(map(len, prompts)), rows=min(sampling.rows, len(prompts)))
+
+
+def _token(value: Any) -> int:
+    assert isinstance(value, int), "load_tokenizer makes sure of both tokens"
+    return value

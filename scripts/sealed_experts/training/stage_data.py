@@ -1,0 +1,62 @@
+"""The records of a stage: those that it trains on, and those that it is validated on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from sealed_experts.data.held_out import held_out_records
+from sealed_experts.data.records import read_records, records_digest
+from sealed_experts.files.canonical import read_json
+from sealed_experts.files.digests import digest_of
+from sealed_experts.training.batches import Example
+from sealed_experts.training.dataset import UnitDataset, apart
+from sealed_experts.training.job import StageJob
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageData:
+    """A stage's records, tokenized.
+
+    Attributes:
+        train: what it trains on.
+        validated: the rows of what it is validated on, each record as a unit of its own.
+        unit: what a unit of privacy is.
+        kinds: the kinds of the records.
+        digests: of all of them, as they are in the files and as tokens.
+    """
+
+    train: UnitDataset
+    validated: list[Example]
+    unit: str
+    kinds: list[type]
+    digests: dict[str, Any]
+
+    @classmethod
+    def read(cls, job: StageJob, *, tokenizer: PreTrainedTokenizerBase) -> "StageData":
+        """Read and tokenize the records of a job.
+
+        Raises:
+            UserError: a file cannot be read, the template cannot say a record, or a held-out record is trained on.
+        """
+        train = read_records(job.train)
+        held_out = held_out_records(job.val, train=job.train, private=job.settings.privacy.enabled)
+        learned, validated = (
+            UnitDataset.from_records(
+                records, template=job.template, tokenizer=tokenizer, max_seq_len=job.settings.max_seq_len
+            )
+            for records in (train, held_out)
+        )
+        stats = read_json(job.stats)
+        return cls(
+            train=learned,
+            validated=apart(validated.records()[: job.settings.eval_examples]),
+            unit=stats["unit"],
+            kinds=list(dict.fromkeys(type(record) for record in (*train, *held_out))),
+            digests={
+                "data_digest": stats["digest"],
+                "train_digest": records_digest(train),
+                "val_digest": records_digest(held_out),
+                "tokens_digest": digest_of([learned.digest(), validated.digest()]),
+            },
+        )
