@@ -1,5 +1,6 @@
 """Small generated models and data, shared by all tests."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -17,6 +18,11 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
         signal.signal(_number, _handler)
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_finish():
+    """Leave what the libraries have made to itself: each collection of garbage, several a run, went through it all."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

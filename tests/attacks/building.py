@@ -5,6 +5,7 @@ import hashlib
 import json
 import struct
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from sealed_experts.packages.tgsp import container
 from sealed_experts.packages.tgsp.package import open_bytes, seal_package
 from sealed_experts.privacy.ledger.owner_names import OwnerNames
 
+# How much of a payload a test of flipped bytes goes through; of what is no payload it always takes every byte.
+SWEEPS = pytest.mark.parametrize("sweep", ["sampled", pytest.param("full", marks=pytest.mark.slow)])
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 RANK, WIDTH = 2, 4
 MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj")
@@ -331,6 +334,15 @@ def with_member(path: str, content: bytes, *, of: bytes | None = None) -> bytes:
         changed = members[entry["path"]]
         entry |= {"size": len(changed), "sha256": sha256_bytes(changed)}
     return signed(manifest, members)
+
+
+def flips(whole: Iterable[int], sampled: Sequence[int], *, sweep: str) -> list[int]:
+    """Return the places to flip: all of `whole`, and of `sampled` both ends and every 13th, or all in a `full` sweep.
+
+    13 shares no factor with the sizes of values, blocks and chunks: each place within them comes up.
+    """
+    some = sampled if sweep == "full" else {*sampled[::13], *sampled[-1:]}
+    return sorted({*whole, *some})
 
 
 def assembled(

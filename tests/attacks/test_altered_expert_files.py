@@ -38,9 +38,20 @@ def test_the_honest_file_opens():
     assert package.size == len(honest())
 
 
-def test_every_byte_flipped_is_refused():
-    trust, data = building.trust(), bytearray(honest())
-    for position in range(len(data)):
+def payload_places() -> list[int]:
+    """Return the places of the members that are neither the manifest nor the signature, and of the zeros at the end."""
+    data, places = honest(), set()
+    for name, content in unpacked(data).items():
+        start = data.index(content)
+        if name not in ("manifest.json", "signature.sig"):
+            places |= set(range(start, start + len(content)))
+    return [*sorted(places), *range(len(data[:-8].rstrip(b"\0")), len(data) - 8)]
+
+
+@building.SWEEPS
+def test_every_byte_flipped_is_refused(sweep):
+    trust, data, payload = building.trust(), bytearray(honest()), payload_places()
+    for position in building.flips(set(range(len(data))) - set(payload), payload, sweep=sweep):
         data[position] ^= 1 << position % 8
         with pytest.raises(PackageError):
             open_expert_bytes(bytes(data), trust=trust)

@@ -23,7 +23,7 @@ from tests.attacks.building import CONFIG, WEIGHTS, refuse
         ({"custom_modules": {}}, "custom_modules"),
         ({"peft_type": "LOHA"}, "peft_type"),
         ({"peft_type": ...}, "peft_type is missing"),
-        ({"task_type": "SEQ_CLS"}, "task_type"),
+        ({"task_type": "SEQ_2_SEQ_LM"}, "task_type"),
         ({"r": 0}, "r: 0 is not a whole number"),
         ({"r": True}, "r: true is not a whole number"),
         ({"r": 4097}, "r: 4097 is not a whole number"),

@@ -13,6 +13,8 @@ from sealed_experts.training.objectives import STAGES
 from tests.measured import without_times
 from tests.workflow.conftest import Project
 
+SCRIPT = "scripts/train_stage.py"
+
 
 class Stage:
     """A stage of an expert of a project whose inputs are there."""
@@ -28,10 +30,10 @@ class Stage:
             str(self.adapter.relative_to(project.folder)),
             flags=("--dry-run", "--printshellcmds", "--forcerun", f"train_{stage}"),
         )
-        line = next(line for line in done.stdout.splitlines() if f"scripts/train_{stage}.py" in line)
+        line = next(line for line in done.stdout.splitlines() if f"python {SCRIPT}" in line)
         words = shlex.split(line.partition(">")[0] if "> results" not in line else line[: line.index(" > results")])
-        self._arguments = words[words.index(f"scripts/train_{stage}.py") :]
-        self._main = main_of(project.folder / "scripts" / f"train_{stage}.py")
+        self._arguments = words[words.index(SCRIPT) :]
+        self._main = main_of(project.folder / SCRIPT)
 
     def work(self) -> int:
         """Do what the job does; to be called in a fork."""

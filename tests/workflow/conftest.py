@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.workflow.warm.server import WarmStarts
+
 ROOT = Path(__file__).resolve().parents[2]
 TREE = ["Snakefile", "rules", "scripts", "config", "envs", "profiles", "pyproject.toml"]
 
@@ -87,10 +89,13 @@ def pytest_collection_modifyitems(config, items):
 
 
 class Project:
-    """A copy of the tree in a new folder, with a configuration and a home."""
+    """A copy of the tree in a new folder, with a configuration and a home.
 
-    def __init__(self, folder: Path, home: Path) -> None:
-        self.folder, self.home = folder, home
+    `warm` is the environment of warm starts (see `warm/server.py`), which `snakemake` uses and nothing else does.
+    """
+
+    def __init__(self, folder: Path, home: Path, *, warm: dict[str, str] | None = None) -> None:
+        self.folder, self.home, self.warm = folder, home, warm or {}
 
     def configure(self, configuration: dict, name: str = "test.yaml") -> None:
         (self.folder / "config" / name).write_text(yaml.safe_dump(configuration, sort_keys=False))
@@ -116,7 +121,7 @@ class Project:
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=self.environment(),
+            env=self.environment(**self.warm),
             capture_output=True,
             text=True,
             check=False,
@@ -160,10 +165,10 @@ class Project:
     def copy(self, folder: Path) -> "Project":
         """Copy everything with its file times, so that Snakemake sees the same finished state."""
         shutil.copytree(self.folder, folder, symlinks=True, copy_function=shutil.copy2)
-        return Project(folder, self.home)
+        return Project(folder, self.home, warm=self.warm)
 
 
-def new_project(folder: Path, home: Path) -> Project:
+def new_project(folder: Path, home: Path, *, warm: dict[str, str] | None = None) -> Project:
     folder.mkdir(parents=True)
     for name in TREE:
         source = ROOT / name
@@ -171,7 +176,7 @@ def new_project(folder: Path, home: Path) -> Project:
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         else:
             shutil.copy2(source, folder / name)
-    return Project(folder, home)
+    return Project(folder, home, warm=warm)
 
 
 def jobs_of(printed: str) -> dict[str, set[str]]:
@@ -203,9 +208,18 @@ def stop_group(process: subprocess.Popen, number: int) -> None:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Project:
+def warm(tmp_path_factory):
+    """The environment of warm starts."""
+    starts = WarmStarts(tmp_path_factory.mktemp("warm"))
+    yield starts.environment
+    starts.close()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, warm) -> Project:
     """A finished run of the tiny configuration, in a folder with spaces in its path. Copy it before changing it."""
-    project = new_project(tmp_path_factory.mktemp("finished") / "a folder with spaces", tmp_path_factory.mktemp("home"))
+    folder = tmp_path_factory.mktemp("finished") / "a folder with spaces"
+    project = new_project(folder, tmp_path_factory.mktemp("home"), warm=warm)
     project.configure(TINY)
     project.snakemake()
     return project

@@ -23,7 +23,7 @@ def test_a_sample_of_kills_and_losses_of_power_ends_exactly():
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("interruption")
+@pytest.mark.xdist_group("workflow")
 def test_a_sample_of_kills_in_sealing_and_assembly_ends_exactly(finished, tmp_path):
     # A new home: a key with deterministic signatures, and a release log, which must also be equal.
     project = Project(finished.copy(tmp_path / "top" / "whole").folder, tmp_path / "top" / "home")

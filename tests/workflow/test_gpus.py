@@ -10,7 +10,7 @@ import pytest
 
 from tests.workflow.conftest import TINY
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("interruption")]
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
 # Every Python process of the run sees two GPUs; the CPU build of PyTorch still trains on the CPU.
 TWO_GPUS = """

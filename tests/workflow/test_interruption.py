@@ -13,7 +13,7 @@ import pytest
 from tests.measured import without_times
 from tests.workflow.conftest import TINY, stop_group, wait_for
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("interruption")]
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
 EXPERT = "banking_expert"
 STEPS = 40

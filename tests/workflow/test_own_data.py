@@ -11,13 +11,13 @@ import pytest
 
 from tests.workflow.conftest import TINY, Project
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("interruption")]
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
 
 @pytest.fixture
 def own(finished, tmp_path) -> Project:
-    """A clean copy of the tree with a user's data files and base folder."""
-    project = finished.copy(tmp_path / "own")
+    """A clean copy of the tree with a user's data files and base folder. Its jobs start as users' jobs do."""
+    project = Project(finished.copy(tmp_path / "own").folder, finished.home)
     base = tmp_path / "my model"
     shutil.copytree(project.folder / "results" / "base" / "demo", base)
     (base / "base.json").unlink()

@@ -11,7 +11,7 @@ import pytest
 from tests.workflow.conftest import TINY, stop_group, wait_for
 from tests.workflow.test_interruption import EXPERT, TARGETS, alive, finish, log_of, start_and_reach, trainer_pid
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("interruption")]
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
 STEPS = 24
 

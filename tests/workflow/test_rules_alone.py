@@ -50,10 +50,11 @@ def test_a_rule_needs_only_what_it_declares(finished, world, tmp_path, rule):
     job = next(job for job in recorded_jobs(project) if job["rule"] == rule)
     alone = tmp_path / "alone"
     provide(job, source=project.folder, folder=alone)
+    path = os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", job["shellcmd"]],
         cwd=alone,
-        env=project.environment(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])),
+        env=project.environment(PATH=path, **project.warm),
         capture_output=True,
         text=True,
         check=False,

@@ -43,7 +43,7 @@ def finished_world(finished: Project, tmp_path_factory) -> Project:
     _own_files(folder)
     Project(folder, home).tool("keys", "create", "--recipient", "--name", "reader")
     shutil.copy2(home / "recipients" / "reader.pub", folder)
-    world = Reader(folder, home)
+    world = Reader(folder, home, warm=finished.warm)
     world.configure(configuration_of_the_table())
     made = [path for name in TOUCHED for path in folder.glob(f"results/experts/*/{name}")]
     world.snakemake(*(str(path.relative_to(folder)) for path in made), flags=("--touch",))

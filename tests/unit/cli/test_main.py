@@ -37,6 +37,14 @@ def call(*arguments, **keywords):
     )
 
 
+def ended(*arguments):
+    """Return the code with which the command would end, run in this process."""
+    try:
+        return cli.main(list(arguments))
+    except SystemExit as stop:
+        return stop.code
+
+
 def test_route_prints_the_decision(config, capsys):
     assert cli.main(["route", str(config), "two LOANS"]) == 0
     assert capsys.readouterr().out == "a (matched: loan)\n"
@@ -101,23 +109,22 @@ def test_nothing_heavy_is_imported(config):
     assert done.returncode == 0, done.stderr
 
 
-def test_help_says_what_each_command_does():
-    done = call("--help")
-    assert done.returncode == 0
+def test_help_says_what_each_command_does(capsys):
+    assert ended("--help") == 0
+    shown = capsys.readouterr().out
     for command in ("run", "watch", "summary", "route", "ask", "verify", "inspect", "unpack", "keys"):
-        assert re.search(rf"^    {command} +\S", done.stdout, re.MULTILINE), command
-        assert call(command, "--help").returncode == 0
-    assert "examples:" in done.stdout
+        assert re.search(rf"^    {command} +\S", shown, re.MULTILINE), command
+        assert ended(command, "--help") == 0
+    assert "examples:" in shown
 
 
 def test_version():
     assert call("--version").stdout == f"sealed-experts {__version__}\n"
 
 
-def test_unknown_command_is_a_usage_error():
-    done = call("fly")
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+def test_unknown_command_is_a_usage_error(capsys):
+    assert ended("fly") == 2
+    assert "fly" in capsys.readouterr().err
 
 
 def test_closed_pipe_is_quiet(config):

@@ -239,7 +239,7 @@ def test_trainers_side_by_side_train_on_a_gpu_each(tmp_path, tiny_base, tiny_dat
 def test_nothing_asks_for_a_gpu_before_it_is_leased():
     """CUDA reads CUDA_VISIBLE_DEVICES once: a script that had asked at import would use a GPU of another job."""
     scripts = [path.stem for path in (ROOT / "scripts").glob("*.py") if "device_lease" in _source(path)]
-    assert {"train_stage", "evaluate_expert"} <= set(scripts)
+    assert {"train_stage", "evaluate_expert", "check_composition"} <= set(scripts)
     check = (
         "import torch\n"
         "def asked(*_, **__): raise SystemExit('asked for a GPU at import')\n"

@@ -1,9 +1,6 @@
 """The composition test passes on a correct mixture, and each of its checks fails on a mixture broken in that way."""
 
 import gc
-import os
-import subprocess
-import sys
 import weakref
 
 import pytest
@@ -21,8 +18,8 @@ from sealed_experts.moe.generation import Experts
 from sealed_experts.packages.errors import PackageError
 from sealed_experts.packages.keys.trust import load_trust
 from sealed_experts.packages.settings import RoutingSettings
-from tests.conftest import ROOT
 from tests.mixtures import ROUTING, Workshop, adapter_files, edit
+from tests.scripts import run_script
 
 EXPERTS = list(ROUTING)
 
@@ -325,22 +322,15 @@ def test_one_base_and_one_package_are_in_memory_at_a_time(made, monkeypatch):
 # The script
 
 
-def run_script(made, output, home):
-    command = [sys.executable, str(ROOT / "scripts" / "check_composition.py"), "--config", str(made[0].config)]
-    return subprocess.run(
-        [*command, "--device", "cpu", "--threads", "1", "--output", str(output)],
-        env={**os.environ, "SEALED_EXPERTS_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
+def run(made, output):
+    arguments = ("--config", made[0].config, "--device", "cpu", "--threads", "1", "--output", output)
+    return run_script("check_composition", *arguments)
 
 
 def test_the_script_writes_its_report(tmp_path, tiny_base, monkeypatch):
     same = RoutingSettings(keywords=("loan",))
     made = mixture_of(tmp_path / "made", tiny_base, monkeypatch, {"first": same, "second": same})
-    done = run_script(made, tmp_path / "composition.json", os.environ["SEALED_EXPERTS_HOME"])
+    done = run(made, tmp_path / "composition.json")
     assert done.returncode == 0, done.stderr
     assert read_json(tmp_path / "composition.json") == check(made)
     assert "warning: the router sends every question that was made for second to others" in done.stderr
@@ -351,7 +341,7 @@ def test_the_script_fails_and_writes_nothing(tmp_path, tiny_base, monkeypatch):
     tensors = load(adapter_files(tiny_base.parent, name="tiny", seed=1)[1])
     huge = save({name: torch.full_like(tensor, 3e38) for name, tensor in tensors.items()})
     made = mixture_of(tmp_path / "made", tiny_base, monkeypatch, ROUTING, banking_expert=huge)
-    done = run_script(made, tmp_path / "composition.json", os.environ["SEALED_EXPERTS_HOME"])
+    done = run(made, tmp_path / "composition.json")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: expert banking_expert: its logits for the question")
     assert not (tmp_path / "composition.json").exists()

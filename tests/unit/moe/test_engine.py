@@ -134,12 +134,8 @@ def test_experts_differ_and_switching_leaves_no_trace(engine):
 
 
 def test_logits_after_switching_are_bit_equal(engine):
-    experts = engine._experts
-    ids = torch.tensor([[5, 6, 7, 8]])
-
     def logits(name):
-        with torch.inference_mode():
-            return experts._model_of(name)(input_ids=ids).logits
+        return engine.experts.logits(name, "What is a bond?", answer="A loan.")
 
     first = {name: logits(name) for name in EXPERTS}
     for name in [*reversed(EXPERTS), *EXPERTS]:

@@ -4,9 +4,6 @@ import base64
 import dataclasses
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,9 +16,9 @@ from sealed_experts.packages.keys import private_keys
 from sealed_experts.packages.keys.trust import load_trust
 from sealed_experts.packages.tgsp.package import open_package
 from tests.attacks import building
+from tests.scripts import run_script
 from tests.tiny import build_tiny_dataset
 
-ROOT = Path(__file__).resolve().parents[3]
 MACHINE = "node-of-nowhere"
 
 
@@ -87,17 +84,11 @@ def seal(folder: Path) -> Path:
         **{"--train": folder / "data" / "train.jsonl", "--settings": json.dumps(settings), "--output": output},
         "--publisher": private_keys.ensure_publisher_key(),
     }
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "scripts" / "seal_package.py"),
-            *(str(x) for pair in arguments.items() for x in pair),
-            *("--metrics", str(folder / "rl_metrics.json"), str(folder / "rl_metrics.json")),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "HOSTNAME": MACHINE, "USER": "user-of-nowhere"},
+    done = run_script(
+        "seal_package",
+        *(x for pair in arguments.items() for x in pair),
+        *("--metrics", folder / "rl_metrics.json", folder / "rl_metrics.json"),
+        **{"HOSTNAME": MACHINE, "USER": "user-of-nowhere"},
     )
     assert done.returncode == 0, done.stderr
     return output

@@ -1,6 +1,7 @@
 """Model signatures of PEFT folders: the real tool accepts ours, we accept its own, and nothing altered is accepted."""
 
 import base64
+import hashlib
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from sealed_experts.cli.main import main
@@ -173,10 +175,9 @@ def test_a_signed_folder_still_goes_through_the_linter(folder, keys):
     with pytest.raises(PackageError, match="auto_mapping"):
         sign_folder(folder, key=keys[0])
     members = {name: (folder / name).read_bytes() for name in os.listdir(folder)}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
     private = signed_folder.model_signature.read_private_key(keys[0])
-    bundle = signed_folder.model_signature.sign_digests(
-        signed_folder._digests(members), folder=folder.name, key=private
-    )
+    bundle = signed_folder.model_signature.sign_digests(digests, folder=folder.name, key=private)
     (folder.parent / "peft.sig").write_bytes(bundle)
     with pytest.raises(PackageError, match="auto_mapping"):
         verify_folder(folder, key=keys[1])
@@ -193,7 +194,9 @@ def _altered(folder, keys, change) -> Path:
     change(bundle, statement)
     payload = json.dumps(statement).encode()
     envelope["payload"] = base64.b64encode(payload).decode()
-    value = model_signature._sign(model_signature._encoded(payload), model_signature.read_private_key(keys[0]))
+    kind = envelope["payloadType"]
+    signed = f"DSSEv1 {len(kind)} {kind} {len(payload)} ".encode() + payload
+    value = model_signature.read_private_key(keys[0]).sign(signed, ec.ECDSA(SHA256()))
     envelope["signatures"][0]["sig"] = base64.b64encode(value).decode()
     path.write_text(json.dumps(bundle))
     return path
