@@ -58,7 +58,7 @@ class Ancestors:
             check_made_with(
                 self.job.models[name],
                 state,
-                needed=f"{self.job.stage}.{name} is to be an adapter of {{}}",
+                needed=f"{self.job.stage}.{name} needs an adapter of {{}}",
                 remedy="run that stage again",
                 adapter_name=chosen.expert,
                 stage=chosen.stage,

@@ -63,7 +63,7 @@ def report_other_runs(own: Path, *, subject: Mapping[str, Any], environment: Map
         called = list(dict.fromkeys(_CALLED.get(name, name) for name in names))
         print(
             f"this stage starts at its first step: {newest} holds a run up to step {_newest_step(newest)}, but of "
-            f"another {', '.join(called)}. It is kept: with what it was made from, the same command goes on with it",
+            f"another {', '.join(called)}. It is kept: with its former inputs, the same command goes on with it",
             flush=True,
         )
 

@@ -94,7 +94,7 @@ def check_start(job: StageJob, start: Mapping[str, Any], *, base_digest: str) ->
     check_made_with(
         job.start,
         start,
-        needed=f"stage {job.stage} is to go on with {{}}",
+        needed=f"stage {job.stage} needs {{}}",
         remedy="run the stage before it again",
         adapter_name=job.expert,
         base_digest=base_digest,
@@ -137,7 +137,7 @@ def out_of_memory(job: StageJob, *, engine: str | None = None) -> UserError:
     recompute = f", or set {job.stage}.gradient_checkpointing: on" if can_recompute(engine) else ""
     return UserError(
         "the device or the machine ran out of memory; the log above says what is saved. With more free memory the "
-        "same command goes on from there (of several attempts, each asks for more). To need less, lower "
+        "same command goes on from there (with retries, each attempt asks for more). To need less, lower "
         f"{job.stage}.token_budget (now {job.settings.token_budget}) or {job.stage}.max_seq_len{recompute}; that"
         " starts this stage again, because it changes the numbers"
     )

@@ -256,7 +256,7 @@ def _source(path):
     """A script's own text and that of the command it runs, if it trains."""
     text = path.read_text()
     stage = ROOT / "scripts" / "sealed_experts" / "training" / "stage.py"
-    return text + stage.read_text() if re.search(r"\brun_job\b", text) else text
+    return text + stage.read_text() if re.search(r"\btrain_job\b", text) else text
 
 
 def test_the_launcher_leases_for_all_its_processes_and_they_take_none_themselves(tmp_path):

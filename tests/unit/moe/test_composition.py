@@ -333,8 +333,8 @@ def test_the_script_writes_its_report(tmp_path, tiny_base, monkeypatch):
     done = run(made, tmp_path / "composition.json")
     assert done.returncode == 0, done.stderr
     assert read_json(tmp_path / "composition.json") == check(made)
-    assert "warning: the router sends every question that was made for second to others" in done.stderr
-    assert "made for first" not in done.stderr
+    assert "warning: the router sends every question for second to other experts" in done.stderr
+    assert "question for first" not in done.stderr
 
 
 def test_the_script_fails_and_writes_nothing(tmp_path, tiny_base, monkeypatch):

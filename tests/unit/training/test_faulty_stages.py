@@ -221,7 +221,7 @@ def test_only_the_newest_of_many_other_runs_is_told(tmp_path, capsys):
     capsys.readouterr()
     own = tmp_path / "own" / "run.json"
     own.parent.mkdir()
-    other_runs.tell_of_others(own, subject={"seed": 9, "settings": {"a": 1}}, environment={})
+    other_runs.report_other_runs(own, subject={"seed": 9, "settings": {"a": 1}}, environment={})
     out = capsys.readouterr()
     assert out.err == ""
     assert out.out.count("\n") == 1

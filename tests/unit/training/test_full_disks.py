@@ -154,7 +154,7 @@ def test_the_error_of_a_run_is_not_hidden_by_a_state_file_that_cannot_be_written
         disk.full_from(1).__enter__()
         raise UserError("the real reason")
 
-    monkeypatch.setattr(TrainingLoop, "run", fail)
+    monkeypatch.setattr(TrainingLoop, "train", fail)
     with pytest.raises(UserError, match="the real reason"):
         train_stage(job, supervised)
 

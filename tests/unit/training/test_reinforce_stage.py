@@ -191,7 +191,7 @@ def test_the_baseline_learns_of_other_records_through_noise_alone(tuned, whole):
 
 def test_a_start_of_another_base_template_or_expert_is_refused(tuned, tmp_path):
     job = rl_job(tmp_path, tuned[0], privacy=tuned[1])
-    with pytest.raises(UserError, match=r"was made with the template alpaca.*go on with chatml"):
+    with pytest.raises(UserError, match=r"was made with the template alpaca.*needs chatml"):
         train(dataclasses.replace(job, template="chatml"))
     with pytest.raises(UserError, match="was made with the expert tiny_expert"):
         train(dataclasses.replace(job, expert="another"))
