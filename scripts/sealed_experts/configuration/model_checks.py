@@ -9,7 +9,7 @@ from sealed_experts.data.parts import leaves
 from sealed_experts.privacy.settings import PrivacySettings
 from sealed_experts.settings.layers import OVERRIDES, Layers
 from sealed_experts.settings.messages import KeyPath, Mistake, listed, shown, suggestion
-from sealed_experts.training.frozen_models import FrozenModel
+from sealed_experts.training.frozen_model import FrozenModel
 
 Node = tuple[str, str]  # expert and stage: the adapter that the stage makes
 

@@ -9,12 +9,13 @@ import torch
 
 from sealed_experts.errors import UserError
 from sealed_experts.models.adapters import ADAPTER
+from sealed_experts.models.attachment import attach_adapter, load_adapter_state
 from sealed_experts.models.loading import Base
 from sealed_experts.privacy.ledger.events import GaussianEvent, events_from_json
 from sealed_experts.privacy.ledger.receipt import check_same_units, joined_receipts
 from sealed_experts.training.checkpoints import load_state, tensors_digest
-from sealed_experts.training.frozen_models import frozen_model
 from sealed_experts.training.job import StageJob
+from sealed_experts.training.objectives import stage_of
 from sealed_experts.training.refusals import check_made_with, check_start
 
 
@@ -69,8 +70,14 @@ class Ancestors:
             self._check_delta()
 
     def frozen(self, base: Base) -> dict[str, torch.nn.Module]:
-        """Return the frozen models. Call it before an adapter is attached to the base."""
-        return {name: frozen_model(base, state, seed=self.job.seed) for name, state in self.models.items()}
+        """Return the frozen models. Call it before an adapter is attached to the base.
+
+        They share the base's weights, unless they were trained as another class of model.
+
+        Raises:
+            UserError: the weights do not fit the base.
+        """
+        return {name: self._frozen(base, state) for name, state in self.models.items()}
 
     @functools.cached_property
     def receipt(self) -> dict[str, Any] | None:
@@ -125,3 +132,12 @@ class Ancestors:
                     f"{self.job.stage}.privacy.delta is {own:g}, above the {delta:g} of {name}, from which it learns:"
                     " lower it to that"
                 )
+
+    def _frozen(self, base: Base, state: Mapping[str, Any]) -> torch.nn.Module:
+        stage = stage_of(state)
+        body = base.another(model_class=stage.model_class, options=stage.model_options())
+        adapter = ADAPTER.parse(state["adapter"])
+        model = attach_adapter(body, adapter, seed=self.job.seed, model_class=stage.model_class)
+        load_adapter_state(model, state["model_state_dict"])
+        model.requires_grad_(False)
+        return model.eval()

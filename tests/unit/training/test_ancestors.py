@@ -17,7 +17,7 @@ from sealed_experts.privacy.settings import PrivacySettings
 from sealed_experts.settings.fields import setting
 from sealed_experts.training.ancestors import Ancestors
 from sealed_experts.training.checkpoints import load_state
-from sealed_experts.training.frozen_models import FrozenModel
+from sealed_experts.training.frozen_model import FrozenModel
 from sealed_experts.training.job import stage_from_json
 from sealed_experts.training.objectives.sft import Sft
 from sealed_experts.training.stage import train_stage

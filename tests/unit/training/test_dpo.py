@@ -12,7 +12,7 @@ from sealed_experts.data.records.pair import Pair
 from sealed_experts.errors import UserError
 from sealed_experts.models.attachment import trainable_parameters
 from sealed_experts.training.checkpoints import load_state
-from sealed_experts.training.frozen_models import FrozenModel
+from sealed_experts.training.frozen_model import FrozenModel
 from sealed_experts.training.interruption import Interrupted
 from sealed_experts.training.objective import Materials
 from sealed_experts.training.objectives.dpo import Dpo

@@ -15,7 +15,7 @@ from sealed_experts.settings.checking import parse_group
 from sealed_experts.settings.fields import Group, is_public, plain, setting
 from sealed_experts.settings.layers import Layers
 from sealed_experts.settings.messages import Mistake, shown, suggestion
-from sealed_experts.training.frozen_models import FrozenModel
+from sealed_experts.training.frozen_model import FrozenModel
 
 if TYPE_CHECKING:
     from sealed_experts.rewards import Scoring

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sealed_experts.errors import UserError
 from sealed_experts.settings.fields import setting
-from sealed_experts.training.frozen_models import FrozenModel
+from sealed_experts.training.frozen_model import FrozenModel
 from sealed_experts.training.objective import Objective
 from sealed_experts.training.objectives import MOST_STEPS, Stage
 
