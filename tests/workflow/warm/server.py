@@ -26,12 +26,17 @@ LIBRARIES = (
 )
 
 
-def serve(path: str) -> None:
-    """Fork for every connection, and run there what it asks for."""
+def load_libraries() -> None:
+    """Import what is slow to import, and leave it to itself when garbage is collected."""
     for name in LIBRARIES:
         importlib.import_module(name)
-    sys.modules["snakemake.cli"].get_argument_parser()  # and the plugins
     gc.freeze()
+
+
+def serve(path: str) -> None:
+    """Fork for every connection, and run there what it asks for."""
+    load_libraries()
+    sys.modules["snakemake.cli"].get_argument_parser()  # and the plugins
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen(16)
