@@ -1,4 +1,4 @@
-# Everything a new machine needs: `make run` and `make test`. All paths are relative: the folder's own may hold spaces.
+# Everything a new machine needs: `make run` and `make test`. All paths are relative: the folder's path may have spaces.
 PYTHON ?= python3
 PIP_ARGS ?=
 CONFIG ?=
@@ -8,23 +8,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIGURED = $(if $(CONFIG),--configfile $(CONFIG))
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
-# The extras that the configuration's features need. The pins hold: another version of a library would start runs again.
+# Install the extras that the configuration's features need. Keep the pins: another version of a library would make runs
+# start again.
 define install_extras
 @extras=$$($(BIN)/python -m sealed_experts.configuration.extras $(CONFIG)) && if [ -n "$$extras" ]; then \
 	echo "Installing the extras that this configuration needs: $$extras"; \
 	$(INSTALL) -c requirements.txt --editable ".[$$extras]"; fi
 endef
-# Tests and linters never write results/: `make -j` cannot mix them up.
+# Tests and linters never write to results/, so `make -j` is safe.
 .PHONY: run test test-unit test-workflow test-slow test-slurm lint format report faults bench clean help
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
 
-run: $(VENV)/.run ## Make everything the configuration asks for (CONFIG="a.yaml b.yaml"; SNAKEMAKE_ARGS=… for more of Snakemake)
+run: $(VENV)/.run ## Make everything in the configuration (CONFIG="a.yaml b.yaml"; SNAKEMAKE_ARGS=… for Snakemake)
 	$(install_extras)
 	@$(BIN)/sealed-experts run $(CONFIGURED) --cores all $(SNAKEMAKE_ARGS)
 
-test: $(VENV)/.test ## Run the tests, but for the slow ones and SLURM's
+test: $(VENV)/.test ## Run all tests except the slow ones and those for SLURM
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
 test-unit: $(VENV)/.test ## Run the unit tests only
@@ -33,7 +34,7 @@ test-unit: $(VENV)/.test ## Run the unit tests only
 test-workflow: $(VENV)/.test ## Run the workflow tests only
 	@$(BIN)/python -m pytest tests/workflow -n 2 --dist loadgroup -m "not slow"
 
-test-slow: $(VENV)/.test ## Run the slow tests: a full training of the demo, and more kills
+test-slow: $(VENV)/.test ## Run the slow tests: a full training of the demo, and more tests of killed runs
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 test-slurm: $(VENV)/.test ## Run the workflow on a SLURM cluster that the test starts (Debian; see docs/slurm.md)
@@ -53,9 +54,9 @@ report: $(VENV)/.run ## Make results/report.html
 	$(install_extras)
 	@$(BIN)/sealed-experts run --quiet-summary report_inputs $(CONFIGURED) --cores all $(SNAKEMAKE_ARGS)
 	@$(BIN)/snakemake report_inputs --report results/report.html $(CONFIGURED) $(SNAKEMAKE_ARGS)
-	@echo "The report is results/report.html. It is as private as the data: it shows what was measured on them."
+	@echo "The report is results/report.html. It is as private as the data: it shows measurements on them."
 
-faults: $(VENV)/.test ## Kill training and whole workflows at hundreds of places, and see that nothing is lost (about an hour)
+faults: $(VENV)/.test ## Kill training and workflows at hundreds of points, and check that nothing is lost (about an hour)
 	@$(BIN)/python -m tests.faults.sweep $(FAULTS_ARGS)
 
 bench: $(VENV)/.bench ## Run the benchmarks against named peers
@@ -82,5 +83,5 @@ $(VENV)/.bench: $(VENV)/.test requirements-bench.txt
 	@$(INSTALL) -r requirements-bench.txt
 	@touch $@
 
-clean: ## Delete the virtual environment and caches; results stay
+clean: ## Delete the virtual environment and caches, but not the results
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

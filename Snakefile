@@ -6,7 +6,7 @@ min_version("9.0")
 
 if not workflow.overwrite_configfiles:
 
-    # A configuration given on the command line replaces the demo instead of extending it.
+    # A configuration on the command line replaces the demo. It does not extend it.
     configfile: "config/config.yaml"
 
 
@@ -29,8 +29,8 @@ localrules:
     moe,
 
 
-# Each target lists every class of artifact that it stands on: after a retrain that failed or was stopped, an old package
-# alone would look up to date.
+# Each target lists every kind of artifact that it depends on. Otherwise an old package would look up to date after a
+# new training that failed or was stopped.
 rule all:
     default_target: True
     input:

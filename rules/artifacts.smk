@@ -1,4 +1,4 @@
-# What there is to make: the artifacts that targets list. No rules.
+# The artifacts that targets list. No rules.
 
 
 def per_expert(pattern):
@@ -15,7 +15,7 @@ def sealed_packages():
 
 
 def trained(stages=STAGES):
-    """The adapter and the metrics of these stages, of every expert that has one of them, and what they stand on."""
+    """The adapters and metrics of these stages, for every expert that has one of them, and what they depend on."""
     having = {expert: [stage for stage in stages if stage in stages_of(expert)] for expert in EXPERTS}
     experts = [expert for expert in EXPERTS if having[expert]]
     files = [
@@ -39,7 +39,7 @@ def evaluated():
 
 
 def sealed_from():
-    """Everything that the packages stand on."""
+    """Everything that the packages depend on."""
     evaluations = [f"results/experts/{expert}/evaluation.json" for expert in EXPERTS if needs_evaluation(expert)]
     files = ["selection.json", "peft/adapter_model.safetensors", "peft/adapter_config.json"]
     return [*trained(), *evaluations, *expand("results/experts/{expert}/{file}", expert=EXPERTS, file=files)]
@@ -51,13 +51,13 @@ def base_artifacts():
 
 
 def data_artifacts(experts):
-    """What is prepared of every dataset that these experts use, and of those that it is combined of."""
+    """The prepared files of these experts' datasets, and of the parts of combined datasets."""
     names = list(dict.fromkeys(name for expert in experts for name in datasets_of(expert)))
-    for name in names:  # grows on the way: a combined dataset may hold another one
+    for name in names:  # the list grows in the loop: a part may be a combined dataset too
         names += [part for part in combined_of(name) if part not in names]
     return [path for name in names for path in data_files(name)]
 
 
 def datasets_of(expert):
-    """What an expert learns from, and what it is validated and evaluated on."""
+    """The datasets of an expert: for training, validation and evaluation."""
     return [EXPERT[expert].dataset, *map(EXPERT[expert].validation_of, [None, *stages_of(expert)])]

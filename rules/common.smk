@@ -1,4 +1,4 @@
-# Wildcard constraints and the functions that rules ask for their inputs, parameters and resources. No rules.
+# Wildcard constraints, and the functions that give rules their inputs, parameters and resources. No rules.
 import functools
 import os
 import shlex
@@ -28,12 +28,12 @@ from sealed_experts.packages.keys.sealing_key import settle_publisher
 
 from sealed_experts.packages.times import check_times
 
-# Jobs call plain `python`: with the running interpreter's folder first, that is the one that has the packages, also
-# when no environment is activated. A conda environment of a rule still comes before it.
+# Jobs call `python`. Put the folder of the running interpreter first: it has the packages even if no environment is
+# active. A rule's conda environment still comes before it.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
 
-# SLURM warns every process of a job ahead of its limit. A trainer saves then; Snakemake would die of it, and SLURM end
-# the trainer with it.
+# SLURM sends a warning signal to every process of a job before its time limit. A trainer then saves. Snakemake must
+# ignore the signal: otherwise it would end, and SLURM would end the trainer with it.
 if "SLURM_JOB_ID" in os.environ:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
@@ -47,7 +47,7 @@ try:
     check_extras(named_features(SETTINGS))
     check_dataset_sizes(SETTINGS, dataset_bounds(SETTINGS.datasets), exact=False)
     check_times({expert.name: expert.package for expert in SETTINGS.experts}, os.environ)
-    # Jobs inherit it: all of them sign with the key that is settled here, which is made on first use.
+    # Jobs inherit this variable, so all of them sign with the same key. It is made on first use.
     os.environ.update(SEALED_EXPERTS_KEY=str(key_path().absolute()))
 except UserError as error:
     sys.exit(f"error: {error}")
@@ -56,14 +56,14 @@ EXPERTS = [expert.name for expert in SETTINGS.experts]
 
 
 class Configured(dict):
-    """Settings by name. A file that is asked for can name others."""
+    """Settings by name. The name of a requested file can contain an unknown name."""
 
     def __init__(self, kind, values):
         super().__init__(values)
         self.kind = kind
 
     def __missing__(self, name):
-        # Snakemake would wrap an exception in lines about the rule.
+        # Snakemake would print an exception together with lines about the rule.
         sys.exit(f"error: no {self.kind} is called `{name}`; configured are: {', '.join(self)}")
 
 
@@ -71,7 +71,7 @@ EXPERT = Configured("expert", {expert.name: expert for expert in SETTINGS.expert
 DATASET = Configured("dataset", SETTINGS.datasets)
 BASE = base_key(SETTINGS.base)
 BASE_MANIFEST = f"results/base/{BASE}/base.json"
-# Of the demo base every file is known beforehand; of another one, base.json names them.
+# The files of the demo base are known in advance. For another base, base.json lists them.
 DEMO_BASE_FILES = [
     "config.json",
     "generation_config.json",
@@ -98,12 +98,12 @@ def combined_of(name):
     return list(SETTINGS.datasets[name].parts())
 
 
-# Datasets with a test set of their own, which is one file more.
+# Datasets with a test set. They have one more file.
 TESTED = [name for name in SETTINGS.datasets if has_test_set(name, SETTINGS.datasets)]
 
 
 def data_files(name):
-    """What is prepared of a dataset."""
+    """The prepared files of a dataset."""
     names = ["train.jsonl", "val.jsonl", *(["test.jsonl"] if name in TESTED else []), "stats.json"]
     return [f"results/data/{name}/{file}" for file in names]
 
@@ -124,7 +124,7 @@ def training_records(wildcards):
 
 
 def learned_records(wildcards):
-    """All records that an expert learned from, also those behind the adapters that it learned from."""
+    """All records that an expert learned from, including those of the other adapters that it learned from."""
     return [f"results/data/{name}/train.jsonl" for name in datasets_behind(SETTINGS, wildcards.expert)]
 
 
@@ -141,7 +141,7 @@ def evaluation_records(wildcards):
 
 
 def base_folder_files(wildcards):
-    """The files of a base in a folder of the user's own; a hub's revision never changes."""
+    """The files of a base in the user's folder. A base from the hub has none: its revision never changes."""
     if base_kind(SETTINGS.base, root=Path.cwd()) != "folder":
         return []
     return [str(path) for path in model_files(folder_of(SETTINGS.base, root=Path.cwd()))]
@@ -153,7 +153,7 @@ def dataset_files(wildcards):
 
 
 def dataset_parts(wildcards):
-    """The prepared files of the datasets that a combined one holds, and what their units are."""
+    """The prepared files of the datasets in a combined one; their statistics say what a unit is."""
     return [path for part in combined_of(wildcards.dataset) for path in data_files(part)]
 
 
@@ -173,7 +173,7 @@ def chain_adapters(wildcards):
     return [stage_adapter(stage).format(expert=wildcards.expert) for stage in stages_of(wildcards.expert)]
 
 
-# The distinct chains of stages, that of the first expert first.
+# The distinct chains of stages. The chain of the first expert comes first.
 CHAINS = list(dict.fromkeys(tuple(stages_of(expert)) for expert in EXPERTS))
 
 
@@ -182,7 +182,7 @@ def evaluation_rule(chain):
 
 
 def evaluated_by(chain):
-    """A pattern of the experts that are evaluated together: of this chain, and with the first one every other name."""
+    """A pattern for the experts with this chain. For the first chain, it also matches unknown names."""
     others = [expert for expert in EXPERTS if (tuple(stages_of(expert)) == chain) == (chain != CHAINS[0])]
     if chain != CHAINS[0]:
         return "|".join(others)
@@ -199,7 +199,7 @@ def metrics_in(folders):
 
 
 def metrics_before(folders):
-    """The metrics of the stages before that one: one record is in all of them, so their ε is one curve."""
+    """The metrics of the stages before that one. All stages share the records, so the plot shows their joint ε."""
 
     def files(wildcards):
         chain = stages_of(wildcards.expert)
@@ -213,19 +213,19 @@ def stage_before(stage):
 
 
 def start_of(expert, stage):
-    """The adapter that a stage of an expert starts from; none for the first of a chain."""
+    """The adapter that a stage of an expert starts from; none for the first stage of the chain."""
     stages = stages_of(expert)
     place = stages.index(stage) if stage in stages else 0
     return [stage_adapter(stages[place - 1]).format(expert=expert)] if place else []
 
 
 def start_flag(wildcards, input, output):
-    # Takes `output`, so that it is not tracked: the file itself is an input.
+    # Snakemake does not track a parameter whose function takes `output`. The file itself is an input.
     return f"--start {shlex.quote(str(input.start))}" if input.get("start") else ""
 
 
 def models_by_setting(expert, stage):
-    """The other adapters that a stage learns from, by the setting that names each."""
+    """The other adapters that a stage learns from, by the names of their settings."""
     models = models_of(SETTINGS, (expert, stage))
     return {name: stage_adapter(made_by).format(expert=owner) for name, (owner, made_by) in models.items()}
 
@@ -235,14 +235,14 @@ def stage_models(stage):
 
 
 def model_flags(stage):
-    # Takes `output`, so that it is not tracked: the files themselves are inputs, and the names are in `settings`.
+    # Snakemake does not track a parameter whose function takes `output`. The files are inputs, the names are settings.
     return lambda wildcards, output: " ".join(
         f"--model {name} {shlex.quote(path)}" for name, path in models_by_setting(wildcards.expert, stage).items()
     )
 
 
 def stage_files(stage):
-    """What decides a stage's numbers besides data and base, such as the code of a reward."""
+    """Files that decide a stage's numbers besides data and base, such as the code of a reward."""
     return lambda wildcards: EXPERT[wildcards.expert].stage(stage).files()
 
 
@@ -255,7 +255,7 @@ def package_of(expert):
 
 
 def recipients_of(wildcards):
-    """The files of those who alone shall open the package; found here whether this run itself can."""
+    """The public key files of the package's recipients. Also check that this run can open the package."""
     try:
         check_readable({wildcards.expert: package_of(wildcards.expert).recipients})
     except UserError as error:
@@ -264,12 +264,12 @@ def recipients_of(wildcards):
 
 
 def licence_of(wildcards):
-    """The text that becomes LICENSE, if the configuration gives one."""
+    """The file that becomes LICENSE, if the configuration gives one."""
     return [path for path in [package_of(wildcards.expert).licence_file] if path]
 
 
 def published_evaluation(wildcards):
-    """What was measured on held-out records, where it may be published."""
+    """The evaluation, if it may be published."""
     return f"results/experts/{wildcards.expert}/evaluation.json" if publishes(wildcards.expert) else []
 
 
@@ -278,11 +278,11 @@ def publishes(expert):
 
 
 def needs_evaluation(expert):
-    """Whether a package stands on what was measured: it is chosen by that, or publishes it."""
+    """Whether a package depends on the evaluation: its stage is chosen by it, or the package publishes it."""
     return EXPERT[expert].select == "best" or publishes(expert)
 
 
-# Parameters: canonical JSON, so that neither the order of keys nor the spelling of a number makes a file stale.
+# Parameters: canonical JSON, so that another order of keys or another way to write a number makes no file stale.
 
 
 def stage_settings(stage):
@@ -290,7 +290,7 @@ def stage_settings(stage):
 
 
 def stage_operation(stage):
-    # A function that takes `output` is not tracked: an operational setting makes nothing stale.
+    # Snakemake does not track a parameter whose function takes `output`: an operational setting makes nothing stale.
     return lambda wildcards, output: texts.stage_operation(SETTINGS, wildcards.expert, stage)
 
 
@@ -299,7 +299,7 @@ def evaluation_settings(wildcards):
 
 
 def evaluation_operation(wildcards, output):
-    # A function that takes `output` is not tracked.
+    # Snakemake does not track a parameter whose function takes `output`.
     return texts.evaluation_operation(SETTINGS, wildcards.expert)
 
 
@@ -308,7 +308,7 @@ def base_settings(wildcards):
 
 
 def base_tasks(wildcards, output):
-    """What the stages do with the base, in PEFT's words; its files do not depend on it."""
+    """The tasks for which the stages need the base, by PEFT's names. The base's files do not depend on them."""
     return sorted({stage.model_class.task_type for expert in SETTINGS.experts for stage in expert.training.values()})
 
 
@@ -326,13 +326,13 @@ def package_settings(wildcards):
 
 @functools.cache
 def publisher():
-    """The fingerprint of the key that seals; made on first use and opened, but only where jobs follow."""
+    """The fingerprint of the key that signs packages. If jobs will run, the key is made on first use and opened."""
     wanted = {expert.name: expert.package.signatures for expert in SETTINGS.experts}
     jobs_follow = workflow.executor_plugin is not None and not workflow.dryrun
     try:
         return settle_publisher(wanted, create=jobs_follow)
     except UserError as error:
-        # Snakemake would wrap any other exception of a parameter's in lines about the rule.
+        # Snakemake would print any other exception together with lines about the rule.
         sys.exit(f"error: {error}")
 
 
@@ -340,7 +340,7 @@ def moe_settings(wildcards):
     return texts.moe_settings(SETTINGS)
 
 
-# Resources. They are functions, because the executor is known only when jobs are planned.
+# Resources. These are functions, because the executor is known only when jobs are planned.
 
 
 def on_cluster():
@@ -348,7 +348,7 @@ def on_cluster():
 
 
 def gpus(wildcards):
-    """GPUs of a job that may use one. The node that plans a cluster's jobs need not have any."""
+    """GPUs of a job that may use one. On a cluster, the node that plans the jobs may have none."""
     return {"cpu": 0, "cuda": 1, "auto": int(on_cluster() or has_nvidia_device())}[SETTINGS.device]
 
 
@@ -357,17 +357,17 @@ def gpu_model(wildcards):
 
 
 def gpu_partition(wildcards):
-    """Where jobs that use a GPU go; the same as the others where nothing is said."""
+    """The partition of a job that may use a GPU. If it uses none, it goes to the partition of the other jobs."""
     return os.environ.get("SEALED_EXPERTS_GPU_PARTITION" if gpus(wildcards) else "SBATCH_PARTITION", "")
 
 
 def warning_ahead(wildcards):
-    """Ask SLURM for a warning 90 seconds ahead of the limit. A trainer also asks SLURM for its time itself."""
+    """Ask SLURM for a warning 90 seconds before the time limit. A trainer also asks SLURM for its remaining time."""
     return "'--signal=USR1@90'"
 
 
 def processes_of(stage, wildcards):
-    """How many processes share a job of this stage; each has a GPU of its own where there are GPUs."""
+    """How many processes share a job of this stage. If there are GPUs, each process has its own."""
     return EXPERT[wildcards.expert].stage(stage).processes(on_gpus=gpus(wildcards) > 0)
 
 
@@ -380,15 +380,15 @@ def stage_threads(stage):
 
 
 def evaluation_threads(wildcards):
-    """The stage's own number: sums differ by it, and the evaluation's are to be the stage's to the last bit."""
+    """The stage's number of threads: it changes the order of sums, and the results must equal the stage's exactly."""
     return EXPERT[wildcards.expert].measured.threads
 
 
 def launcher(stage):
-    """What starts the script as several processes; nothing where there is one."""
+    """The command that starts the script as several processes; empty for one process."""
 
     def words(wildcards, output):
-        # Takes `output`, so that it is not tracked, as `processes_per_job` itself is not.
+        # Snakemake does not track a parameter whose function takes `output`: `processes_per_job` makes nothing stale.
         count = processes_of(stage, wildcards)
         return (
             f"python scripts/sealed_experts/training/launcher.py --processes {count} --device {SETTINGS.device} --"
@@ -400,5 +400,5 @@ def launcher(stage):
 
 
 def memory_mb(first):
-    """Megabytes of a job: `first`, after a failure twice as much, then three times: it may have been a lack of memory."""
+    """Megabytes of a job. They grow to two and three times `first` after failures, which may be a lack of memory."""
     return lambda wildcards, attempt: first * min(attempt, 3)

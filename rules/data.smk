@@ -4,7 +4,7 @@ rule prepare_data:
         files=dataset_files,
         parts=dataset_parts,
     output:
-        # Empty where everything is held out.
+        # Empty if all records are held out.
         train="results/data/{dataset}/train.jsonl",
         val=ensure("results/data/{dataset}/val.jsonl", non_empty=True),
         stats="results/data/{dataset}/stats.json",
@@ -28,7 +28,7 @@ rule prepare_data:
         " > {log:q} 2>&1"
 
 
-# The same with one file more: outputs cannot depend on a wildcard.
+# The same with one more file, because outputs cannot depend on a wildcard.
 if TESTED:
 
     use rule prepare_data as prepare_data_and_test_set with:

@@ -1,5 +1,5 @@
-# A rule for each chain of stages, since it declares a file of predictions for each stage: `evaluate_expert`, and for
-# experts with other stages than the first one `evaluate_expert_<stages>`.
+# A rule for each chain of stages, because it declares a file of predictions for each stage: `evaluate_expert`, and
+# `evaluate_expert_<stages>` for experts with other stages than the first expert.
 for stages in CHAINS:
 
     rule:
@@ -10,7 +10,7 @@ for stages in CHAINS:
             val=evaluation_records,
             train=training_records,
             adapters=chain_adapters,
-            # A reward of the user's is code that decides numbers.
+            # A user's own reward is code that decides the numbers.
             reward=chain_files,
         output:
             evaluation=ensure("results/experts/{expert}/evaluation.json", non_empty=True),

@@ -1,7 +1,7 @@
 rule select_stage:
     input:
         metrics=chain_metrics,
-        # Held-out records are looked at only where the choice is made by them.
+        # The evaluation is an input only if the stage is chosen by it.
         evaluation=lambda wildcards: (
             f"results/experts/{wildcards.expert}/evaluation.json" if EXPERT[wildcards.expert].select == "best" else []
         ),
@@ -24,7 +24,7 @@ rule select_stage:
 rule export_peft:
     input:
         selection="results/experts/{expert}/selection.json",
-        # The chosen stage's adapter is one of these.
+        # One of these is the adapter of the chosen stage.
         adapters=chain_adapters,
         base=BASE_MANIFEST,
     output:

@@ -2,7 +2,7 @@ rule assemble_moe:
     input:
         packages=per_expert("results/packages/{expert}.tgsp"),
         selections=per_expert("results/experts/{expert}/selection.json"),
-        # The adapters that the selections name: the configuration points at them.
+        # The selections name these adapters, and moe_config.json contains their paths.
         adapters=[stage_adapter(stage).format(expert=expert) for expert in EXPERTS for stage in stages_of(expert)],
         base=BASE_MANIFEST,
     output:
@@ -16,7 +16,7 @@ rule assemble_moe:
         runtime=30,
     params:
         settings=moe_settings,
-    # On standard input, because one argument holds at most 128 KiB and a thousand experts are more.
+    # The settings come on standard input: an argument has at most 128 KiB, and a thousand experts need more.
     shell:
         "exec python scripts/assemble_moe.py --packages results/packages --experts results/experts"
         " --base {input.base:q} --output {output.config:q} > {log:q} 2>&1"
@@ -42,7 +42,7 @@ rule check_composition:
         mem_mb=memory_mb(16000),
         runtime=120,
     params:
-        # A function that takes `output` is not tracked: where it runs makes nothing stale.
+        # Snakemake does not track a parameter whose function takes `output`: another device makes nothing stale.
         device=lambda wildcards, output: SETTINGS.device,
     shell:
         "exec python scripts/check_composition.py --config {input.config:q} --device {params.device}"

@@ -2,7 +2,7 @@ localrules:
     report_inputs,
 
 
-# What stands above everything in the report.
+# The text at the top of the report.
 report: "captions/report.rst"
 
 
@@ -101,7 +101,7 @@ rule tabulate_evaluations:
         " > {log:q} 2>&1"
 
 
-# What `make report` shows.
+# Everything that `make report` shows.
 rule report_inputs:
     input:
         trained(),

@@ -20,7 +20,7 @@ rule seal_package:
         runtime=20,
     params:
         settings=package_settings,
-        # The public key's fingerprint: another key seals again. The private key is found by the script itself.
+        # The public key's fingerprint, so that a new key seals again. The script finds the private key itself.
         publisher=lambda wildcards: publisher(),
         peft=lambda wildcards, input: os.path.dirname(input.config),
     shell:
@@ -29,7 +29,7 @@ rule seal_package:
         " --settings {params.settings:q} --publisher {params.publisher:q} --output {output.package:q} > {log:q} 2>&1"
 
 
-# From the sealed package: another key, or whatever else makes that stale, makes this stale too.
+# Made from the sealed package: everything that makes the package stale, such as a new key, makes this file stale too.
 rule seal_expert:
     input:
         package="results/packages/{expert}.tgsp",

@@ -1,5 +1,5 @@
-# A rule to train each stage, and one to summarize it. Whatever differs comes from a function that is given the stage: a
-# lambda here would see the last stage of the loop.
+# A rule to train each stage, and one to summarize it. Every value that depends on the stage comes from a function that
+# gets the stage as an argument: a lambda written here would use the last stage of the loop.
 for stage in STAGES:
 
     rule:
@@ -28,7 +28,7 @@ for stage in STAGES:
             slurm_partition=gpu_partition,
             slurm_extra=warning_ahead,
             mem_mb=memory_mb(16000),
-            # Minutes. A trainer saves before the limit of a cluster and is submitted again.
+            # Minutes. A trainer saves before a cluster's time limit, and the job is submitted again.
             runtime=720,
         params:
             settings=stage_settings(stage),

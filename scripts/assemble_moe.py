@@ -1,4 +1,4 @@
-"""Assemble verified packages into moe_config.json. The settings come on standard input, as canonical JSON."""
+"""Assemble verified packages into moe_config.json. Read the settings from standard input, as canonical JSON."""
 
 import argparse
 import sys
@@ -18,12 +18,12 @@ def main() -> None:
     parser.add_argument("--packages", required=True, type=Path, help="folder of the packages, {expert}.tgsp")
     parser.add_argument("--experts", required=True, type=Path, help="folder that holds {expert}/selection.json")
     parser.add_argument("--base", required=True, type=Path, help="base.json of the base that all experts adapt")
-    parser.add_argument("--output", required=True, type=Path, help="moe_config.json")
+    parser.add_argument("--output", required=True, type=Path, help="moe_config.json to write")
     args = parser.parse_args()
-    run = moe_from_json(sys.stdin.read())
+    job = moe_from_json(sys.stdin.read())
     sources = Sources(packages=args.packages, experts=args.experts, base=args.base)
-    assemble(run, sources=sources, output=args.output, trust=load_trust(), log=ReleaseLog(home_folder()))
-    print(f"assembled {len(run.experts)} experts into {args.output}")
+    assemble(job, sources=sources, output=args.output, trust=load_trust(), log=ReleaseLog(home_folder()))
+    print(f"assembled {len(job.experts)} experts into {args.output}")
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ from sealed_experts.models.job import base_from_json
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", required=True, help="the base's settings, as JSON")
-    parser.add_argument("--operation", required=True, help="how it is made, as JSON")
-    parser.add_argument("--output", required=True, type=Path, help="base.json of the folder to fill")
+    parser.add_argument("--operation", required=True, help="settings that only say how to run, as JSON")
+    parser.add_argument("--output", required=True, type=Path, help="base.json to write; the model goes into its folder")
     args = parser.parse_args()
-    run = base_from_json(args.settings, args.operation)
-    build_demo_base(run.base.demo, seed=run.seed, folder=args.output.parent, key=run.key, dtype=run.base.dtype)
+    job = base_from_json(args.settings, args.operation)
+    build_demo_base(job.base.demo, seed=job.seed, folder=args.output.parent, key=job.key, dtype=job.base.dtype)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Check that the experts of an assembled mixture answer on one base as each of them would alone."""
+"""Check that the experts of an assembled mixture, on one shared base, give the same answers as each expert alone."""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--config", required=True, type=Path, help="moe_config.json")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
     parser.add_argument("--threads", type=int, default=1, help="processor threads")
-    parser.add_argument("--output", required=True, type=Path, help="composition.json")
+    parser.add_argument("--output", required=True, type=Path, help="composition.json to write")
     args = parser.parse_args()
     make_deterministic(threads=args.threads)
     with device_lease(args.device):
@@ -26,8 +26,8 @@ def main() -> None:
     for name, expert in content["experts"].items():
         if not expert["reached"]:
             print(
-                f"warning: the router sends every question that was made for {name} to others, so it was asked past the"
-                " router: give it a keyword of its own (`routing.keywords`), or list it before them",
+                f"warning: the router sends every question for {name} to other experts, so the check asked {name}"
+                " without the router: give it another keyword (`routing.keywords`), or list it before them",
                 file=sys.stderr,
             )
     write_json(args.output, content)

@@ -16,11 +16,11 @@ from sealed_experts.files.leases import device_lease
 @reports_user_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base", required=True, type=Path, help="the base's base.json")
+    parser.add_argument("--base", required=True, type=Path, help="base.json of the base model")
     parser.add_argument("--val", required=True, type=Path, help="held-out records")
-    parser.add_argument("--train", required=True, type=Path, help="training records, none of which may be held out")
+    parser.add_argument("--train", required=True, type=Path, help="training records; they are not evaluated on")
     parser.add_argument(
-        "--adapters", required=True, nargs="+", type=Path, help="the stages' adapter files, in their order"
+        "--adapters", required=True, nargs="+", type=Path, help="adapter files of all stages, in their order"
     )
     parser.add_argument("--settings", required=True, help="what decides the numbers, as JSON")
     parser.add_argument("--operation", required=True, help="how it is run, as JSON")

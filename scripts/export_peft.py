@@ -1,4 +1,4 @@
-"""Write the selected adapter as a PEFT folder: safetensors and a canonical adapter_config.json."""
+"""Write the selected adapter as a PEFT folder: its weights as safetensors, and a canonical adapter_config.json."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ from sealed_experts.training.peft_folder import write_peft_folder
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--selection", required=True, type=Path, help="selection.json, which names the adapter")
-    parser.add_argument("--base", required=True, type=Path, help="the base's base.json")
+    parser.add_argument("--base", required=True, type=Path, help="base.json of the base model")
     parser.add_argument("--config", required=True, type=Path, help="adapter_config.json to write")
     parser.add_argument("--weights", required=True, type=Path, help="adapter_model.safetensors to write")
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Fetch the configured base model from the hub, or link it from a folder, and write its base.json."""
+"""Fetch the base model from the hub, or link it from a folder, and write its base.json."""
 
 import argparse
 import sys
@@ -14,11 +14,11 @@ from sealed_experts.models.job import base_from_json
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", required=True, help="the base's settings as JSON")
-    parser.add_argument("--output", required=True, type=Path, help="base.json of the folder to fill")
-    parser.add_argument("--tasks", required=True, nargs="+", choices=BY_TASK, help="what the stages do with it")
+    parser.add_argument("--output", required=True, type=Path, help="base.json to write; the model goes into its folder")
+    parser.add_argument("--tasks", required=True, nargs="+", choices=BY_TASK, help="tasks that the stages train")
     args = parser.parse_args()
-    run = base_from_json(args.settings)
-    fetch_base(run.base, key=run.key, folder=args.output.parent, classes=[BY_TASK[task] for task in args.tasks])
+    job = base_from_json(args.settings)
+    fetch_base(job.base, key=job.key, folder=args.output.parent, classes=[BY_TASK[task] for task in args.tasks])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draw the curves of a stage that learns from a reward: rewards, axes, KL, entropy, lengths, and ε of all stages."""
+"""Plot the curves of a stage that learns from a reward: rewards, axes, KL, entropy, lengths, and ε of all stages."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ from sealed_experts.files.canonical import read_json
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--metrics", required=True, type=Path, help="the stage's rl_metrics.json")
-    parser.add_argument("--earlier", nargs="*", default=[], type=Path, help="metrics of the stages before, in order")
+    parser.add_argument("--earlier", nargs="*", default=[], type=Path, help="metrics of the earlier stages, in order")
     parser.add_argument("--curves", required=True, type=Path, help="the figure to write, .svg or .png")
     args = parser.parse_args()
     earlier = [read_json(path) for path in args.earlier]

@@ -1,4 +1,4 @@
-"""Draw the curves of one training stage: losses, and the ε spent against its budget."""
+"""Plot the curves of one training stage: losses, and the spent ε with its budget."""
 
 import argparse
 import sys

@@ -15,17 +15,17 @@ from sealed_experts.errors import reports_user_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--settings", required=True, help="the dataset's settings with its `name` and the `seed`, as JSON"
+        "--settings", required=True, help="the settings of the dataset, with its `name` and the `seed`, as JSON"
     )
-    parser.add_argument("--base", required=True, type=Path, help="base.json of the base whose tokenizer counts tokens")
+    parser.add_argument("--base", required=True, type=Path, help="base.json of the base; its tokenizer counts tokens")
     parser.add_argument("--parts", nargs="*", default=[], type=Path, help="folders of the datasets to combine")
     parser.add_argument("--train", required=True, type=Path, help="training records to write")
     parser.add_argument("--val", required=True, type=Path, help="validation records to write")
-    parser.add_argument("--test", type=Path, help="test records to write, where the dataset has them")
+    parser.add_argument("--test", type=Path, help="test records to write, if the dataset has a test set")
     parser.add_argument("--stats", required=True, type=Path, help="statistics to write")
     args = parser.parse_args()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files and users' words go into the log
+        sys.stdout.reconfigure(errors="backslashreplace")  # the log holds file names and text of the user
     run = dataset_from_json(args.settings)
     prepared = prepare(run.dataset, name=run.name, seed=run.seed, parts=args.parts, log=print)
     statistics = write_prepared(

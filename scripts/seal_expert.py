@@ -1,4 +1,4 @@
-"""Seal an expert's package once more, as an `.expert` file: the same manifest and members in a tar.gz."""
+"""Seal an expert's package also as an `.expert` file: the same manifest and members in a tar.gz."""
 
 import argparse
 import sys
@@ -11,8 +11,8 @@ from sealed_experts.packages.publishing import seal_as_expert
 @reports_user_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--package", required=True, type=Path, help="the .tgsp, signed with the key at hand")
-    parser.add_argument("--output", required=True, type=Path, help="the .expert to write")
+    parser.add_argument("--package", required=True, type=Path, help="the .tgsp, signed with the current publisher key")
+    parser.add_argument("--output", required=True, type=Path, help="the .expert file to write")
     args = parser.parse_args()
     digest = seal_as_expert(args.package, output=args.output)
     print(f"sealed {args.output}: {args.output.stat().st_size} bytes, digest {digest}")

@@ -30,14 +30,14 @@ from sealed_experts.privacy.ledger.published_receipt import covering, released
 from sealed_experts.privacy.ledger.releases import ReleaseLog
 
 ROOT = Path(__file__).resolve().parents[1]
-# `receipt` names the metrics of the chain's last stage, whose privacy covers every stage that the choice looked at.
+# `receipt` names the metrics of the last stage. Their privacy receipt covers every stage that the choice looked at.
 _SELECTION = {"stage", "reason", "candidates", "metrics", "receipt"}
 
 
 @reports_user_errors
 def main() -> None:
     args = _arguments()
-    # First of all: a library that the ledger imports reads this variable too, and fails on nonsense with a traceback.
+    # Check this first: a library that the ledger imports reads it too, and fails on a wrong value with a traceback.
     epoch = read_epoch(os.environ)
     key = _key_of(args.publisher)
     settings = package_from_json(args.settings)
@@ -63,15 +63,17 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peft", required=True, type=Path, help="folder of adapter_config.json and the weights")
     parser.add_argument("--selection", required=True, type=Path, help="selection.json")
-    parser.add_argument("--metrics", required=True, nargs="+", type=Path, help="the stages' metrics, in their order")
-    parser.add_argument("--base", required=True, type=Path, help="the base's base.json, beside its config.json")
+    parser.add_argument("--metrics", required=True, nargs="+", type=Path, help="the metrics of all stages, in order")
+    parser.add_argument(
+        "--base", required=True, type=Path, help="the base's base.json; config.json is in the same folder"
+    )
     parser.add_argument(
         "--train",
         nargs="+",
         type=Path,
-        help="all records that it learned from, also through other adapters; without, its units count as unknown",
+        help="all records that it learned from, also through other adapters; without this, its units are unknown",
     )
-    parser.add_argument("--evaluation", nargs="?", type=Path, help="evaluation.json, of a dataset declared public")
+    parser.add_argument("--evaluation", nargs="?", type=Path, help="evaluation.json, if the dataset is declared public")
     parser.add_argument("--settings", required=True, help="the package's settings, as JSON")
     parser.add_argument("--publisher", required=True, help="fingerprint of the key to sign with")
     parser.add_argument("--output", required=True, type=Path, help="the package to write")
@@ -79,11 +81,11 @@ def _arguments() -> argparse.Namespace:
 
 
 def _inputs(args: argparse.Namespace, settings: PackageJob, *, epoch: int | None) -> SealingInputs:
-    """Read every input, and put the version into the release log."""
+    """Read every input, and record the version in the release log."""
     selection = _selection(args.selection)
-    chain = _chain(selection, args.metrics)
+    stages = _metrics_by_stage(selection, args.metrics)
     units = None if args.train is None else {record.unit for path in args.train for record in read_records(path)}
-    last, shipped = chain[selection["candidates"][-1]], chain[selection["stage"]]
+    last, shipped = stages[selection["candidates"][-1]], stages[selection["stage"]]
     receipt = covering(last["privacy"], shipped=shipped["privacy"], selection=selection)
     licence = settings.package.licence_file
     lock = ROOT / "requirements.txt"
@@ -91,14 +93,14 @@ def _inputs(args: argparse.Namespace, settings: PackageJob, *, epoch: int | None
     return SealingInputs(
         settings=settings,
         selection=selection,
-        metrics=chain[selection["stage"]],
-        chain=chain,
+        metrics=shipped,
+        stages=stages,
         privacy=released(receipt, expert=settings.name, units=units, log=ReleaseLog(home_folder())),
         base=base,
         base_config=read_json(args.base.parent / "config.json"),
         evaluation=None if args.evaluation is None else read_json(args.evaluation),
         licence=None if licence is None else _content(Path(licence), "package.licence_file must be a readable file"),
-        adapter_config=_content(args.peft / CONFIG, "--peft must be a folder of export_peft's"),
+        adapter_config=_content(args.peft / CONFIG, "--peft must be a folder that export_peft wrote"),
         adapter_weights=args.peft / WEIGHTS,
         tokenizer=tokenizer_members(args.base.parent, base=base) if settings.package.tokenizer else {},
         names=owner_names(),
@@ -119,15 +121,15 @@ def _selection(path: Path) -> Mapping[str, Any]:
     return selection
 
 
-def _chain(selection: Mapping[str, Any], paths: list[Path]) -> dict[str, Mapping[str, Any]]:
-    """Read the metrics of every stage; those of the chosen and of the last one must be the selection's own."""
+def _metrics_by_stage(selection: Mapping[str, Any], paths: list[Path]) -> dict[str, Mapping[str, Any]]:
+    """Read the metrics of every stage. The files of the chosen and of the last stage must be those in the selection."""
     stages = selection["candidates"]
     of = dict(zip(stages, paths, strict=False))
     expected = {selection["stage"]: selection["metrics"], stages[-1]: selection["receipt"]}
     if len(of) != len(paths) or any(str(of.get(stage)) != path for stage, path in expected.items()):
         raise UserError(
-            f"--metrics must give one file for each of {', '.join(stages)}, in this order, and those that"
-            " selection.json names: delete it and run again"
+            f"--metrics must give one file for each of {', '.join(stages)}, in this order, and the files that"
+            f" selection.json names: delete selection.json and run again"
         )
     return {stage: _metrics(path) for stage, path in of.items()}
 
@@ -147,13 +149,13 @@ def _content(path: Path, expected: str) -> bytes:
 
 
 def _remove_expert_file(path: Path) -> None:
-    """Remove the `.expert` of the package before: it says other things, and in the clear where this one is encrypted.
+    """Remove the `.expert` file of the old package: its content is old, and not encrypted if the new package is.
 
-    Before this one gets its name: a kill leaves no such pair. Where it is still asked for, `seal_expert` comes after.
+    Call this before the new package gets its name: a kill then never leaves both. `seal_expert` makes the file again.
     """
     try:
         path.unlink()
-        print(f"removed {path}, which was made of the package before")
+        print(f"removed {path}, which was made from the old package")
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -161,16 +163,16 @@ def _remove_expert_file(path: Path) -> None:
 
 
 def _key_of(publisher: str) -> PublisherKey:
-    """Return the key at hand.
+    """Return the user's signing key.
 
     Raises:
-        UserError: it is not the publisher's.
+        UserError: it is not the publisher's key.
     """
     key = load_key()
     if key.public.fingerprint != publisher:
         raise UserError(
-            f"the key at hand has the fingerprint {key.public.fingerprint}, but the package is to be signed by "
-            f"{publisher}: set SEALED_EXPERTS_KEY to that publisher's key, or run the workflow again with this one"
+            f"the signing key has the fingerprint {key.public.fingerprint}, but the package must be signed by "
+            f"{publisher}: set SEALED_EXPERTS_KEY to that publisher's key, or run the workflow again with this key"
         )
     return key
 

@@ -1,4 +1,4 @@
-"""Choose which stage of an expert is exported, sealed and assembled: the last one, or the best on held-out records."""
+"""Choose the stage of an expert to export, seal and assemble: the last one, or the best on held-out records."""
 
 import argparse
 import sys
@@ -13,9 +13,9 @@ from sealed_experts.files.canonical import write_json
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", required=True, help="the expert's stages and how to choose, as JSON")
-    parser.add_argument("--metrics", required=True, nargs="+", type=Path, help="the stages' metrics, in their order")
-    parser.add_argument("--evaluation", nargs="?", type=Path, help="evaluation.json, needed by `select: best`")
-    parser.add_argument("--output", required=True, type=Path, help="selection.json")
+    parser.add_argument("--metrics", required=True, nargs="+", type=Path, help="metrics of all stages, in their order")
+    parser.add_argument("--evaluation", nargs="?", type=Path, help="evaluation.json, required by `select: best`")
+    parser.add_argument("--output", required=True, type=Path, help="selection.json to write")
     args = parser.parse_args()
     run = selection_from_json(args.settings)
     if len(args.metrics) != len(run.stages):

@@ -1,4 +1,4 @@
-"""Derive a stage's metrics file from its adapter file."""
+"""Write the metrics file of a stage, from its adapter file."""
 
 import argparse
 import sys

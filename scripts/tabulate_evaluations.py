@@ -1,4 +1,4 @@
-"""Put the evaluations of all experts into one page: before and after, what the reward is made of, sample answers."""
+"""Show the evaluations of all experts on one page: figures before and after, the reward's axes, sample answers."""
 
 import argparse
 import sys

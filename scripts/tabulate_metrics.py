@@ -1,4 +1,4 @@
-"""Put the metrics of all experts and stages into one page."""
+"""Show the metrics of all experts and stages on one page."""
 
 import argparse
 import sys
@@ -14,7 +14,11 @@ from sealed_experts.files.canonical import read_json
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--metrics", required=True, type=Path, nargs="+", help="the stages' training_metrics.json or rl_metrics.json"
+        "--metrics",
+        required=True,
+        type=Path,
+        nargs="+",
+        help="metrics files of all stages, such as training_metrics.json",
     )
     parser.add_argument("--page", required=True, type=Path, help="the HTML page to write")
     args = parser.parse_args()

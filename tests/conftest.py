@@ -1,4 +1,4 @@
-"""Small models and data made on the spot, shared by all tests."""
+"""Small generated models and data, shared by all tests."""
 
 import gc
 import os
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-# One thread a process: tests run side by side, and sums differ by thread count.
+# One thread per process: tests run in parallel, and sums depend on the number of threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# What a shell starts in the background ignores Ctrl-C, and what nohup starts the end of its terminal. So would the
-# processes that tests start and interrupt: a handler, unlike an ignored signal, ends with this process's program.
+# A background process ignores Ctrl-C, and a process under nohup ignores the end of its terminal. So would the
+# processes that tests start and interrupt. Set a handler: unlike an ignored signal, a new program does not inherit it.
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, lambda *_: None)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
@@ -27,14 +27,14 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path_factory, monkeypatch):
-    """Keys, trust and the release log of a test are never the user's."""
+    """Use a separate home, so that tests never touch the user's keys, trust and release log."""
     monkeypatch.setenv("SEALED_EXPERTS_HOME", str(tmp_path_factory.mktemp("home")))
     monkeypatch.delenv("SEALED_EXPERTS_KEY", raising=False)
 
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory):
-    """base.json of a tiny base model."""
+    """Return base.json of a tiny base model."""
     from tests.tiny import build_tiny_base
 
     return build_tiny_base(tmp_path_factory.mktemp("bases") / "tiny")
@@ -42,7 +42,7 @@ def tiny_base(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory):
-    """Folder of a tiny prepared dataset."""
+    """Return the folder of a tiny prepared dataset."""
     from tests.tiny import build_tiny_dataset
 
     return build_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny")

@@ -1,4 +1,4 @@
-"""Several processes of one job, forked from this one: they cost no start of torch."""
+"""Several processes of one job, forked from this one, so that they need not load torch."""
 
 import contextlib
 import os
@@ -12,20 +12,20 @@ from pathlib import Path
 
 from sealed_experts.errors import reports_user_errors
 from sealed_experts.training import interruption
-from sealed_experts.training.command import run_job
+from sealed_experts.training.command import train_job
 from sealed_experts.training.launcher import STORE
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How the processes ended: their exit codes (negative for a signal) and what they said, by rank."""
+    """How the processes ended: their exit codes (negative for a signal) and their output, by rank."""
 
     codes: list[int]
     said: list[str]
 
 
 class Forked:
-    """The processes of one job, under way."""
+    """The running processes of one job."""
 
     def __init__(self, work: Callable[[int], int | None], *, count: int, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ class Forked:
         self.pids = [self._fork(work, rank, count, store) for rank in range(count)]
 
     def wait(self, *, seconds: float = 60.0) -> Ended:
-        """Wait for the end of all; none may hang."""
+        """Wait until all have ended; none may hang."""
         deadline = time.monotonic() + seconds
         codes: dict[int, int] = {}
         while len(codes) < len(self.pids):
@@ -71,10 +71,10 @@ class Forked:
 
 
 def train_as(count, job, objective, *, folder, before=lambda rank: None, seconds=60.0) -> Ended:
-    """Train `job` as `count` processes; `before(rank)` may change what one of them does."""
+    """Train `job` as `count` processes; `before(rank)` runs first in each and may change its behaviour."""
 
     def work(rank: int) -> int:
         before(rank)
-        return reports_user_errors(run_job)(job, objective)
+        return reports_user_errors(train_job)(job, objective)
 
     return Forked(work, count=count, folder=folder).wait(seconds=seconds)

@@ -1,4 +1,4 @@
-"""An evaluation.json as an expert's run leaves it, made up."""
+"""An invented evaluation.json in the form that the workflow writes."""
 
 import copy
 import json
@@ -133,7 +133,7 @@ def asked_without_reward(name: str = "asked_expert") -> dict[str, Any]:
 
 
 def leave_evaluation(results: Path, evaluation: dict[str, Any]) -> Path:
-    """Write an evaluation where a run leaves it, and return its path."""
+    """Write an evaluation at the workflow's path, and return the path."""
     path = results / "experts" / evaluation["expert"] / "evaluation.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(evaluation))

@@ -1,6 +1,6 @@
-"""A disk that is full from the n-th opening of a file for writing on: a small tmpfs, filled to its last page.
+"""A disk that becomes full when the n-th file is opened for writing: a small tmpfs, filled to its last page.
 
-Where mounting is not allowed, that opening and all later ones raise ENOSPC instead; `how` says which of the two.
+If mounting is not allowed, this and all later openings raise ENOSPC instead; `how` says which method is in use.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ _hooked = False
 
 
 class FullDisk:
-    """A folder of its own disk. `opened` counts what was opened for writing since `full_from`."""
+    """A folder on a separate disk. `opened` counts the files opened for writing since `full_from`."""
 
     def __init__(self, folder: Path) -> None:
         global _hooked
@@ -35,7 +35,7 @@ class FullDisk:
 
     @contextlib.contextmanager
     def full_from(self, number: int) -> Iterator[None]:
-        """Fill the disk when the block opens its `number`-th file for writing; make room when it ends."""
+        """Fill the disk when the block opens its `number`-th file for writing; free it when the block ends."""
         self._number, self.opened = number, 0
         _active.append(self)
         try:
@@ -45,12 +45,12 @@ class FullDisk:
             self._filler.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Give the disk back."""
+        """Unmount the disk."""
         if self.how == "tmpfs":
             subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
 
     def note(self, path: Path) -> None:
-        """Take note that a file is being opened for writing."""
+        """Record that a file is being opened for writing."""
         if path == self._filler or self.folder not in path.parents:
             return
         self.opened += 1
@@ -62,7 +62,7 @@ class FullDisk:
 
 
 def fill(filler: Path) -> None:
-    """Take the last page of the disk that `filler` is on."""
+    """Fill the disk that holds `filler` to its last page."""
     descriptor = os.open(filler, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     with contextlib.suppress(OSError):
         while os.write(descriptor, bytes(4096)):

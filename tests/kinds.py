@@ -1,4 +1,4 @@
-"""Tiny bases of several architectures, and adapters of every kind on them, built with PEFT alone."""
+"""Tiny bases of several architectures, with adapters of every kind, built only with PEFT."""
 
 import torch
 
@@ -80,7 +80,7 @@ def peft_config(kind, base):
 
 
 def adapted(kind, base="qwen2", dtype=torch.float32):
-    """Return a base with an adapter in float32 whose weights are away from their start, in training mode."""
+    """Return a base in training mode with a float32 adapter whose weights differ from their initial values."""
     from peft import get_peft_model
 
     model = get_peft_model(tiny_base(base).to(dtype).requires_grad_(False), peft_config(kind, base))

@@ -1,4 +1,4 @@
-"""The training loop on made-up parts, without the files of a stage."""
+"""The training loop with simple parts, without the files of a stage."""
 
 import functools
 
@@ -16,7 +16,7 @@ KEY = bytes(32)
 
 
 def loop_on(dataset, *, model, objective, gradients, settings, folder, progress=None, validation=()):
-    """Return a loop that draws without replacement, pads with token 0 and has its checkpoints in `folder`."""
+    """Return a loop that draws without replacement, pads with token 0, and writes checkpoints to `folder`."""
     device = next(model.parameters()).device
     run = Run(
         fingerprint="0" * 64,

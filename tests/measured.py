@@ -1,4 +1,4 @@
-"""What a clock measured, in the files that a run leaves: two runs differ in nothing else."""
+"""Measured times in the files of a run: equal runs differ only in these."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ MEASURED = frozenset({"total_time_seconds", "seconds", "tokens_per_second"})
 
 
 def without_times(value: Any) -> Any:
-    """Return a nested value without what was measured by a clock."""
+    """Return a nested value without measured times."""
     if isinstance(value, dict):
         return {key: without_times(item) for key, item in value.items() if key not in MEASURED}
     return [without_times(item) for item in value] if isinstance(value, list | tuple) else value

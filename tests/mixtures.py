@@ -1,4 +1,4 @@
-"""Small assembled mixtures: random adapters, sealed and put together by the project's own code."""
+"""Small mixtures: random adapters, sealed and assembled by the project's own code."""
 
 import functools
 import json
@@ -37,7 +37,7 @@ NAMES = OwnerNames(b"\x07" * 32)
 
 
 class Workshop:
-    """A folder laid out as the repository's `results/`, in which experts are made without training."""
+    """A folder with the layout of `results/`, in which experts are made without training."""
 
     def __init__(self, folder: Path, base: Path) -> None:
         """Take an empty folder and the path of a base.json."""
@@ -68,7 +68,7 @@ class Workshop:
         return read_json(self.config)
 
     def make_data(self) -> None:
-        """Two datasets without a common record, and both together."""
+        """Write two datasets without a common record, and their combination."""
         records = {
             name: [Instruction.of(instruction=f"{name} {index}?", output="Yes.") for index in range(20)]
             for name in ("banking", "investment")
@@ -157,7 +157,7 @@ class Workshop:
                 "steps": 3,
                 "stopped_reason": "max_steps",
             },
-            "quality": {"published": False, "reason": "nothing was measured"},
+            "quality": {"published": False, "reason": "no measurements"},
             "privacy": privacy_summary(receipt),
             "perf": {"size": facts.tensor_bytes, "parameters": facts.parameters},
         }
@@ -166,7 +166,7 @@ class Workshop:
         members["provenance.json"] = provenance_bytes(
             manifest,
             subject={path: sha256_bytes(members[path]) for path in (CONFIG, WEIGHTS)},
-            chain={"sft": {"settings": {}, "train_digest": "e" * 64}},
+            stages={"sft": {"settings": {}, "train_digest": "e" * 64}},
             names=NAMES,
             origin=Origin(version="0.1.0"),
         )
@@ -196,7 +196,7 @@ def private_receipt(name: str, *, steps: int = 10) -> dict:
 
 @functools.cache
 def adapter_files(base: Path, *, name: str, seed: int) -> tuple[bytes, bytes]:
-    """Return adapter_config.json and adapter_model.safetensors of a random adapter that changes what the base says."""
+    """Return adapter_config.json and adapter_model.safetensors of a random adapter that changes the base's answers."""
     import torch
     from safetensors.torch import save
     from transformers import AutoModelForCausalLM

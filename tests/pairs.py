@@ -7,11 +7,11 @@ from sealed_experts.training.objective import Objective
 from sealed_experts.training.response import response_logits
 from tests.kinds import VOCABULARY
 
-BETA = 0.01  # of sums over many tokens: more would saturate
+BETA = 0.01  # small, because a larger β would saturate sums over many tokens
 
 
 class Preference(Objective):
-    """A loss that couples a unit's rows: -log sigmoid of β times the first row's log-likelihood less the others'."""
+    """A loss that couples a unit's rows: -log sigmoid of β (first row's log-likelihood - those of the others)."""
 
     name = "preference"
 

@@ -1,4 +1,4 @@
-"""Small models and data, made on the spot."""
+"""Small generated models and data."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def tiny_qwen2(*, vocab_size: int = 300, seed: int = 0, **overrides):
 
 
 def build_tiny_base(folder: Path, *, seed: int = 0, model=None) -> Path:
-    """Write a base folder of a model, by default a tiny Qwen2, and a byte-level tokenizer; return its base.json."""
+    """Write a base folder with a model (by default a tiny Qwen2) and a byte-level tokenizer; return its base.json."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

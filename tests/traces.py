@@ -1,4 +1,4 @@
-"""What a trainer leaves behind for `sealed-experts watch`, made up."""
+"""Invented files of a trainer, for `sealed-experts watch`."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ STATE = {
 
 
 def step_line(step: int, **values: object) -> dict[str, Any]:
-    """Return one training line of metrics.jsonl: 2 seconds and 1,000 tokens a step."""
+    """Return one training line of metrics.jsonl: 2 seconds and 1,000 tokens per step."""
     line = {"step": step, "max_steps": 60, "loss": 3.0 - step / 60, "epsilon": 2.5, "tokens_per_second": 1234.5}
     return {**line, "seconds": 2.0 * step, "tokens_seen": 1000 * step, **values}
 
@@ -33,7 +33,7 @@ def leave(
     metrics: list[dict[str, Any]] | None = None,
     expert: str = "banking_expert",
 ) -> Path:
-    """Leave the files of an sft stage behind, as a trainer does, and return the stage's folder."""
+    """Write the files of an sft stage, as a trainer does, and return the stage's folder."""
     folder = results / "experts" / expert / "sft"
     folder.mkdir(parents=True, exist_ok=True)
     if state is not None:

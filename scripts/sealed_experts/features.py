@@ -1,7 +1,7 @@
-"""Features by name: each is one module in the folder of its kind, found by listing it, imported on first use.
+"""Features by name. A feature is one module in the folder of its kind, found in that folder, imported on first use.
 
-The module `lora_fa` in `models/adapters/` holds the class `LoraFa`, and that is the feature: its fields are the
-feature's settings, its methods do the rest. Nothing else has to name it.
+For example, the module `lora_fa` in `models/adapters/` defines the class `LoraFa`. The class is the feature: its fields
+are the feature's settings, and its methods are the behaviour. No other file has to name it.
 """
 
 import functools
@@ -16,29 +16,29 @@ from sealed_experts.errors import UserError
 
 
 class Feature:
-    """What every feature has besides its own settings and methods."""
+    """The base class of all features."""
 
-    feature: ClassVar[str]  # its module's name, by which a configuration asks for it
-    order: ClassVar[int] = 0  # where lists show it: lower ones first, equals by name
+    feature: ClassVar[str]  # the module's name, which a configuration uses
+    order: ClassVar[int] = 0  # position in lists: lower first, equal ones by name
     extra: ClassVar[Mapping[str, str]] = {}  # {module it imports: the extra of pyproject.toml that installs it}
-    libraries: ClassVar[tuple[str, ...]] = ()  # packages besides the usual ones whose version decides its numbers
+    libraries: ClassVar[tuple[str, ...]] = ()  # further packages whose version can change its numbers
 
 
 Kind = TypeVar("Kind", bound=Feature)
 
 
 class Features(Mapping[str, type[Kind]], Generic[Kind]):
-    """The features of one folder: the modules beside the one that defines `base`."""
+    """The features of one folder: all its modules, except `__init__`, which defines `base`."""
 
     def __init__(self, base: type[Kind], *, noun: str) -> None:
-        """Take the base class, defined in the folder's `__init__`, and what messages call such a feature."""
+        """Make the registry of `base`'s folder; `noun` is what messages call such a feature."""
         self.base, self.noun = base, noun
         self._package = base.__module__
         self._loaded: dict[str, type[Kind]] = {}
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
-        """Every feature's name, in the order in which lists show them."""
+        """The names of all features, in the order of lists."""
         folder = sys.modules[self._package].__path__
         found = [module.name for module in pkgutil.iter_modules(folder) if not module.ispkg]
         return tuple(sorted(found, key=lambda name: (self[name].order, name)))
@@ -47,7 +47,7 @@ class Features(Mapping[str, type[Kind]], Generic[Kind]):
         """Return the feature of that name; its module is imported on first use.
 
         Raises:
-            KeyError: there is none.
+            KeyError: there is no such feature.
         """
         if name not in self._loaded:
             self._loaded[name] = self._load(name)
@@ -74,7 +74,7 @@ class Features(Mapping[str, type[Kind]], Generic[Kind]):
 
 
 def missing_extras(features: Iterable[type[Feature]]) -> dict[str, list[str]]:
-    """Return {extra: names of the features that need it} of extras with a module that is not installed."""
+    """Return {extra: names of the features that need it} for each extra with a module that is not installed."""
     missing: dict[str, list[str]] = {}
     for feature in dict.fromkeys(features):
         for module, extra in feature.extra.items():
@@ -84,10 +84,10 @@ def missing_extras(features: Iterable[type[Feature]]) -> dict[str, list[str]]:
 
 
 def check_extras(features: Iterable[type[Feature]]) -> None:
-    """Check that the packages which these features need are installed.
+    """Check that the packages that these features need are installed.
 
     Raises:
-        UserError: one is missing; the message says how to install it.
+        UserError: a package is missing; the message says how to install it.
     """
     missing = missing_extras(features)
     if missing:

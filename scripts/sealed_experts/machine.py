@@ -1,10 +1,10 @@
-"""What can be said about this machine without importing torch."""
+"""Facts about this machine that need no import of torch."""
 
 import glob
 import os
 import re
 
-# The name of a GPU or of a part of one. CUDA ignores what follows a word that is neither this nor an index.
+# The name of a GPU or of a part of one. At a word that is neither a name nor an index, CUDA stops reading the list.
 _CUDA_NAME = re.compile(r"(GPU|MIG)-[\w/-]+")
 
 
@@ -15,7 +15,7 @@ def has_nvidia_device() -> bool:
 
 def visible_devices() -> list[str]:
     """Return the GPUs that CUDA programs may use, as CUDA_VISIBLE_DEVICES names them; all of them if it is not set."""
-    # CUDA counts what it finds: a container's only GPU is 0, whatever the number of its file.
+    # CUDA numbers the GPUs that it finds: a container's only GPU is 0, whatever the number of its device file.
     indices = [str(index) for index in range(len(_device_files()))]
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is None or not indices:

@@ -245,7 +245,7 @@ def inputs(**changes: Any) -> SealingInputs:
         "origin": Origin(version="0.1.0", lock="7" * 64),
     }
     values |= changes
-    return SealingInputs(**{"chain": dict.fromkeys(stages, values["metrics"]), **values})
+    return SealingInputs(**{"stages": dict.fromkeys(stages, values["metrics"]), **values})
 
 
 def package(*, by: PublisherKey | None = None, storage: dict[str, Any] | None = None, **changes: Any) -> bytes:

@@ -89,7 +89,7 @@ def test_appended_bytes_are_refused(tail):
 
 
 def test_zeros_appended_inside_the_archive_are_refused():
-    refuse(zipped(gzip.decompress(honest()) + bytes(10_240)), "where its members give")
+    refuse(zipped(gzip.decompress(honest()) + bytes(10_240)), "but its members need")
 
 
 def test_prepended_bytes_are_refused():

@@ -149,7 +149,7 @@ def run_ours(*, private):
             settings=settings,
             folder=folder,
             progress=Marking(folder, target_epsilon=None),
-        ).run()
+        ).train()
     return times, generating
 
 

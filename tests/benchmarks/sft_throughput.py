@@ -103,7 +103,7 @@ def run_ours(*, private):
                 engine="hooks",
             )
         loop = loop_on(dataset, model=model, objective=objective, gradients=gradients, settings=settings, folder=folder)
-        loop.run()
+        loop.train()
         logged = [line for line in loop.state.history if "loss" in line]
     first, last = logged[WARMUP_STEPS - 1], logged[-1]
     return last["tokens_seen"] - first["tokens_seen"], last["seconds"] - first["seconds"]

@@ -1,5 +1,5 @@
-"""Golden outputs: tiny runs of the whole workflow, whose results are recorded bit for bit.
+"""Golden outputs: the results of tiny runs of the whole workflow, recorded bit for bit.
 
-`python -m tests.golden compare` runs everything again and says what differs from `golden.json`. Restructuring code
-changes nothing there. A change that means to change results writes the file anew, by `python -m tests.golden record`.
+`python -m tests.golden compare` runs everything again and reports differences from `golden.json`. A change of structure
+must not change them. If a change is meant to change results, write the file again: `python -m tests.golden record`.
 """

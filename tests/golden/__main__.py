@@ -1,4 +1,4 @@
-"""`python -m tests.golden`: record golden outputs, or compare with what was recorded."""
+"""`python -m tests.golden`: record golden outputs, or compare with the recorded ones."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ GOLDEN = Path(__file__).parent / "golden.json"
 
 
 def main() -> int:
-    """Record or compare; return 1 where something differs."""
+    """Record or compare; return 1 if something differs."""
     parser = argparse.ArgumentParser(prog="python -m tests.golden", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     recorder = commands.add_parser("record", help="run everything and write FILE")

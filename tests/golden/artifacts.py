@@ -1,4 +1,4 @@
-"""What a run has made, as values that a person can read where they differ."""
+"""The results of a run as values, so that a person can read the differences."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.golden.workplace import Workplace
 
-# What changes from run to run or from machine to machine.
+# Values that differ between runs or machines.
 _MEASURED = {"environment", "seconds", "tokens_per_second", "total_time_seconds"}
 _DIGEST_ONLY = ("train.jsonl", "val.jsonl", "tokenizer.json")
 _LEFT_OUT = ("checkpoints", "logs", "benchmarks")
@@ -17,14 +17,14 @@ _LEFT_OUT_FILES = ("*.log", "*.tsv", "state.json", ".lock", ".gitkeep", ".snakem
 
 
 def artifacts_of(workplace: Workplace) -> dict[str, Any]:
-    """Return {path: content} of everything in results/ but checkpoints, logs and times."""
+    """Return {path: content} of everything in results/ except checkpoints, logs and times."""
     results = workplace.tree / "results"
     paths = [path for path in sorted(results.rglob("*")) if path.is_file() and not _is_left_out(path, results)]
     return {str(path.relative_to(results)): _content(path, workplace) for path in paths}
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON can hold it, tensors as a line of text, without what was measured."""
+    """Return a value as JSON data: tensors become a line of text, and measured times are left out."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items() if key not in _MEASURED}
     if isinstance(value, list | tuple):
@@ -61,7 +61,7 @@ def _adapter(path: Path) -> Any:
     import torch
 
     state = torch.load(path, weights_only=True)
-    del state["digest"]  # of the whole state, measured times included
+    del state["digest"]  # a digest of the whole state, with measured times
     return plain(state)
 
 
@@ -72,7 +72,7 @@ def _safetensors(path: Path) -> dict[str, Any]:
 
 
 def _package(path: Path, workplace: Workplace) -> dict[str, Any]:
-    """Return a package's digest and what `verify` says; of a .tgsp file, from which the other is made, all it holds."""
+    """Return a package's digest and the output of `verify`; for a .tgsp file also its content."""
     verified = {**_told(workplace, "verify", path), "path": path.name}
     found = {"sha256": _digest(path.read_bytes()), "verify": verified}
     if path.suffix != ".tgsp":

@@ -1,4 +1,4 @@
-"""What recordings must have in common to be compared: versions, and how this processor rounds."""
+"""What two recordings must share before they can be compared: versions, and how the processor rounds."""
 
 import hashlib
 import importlib.metadata
@@ -23,7 +23,7 @@ for tensor in found:
 
 
 def made_with() -> dict[str, str]:
-    """Return the versions of what decides bits, and a digest of this processor's arithmetic."""
+    """Return the versions of everything that can change bits, and a digest of this processor's arithmetic."""
     python = ".".join(platform.python_version_tuple()[:2])
     return {
         "arithmetic": _arithmetic(),
@@ -34,7 +34,7 @@ def made_with() -> dict[str, str]:
 
 
 def _arithmetic() -> str:
-    """Return a digest of functions that training uses, in the environment of the runs."""
+    """Return a digest of the results of functions that training uses, in the environment of the runs."""
     environment = {**os.environ, **PORTABLE, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PINS)}
     done = subprocess.run([sys.executable, "-c", _PROBE], env=environment, stdout=subprocess.PIPE, check=True)
     return hashlib.sha256(done.stdout).hexdigest()[:16]

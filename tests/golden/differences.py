@@ -1,4 +1,4 @@
-"""What differs between two recordings, in words."""
+"""Describe the differences between two recordings."""
 
 import itertools
 import json
@@ -10,12 +10,12 @@ _WIDTH = 300  # characters of one value
 
 
 def differences(before: dict[str, Any], after: dict[str, Any], *, shown: int = _SHOWN) -> list[str]:
-    """Return lines that say what differs, grouped by artifact; none if nothing does.
+    """Return lines that describe the differences, grouped by artifact; no line if there is no difference.
 
     Args:
         before: a recording.
         after: another one.
-        shown: the most lines for one artifact.
+        shown: largest number of lines for one artifact.
     """
     lines = []
     for section, name in sorted({key for recording in (before, after) for key in _artifacts(recording)}):
@@ -31,7 +31,7 @@ def differences(before: dict[str, Any], after: dict[str, Any], *, shown: int = _
 
 
 class _Nothing:
-    """Where a recording has no value; null is one."""
+    """Marks a missing value; null is a value."""
 
 
 _NOTHING = _Nothing()

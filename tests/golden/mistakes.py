@@ -1,4 +1,4 @@
-"""What the configuration check says about each mistaken configuration of mistakes.yaml."""
+"""The messages of the configuration check for each wrong configuration in mistakes.yaml."""
 
 import contextlib
 import copy
@@ -16,7 +16,7 @@ _ACCEPTED = "accepted"
 
 
 def messages() -> dict[str, dict[str, str]]:
-    """Return {group: {mistake: message}} of everything that the check alone can find."""
+    """Return {group: {mistake: message}} for all mistakes that the check finds without a run."""
     from sealed_experts.configuration.resolution import load
 
     mistakes = _mistakes()
@@ -45,7 +45,7 @@ def messages() -> dict[str, dict[str, str]]:
 
 
 def dry_run_messages(workplace: Workplace) -> dict[str, str]:
-    """Return {mistake: message} of what only a dry run of the workflow finds."""
+    """Return {mistake: message} for mistakes that only a dry run of the workflow finds."""
     configuration = yaml.safe_load(CONFIGURATION.read_text())
     found = {}
     for change in _mistakes()["dry_runs"]:
@@ -65,7 +65,7 @@ def _name(value: object) -> str:
 
 
 def _changed(document: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Return a document with values put at dotted keys; null removes the key."""
+    """Return a document with new values at dotted keys; null removes the key."""
     document = copy.deepcopy(document)
     for key, value in change.items():
         *parents, last = key.split(".")
@@ -88,10 +88,10 @@ def _write_files(files: dict[str, str]) -> None:
 
 
 def _message(check: Callable[[], object]) -> str:
-    """Return the message, one mistake a line; their order is not recorded, for jsonschema visits keys as a set."""
+    """Return the message with sorted mistakes, one per line: jsonschema visits keys in no fixed order."""
     try:
         check()
-    except Exception as error:  # whatever it is, the recording shows it
+    except Exception as error:  # the recording shows any error
         first, *lines = f"{type(error).__name__}: {error}".replace(str(Path.cwd()), "<folder>").split("\n")
         return "\n".join([first, *sorted(lines)])
     return _ACCEPTED

@@ -1,4 +1,4 @@
-"""Record everything: messages, schemas, rules, and what the tiny runs make."""
+"""Record everything: messages, schemas, rules, and the results of tiny runs."""
 
 import json
 import tempfile
@@ -28,7 +28,7 @@ def record() -> dict[str, Any]:
 
 
 def configuration_of(workplace: Workplace) -> dict[str, Any]:
-    """Return what needs no run: schemas, names of rules, and every message of the configuration check."""
+    """Return everything that needs no run: schemas, names of rules, and the messages of the configuration check."""
     schemas = sorted((workplace.tree / "config" / "schemas").glob("*.json"))
     return {
         "schemas": {path.name: json.loads(path.read_text()) for path in schemas},
@@ -38,10 +38,10 @@ def configuration_of(workplace: Workplace) -> dict[str, Any]:
 
 
 def runs_of(workplace: Workplace) -> dict[str, Any]:
-    """Run the workflow of the configuration; return what it has made.
+    """Run the workflow of the configuration; return its results.
 
     Raises:
-        RuntimeError: as `record`.
+        RuntimeError: a run failed, or the keys for draws and noise were not pinned.
     """
     workplace.tool("run", "--quiet-summary", "--cores", "2", "--configfile", "config/golden.yaml", "--", "all")
     _check_pins(workplace)
@@ -49,7 +49,7 @@ def runs_of(workplace: Workplace) -> dict[str, Any]:
 
 
 def written(value: Any, *, indent: str = "") -> str:
-    """Return JSON in which whatever fits has a line of its own, so that git shows changes one by one."""
+    """Return JSON with one value per line where it fits, so that git shows each change separately."""
     flat = json.dumps(value, sort_keys=True, ensure_ascii=False)
     if not isinstance(value, dict | list) or len(indent) + len(flat) <= _LINE:
         return flat

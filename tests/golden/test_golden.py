@@ -1,4 +1,4 @@
-"""Tiny runs give what was recorded, bit for bit; and the tool that compares sees what differs."""
+"""Tiny runs give the recorded results bit for bit, and the tool that compares finds differences."""
 
 import json
 

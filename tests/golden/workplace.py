@@ -1,4 +1,4 @@
-"""The place of the recorded runs: a copy of the tree, a home with constant keys, a fixed environment."""
+"""Where the recorded runs happen: a copy of the tree, a home with constant keys, a fixed environment."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from tests.workflow.conftest import new_project
 HERE = Path(__file__).parent
 CONFIGURATION = HERE / "configuration.yaml"
 PINS = HERE / "pins"
-# Kernels that every x86-64 processor with AVX2 has; with the pins, all of them give the same bits.
+# Use kernels that every x86-64 processor with AVX2 has; with the pins, all such processors give the same bits.
 PORTABLE = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 _KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 _SECONDS = 1800
@@ -24,7 +24,7 @@ class Workplace:
     """A copy of the tree to run in."""
 
     def __init__(self, folder: Path) -> None:
-        """Copy the tree into `folder`, which must not exist, with the configuration and what belongs to it."""
+        """Copy the tree into `folder`, which must not exist, with the configuration and its files."""
         self.tree, self.home, self.pins = folder / "tree", folder / "home", folder / "pins.txt"
         new_project(self.tree, self.home)
         shutil.copytree(HERE / "own", self.tree / "own")

@@ -83,14 +83,14 @@ TINY = {
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
-    """A group of tests shares long runs: on several workers each of them would make its own."""
+    """Keep these tests on one worker: they share long runs, and each worker would make its own."""
     if getattr(config.option, "loadgroup", False):
         apart = [item.nodeid for item in items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid]
         assert not apart, f"pytest-xdist does not keep the groups of tests together: {apart[0]}"
 
 
 class Project:
-    """A copy of the tree in a folder of its own, with a configuration and a home.
+    """A copy of the tree in a new folder, with a configuration and a home.
 
     `warm` is the environment of warm starts (`warm/server.py`), which `snakemake` uses and nothing else does.
     """
@@ -164,7 +164,7 @@ class Project:
         return done
 
     def copy(self, folder: Path) -> "Project":
-        """Copy everything, times included, so that Snakemake sees the same finished state."""
+        """Copy everything with its file times, so that Snakemake sees the same finished state."""
         shutil.copytree(self.folder, folder, symlinks=True, copy_function=shutil.copy2)
         return Project(folder, self.home, warm=self.warm)
 
@@ -243,7 +243,7 @@ def prepared(finished, tmp_path) -> Project:
 
 @pytest.fixture(scope="session")
 def world(finished, tmp_path_factory) -> Project:
-    """A finished run of the configuration that docs/staleness.md describes. Take back what you change."""
+    """A finished run of the configuration in docs/staleness.md. Undo what you change."""
     from tests.workflow.world import finished_world
 
     return finished_world(finished, tmp_path_factory)

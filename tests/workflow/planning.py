@@ -4,13 +4,13 @@ from tests.workflow.warm import WarmStarts
 
 
 class Planner:
-    """Asks Snakemake itself, with its own command line, what it would do in a project."""
+    """Asks Snakemake, through its own command line, what it would do in a project."""
 
     def __init__(self, starts: WarmStarts) -> None:
         self._starts = starts
 
     def plan(self, project, *targets: str, flags: tuple[str, ...] = (), check: bool = True, **keywords):
-        """Return {rule: output files} of a dry-run, and what it printed."""
+        """Return {rule: output files} of a dry-run, and its output."""
         from tests.workflow.conftest import jobs_of
 
         command = project.command(*targets, **keywords)

@@ -1,4 +1,4 @@
-"""The table of docs/staleness.md: what its lines say, and their edits made on a project and taken back."""
+"""The table of docs/staleness.md: read its lines, make their edits in a project, and undo them."""
 
 import contextlib
 import copy
@@ -18,7 +18,7 @@ _ACTION = re.compile(r"(edit|touch|delete|reorder) `([^`]+)`|`([^`]+)`|(use anot
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One line of the table: edits as (what is done, to what), and the (rule, whose) that then run again."""
+    """One line of the table: edits as (action, object), and the jobs that run again as (rule, owner)."""
 
     title: str
     edits: tuple[tuple[str, str], ...]
@@ -31,7 +31,7 @@ def cells_of(row: str) -> list[str]:
 
 
 def rules_by_column() -> dict[str, list[str]]:
-    """Return the rules that each column stands for, as the document says."""
+    """Return the rules of each column, as the document lists them."""
     rows = re.search(r"\| Column \|.*?\n\n", DOCUMENT.read_text(), re.DOTALL)[0].splitlines()[2:]
     return {
         column: re.findall(r"`(\w+)`", text.split(", where")[0]) for column, text in map(cells_of, filter(None, rows))
@@ -88,7 +88,7 @@ def changed(configuration: dict, edits: tuple[tuple[str, str], ...]) -> dict:
 
 
 def _reversed_keys(value, *, keep=()):
-    """Return mappings in the opposite order, at every depth; of those named, the order means something."""
+    """Return mappings in reverse order, at every depth, except those whose order has a meaning."""
     if not isinstance(value, dict):
         return value
     turned = reversed(value.items())
@@ -100,7 +100,7 @@ def _reversed_keys(value, *, keep=()):
 
 @contextlib.contextmanager
 def edited_files(project: Project, edits: tuple[tuple[str, str], ...], *, aside: Path):
-    """Make the edits of files, and take them back at the end, times included."""
+    """Make the edits of files, and undo them at the end, with the file times."""
     undo = []
     for verb, target in edits:
         if verb in ("edit", "touch", "delete"):
@@ -128,7 +128,7 @@ def _alter(path: Path, verb: str, kept: Path) -> tuple[Path, Path | None]:
         assert verb == "edit", f"{path} is not there"
         path.write_text("# New.\n")
         return path, None
-    path.rename(kept)  # the file itself, so that its time comes back too
+    path.rename(kept)  # copy the file itself, so that its time is restored too
     if verb != "delete":
         shutil.copyfile(kept, path)
     if verb == "edit":
@@ -138,7 +138,7 @@ def _alter(path: Path, verb: str, kept: Path) -> tuple[Path, Path | None]:
 
 
 def subject(output: str) -> str:
-    """Return whose an output file is: an expert's, a dataset's, or nobody's in particular."""
+    """Return the owner of an output file: an expert, a dataset, or none."""
     parts = Path(output).parts[1:]
     if parts[0] in ("experts", "data"):
         return parts[1]

@@ -18,7 +18,7 @@ SFT = {"train_sft", "summarize_sft"}
 REINFORCE = {"train_reinforce", "summarize_reinforce"}
 SEALED = {"select_stage", "export_peft", "evaluate_expert", "seal_package"}
 EVERYTHING = BEFORE_STAGES | SFT | REINFORCE | SEALED | {"seal_expert", "assemble_moe", "check_composition"}
-# `demo.yaml` and its like lie over a configuration; the others stand alone.
+# `demo.yaml` and similar files are overlays; the others are complete configurations.
 CONFIGURATIONS = {path.name: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "config").glob("*.yaml"))}
 WHOLE = [name for name, configuration in CONFIGURATIONS.items() if "experts" in configuration]
 OVERLAYS = [name for name in CONFIGURATIONS if name not in WHOLE]
@@ -65,7 +65,7 @@ def test_until_stops_after_a_rule(world, planner):
 def test_every_shipped_configuration_plans_a_whole_run(planner, tmp_path, name, overlays):
     project = new_project(tmp_path / "fresh", tmp_path / "home")
     for dataset in CONFIGURATIONS[name]["datasets"].values():
-        for path in dataset.get("paths", []):  # the user's own, which the plan only counts
+        for path in dataset.get("paths", []):  # the user's files; planning only counts their lines
             (project.folder / path).parent.mkdir(parents=True, exist_ok=True)
             (project.folder / path).write_text("{}\n" * 10_000)
     plan, printed = planner.plan(project, config=name, overlays=overlays)
@@ -88,7 +88,7 @@ def test_the_linter_has_nothing_to_say(world):
     assert (done.returncode, "Congratulations" in done.stdout + done.stderr) == (0, True), done.stdout + done.stderr
 
 
-# What is done for real, on a copy
+# Commands that change files, on a copy
 
 
 def contents(project, *patterns):
@@ -128,7 +128,7 @@ def test_a_prepared_file_that_comes_back_by_name_makes_nothing_after_it_stale(pr
 
 
 def test_a_lost_adapter_comes_back_from_its_last_checkpoint(project):
-    """Training is not repeated: the checkpoint holds all of it."""
+    """Training is not repeated: the checkpoint holds everything."""
     from sealed_experts.training.checkpoints import load_state, tensors_digest
 
     folder = project.folder / "results/experts/investment_expert"
@@ -141,7 +141,7 @@ def test_a_lost_adapter_comes_back_from_its_last_checkpoint(project):
 
 
 def test_nothing_is_stale_after_git_checkout(world, planner, tmp_path):
-    """Git gives every file that it writes a new time."""
+    """Git gives a new time to every file that it writes."""
     project = world.copy(tmp_path / "repository")
     written = ["config", "data", "rules", "scripts", "Snakefile", "own_reward.py", "LICENCE.txt"]
 

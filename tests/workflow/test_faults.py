@@ -1,4 +1,4 @@
-"""A sample of the fault sweep (`make faults` is the whole of it)."""
+"""A sample of the fault sweep (`make faults` runs all of it)."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def test_a_sample_of_kills_and_losses_of_power_ends_exactly():
 @pytest.mark.slow
 @pytest.mark.xdist_group("workflow")
 def test_a_sample_of_kills_in_sealing_and_assembly_ends_exactly(finished, tmp_path):
-    # A new home beside the project: a key that signs the same bytes each time, and the log, which must be the same too.
+    # A new home: a key with deterministic signatures, and a release log, which must also be equal.
     project = Project(finished.copy(tmp_path / "top" / "whole").folder, tmp_path / "top" / "home")
     project.configure(configuration())
     project.snakemake()

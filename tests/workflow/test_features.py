@@ -210,7 +210,8 @@ def read(project, name):
 
 def test_a_package_made_with_toys_of_every_kind_verifies(toys):
     package = toys.folder / "results/packages/toy_expert.tgsp"
-    manifest = json.loads(toys.tool("verify", "--json", str(package)).stdout)["manifest"]
+    toys.tool("verify", str(package))
+    manifest = json.loads(toys.tool("inspect", "--json", str(package)).stdout)["manifest"]
     assert manifest["adapter"]["kind"] == "scaling"
     assert manifest["training"]["stages"] == ["focal", "reinforce"]
     answered = toys.tool("ask", "results/moe/moe_config.json", "What is 7?").stdout
@@ -219,8 +220,8 @@ def test_a_package_made_with_toys_of_every_kind_verifies(toys):
 
 def test_each_toy_was_used(toys):
     metrics = read(toys, "experts/toy_expert/focal/metrics.json")
-    assert metrics["settings"]["training"]["gamma"] == 1.5 if "settings" in metrics else metrics["gamma"] == 1.5
-    assert read(toys, "data/toy/stats.json")["train"]["records"] == 108
+    assert metrics["settings"]["training"]["gamma"] == 1.5
+    assert 90 < read(toys, "data/toy/stats.json")["train"]["records"] < 120
     assert read(toys, "experts/toy_expert/rl/rl_metrics.json")["reward"] == "brevity"
     models = read(toys, "experts/toy_expert/evaluation.json")["models"]
     assert all("same_start" in model["figures"] for model in models.values())

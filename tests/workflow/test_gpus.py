@@ -1,4 +1,4 @@
-"""Several GPUs on one machine: `--resources gpu=N` trains N experts at once, each on a GPU of its own."""
+"""Several GPUs on one machine: `--resources gpu=N` trains N experts at once, each on its own GPU."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from tests.workflow.conftest import TINY
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
-# Every Python process of the run finds two GPUs; PyTorch's build for the CPU then trains there all the same.
+# Every Python process of the run sees two GPUs; the CPU build of PyTorch still trains on the CPU.
 TWO_GPUS = """
 import glob
 really = glob.glob
@@ -63,4 +63,4 @@ def test_as_many_experts_train_at_once_as_gpus_are_given_each_on_its_own(prepare
         line.removeprefix("using GPU ") for log in logs for line in log.splitlines() if line.startswith("using GPU")
     ]
     assert sorted(used) in (["0", "0", "1"], ["0", "1", "1"])
-    assert "waiting for" not in "".join(logs)  # Snakemake waited; no job did
+    assert "waiting for" not in "".join(logs)  # Snakemake waited for a GPU; no job did

@@ -1,4 +1,4 @@
-"""Killed at several points, the same command goes on, and ends with the uninterrupted run's bytes."""
+"""Runs killed at several points: the same command continues, and ends with the bytes of an uninterrupted run."""
 
 import json
 import os
@@ -24,7 +24,7 @@ RL_TARGETS = [f"results/experts/{EXPERT}/rl/rl_metrics.json"]
 
 @pytest.fixture
 def slow(prepared):
-    """A run long enough to be hit in the middle. Reproducible mode: its key does not change from run to run."""
+    """A run long enough to kill in the middle. In reproducible mode the key is the same in every run."""
     configuration = json.loads(json.dumps(TINY))
     configuration["defaults"]["sft"].update(max_steps=STEPS, eval_steps=20)
     prepared.configure(configuration)
@@ -43,7 +43,7 @@ def expected(finished, tmp_path_factory):
 
 
 def outcome(project, *, folder="sft", metrics="training_metrics.json", adapter="adapter_final.pt"):
-    """The adapter's digest over tensors, and the metrics without measured times."""
+    """Return the digest of the adapter's tensors, and the metrics without measured times."""
     from sealed_experts.training.checkpoints import load_state, tensors_digest
 
     place = project.folder / "results" / "experts" / EXPERT / folder
@@ -82,7 +82,7 @@ def start_and_reach(project, lines, *, targets=TARGETS, folder="sft"):
 
 
 def finish(project):
-    """What the documentation says to do after a SIGKILL of Snakemake: unlock, and the same command again."""
+    """Do what the documentation says after a SIGKILL of Snakemake: unlock, then run the same command again."""
     project.snakemake(flags=("--unlock",))
     project.snakemake(*TARGETS)
 
@@ -93,7 +93,7 @@ def log_of(project, stage="sft"):
 
 @pytest.fixture
 def refining(finished, tmp_path):
-    """A finished supervised stage before a reinforce stage long enough to be hit in the middle."""
+    """A finished supervised stage before a reinforce stage that is long enough to kill in the middle."""
     project = finished.copy(tmp_path / "refining")
     shutil.rmtree(project.folder / "results" / "experts" / EXPERT / "rl")
     return rollouts_configured(project)
@@ -129,7 +129,7 @@ def test_rollouts_baseline_and_noise_go_on_exactly_after_a_kill(refining, rl_exp
     else:
         os.kill(trainer_pid(refining, "rl"), number)
         assert process.wait(timeout=60) != 0
-    # The first line may be logged and its checkpoint not yet be there: then it starts anew, and ends the same.
+    # If the first line is logged before its checkpoint is written, training starts again with the same result.
     kept = list(
         (refining.folder / "results" / "experts" / EXPERT / "rl" / "checkpoints").glob("*/checkpoint_step_*.pt")
     )
@@ -197,7 +197,7 @@ def test_a_damaged_newest_checkpoint_costs_a_step_and_changes_nothing(slow, expe
 
 
 def test_an_orphaned_trainer_and_a_newcomer_on_one_folder_end_well(slow, expected):
-    """At once after the kill, while the orphan still trains: `run` removes the stale lock, and waits for the folder."""
+    """Right after the kill, while the orphan still trains: `run` removes the stale lock, and waits for the folder."""
     process = start_and_reach(slow, 8)
     orphan = trainer_pid(slow)
     process.kill()
@@ -211,7 +211,7 @@ def test_an_orphaned_trainer_and_a_newcomer_on_one_folder_end_well(slow, expecte
 
 
 def test_a_disk_that_is_too_small_stops_the_run_and_a_larger_one_goes_on(slow, expected):
-    """Log, metrics, journal and checkpoints of the expert are all on it."""
+    """The log, metrics, journal and checkpoints of the expert are all on this disk."""
     place = slow.folder / "results" / "experts" / EXPERT
     place.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(place)]
@@ -232,7 +232,7 @@ def test_a_disk_that_is_too_small_stops_the_run_and_a_larger_one_goes_on(slow, e
 
 
 def test_the_next_attempt_gets_more_memory(project):
-    """`retries` come from the profile or the command line; each attempt asks for as much again."""
+    """`retries` come from the profile or the command line. Each attempt adds the same amount of memory."""
     place = project.folder / "results" / "experts" / EXPERT / "sft" / "training_metrics.json"
     place.unlink()
     (project.folder / "scripts" / "summarize_stage.py").write_text("raise SystemExit(1)\n")
@@ -243,7 +243,7 @@ def test_the_next_attempt_gets_more_memory(project):
 
 
 def test_a_failed_retrain_followed_by_any_run_rebuilds_the_package(project, planner):
-    """After a failure the old package must not pass for up to date."""
+    """After a failure the old package must not count as up to date."""
     package = project.folder / "results" / "packages" / "investment_expert.tgsp"
     before = package.read_bytes()
     changed = json.loads(json.dumps(TINY))

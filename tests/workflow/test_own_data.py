@@ -1,4 +1,4 @@
-"""A user's own files and own base folder, release mode, and every kind of mistake before the first job."""
+"""A user's files and base folder, release mode, and every kind of mistake, reported before the first job."""
 
 import copy
 import csv
@@ -25,7 +25,7 @@ def own(finished, tmp_path) -> Project:
     shutil.rmtree(project.folder / ".snakemake")
     data = project.folder / "data"
     data.mkdir()
-    # Of the last customers, three loans stand in both files, and are no test.
+    # Three loans of the last customers are in both files, so they cannot be test records.
     for name, numbers in (("loans", range(90)), ("loans_test", range(87, 120))):
         with open(data / f"{name}.csv", "w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, ["question", "answer", "customer"])
@@ -101,7 +101,7 @@ def test_own_files_and_an_own_base_folder_end_in_a_mixture(own, planner, start):
     check_held_out_sets(own, results)
     own.snakemake("report_inputs", flags=("--report", "results/report.html"))
     assert (results / "report.html").stat().st_size > 10_000
-    # The user's own base counts like a data file: by its content.
+    # The user's base counts like a data file: by its content.
     config = Path(own.configuration["base"]["name"]) / "config.json"
     config.touch()
     assert planner.plan(own)[0] == {}
@@ -112,7 +112,7 @@ def test_own_files_and_an_own_base_folder_end_in_a_mixture(own, planner, start):
 
 
 def check_held_out_sets(own, results):
-    """The loans are tested on a file of their own; the cases are validated on public records, and may say so."""
+    """The loans have a separate test file; the cases are validated on public records, so their package may state it."""
 
     def lines(name):
         return [json.loads(line) for line in (results / "data" / name).read_text().splitlines()]

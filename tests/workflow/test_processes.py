@@ -1,4 +1,4 @@
-"""A stage on two processes, started by the rule: stopped, killed, and ended by one process as if nothing had been."""
+"""A stage on two processes, started by the rule: stopped, killed, and finished by one process with an equal result."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ def configured(project, *, processes):
 
 
 def processes_of(project):
-    """The ids of all training processes of the job, the first one's before the others'."""
+    """Return the ids of all training processes of the job, first the one of the first process."""
     first = trainer_pid(project)
     launcher = int(Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()[1])
     children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
@@ -62,5 +62,5 @@ def test_two_processes_stopped_then_killed_then_one(prepared):
     state = trained(project)
     assert [line["step"] for line in state["history"] if "loss" in line] == list(range(1, STEPS + 1))
     assert (state["environment"]["processes"], state["privacy"]["steps"]) == (1, STEPS)
-    # How many processes make an adapter is no reason to make it again.
+    # Another number of processes does not make a finished adapter stale.
     assert not {rule for rule in configured(project, processes=2).planned(*TARGETS) if rule.startswith("train")}

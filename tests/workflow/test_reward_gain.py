@@ -1,4 +1,4 @@
-"""The demo's own settings, one expert, under privacy: the reward on held-out prompts rises, and the gain counts."""
+"""The demo's settings, one expert, under privacy: the reward on held-out prompts rises significantly."""
 
 import copy
 import json
@@ -8,7 +8,7 @@ import yaml
 
 from tests.workflow.conftest import ROOT, new_project
 
-# A group of its own: it takes minutes, and needs nothing of the other workflow tests.
+# A separate group: it takes minutes and shares nothing with the other workflow tests.
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("reward_gain")]
 
 EXPERT = "banking_expert"

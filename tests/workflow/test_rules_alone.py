@@ -1,7 +1,7 @@
-"""Every rule alone: its recorded command, in a folder that holds the program and the rule's declared inputs only.
+"""Every rule alone: its recorded command, in a folder with only the program and the rule's declared inputs.
 
-What a rule reads without declaring it is not there, so a rule that would miss an edit fails here. What it makes is
-compared with what it made in the whole run.
+A file that a rule reads without declaring it is missing there, so a rule that would miss an edit fails. The output is
+compared with the output in the whole run.
 """
 
 import json
@@ -67,7 +67,7 @@ def test_a_rule_needs_only_what_it_declares(finished, world, tmp_path, rule):
 
 
 def provide(job, *, source, folder):
-    """Copy the program and the job's declared inputs, and make the folders of what it writes, as Snakemake does."""
+    """Copy the program and the job's declared inputs, and make the folders of its outputs, as Snakemake does."""
     for name in TREE:
         path = source / name
         if path.is_dir():
@@ -77,7 +77,7 @@ def provide(job, *, source, folder):
             shutil.copy2(path, folder / name)
     for name in job["input"]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith("/base.json"):  # it stands for its folder, whose files it lists with their digests
+        if name.endswith("/base.json"):  # it represents its folder: it lists the folder's files with digests
             shutil.copytree((source / name).parent, (folder / name).parent, dirs_exist_ok=True)
         else:
             shutil.copy2(source / name, folder / name)
@@ -86,7 +86,7 @@ def provide(job, *, source, folder):
 
 
 def content(path, project, tmp_path):
-    """What has to be equal in two files of the same making: all but measured times and random signatures."""
+    """Return what must be equal in two outputs of the same job: everything but measured times and random signatures."""
     from sealed_experts.training.checkpoints import load_state, tensors_digest
 
     if path.suffix == ".pt":
@@ -95,7 +95,8 @@ def content(path, project, tmp_path):
     if path.suffix in (".tgsp", ".expert"):
         unpacked = tmp_path / f"{path.parent.parent.parent.name} {path.name}"
         policy = tmp_path / "policy.yaml"
-        policy.write_text("signatures: [ed25519]\n")  # the publisher has two kinds of key, and an .expert one signature
+        # The publisher has two kinds of keys, but an .expert file has one signature.
+        policy.write_text("signatures: [ed25519]\n")
         project.tool("unpack", str(path), str(unpacked), "--policy", str(policy))
         return {member.name: member.read_bytes() for member in unpacked.iterdir() if "signature" not in member.name}
     if path.suffix == ".json":

@@ -1,4 +1,4 @@
-"""The whole workflow on a tiny configuration: what it makes, and that it makes it once."""
+"""The whole workflow on a tiny configuration: what it makes, and that it makes everything only once."""
 
 import base64
 import json
@@ -123,9 +123,9 @@ def test_training_metrics_do_not_hide_that_nothing_is_claimed(finished):
 
 
 def test_nothing_private_is_in_packages_or_mixture(finished):
-    """Fingerprints, realised losses and counts stay on the trainer's machine; so does the digest of both splits.
+    """Fingerprints, measured losses and counts stay on the trainer's machine; so does the digest of both splits.
 
-    The demo's records are declared public, so that a package names its training data by their digest.
+    The demo's records are declared public, so a package may state the digest of its training data.
     """
     results = finished.folder / "results"
     for expert in EXPERTS:
@@ -138,14 +138,14 @@ def test_nothing_private_is_in_packages_or_mixture(finished):
 
 
 def spellings(secret: bytes) -> list[bytes]:
-    """Return how a key's bytes could stand in a file: raw, in hexadecimal, in base64."""
+    """Return the forms in which a key's bytes could be in a file: raw, hexadecimal, base64."""
     encoded = [encode(secret).rstrip(b"=") for encode in (base64.b64encode, base64.urlsafe_b64encode)]
-    # Of base64, the last letter depends on what follows.
+    # In base64, the last letter depends on the next bytes.
     return [secret, secret.hex().encode(), secret.hex().upper().encode(), *(text[:-1] for text in encoded)]
 
 
 def private_keys(home) -> list[bytes]:
-    """Return every spelling of the publisher's private key and of the key that names the owner's private data."""
+    """Return all forms of the publisher's private key, and of the key for names of the owner's private data."""
     pem = (home / "keys" / "publisher.pem").read_bytes()
     blocks = re.findall(rb"-----BEGIN PRIVATE KEY-----.*?-----END PRIVATE KEY-----\n", pem, re.DOTALL)
     lines = [line for line in pem.splitlines() if len(line) > 20 and not line.startswith(b"-----")]
@@ -163,7 +163,7 @@ def holding(folder, secrets: list[bytes]) -> list[str]:
 
 
 def test_no_private_key_is_in_anything_that_a_run_leaves_behind(finished):
-    """Parameters, logs, Snakemake's metadata, metrics, packages: every file, but the keys' own folder."""
+    """Parameters, logs, Snakemake's metadata, metrics, packages: every file except the folder of the keys."""
     secrets = private_keys(finished.home)
     assert holding(finished.home, secrets) == ["owner.key", "publisher.pem"]
     assert (finished.folder / ".snakemake").is_dir()
@@ -184,7 +184,7 @@ def test_the_second_stage_is_what_is_sealed_and_every_file_says_so(finished, tmp
 
 
 def test_the_evaluation_measures_what_the_stages_measured(finished):
-    """The same held-out records, prompts and draws: equal to the last bit, although another process measured."""
+    """The same held-out records, prompts and draws: equal to the last bit, although another process measures."""
     folder = finished.folder / "results/experts/banking_expert"
     models = json.loads((folder / "evaluation.json").read_text())["models"]
     rl = json.loads((folder / "rl/rl_metrics.json").read_text())
@@ -223,7 +223,7 @@ def test_every_expert_was_found_to_answer_alone_as_in_the_mixture(finished):
 
 
 def test_a_key_that_cannot_seal_is_refused_before_the_first_job_in_one_line(tmp_path, starts, monkeypatch):
-    """A wrong passphrase was found when the trained expert was sealed; what was found earlier came in ten lines."""
+    """A bug: a wrong passphrase was reported only at sealing, after training, and other errors took ten lines."""
     project = new_project(tmp_path / "project", tmp_path / "home", warm=starts.environment)
     project.configure(TINY)
     monkeypatch.setenv("SEALED_EXPERTS_PASSPHRASE", "word")

@@ -1,4 +1,4 @@
-"""A source is one file: a module that is dropped into the tree is configured, prepared, and followed by its files."""
+"""A source is one file: a new module in the tree can be configured and prepared, and its files make it stale."""
 
 import copy
 import json
@@ -53,7 +53,7 @@ EXTRA = """
 
 @pytest.fixture
 def toy(prepared):
-    """A project whose dataset `toy` is of a source that the library does not have."""
+    """A project with a dataset `toy` whose source is not in the library."""
     (prepared.folder / "lines.txt").write_text("".join(f"What is {n}?\nIt is {n}.\n" for n in range(40)))
     configuration = copy.deepcopy(TINY)
     configuration["datasets"]["toy"] = {"source": "alternate_lines", "texts": ["lines.txt"], "val_fraction": 0.3}

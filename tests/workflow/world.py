@@ -1,4 +1,4 @@
-"""The finished run whose edits the tests of staleness make: the configuration that docs/staleness.md describes."""
+"""The finished run for the tests of staleness: the configuration in docs/staleness.md."""
 
 import base64
 import copy
@@ -13,7 +13,7 @@ OWN_REWARD = "def short(prompt, response):\n    return 1 / (1 + len(response))\n
 
 
 class Reader(Project):
-    """A project that can read packages which are encrypted for it."""
+    """A project with an identity, which can read packages that are encrypted for it."""
 
     def environment(self, **extra):
         identity = self.home / "recipients" / "reader.pem"
@@ -21,7 +21,7 @@ class Reader(Project):
 
 
 def configuration_of_the_table() -> dict:
-    """The configuration whose edits the table shows."""
+    """Return the configuration that the table's edits change."""
     configuration = copy.deepcopy(TINY)
     configuration["datasets"]["letters"] = {"source": "files", "paths": ["data/letters.jsonl"]}
     experts = configuration["experts"]
@@ -36,7 +36,7 @@ def configuration_of_the_table() -> dict:
 
 
 def finished_world(finished: Project, tmp_path_factory) -> Project:
-    """Make a finished run of that configuration: `--touch` takes the training from the session's run, the rest runs."""
+    """Make a finished run of that configuration. `--touch` keeps the training of the session's run; other jobs run."""
     folder = finished.copy(tmp_path_factory.mktemp("world") / "a project").folder
     home = tmp_path_factory.mktemp("world_home") / "home"
     shutil.copytree(finished.home, home)
@@ -52,9 +52,9 @@ def finished_world(finished: Project, tmp_path_factory) -> Project:
 
 
 def _own_files(folder: Path) -> None:
-    """Write what the user of that configuration has beside the repository."""
+    """Write the user's files for that configuration."""
     (folder / "data").mkdir()
-    # More than a megabyte: above that, Snakemake left to itself looks at times only.
+    # More than a megabyte: for larger files, Snakemake by default compares only times.
     rows = [
         {"instruction": f"What is letter {number}?", "output": f"It is {number}." + " " * 9000} for number in range(130)
     ]
@@ -73,7 +73,7 @@ def recorded_jobs(project: Project) -> list[dict]:
     jobs: dict[str, dict] = {}
     for path in sorted(filter(Path.is_file, metadata.rglob("*"))):
         record = json.loads(path.read_text())
-        # A file is recorded under its name in base64, cut into folders where that is long.
+        # The record of a file is named by its path in base64; long names are cut into folders.
         name = "".join(part.removeprefix("@") for part in path.relative_to(metadata).parts)
         job = jobs.setdefault(record["shellcmd"], record | {"output": []})
         job["output"].append(base64.urlsafe_b64decode(name).decode())

@@ -1,4 +1,4 @@
-"""`sealed-experts ask`: a verified expert answers."""
+"""`sealed-experts ask`: let a verified expert answer a question."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _PROMPT = "you> "
 _KEPT = "\n\t\u200c\u200d"
-_STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format, half a character, separators of lines and paragraphs
+_STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format, surrogate, line and paragraph separators
 _GOODBYES = ("exit", "quit")
 
 
@@ -28,30 +28,37 @@ def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser = subparsers.add_parser(
         "ask",
         help="ask the mixture a question",
-        description="Verify every package of a mixture, load it, and let the expert that the question's keywords call "
-        "answer. A package that fails verification, a missing file or another base: refused, and nothing is loaded.",
+        description="Verify every package of a mixture, load it, and let one expert answer. The keywords in the "
+        "question select the expert. If a package fails verification, a file is missing or the base is another one, "
+        "nothing is loaded.",
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="moe_config.json")
     parser.add_argument("question", nargs="?", metavar="QUESTION", help="the question, in quotes")
-    parser.add_argument("--interactive", action="store_true", help="go on asking; an empty line or Ctrl-D ends it")
-    parser.add_argument("--json", action="store_true", help="print one JSON object an answer")
-    parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer (default: 128)")
     parser.add_argument(
-        "--temperature", type=float, default=0.0, metavar="T", help="0, the default, takes the likeliest words"
+        "--interactive", action="store_true", help="ask one question after another; stop with an empty line or Ctrl-D"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object per answer")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=128, metavar="N", help="most tokens in an answer (default: 128)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="which of the answers that a temperature allows (default: 0)"
+        "--temperature", type=float, default=0.0, metavar="T", help="sampling temperature; 0 is greedy (default: 0)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the sampling, if the temperature is above 0 (default: 0)"
     )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run (default: auto)"
     )
-    parser.add_argument("--policy", type=Path, metavar="FILE", help="what is required of the packages (docs/keys.md)")
+    parser.add_argument(
+        "--policy", type=Path, metavar="FILE", help="file of extra requirements for the packages (docs/keys.md)"
+    )
     add_identity(parser)
     parser.set_defaults(run=ask)
 
 
 def ask(args: argparse.Namespace) -> int:
-    """Answer the question, or one after another; return 0.
+    """Answer one question, or one after another with --interactive; return 0.
 
     Raises:
         UserError: there is no question, or the mixture is refused.
@@ -59,7 +66,7 @@ def ask(args: argparse.Namespace) -> int:
     if args.question is None and not args.interactive:
         raise UserError("there is no question: write it in quotes after the configuration, or add --interactive")
     if args.question is not None:
-        # Bytes of the command line that are no text travel as surrogates, which no tokenizer takes.
+        # Python passes bytes that are not UTF-8 on as surrogates. Tokenizers refuse those.
         args.question = asked(args.question).encode(errors="surrogateescape").decode(errors="replace")
     engine = _engine(args)
     if args.question is not None:
@@ -74,10 +81,10 @@ def ask(args: argparse.Namespace) -> int:
 
 
 def _engine(args: argparse.Namespace) -> "Engine":
-    # What is loaded is on this disk and verified; the libraries need neither ask the hub nor report on it.
+    # All files are on this disk and verified: the libraries need not contact the hub or print anything.
     for name, value in (("HF_HUB_OFFLINE", "1"), ("TRANSFORMERS_VERBOSITY", "error"), ("TQDM_DISABLE", "1")):
         os.environ.setdefault(name, value)
-    warnings.simplefilter("ignore", FutureWarning)  # one library to another, about their next versions
+    warnings.simplefilter("ignore", FutureWarning)  # meant for developers of the libraries
     from sealed_experts.moe.engine import Engine
     from sealed_experts.packages.keys.policy import Policy
     from sealed_experts.packages.keys.trust import load_trust
@@ -100,19 +107,19 @@ def _show(answer: "Answer", *, as_json: bool) -> None:
 
 
 def _printable(text: str) -> str:
-    """Return what may go to a terminal: a model can be made to say escape sequences, or to turn the reading direction.
+    """Return an answer that is safe to print: a model can be made to write escape sequences or direction marks.
 
-    The joiners stay, which some scripts and emoji need.
+    Zero-width joiners stay, because some scripts and emoji need them.
     """
     return "".join(char if char in _KEPT or unicodedata.category(char) not in _STEERING else "\ufffd" for char in text)
 
 
 def _questions() -> Iterator[str]:
-    """Yield what the person types, with line editing and history, until an empty line or the end of input."""
+    """Yield what the user types, with line editing and history, until an empty line or the end of the input."""
     if sys.stdin.isatty():
         import readline  # noqa: F401 (input() edits lines when it is loaded)
 
-        print("Ask away; an empty line or Ctrl-D ends it.")
+        print("Type a question. An empty line or Ctrl-D ends the session.")
     while True:
         try:
             line = input(_PROMPT if sys.stdin.isatty() else "").strip()

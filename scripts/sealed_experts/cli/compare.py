@@ -23,13 +23,13 @@ def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser = subparsers.add_parser(
         "compare",
         help="compare an expert's stages with each other and with the base",
-        description="Show what was measured on held-out records before and after each stage: loss, reward and other "
-        "metrics with 95% intervals, and whether the gain in reward counts. These numbers are as private as the "
-        "records.",
+        description="Show the measurements on held-out records before and after each stage: loss, reward and other "
+        "metrics with 95% intervals, and whether the gain in reward is significant. These numbers are as private as "
+        "the records.",
     )
     parser.add_argument("experts", nargs="*", metavar="EXPERT", help="which experts (default: all that were evaluated)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="the run's results (default: results)")
-    parser.add_argument("--samples", action="store_true", help="show the sample answers too, side by side")
+    parser.add_argument("--samples", action="store_true", help="also show sample answers, side by side")
     parser.add_argument("--json", action="store_true", help="print the evaluations as JSON")
     parser.set_defaults(run=compare)
 
@@ -54,7 +54,7 @@ def compare(args: argparse.Namespace) -> int:
 
 
 def show_evaluation(evaluation: Evaluation, console: "Console", *, samples: bool) -> None:
-    """Print one expert's evaluation, as wide as the terminal."""
+    """Print one expert's evaluation, fitted to the terminal's width."""
     from rich.text import Text
 
     console.print(Text(evaluation["expert"], style="bold"), Text(_measured(evaluation), style="dim"))
@@ -95,7 +95,7 @@ def _measured(evaluation: Evaluation) -> str:
 
 
 def _fitting_figures(evaluation: Evaluation, console: "Console") -> "Table":
-    """Return the table of figures, its intervals under the means where the terminal is narrow."""
+    """Return the table of figures. On a narrow terminal the intervals are below the means."""
     wide = _figures(evaluation, before_interval=" ")
     room = console.measure(wide, options=console.options.update(width=1000)).maximum
     return wide if room <= console.width else _figures(evaluation, before_interval="\n")
@@ -115,7 +115,7 @@ def _figures(evaluation: Evaluation, *, before_interval: str) -> "Table":
 
 
 def _gain_lines(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """Return what the stage with the reward, or the last one, changed, each line with its style."""
+    """Return the lines about the change that the reward's stage, or the last one, made, each with its style."""
     gain, judged = shown_gain(evaluation), verdict(evaluation)
     if gain is None:
         return []
@@ -149,7 +149,7 @@ def _answers(evaluation: Evaluation, sample: Evaluation) -> "RenderableType":
 
 
 def _scores(answer: Evaluation) -> list[str]:
-    """Return an answer's scores, without the parts that some are made of."""
+    """Return an answer's scores, without the parts of a score."""
     return [f"{name} {number(value, '.2f')}" for name, value in answer["scores"].items() if "." not in name]
 
 

@@ -1,4 +1,4 @@
-"""`sealed-experts keys rotate` and `revoke`: what a publisher does when a key has served, or is lost."""
+"""`sealed-experts keys rotate` and `revoke`: replace a signing key, or revoke one that is lost or leaked."""
 
 import argparse
 import json
@@ -18,9 +18,10 @@ def add_rotate(commands: _Commands) -> None:
     """Register `rotate`."""
     parser = commands.add_parser(
         "rotate",
-        help="put a new key in the place of one's own",
-        description="Make a new key in its place, keep the old one aside, and write a statement, signed by "
-        "both, that lets whoever trusts the old key trust the new one: `sealed-experts keys trust STATEMENT`.",
+        help="replace your key with a new one",
+        description="Make a new key in the place of the old one, keep the old one as a retired key, and write a "
+        "statement that both keys sign. Everyone who trusts the old key uses it to trust the new one: "
+        "`sealed-experts keys trust STATEMENT`.",
     )
     parser.add_argument("--name", help="which key (default: the one that signs)")
     parser.add_argument("--output", type=Path, required=True, metavar="STATEMENT", help="the statement to write")
@@ -32,36 +33,38 @@ def add_revoke(commands: _Commands) -> None:
     """Register `revoke`."""
     parser = commands.add_parser(
         "revoke",
-        help="refuse a key for good: one's own, or by its holder's statement",
-        description="Revoke one's own key (--reason, --output): it is refused here, put aside, and a signed statement "
-        "is written for others. Or write that statement for the day when the key is lost (--in-advance): nothing is "
-        "revoked then. Or refuse another's key by such a statement (--statement). All that a revoked key ever signed "
-        "is refused, since a package holds no trusted time.",
+        help="revoke your own key, or another publisher's key by its owner's statement",
+        description="Revoke your own key (--reason, --output): it is refused here and moved away, and a signed "
+        "statement is written for others. Or write this statement in advance, in case the key gets lost "
+        "(--in-advance): this revokes nothing. Or revoke another publisher's key by its owner's statement "
+        "(--statement). Everything that a revoked key ever signed is refused, because a package holds no trusted time.",
     )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--output", type=Path, metavar="STATEMENT", help="the statement about one's own key to write")
-    which.add_argument("--statement", type=Path, metavar="STATEMENT", help="another's statement to follow")
-    parser.add_argument("--reason", help="why, in one line; it is public (with --output)")
-    parser.add_argument("--name", help="which key of one's own (default: the one that signs)")
+    which.add_argument(
+        "--output", type=Path, metavar="STATEMENT", help="write the statement about your own key to this file"
+    )
+    which.add_argument("--statement", type=Path, metavar="STATEMENT", help="apply another publisher's statement")
+    parser.add_argument("--reason", help="why, in one public line (with --output)")
+    parser.add_argument("--name", help="which of your keys (default: the one that signs)")
     parser.add_argument(
-        "--fingerprint", metavar="HEX", help="that of the key that is meant; a key that was rotated in needs it"
+        "--fingerprint", metavar="HEX", help="the key's fingerprint; required for a key that replaced another one"
     )
     parser.add_argument(
         "--in-advance",
         action="store_true",
-        help="with --output: only write the statement; keep it in a safe place",
+        help="with --output: only write the statement and revoke nothing; keep it in a safe place",
     )
     parser.add_argument(
         "--with-introduced",
         action="store_true",
-        help="with --statement: refuse the keys that came through the revoked one's rotations too",
+        help="with --statement: also revoke the keys that you trust through rotations of this key",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=revoke)
 
 
 def rotate(args: argparse.Namespace) -> int:
-    """Put a new key in the place of one's own; return 0."""
+    """Replace one of the user's keys with a new one; return 0."""
     from sealed_experts.packages.keys.key_changes import rotate_key
     from sealed_experts.packages.keys.retired_keys import revoking_command
 
@@ -76,18 +79,18 @@ def rotate(args: argparse.Namespace) -> int:
     print(f"{done.path} is a new key; it {signs}is trusted here as {done.new.name}")
     print_fingerprints(done.new)
     print(
-        f"the old key ({done.old.fingerprint}) is kept as {done.retired}; what it signed is still accepted. Seal your "
-        f"packages again, and give {args.output} to whoever trusts the old key: `sealed-experts keys trust "
-        f"{args.output.name}`"
+        f"the old key ({done.old.fingerprint}) is kept as {done.retired}; packages that it signed are still accepted. "
+        f"Seal your packages again, and give {args.output} to everyone who trusts the old key: "
+        f"`sealed-experts keys trust {args.output.name}`"
     )
-    print(f"when none of your packages needs the old key any more, or if it leaked, this revokes it: `{revoking}`")
+    print(f"revoke the old key when none of your packages needs it any more, or if it leaked: `{revoking}`")
     if hint is not None:
         print(hint)
     return 0
 
 
 def revoke(args: argparse.Namespace) -> int:
-    """Refuse a key for good, or write the statement for it; return 0."""
+    """Revoke a key, or only write the statement that revokes it; return 0."""
     if args.statement is not None:
         return _follow_revocation(args)
     from sealed_experts.packages.keys.key_changes import revoke_in_advance, revoke_key
@@ -105,11 +108,13 @@ def revoke(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({**described(entry), "introduced": []}))
     elif args.in_advance:
-        print(f"nothing is revoked; whoever gets {args.output} can revoke {entry.name}: keep it in a safe place")
+        print(f"nothing is revoked yet. Anyone who has {args.output} can revoke {entry.name}: keep it in a safe place")
         print_fingerprints(entry)
     else:
         _print_revoked(entry)
-        print(f"give {args.output} to whoever trusts it: `sealed-experts keys revoke --statement {args.output.name}`")
+        print(
+            f"give {args.output} to all who trust the key: `sealed-experts keys revoke --statement {args.output.name}`"
+        )
     return 0
 
 
@@ -118,7 +123,7 @@ def _follow_revocation(args: argparse.Namespace) -> int:
 
     if args.in_advance or any(given is not None for given in (args.reason, args.name, args.fingerprint)):
         raise UserError(
-            "--reason, --name, --fingerprint and --in-advance are for one's own key; a statement brings both"
+            "--reason, --name, --fingerprint and --in-advance are for your own key; a statement holds all of that"
         )
     entry, introduced = follow_revocation(args.statement, with_introduced=args.with_introduced)
     if args.json:
@@ -127,15 +132,15 @@ def _follow_revocation(args: argparse.Namespace) -> int:
     _print_revoked(entry)
     for other in introduced:
         if other.revoked is not None:
-            print(f"revoked too: {other.name}, which came through this key")
+            print(f"revoked too: {other.name}, which was trusted through this key")
         else:
             print(
-                f"still trusted: {other.name}, which came through this key; ask its owner whether that was really "
-                "them, or run this again with --with-introduced"
+                f"still trusted: {other.name}, through a statement of this key; ask its owner whether it is really "
+                "theirs, or run this again with --with-introduced"
             )
     return 0
 
 
 def _print_revoked(entry: "Publisher") -> None:
-    print(f"revoked: {entry.name} ({entry.revoked}); all that it ever signed is refused here")
+    print(f"revoked: {entry.name} ({entry.revoked}); everything that it ever signed is refused here")
     print_fingerprints(entry)

@@ -1,4 +1,4 @@
-"""`sealed-experts keys list`: what signs, what opens, and who is trusted."""
+"""`sealed-experts keys list`: show your keys and the trusted publishers."""
 
 import argparse
 import json
@@ -14,16 +14,16 @@ _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def add_list(commands: _Commands) -> None:
     """Register `list`."""
-    parser = commands.add_parser("list", help="show one's own keys and the trusted publishers")
+    parser = commands.add_parser("list", help="show your own keys and the trusted publishers")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=list_keys)
 
 
 def list_keys(args: argparse.Namespace) -> int:
-    """Show what signs and what is trusted; return 0.
+    """Show the user's keys and the trusted publishers; return 0.
 
     Raises:
-        UserError: the key that signs cannot be used; all the rest has been shown.
+        UserError: the signing key cannot be used. Everything else was shown before.
     """
     from sealed_experts.packages.keys.private_keys import key_path, keys_folder
     from sealed_experts.packages.keys.trust import load_trust
@@ -58,7 +58,7 @@ def list_keys(args: argparse.Namespace) -> int:
 
 
 def _fingerprint_of(path: Path) -> tuple[str | None, UserError | None]:
-    """Return a key's fingerprint, or why there is none: one damaged file must not hide the others."""
+    """Return a key's fingerprint, or the error that prevents it: one damaged file must not hide the others."""
     from sealed_experts.packages.keys.private_keys import public_half
 
     try:

@@ -1,4 +1,4 @@
-"""`sealed-experts keys`: publishers' keys and whom this machine trusts."""
+"""`sealed-experts keys`: your keys and the publishers that you trust."""
 
 import argparse
 import datetime
@@ -21,13 +21,14 @@ _NEVER = "never"
 
 
 def add_parsers(subparsers: _Commands) -> None:
-    """Register `keys` and its own commands."""
+    """Register `keys` and its subcommands."""
     keys = subparsers.add_parser(
         "keys",
-        help="make and trust publishers' keys",
-        description="Keys live under ${SEALED_EXPERTS_HOME:-~/.config/sealed-experts}: private ones in keys/ (mode "
-        "0600), the publishers whose packages are accepted in trust/. SEALED_EXPERTS_KEY names another private key "
-        "to sign with, SEALED_EXPERTS_PASSPHRASE holds its passphrase; without it a terminal is asked.",
+        help="create signing keys, and trust publishers",
+        description="Keys are stored under ${SEALED_EXPERTS_HOME:-~/.config/sealed-experts}: your private keys in "
+        "keys/ (mode 0600), the publishers whose packages you accept in trust/. To sign with another private key, set "
+        "SEALED_EXPERTS_KEY to its file. SEALED_EXPERTS_PASSPHRASE holds a key's passphrase; if it is not set, the "
+        "terminal asks for it.",
     )
     commands = keys.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in (_create, key_list.add_list, _export, key_changes.add_rotate, key_changes.add_revoke, _trust, _untrust):
@@ -35,24 +36,24 @@ def add_parsers(subparsers: _Commands) -> None:
 
 
 def _create(commands: _Commands) -> None:
-    parser = commands.add_parser("create", help="make a key, test it, and trust its public half")
-    parser.add_argument("--name", help="what to call it (default: publisher, the one that signs)")
+    parser = commands.add_parser("create", help="create a key, test it, and trust its public half")
+    parser.add_argument("--name", help="name of the key (default: publisher, the one that signs)")
     parser.add_argument(
         "--algorithm",
         action="append",
         metavar="NAME",
-        help="ed25519 or ml-dsa-65; repeat for both (default: all that work here)",
+        help="ed25519 or ml-dsa-65; repeat for both (default: all that this machine supports)",
     )
     parser.add_argument("--passphrase", action="store_true", help="protect the file with a passphrase")
     parser.add_argument(
-        "--recipient", action="store_true", help="make a key to open packages that are encrypted for it instead"
+        "--recipient", action="store_true", help="create a key that opens encrypted packages, instead of one that signs"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=create)
 
 
 def _export(commands: _Commands) -> None:
-    parser = commands.add_parser("export", help="write the public half of a signing key, for others to trust")
+    parser = commands.add_parser("export", help="write the public half of a signing key, to give to others")
     parser.add_argument("--name", help="which key (default: the one that signs)")
     parser.add_argument("--output", type=Path, help="file to write (default: standard output)")
     parser.set_defaults(run=export)
@@ -61,32 +62,34 @@ def _export(commands: _Commands) -> None:
 def _trust(commands: _Commands) -> None:
     parser = commands.add_parser(
         "trust",
-        help="accept packages signed with a key",
-        description="Accept a publisher's packages, or change what is accepted of one that is trusted already.",
+        help="trust a publisher: accept the packages that its key signs",
+        description="Accept a publisher's packages, or change the limits of a publisher that you trust already.",
     )
     parser.add_argument(
-        "file", type=Path, metavar="FILE", help="public key in PEM, from its owner, or a rotation statement"
+        "file", type=Path, metavar="FILE", help="a publisher's public key (PEM), or a rotation statement"
     )
-    parser.add_argument("--name", help="what to call it (default: the file's name)")
+    parser.add_argument("--name", help="name of the publisher here (default: the file's name)")
     parser.add_argument(
         "--scope",
         action="append",
         metavar="PATTERN",
-        help="names of the experts that it may sign, with * and ?; repeat for several (default: any)",
+        help="pattern (* and ?) of the experts that it may sign; repeat for several (default: all)",
     )
-    parser.add_argument("--expires", metavar="DATE", help="last day of trust, as 2030-12-31, or never (default)")
+    parser.add_argument(
+        "--expires", metavar="DATE", help="last day of trust, for example 2030-12-31, or never (default)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=trust)
 
 
 def _untrust(commands: _Commands) -> None:
-    parser = commands.add_parser("untrust", help="no longer accept a key")
-    parser.add_argument("key", metavar="KEY", help="its name, or its whole fingerprint")
+    parser = commands.add_parser("untrust", help="stop trusting a publisher")
+    parser.add_argument("key", metavar="KEY", help="the publisher's name, or its complete fingerprint")
     parser.set_defaults(run=untrust)
 
 
 def create(args: argparse.Namespace) -> int:
-    """Make a key; return 0."""
+    """Create a key; return 0."""
     from sealed_experts.packages.keys import passphrase
     from sealed_experts.packages.keys.own_entry import DEFAULT_NAME
     from sealed_experts.packages.keys.private_keys import create_key, key_path
@@ -107,7 +110,9 @@ def create(args: argparse.Namespace) -> int:
     print_fingerprints(key)
     print(f"tested: {' and '.join(key.algorithms)} sign and verify here")
     for algorithm in (algorithm for algorithm, works in available.items() if not works):
-        print(f"not available: {algorithm}, which this machine's OpenSSL lacks (cryptography>=50 brings one that has)")
+        print(
+            f"not available: {algorithm}: this machine's OpenSSL lacks it; install cryptography>=50, which includes it"
+        )
     if hint is not None:
         print(hint)
     return 0
@@ -138,13 +143,15 @@ def trust(args: argparse.Namespace) -> int:
 
     if args.file.suffix == ".json":
         if args.scope or args.expires:
-            raise UserError("a rotation statement brings the scopes and the expiry of the key that it follows")
+            raise UserError(
+                "leave out --scope and --expires: a rotation statement keeps the scopes and the expiry of the old key"
+            )
         publisher = follow_rotation(args.file, name=args.name)
         if args.json:
             print(json.dumps(described(publisher)))
             return 0
         if publisher.certified_by is None:
-            print(f"already trusted: {publisher.name}, on its own account{limits(publisher)}")
+            print(f"already trusted: {publisher.name}, by its own key{limits(publisher)}")
         else:
             print(f"trusted: {publisher.name}, certified by the key {publisher.certified_by}{limits(publisher)}")
         print_fingerprints(publisher)
@@ -157,7 +164,7 @@ def trust(args: argparse.Namespace) -> int:
         print(f"already trusted: {publisher.name}{limits(publisher)}")
         print_fingerprints(publisher)
         return 0
-    print(f"trusted: {publisher.name}{limits(publisher)}; compare with what its owner tells you:")
+    print(f"trusted: {publisher.name}{limits(publisher)}; compare this with the fingerprint that its owner tells you:")
     print_fingerprints(publisher)
     return 0
 
@@ -178,7 +185,7 @@ def _refuse_recipient(name: str) -> None:
     public = recipients_folder() / f"{name}.pub"
     if public.exists():
         raise UserError(
-            f"the key {name} opens packages and signs none: give {public} to those who are to encrypt packages for you"
+            f"the key {name} opens packages and signs none: give {public} to everyone who encrypts packages for you"
         )
 
 
@@ -188,20 +195,20 @@ def _create_recipient(args: argparse.Namespace) -> int:
     from sealed_experts.packages.recipients.recipient_files import create_recipient
 
     if args.algorithm:
-        raise UserError("--algorithm is for keys that sign; a recipient's key has one kind only")
+        raise UserError("leave out --algorithm: it is for keys that sign, and a recipient's key has one algorithm only")
     secret = passphrase.new_passphrase() if args.passphrase or passphrase.wanted() else None
     made = create_recipient(name=args.name or "recipient", secret=secret)
     if args.json:
         print(json.dumps({"path": str(made.path), "public": str(made.public), "fingerprint": made.fingerprint}))
         return 0
-    print(f"made {made.path}; give {made.public} to those who are to encrypt packages for you")
+    print(f"made {made.path}; give {made.public} to everyone who encrypts packages for you")
     print(f"fingerprint {made.fingerprint}")
     print(f"to open such packages: --identity {made.path}, or export {VARIABLE}={made.path}")
     return 0
 
 
 def _trusted(args: argparse.Namespace) -> "tuple[Publisher | None, Publisher]":
-    """Return the trust store's entry of a public file before and after: options that are not given change nothing."""
+    """Return a publisher's entry in the trust store, before and after. Options that are not given change nothing."""
     from sealed_experts.packages.keys.pem import read_public_keys
     from sealed_experts.packages.keys.publisher import ANYTHING, Publisher
     from sealed_experts.packages.keys.trust import load_trust, trust_publisher
@@ -226,7 +233,7 @@ def _day(text: str) -> datetime.date | None:
     try:
         day = datetime.date.fromisoformat(text)
     except ValueError as error:
-        raise UserError(f"--expires {text}: this is no day: write it as 2030-12-31, or {_NEVER}") from error
+        raise UserError(f"--expires {text}: this is not a date: write it as 2030-12-31, or {_NEVER}") from error
     if day < today():
-        raise UserError(f"--expires {text}: that day is past: name a later one, or use `keys untrust`")
+        raise UserError(f"--expires {text}: that day is in the past: give a later one, or use `keys untrust`")
     return day

@@ -1,4 +1,4 @@
-"""`sealed-experts`: the command line for people."""
+"""`sealed-experts`: the command line."""
 
 import argparse
 import errno
@@ -17,8 +17,8 @@ _BROKEN_PIPE = 141
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _EXAMPLES = """\
 examples:
-  sealed-experts run                                 make everything config/config.yaml asks for
-  sealed-experts watch                               follow it from another terminal
+  sealed-experts run                                 make everything that config/config.yaml asks for
+  sealed-experts watch                               follow the run from another terminal
   sealed-experts route results/moe/moe_config.json "What is a mortgage?"
   sealed-experts ask results/moe/moe_config.json "What is a mortgage?"
   sealed-experts ask results/moe/moe_config.json --interactive
@@ -69,22 +69,22 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _prepare_streams() -> None:
-    """Give closed streams (`>&-`) somewhere to go, and let no character end a command."""
+    """Open closed streams (`>&-`) as /dev/null, and let no character that cannot be written end a command."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 (for good)
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 (stays open)
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that has no ε gets a question mark, not a traceback
+            stream.reconfigure(errors="replace")  # a terminal without ε shows a question mark, not a traceback
 
 
 def _discard_output() -> None:
-    """Let go what Python would still flush on exit: it has nowhere to go."""
+    """Send what Python still flushes on exit to /dev/null."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parsed(argv: list[str]) -> argparse.Namespace:
-    # What follows `run` is Snakemake's: argparse would reorder it and swallow a `--`.
+    # All arguments after `run` are for Snakemake: argparse would reorder them and drop a `--`.
     if argv[:1] == ["run"] and not {"-h", "--help"} & set(argv):
         args = parser().parse_args(["run"])
         args.arguments = argv[1:]

@@ -1,4 +1,4 @@
-"""`sealed-experts verify`, `inspect` and `unpack`: packages, and signed PEFT folders, through their one door."""
+"""`sealed-experts verify`, `inspect` and `unpack`, for packages and signed PEFT folders."""
 
 import argparse
 import json
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # `packages` is imported by the functions that need it: other commands start without cryptography and numpy.
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _UNTRUSTED = """\
-WARNING: {path} was checked under the key that it carries itself.
-WARNING: Anyone can make such a file. Nobody whom you trust says who made it or what it is; do not load it.
+WARNING: {path} was checked only with the key that it contains itself.
+WARNING: Anyone can make such a file. Nobody that you trust confirms who made it or what it is. Do not load it.
 """
 
 
@@ -33,18 +33,19 @@ def add_parsers(subparsers: _Commands) -> None:
         subparsers,
         "inspect",
         "show what a package says about itself",
-        "Show what a package says about itself, and whether that is verified. Exit code 0 only when all of it is; 1 for"
-        " a package that is encrypted for others, of which the manifest alone can be.",
+        "Show what a package says about itself, and whether it is verified. Exit code 0: everything is verified. Exit "
+        "code 1: the package is encrypted for others, so only its manifest is verified. Other codes are those of "
+        "`verify`.",
     )
     inspect_parser.add_argument(
-        "--json", action="store_true", help="print one JSON object: manifest and privacy receipt as they are"
+        "--json", action="store_true", help="print one JSON object with the complete manifest and privacy receipt"
     )
     inspect_parser.set_defaults(run=inspect)
     unpack_parser = _parser(
         subparsers,
         "unpack",
-        "write a verified package's members into a new folder",
-        "Verify a package and write its members into a new folder, which appears when it is complete.",
+        "write the files of a verified package into a new folder",
+        "Verify a package and write its files into a new folder. The folder appears only when it is complete.",
     )
     unpack_parser.add_argument("folder", type=Path, metavar="FOLDER", help="the new folder")
     _add_allow_untrusted(unpack_parser)
@@ -55,17 +56,19 @@ def _verify(subparsers: _Commands) -> None:
     parser = _parser(
         subparsers,
         "verify",
-        "check a package",
-        "Check a package, or a PEFT folder with a model signature beside it: signature by a trusted key, every byte, "
-        "every member. Exit code 0 only when all of it holds; 5 for the signature, 11 for the content, 4 for what this "
-        "version cannot use. With --allow-untrusted, 0 says only that the package is whole by the key that it carries "
-        'itself: --json then has "ok": true beside "trusted": false.',
+        "verify a package",
+        "Verify a package, or a PEFT folder that has a model signature: the signature by a trusted key, every byte and "
+        "every file. Exit code 0: all is correct; 5: the signature is wrong or not trusted; 11: the content is wrong; "
+        "4: this version cannot use the package. With --allow-untrusted, 0 means only that the package is intact by "
+        'the key that it contains itself: --json then prints "ok": true and "trusted": false.',
     )
     parser.add_argument(
-        "--recompute-privacy", action="store_true", help="recompute the receipt's ε with a second accountant (seconds)"
+        "--recompute-privacy",
+        action="store_true",
+        help="recompute the receipt's ε with a second accountant; takes seconds",
     )
     parser.add_argument(
-        "--signature", type=Path, metavar="FILE", help="a folder's model signature (default: beside it, FOLDER.sig)"
+        "--signature", type=Path, metavar="FILE", help="the folder's model signature (default: FOLDER.sig)"
     )
     _add_allow_untrusted(parser)
     add_base(parser)
@@ -82,15 +85,15 @@ def _parser(subparsers: _Commands, name: str, short: str, description: str) -> a
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say whom to trust, and for what."""
+    """Add the options that say which publishers to trust, and for what."""
     parser.add_argument(
-        "--trust", type=Path, metavar="KEY.pub", help="trust this public key alone (default: the trust store)"
+        "--trust", type=Path, metavar="KEY.pub", help="trust only this public key (default: the trust store)"
     )
-    parser.add_argument("--policy", type=Path, metavar="FILE", help="what is required beyond that (docs/keys.md)")
+    parser.add_argument("--policy", type=Path, metavar="FILE", help="file of extra requirements (docs/keys.md)")
 
 
 def add_identity(parser: argparse.ArgumentParser) -> None:
-    """Add the option for the private key that opens what is encrypted."""
+    """Add the option for the private key that opens encrypted packages."""
     parser.add_argument(
         "--identity",
         type=Path,
@@ -100,12 +103,12 @@ def add_identity(parser: argparse.ArgumentParser) -> None:
 
 
 def add_base(parser: argparse.ArgumentParser) -> None:
-    """Add the option for the base that a package is held against."""
+    """Add the option for the base model that a package must fit."""
     parser.add_argument(
         "--base",
         type=Path,
         metavar="BASE",
-        help="the base to use it with: its folder, which the adapter's tensors are held against, or base.json alone",
+        help="check that the package fits this base: its folder (checks the adapter's tensors too), or its base.json",
     )
 
 
@@ -113,7 +116,7 @@ def _add_allow_untrusted(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-untrusted",
         action="store_true",
-        help="accept whoever made it: checks that the file is whole, and says nothing about who made it",
+        help="check only that the file is intact; this says nothing about who made it",
     )
 
 
@@ -150,8 +153,8 @@ def _verify_package(args: argparse.Namespace) -> int:
     _print_verdict(args, report)
     path = printable(str(args.path))
     if base is not None:
-        compared = "its digest alone" if base.shapes is None else "its digest and every tensor"
-        print(f"{path}: fits the base {printable(report.manifest['base']['name'])}: {compared}")
+        compared = "only its digest" if base.shapes is None else "its digest and every tensor"
+        print(f"{path}: fits the base {printable(report.manifest['base']['name'])} (compared {compared})")
     if bounds is not None:
         claim = report.manifest["privacy"]
         print(
@@ -159,7 +162,7 @@ def _verify_package(args: argparse.Namespace) -> int:
             f"it finds {bounds.low:.4g} to {bounds.high:.4g}"
         )
     elif args.recompute_privacy:
-        print(f"{path}: no ε is claimed, so there was none to recompute")
+        print(f"{path}: the package claims no ε, so there is none to recompute")
     return 0
 
 
@@ -172,7 +175,7 @@ def _recomputed(path: Path, report: "PackageReport") -> "Bounds | None":
 
 
 def _further_facts(report: "PackageReport", *, base: "BaseModules | None", bounds: "Bounds | None") -> dict[str, Any]:
-    """Return what `verify` found beyond the package itself, for programs; null what was not asked for."""
+    """Return the results of the optional checks of `verify`, for --json; null if a check was not asked for."""
     privacy = report.manifest["privacy"]
     recomputed = bounds and {"delta": privacy["delta"], "lowest_epsilon": bounds.low, "highest_epsilon": bounds.high}
     fits = base and {"name": report.manifest["base"]["name"], "tensors_compared": base.shapes is not None}
@@ -183,14 +186,16 @@ def _print_verdict(args: argparse.Namespace, report: "PackageReport") -> None:
     path, name = printable(str(args.path)), f"{report.manifest['name']} {report.manifest['version']}"
     signers = " and ".join(report.signatures)
     if args.allow_untrusted:
-        print(f"{path}: NOT verified: nobody you trust signed it; whole by the key it carries: {name} ({signers})")
+        print(
+            f"{path}: NOT verified: nobody you trust signed it; intact by the key that it contains: {name} ({signers})"
+        )
     else:
         publisher = f"{printable(report.publisher_name)} ({report.publisher})"
         print(f"{path}: verified: {name}, signed by {publisher} with {signers}")
 
 
 def inspect(args: argparse.Namespace) -> int:
-    """Print what a package says about itself; return 0 when it is verified, else the code of what it is refused for."""
+    """Print what a package says about itself; return 0 if it is verified, otherwise the exit code of its error."""
     from sealed_experts.packages.inspection import describe
 
     trusted, policy = trust_of(args)
@@ -200,27 +205,27 @@ def inspect(args: argparse.Namespace) -> int:
 
 
 def unpack(args: argparse.Namespace) -> int:
-    """Verify a package and write its members; return 0.
+    """Verify a package and write its files; return 0.
 
     Raises:
-        PackageError: it does not verify; nothing is written then.
+        PackageError: it does not verify. Nothing is written then.
     """
     from sealed_experts.packages import opening
 
     trusted, policy = _trust(args)
     identity = identity_of(args.identity)
     report = opening.unpack_any(args.path, args.folder, trust=trusted, policy=policy, identity=identity)
-    checked = "whole, but unvouched," if args.allow_untrusted else "verified"
+    checked = "intact but NOT verified" if args.allow_untrusted else "verified"
     members = len(report.manifest["members"])
     print(f"wrote {members} {checked} members and manifest.json to {printable(str(args.folder))}")
     return 0
 
 
 def trust_of(args: argparse.Namespace) -> "tuple[TrustStore, Policy]":
-    """Return whom the options trust, and for what.
+    """Return the publishers that the options trust, and the policy.
 
     Raises:
-        UserError: a file that they name cannot be read.
+        UserError: a file that the options name cannot be read.
     """
     from sealed_experts.packages.keys.policy import Policy
     from sealed_experts.packages.keys.trust import load_trust
@@ -231,7 +236,7 @@ def trust_of(args: argparse.Namespace) -> "tuple[TrustStore, Policy]":
 
 
 def facts(report: "PackageReport") -> dict[str, Any]:
-    """Return what is known of a verified package, for programs."""
+    """Return the facts about a verified package, for --json."""
     from sealed_experts.packages.opening import EXPERT, TGSP
 
     manifest = report.manifest
@@ -253,7 +258,7 @@ def facts(report: "PackageReport") -> dict[str, Any]:
 
 
 def _trust(args: argparse.Namespace) -> "tuple[TrustStore, Policy]":
-    """As `trust_of`, where the options may also waive trust: loudly, and not silently beside a key."""
+    """Do as `trust_of`, but allow --allow-untrusted, with a warning. It cannot be combined with --trust."""
     if not args.allow_untrusted:
         return trust_of(args)
     if args.trust is not None:
@@ -266,10 +271,10 @@ def _trust(args: argparse.Namespace) -> "tuple[TrustStore, Policy]":
 
 
 def identity_of(path: Path | None) -> "Identity | None":
-    """Return the recipient's private key in a file, by default the one that ${SEALED_EXPERTS_IDENTITY} names, if any.
+    """Return the recipient's private key in `path`; by default the one that ${SEALED_EXPERTS_IDENTITY} names, if set.
 
     Raises:
-        UserError: it cannot be read, or its passphrase is missing.
+        UserError: the file cannot be read, or its passphrase is missing.
     """
     from sealed_experts.packages.recipients.own_identity import own_identity
     from sealed_experts.packages.recipients.recipient_files import load_identity
@@ -281,9 +286,7 @@ def _verify_folder(args: argparse.Namespace) -> int:
     from sealed_experts.packages.signed_folder import verify_folder
 
     if args.trust is None:
-        raise UsageError(
-            f"{args.path} is a folder: give the ECDSA P-256 public key of who signed it with --trust KEY.pub"
-        )
+        raise UsageError(f"{args.path} is a folder: give its signer's ECDSA P-256 public key with --trust KEY.pub")
     refused = {
         "--allow-untrusted": args.allow_untrusted,
         "--policy": args.policy,

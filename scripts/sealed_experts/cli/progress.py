@@ -1,8 +1,8 @@
-"""How far every expert's stages have come, read from the files that trainers leave behind.
+"""The progress of every expert's stages, read from the files that trainers write.
 
-Reading never disturbs a trainer and never fails on a half-written file: the last line of `metrics.jsonl` may be torn,
-and a trainer that was killed cannot have said so in its `state.json`. That one is told by its folder's lock, which the
-operating system frees when its holder dies.
+Reading never disturbs a trainer and never fails on a half-written file: the last line of `metrics.jsonl` may be
+incomplete. A killed trainer could not update its `state.json`, so the folder's lock shows whether it still runs: the
+operating system frees the lock when the process ends.
 """
 
 import dataclasses
@@ -18,19 +18,22 @@ from sealed_experts.training.objectives import STAGES, Stage, stage_of_folder
 STATES = ("waiting", "running", "resumed", "done", "failed", "interrupted")
 
 _LOG_TAIL_BYTES = 16384
-_CUT_SHORT = {"privacy_budget": "privacy budget spent", "early_stopping": "validation got no better"}
+_CUT_SHORT = {"privacy_budget": "privacy budget spent", "early_stopping": "no better validation loss"}
 _CTRL_C = "KeyboardInterrupt"
 _PACE_LINES = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageProgress:
-    """One stage of one expert at one moment; None stands where nothing is known yet.
+    """One stage of one expert at one moment. None means: not known yet.
 
-    `state` is one of STATES. `epsilon` is the ε spent so far and `target_epsilon` its budget; both are None where no
-    ε is claimed. `seconds_left` assumes that every step up to `max_steps` is still to be made at the present speed.
-    `figures` are the newest values of what the stage's `watched` names, by the heads of their columns.
-    `note` says why a stage that is done ended early, or where one that was interrupted stopped.
+    Attributes:
+        state: one of STATES.
+        figures: {head of a column: newest value}, for the columns that the stage's `watched` names.
+        epsilon: the ε spent so far; None if no ε is claimed.
+        target_epsilon: the budget of ε; None if no ε is claimed.
+        seconds_left: an estimate that assumes the present speed up to step `max_steps`.
+        note: why a finished stage ended early, or where an interrupted one stopped.
     """
 
     expert: str
@@ -49,15 +52,15 @@ class StageProgress:
 
 
 def found_stages(results: Path) -> list[tuple[str, str]]:
-    """Return the (expert, stage) pairs that have left a trace under `results`/experts, sorted by name."""
+    """Return the (expert, stage) pairs that have files under `results`/experts, sorted by name."""
     folders = sorted(path for path in (results / "experts").glob("*/*") if path.is_dir())
     return [(path.parent.name, stage_of_folder(path.name)) for path in folders if _is_stage_folder(path)]
 
 
 def packages_without_adapters(results: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield packages that are there, each with an adapter that it was made from and that is not.
+    """Yield (package, adapter) for packages that exist although an adapter of their stages is missing.
 
-    Snakemake takes such a package for up to date when it is asked for by its name.
+    If the user asks for such a package by its file name, Snakemake believes that it is up to date.
     """
     for package in sorted((results / "packages").glob("*.tgsp")):
         folder = results / "experts" / package.stem
@@ -74,7 +77,7 @@ def read_progress(*, results: Path, stages: Iterable[tuple[str, str]], now: floa
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a `metrics.jsonl`, without lines that are torn; a missing file holds none."""
+    """Return the objects in a `metrics.jsonl`. Incomplete lines are skipped; a missing file has no objects."""
     try:
         lines = path.read_bytes().splitlines()
     except (FileNotFoundError, NotADirectoryError):
@@ -83,7 +86,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def read_state(path: Path) -> dict[str, Any] | None:
-    """Return the object of a `state.json`, or None when there is none."""
+    """Return the object in a `state.json`, or None if there is none."""
     try:
         return _json_object(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -91,10 +94,10 @@ def read_state(path: Path) -> dict[str, Any] | None:
 
 
 def last_error(path: Path) -> str | None:
-    """Return the error that a job's log ends with, or None when the log is missing or names none.
+    """Return the error at the end of a job's log, or None if the log is missing or contains no error.
 
-    An error is the last `error: …` line, or the line under the last traceback; control characters are dropped, so
-    that nothing in a log can steer the reader's terminal.
+    An error is the last `error: …` line, or the line after the last traceback. Control characters are removed, so that
+    nothing in a log can control the user's terminal.
     """
     try:
         with open(path, "rb") as stream:
@@ -121,7 +124,7 @@ def _stage_progress(folder: Path, expert: str, stage: str, now: float) -> StageP
     state = read_state(state_path) or {}
     metrics = read_metrics(place / "metrics.jsonl")
     error = _failure(state, state_path, folder / "logs" / f"train_{stage}.log", alive=alive)
-    if error is not None and error.startswith(_CTRL_C):  # before the trainer could heed it
+    if error is not None and error.startswith(_CTRL_C):  # Ctrl-C came before the trainer handled signals
         error, state = None, {**state, "state": "interrupted", "error": None}
     name = _state_name(state, alive=alive, failed=error is not None, finished=_is_finished(place))
     if name == "waiting":
@@ -136,9 +139,9 @@ def _stage_progress(folder: Path, expert: str, stage: str, now: float) -> StageP
         state=name,
         step=step,
         max_steps=max_steps,
-        # Null values, as the loss of an empty draw, say nothing.
+        # A null value, such as the loss of an empty batch, is skipped.
         figures={head: _last_value(metrics, name) for head, (name, _) in watched(stage).items()},
-        # A trainer that resumed after its last step logged none, and knows of no ε.
+        # A trainer that resumed after its last step logged no step, so its state has no ε.
         epsilon=_last_value(metrics, "epsilon") if state.get("epsilon") is None else state["epsilon"],
         target_epsilon=state.get("target_epsilon"),
         tokens_per_second=newest.get("tokens_per_second"),
@@ -150,7 +153,7 @@ def _stage_progress(folder: Path, expert: str, stage: str, now: float) -> StageP
 
 
 def watched(stage: str) -> Mapping[str, tuple[str, str]]:
-    """Return the figures that are shown of a stage: {head of the column: (name in metrics.jsonl, in words)}."""
+    """Return the figures to show for a stage: {head of the column: (name in metrics.jsonl, name in words)}."""
     return STAGES.get(stage, Stage).watched
 
 
@@ -159,7 +162,7 @@ def _folder_of(stage: str) -> str:
 
 
 def cut_short(metrics: Mapping[str, Any]) -> str | None:
-    """Return why a stage ended before its last step, from the content of its metrics file; None where it did not."""
+    """Return why a stage ended before its last step, given the content of its metrics file; None if it did not."""
     return _CUT_SHORT.get(str(metrics.get("stopped_reason")))
 
 
@@ -178,12 +181,12 @@ def _state_name(state: Mapping[str, Any], *, alive: bool, failed: bool, finished
         return "failed"
     if finished and state.get("state", "done") == "done":
         return "done"
-    # A finished stage whose adapter is gone waits to be trained again.
+    # A finished stage whose adapter was deleted is waiting: it will be trained again.
     return "interrupted" if state.get("state") in ("running", "interrupted") else "waiting"
 
 
 def _failure(state: Mapping[str, Any], state_path: Path, log: Path, *, alive: bool) -> str | None:
-    """Return why the stage failed: what its trainer said, or what the log of a later attempt ends with."""
+    """Return why the stage failed: the trainer's own error, or the error at the end of a later attempt's log."""
     if alive:
         return None
     if state.get("state") == "failed":
@@ -219,7 +222,7 @@ def _last_value(metrics: Sequence[Mapping[str, Any]], name: str) -> float | None
 
 
 def _seconds_left(state: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], now: float) -> float | None:
-    """Estimate from the pace of the latest logged steps, less the time since the trainer last wrote."""
+    """Estimate the time left from the speed of the latest logged steps, minus the time since the last update."""
     timed = [line for line in steps if line.get("seconds") is not None][-_PACE_LINES:]
     max_steps = state.get("max_steps")
     if not timed or max_steps is None:
@@ -235,6 +238,6 @@ def _seconds_left(state: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], 
 def _json_object(line: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(line)
-    except ValueError:  # torn: its writer is at work, or was killed
+    except ValueError:  # incomplete: its writer is still writing, or was killed
         return None
     return value if isinstance(value, dict) else None

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def described(publisher: "Publisher") -> dict[str, Any]:
-    """Return a publisher for programs."""
+    """Return the facts about a publisher, for --json."""
     return {
         "name": publisher.name,
         "fingerprint": publisher.fingerprint,
@@ -25,7 +25,7 @@ def described(publisher: "Publisher") -> dict[str, Any]:
 
 
 def limits(publisher: "Publisher") -> str:
-    """Return what limits the trust in a publisher, in brackets, or nothing."""
+    """Return the limits of the trust in a publisher, in brackets; empty if there are none."""
     found = [f"for {', '.join(publisher.scopes)}"] if publisher.scopes != ("*",) else []
     found += [f"until {publisher.expires}"] if publisher.expires else []
     found += [f"revoked: {publisher.revoked}"] if publisher.revoked else []
@@ -33,14 +33,14 @@ def limits(publisher: "Publisher") -> str:
 
 
 def print_fingerprints(publisher: "Publisher") -> None:
-    """Print the fingerprint of each key: whoever compares only the first trusts the others unseen."""
+    """Print the fingerprint of every key, because the user must compare all of them before trusting them."""
     print(f"fingerprint {publisher.fingerprint}")
     for key in publisher.keys[1:]:
         print(f"fingerprint of its {key.algorithm} key {key.fingerprint}")
 
 
 def signing_hint(path: Path) -> str | None:
-    """Return how to sign with the private key in a file; None where it is the one that signs."""
+    """Return how to sign with the private key in a file; None if it is the signing key already."""
     from sealed_experts.packages.keys.private_keys import VARIABLE, key_path
 
     signing = key_path()

@@ -1,4 +1,4 @@
-"""`sealed-experts publish` and `sign`: packages and folders that are passed on."""
+"""`sealed-experts publish` and `sign`: prepare packages and folders for others."""
 
 import argparse
 from pathlib import Path
@@ -20,27 +20,29 @@ def _publish(subparsers: _Commands) -> None:
     parser = subparsers.add_parser(
         "publish",
         help="write a package as an .expert file under its long name",
-        description="Write a package as an .expert file, signed with your key (Ed25519), under its long name"
-        " {name}-{base}.v{version}.expert. SOURCE_DATE_EPOCH, where it is set, becomes its time.",
+        description="Write a package as an .expert file, signed with your Ed25519 key. The file's name is"
+        " {name}-{base}.v{version}.expert. If SOURCE_DATE_EPOCH is set, it is the package's time.",
     )
     parser.add_argument(
         "path", type=Path, metavar="PATH", help="a .tgsp or .expert that you signed, or a folder that `unpack` wrote"
     )
-    parser.add_argument("--output", type=Path, default=Path(), metavar="FOLDER", help="where to (default: here)")
-    parser.add_argument("--publisher", metavar="NAME", help="your name in it (default: the manifest's author)")
+    parser.add_argument(
+        "--output", type=Path, default=Path(), metavar="FOLDER", help="folder to write to (default: this one)"
+    )
+    parser.add_argument("--publisher", metavar="NAME", help="your name in the package (default: the manifest's author)")
     parser.set_defaults(run=publish)
 
 
 def _sign(subparsers: _Commands) -> None:
     parser = subparsers.add_parser(
         "sign",
-        help="write an OpenSSF model signature beside a PEFT folder",
+        help="write an OpenSSF model signature for a PEFT folder",
         description="Sign every file of a PEFT folder with an ECDSA P-256 key, as `model_signing sign key` does."
         " `sealed-experts verify` and `model_signing verify key` check it.",
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of adapter_config.json and the weights")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder with adapter_config.json and the weights")
     parser.add_argument("--key", type=Path, required=True, metavar="KEY.pem", help="ECDSA P-256 private key")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default: beside the folder, FOLDER.sig")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="file to write (default: FOLDER.sig)")
     parser.set_defaults(run=sign)
 
 

@@ -26,15 +26,17 @@ def add_parsers(subparsers: _Commands) -> None:
 def _install(subparsers: _Commands) -> None:
     parser = subparsers.add_parser(
         "install",
-        help="put a package into the registry",
-        description="Verify a package, check that it fits its base and what is installed, and put it into the registry,"
-        " all at once.",
+        help="install a package in the registry",
+        description="Verify a package, check that it fits its base and the packages installed already, and install it"
+        " in the registry.",
     )
     parser.add_argument("path", type=Path, metavar="PATH", help="the .tgsp or .expert file")
     add_base(parser)
     parser.add_argument("--upgrade", action="store_true", help="replace a lower version of the same expert")
     parser.add_argument(
-        "--change-publisher", action="store_true", help="with --upgrade: also where another publisher made that one"
+        "--change-publisher",
+        action="store_true",
+        help="with --upgrade: also if another publisher made the installed one",
     )
     _judging(parser)
     _registry(parser)
@@ -44,8 +46,8 @@ def _install(subparsers: _Commands) -> None:
 def _list(subparsers: _Commands) -> None:
     parser = subparsers.add_parser(
         "list",
-        help="show what the registry holds",
-        description="Verify every package of the registry and show it. Exit code 0 only when all are verified.",
+        help="show the installed packages",
+        description="Verify every package in the registry and show it. Exit code 0 only if all are verified.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     _judging(parser)
@@ -55,7 +57,7 @@ def _list(subparsers: _Commands) -> None:
 
 def _uninstall(subparsers: _Commands) -> None:
     parser = subparsers.add_parser("uninstall", help="remove a package from the registry")
-    parser.add_argument("name", metavar="NAME", help="its name, name@version, or its file's name")
+    parser.add_argument("name", metavar="NAME", help="name, name@version, or file name of the package")
     _registry(parser)
     parser.set_defaults(run=uninstall)
 
@@ -79,7 +81,7 @@ def install(args: argparse.Namespace) -> int:
     from sealed_experts.packages.base_modules import read_base
 
     if args.change_publisher and not args.upgrade:
-        raise UsageError("--change-publisher says what --upgrade may replace: give both")
+        raise UsageError("--change-publisher goes with --upgrade: give both")
     base = None if args.base is None else read_base(args.base)
     installed = _open(args).install(args.path, base=base, upgrade=args.upgrade, change_publisher=args.change_publisher)
     publisher = printable(installed.known.publisher_name)
@@ -88,7 +90,7 @@ def install(args: argparse.Namespace) -> int:
 
 
 def list_packages(args: argparse.Namespace) -> int:
-    """Show what is installed; return 0 when all of it is verified, else 1."""
+    """Show the installed packages; return 0 if all are verified, otherwise 1."""
     registry = _open(args)
     packages = registry.packages()
     if args.json:
@@ -107,7 +109,7 @@ def uninstall(args: argparse.Namespace) -> int:
     from sealed_experts.packages.keys.trust import load_trust
     from sealed_experts.packages.registry import Registry, registry_folder
 
-    # Judged by all whom the user trusts: a narrower choice would hide what others require.
+    # Verified with the whole trust store: with fewer publishers, requirements of other packages would be missed.
     registry = Registry(folder=registry_folder(args.registry), trust=load_trust())
     print(f"uninstalled {printable(str(registry.uninstall(args.name)))}")
     return 0

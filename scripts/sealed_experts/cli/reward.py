@@ -1,4 +1,4 @@
-"""`sealed-experts reward`: score answers from the shell, as training does."""
+"""`sealed-experts reward`: score answers as training does."""
 
 import argparse
 import codecs
@@ -38,17 +38,17 @@ def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
     """Register `reward`."""
     parser = subparsers.add_parser(
         "reward",
-        help="score answers as reinforcement learning does",
-        description="Score one answer, or a file of them, and show how the reward comes about.",
+        help="score answers as training does",
+        description="Score one answer, or a file of answers, and show how each part adds to the reward.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "name", nargs="?", metavar="NAME", help="the reward: see --list; or module:function of your own"
+        "name", nargs="?", metavar="NAME", help="a reward that --list shows, or your own as module:function"
     )
-    parser.add_argument("--list", action="store_true", help="list the rewards there are")
-    parser.add_argument("--prompt", metavar="P", help="what was asked")
-    parser.add_argument("--response", metavar="R", help="what was answered")
+    parser.add_argument("--list", action="store_true", help="list the rewards")
+    parser.add_argument("--prompt", metavar="P", help="the question")
+    parser.add_argument("--response", metavar="R", help="the answer to score")
     parser.add_argument(
         "--file",
         metavar="F",
@@ -57,9 +57,9 @@ def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--options",
         metavar="O",
-        help="the reward's options as in a configuration: {…} in JSON or YAML, or a file of it",
+        help="the reward's options, as in a configuration: {…} in JSON or YAML, or a file that holds them",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object an answer")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per answer")
     parser.set_defaults(run=reward, usage_error=parser.error)
 
 
@@ -67,7 +67,7 @@ def reward(args: argparse.Namespace) -> int:
     """Print scores; return 0.
 
     Raises:
-        UserError: the reward cannot be made or fails, or the file holds a bad line.
+        UserError: the reward is unknown or fails, or the file holds a bad line.
     """
     problem = _usage_problem(args)
     if problem is not None:
@@ -98,7 +98,7 @@ def _score(judge: "CheckedReward", prompt: str, response: str) -> "Score":
 
 
 def _own_output_aside() -> AbstractContextManager[object]:
-    """What a user's function prints must not stand between the scores."""
+    """Keep what a user's function prints out of the scores."""
     return contextlib.redirect_stdout(sys.stderr)
 
 
@@ -108,7 +108,7 @@ def _usage_problem(args: argparse.Namespace) -> str | None:
         others = [*pair, *(option for option in ("--file", "--options") if getattr(args, option[2:]) is not None)]
         return f"--list stands alone, without {others[0] if others else 'NAME'}" if others or args.name else None
     if args.name is None:
-        return "name a reward; --list shows which there are"
+        return "name a reward; --list shows them"
     if args.file is not None:
         return f"--file holds prompts and responses: remove {pair[0]}" if pair else None
     if not pair:
@@ -120,7 +120,7 @@ def _print_list(*, as_json: bool) -> None:
     from sealed_experts.rewards import REWARDS
 
     known = {name: reward.about for name, reward in REWARDS.items()}
-    known["module:function"] = "a function of your own, f(prompt, response)"
+    known["module:function"] = "your own function, f(prompt, response)"
     if as_json:
         print(json.dumps(known))
         return
@@ -140,7 +140,7 @@ def _answers(file: str) -> Iterator[tuple[str, str]]:
     """Yield (prompt, response) of every line.
 
     Raises:
-        UserError: the file cannot be read, is empty, or holds a line that is no such object.
+        UserError: the file cannot be read, is empty, or a line is not such an object.
     """
     place = "standard input" if file == _STANDARD_INPUT else file
     number = 0
@@ -148,7 +148,7 @@ def _answers(file: str) -> Iterator[tuple[str, str]]:
         for number, line in enumerate(stream, 1):
             yield _answer(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, f"{place}:{number}")
     if not number:
-        raise UserError(f'{place} holds no answers: write one {{"prompt": …, "response": …}} a line')
+        raise UserError(f'{place} holds no answers: write one {{"prompt": …, "response": …}} per line')
 
 
 def _opened(file: str) -> AbstractContextManager[Iterable[bytes]]:
@@ -204,7 +204,7 @@ class _Table:
         return [f"{answers}: mean reward {mean:.3f}, {spread}", "", *_aligned(rows)]
 
     def _part(self, axis: str, scores: Sequence["Score"]) -> float | None:
-        """Return an axis' mean contribution; the penalty's is what it takes away."""
+        """Return the mean contribution of an axis; for the penalty, the mean amount that it takes away."""
         if axis in self.weights:
             return self.weights[axis] * _mean(axis, scores)
         if axis == _REPETITION and self.penalised:

@@ -1,4 +1,4 @@
-"""`sealed-experts route`: which expert would answer a question."""
+"""`sealed-experts route`: show which expert would answer a question."""
 
 import argparse
 import json
@@ -14,9 +14,9 @@ def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
     """Register `route`."""
     parser = subparsers.add_parser(
         "route",
-        help="say which expert would answer a question",
-        description="Say which expert of a mixture would answer a question, and which of its keywords were found. "
-        "Nothing is loaded.",
+        help="show which expert would answer a question",
+        description="Show which expert of a mixture would answer a question, and which of its keywords the question "
+        "contains. Loads no model.",
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="moe_config.json")
     parser.add_argument("question", metavar="QUESTION", help="the question, in quotes")
@@ -35,7 +35,7 @@ def route(args: argparse.Namespace) -> int:
 
 
 def asked(question: str) -> str:
-    """Return a question that says something.
+    """Return a question that is not empty.
 
     Raises:
         UserError: it is empty.
@@ -46,7 +46,7 @@ def asked(question: str) -> str:
 
 
 def described(decision: Decision) -> str:
-    """Return who answers and why, in one line."""
+    """Return which expert answers and why, in one line."""
     if decision.matched:
         return f"{decision.expert} (matched: {printable(', '.join(decision.matched))})"
     return f"{decision.expert} (no keyword matched: the always-active expert answers)"

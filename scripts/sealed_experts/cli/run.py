@@ -1,4 +1,4 @@
-"""`sealed-experts run`: one run of the pipeline at a time, what `make run` calls."""
+"""`sealed-experts run`: run the pipeline, one run at a time in a folder. `make run` calls it."""
 
 import argparse
 import contextlib
@@ -33,39 +33,39 @@ _ELSEWHERE = ("--executor", "-e", "--profile", "--workflow-profile")
 _CORES = ("--cores", "-c", "--jobs", "-j", *_ELSEWHERE)
 _RESOURCES = ("--resources", "--res")
 _CONFIG_FILES = ("--configfile", "--configfiles")
-_PARTS = ("data", *STAGES, "packages")  # targets after which the mixture may be another run's
+_PARTS = ("data", *STAGES, "packages")  # targets that leave the mixture as it is, perhaps from an earlier run
 _WHOLES = ("all", "moe", str(CONFIG))
 _LIMITED = ("--until", "-U", "--omit-from", "-O")
 _CHANGES_NOTHING = re.compile(r"-[pqF]*n[pqF]*|--dry-?run|--version|-v")
 _FORWARDED = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
-_STOPPED = "Stopped. What was trained is saved; the same command goes on from there."
+_STOPPED = "Stopped. All progress is saved; run the same command again to continue."
 _OUT_OF_DATE = (
-    "note: {package} is of an earlier training. The adapter it would be made from now, {adapter}, is not there: its "
-    "training failed or was stopped, or it was deleted. Without a file's name, `make run` makes both"
+    "note: {package} is from an earlier training. Its adapter {adapter} is missing: the training failed or was "
+    "stopped, or the file was deleted. To make both again, use `make run` without a file's name"
 )
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.2
 
 
 def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Register `run`. Its arguments are Snakemake's, so `main` hands them over unparsed."""
+    """Register `run`. Its arguments are for Snakemake, so `main` passes them on unparsed."""
     parser = subparsers.add_parser(
         "run",
         help="run the pipeline in this folder (what `make run` does)",
         usage=f"sealed-experts run [{QUIET_SUMMARY}] [Snakemake's own arguments …]",
-        description="Run Snakemake in this folder: one run at a time, with --cores all unless another number is given. "
-        "A lock that a killed run left behind is removed first. Ctrl-C or SIGTERM: the trainers save, and the same "
-        "command goes on from there.",
+        description="Run Snakemake in this folder, one run at a time, with --cores all unless you give another number. "
+        "First remove the lock of a run that was killed. After Ctrl-C or SIGTERM the trainers save their progress; run "
+        "the same command again to continue.",
     )
-    parser.add_argument(QUIET_SUMMARY, action="store_true", help="do not print what was made at the end")
+    parser.add_argument(QUIET_SUMMARY, action="store_true", help="do not print the summary at the end")
     parser.set_defaults(run=run, arguments=[])
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run Snakemake and print what was made; return its exit code, or 75 where a signal to this process stopped it.
+    """Run Snakemake and print a summary; return its exit code, or 75 if a signal to this process stopped it.
 
     Raises:
-        UserError: this folder has no Snakefile, a configuration file is not one, or another run in it does not end.
+        UserError: this folder has no Snakefile, a configuration file is wrong, or another run here does not end.
     """
     arguments = [argument for argument in args.arguments if argument != QUIET_SUMMARY]
     if not Path("Snakefile").is_file():
@@ -77,12 +77,12 @@ def run(args: argparse.Namespace) -> int:
         _remove_stale_lock(arguments)
         code, stopped = _snakemake(arguments)
     if code != 0 and stopped:
-        # Snakemake calls every job that was stopped a failure. The terminal may be gone: then the code alone tells.
+        # Snakemake reports every stopped job as failed. If the terminal is gone, only the exit code says it.
         with contextlib.suppress(OSError):
             print(_STOPPED, file=sys.stderr, flush=True)
         return EXIT_INTERRUPTED
     if code == 0 and any(map(_is_file, arguments)):
-        # Snakemake succeeded: a note that nobody can read does not change that.
+        # Snakemake succeeded, even if nobody can read the note.
         with contextlib.suppress(OSError):
             for package, adapter in packages_without_adapters(Path("results")):
                 note = _OUT_OF_DATE.format(package=package, adapter=adapter)
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def config_files(arguments: Sequence[str]) -> list[Path]:
-    """Return the configuration files that Snakemake will read: those of the last --configfile, or the demo's."""
+    """Return the configuration files that Snakemake will read: those of the last --configfile, else the demo's."""
     files = [DEFAULT_CONFIG]
     listed = False
     for argument in arguments:
@@ -110,11 +110,11 @@ def config_files(arguments: Sequence[str]) -> list[Path]:
 
 
 def makes_mixture(arguments: Sequence[str]) -> bool:
-    """Say whether what is asked for includes the mixture: no target is named, or one that needs it."""
+    """Say whether the targets include the mixture: no target is named, or one of them needs it."""
     if "--" in arguments:
         options, named = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
     else:
-        # Which words are targets only Snakemake knows: `all` may belong to --cores. A part of the run is told by name.
+        # Only Snakemake knows which words are targets: `all` may belong to --cores. So look for the names of parts.
         options = arguments
         named = [word for word in arguments if word in _PARTS or word in _WHOLES[1:] or _is_file(word)]
     limited = any(option.split("=")[0] in _LIMITED for option in options)
@@ -126,16 +126,18 @@ def _is_file(word: str) -> bool:
 
 
 def _remove_stale_lock(arguments: Sequence[str]) -> None:
-    """Unlock what a killed Snakemake left behind. The caller holds the folder's own lock."""
+    """Remove the lock of a killed Snakemake. The caller holds our own lock of the folder."""
     locks = Path(".snakemake/locks")
     deadline = time.monotonic() + WAIT_SECONDS
     while locks.is_dir() and any(locks.iterdir()):
-        # Snakemake's own lock names no process, and a plain `snakemake` holds none of ours.
+        # Snakemake's lock does not name its process, and a plain `snakemake` does not take our lock.
         living = next(_snakemakes_here(), None)
         if living is None:
             print("Removing the lock of a run that was killed; finished files and checkpoints are kept.", flush=True)
             if _snakemake(["--unlock", *arguments])[0] != 0:
-                raise UserError("the lock in .snakemake/locks could not be removed: mend what is said above, run again")
+                raise UserError(
+                    "the lock in .snakemake/locks could not be removed: correct the error above and run again"
+                )
             return
         if time.monotonic() >= deadline:
             raise UserError(
@@ -145,7 +147,7 @@ def _remove_stale_lock(arguments: Sequence[str]) -> None:
 
 
 def _snakemakes_here() -> Iterator[int]:
-    """Yield the ids of living Snakemake processes whose folder is this one (Linux; elsewhere none is found)."""
+    """Yield the ids of the Snakemake processes that run in this folder (found on Linux only)."""
     here = os.stat(".")
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -160,7 +162,7 @@ def _snakemake(arguments: Sequence[str]) -> tuple[int, bool]:
 
     Return its exit code, and whether a signal was passed on to it.
     """
-    # A trainer that got only Snakemake's polite end would train on to its last step.
+    # Snakemake alone would wait for its jobs, so a trainer would go on to its last step.
     with (
         subprocess.Popen(
             [sys.executable, "-m", "snakemake", *_default_cores(arguments), *_default_gpus(arguments), *arguments],
@@ -184,22 +186,22 @@ def _default_cores(arguments: Sequence[str]) -> list[str]:
 
 
 def _default_gpus(arguments: Sequence[str]) -> list[str]:
-    """Return the limit by which as many jobs use a GPU at once as there are GPUs: more would wait inside their jobs."""
+    """Return the option that limits jobs on GPUs to the number of GPUs. More jobs would only wait for one."""
     gpus = len(visible_devices())
     names = {argument.split("=")[0] for argument in arguments}
-    # A cluster has GPUs of its own. The `=` keeps Snakemake from reading a target as another resource.
+    # A cluster counts its own GPUs. The `=` keeps Snakemake from reading a target as another resource.
     return [] if not gpus or names & {*_RESOURCES, *_ELSEWHERE} else [f"--resources=gpu={gpus}"]
 
 
 def _die_with_parent() -> None:
-    """Let Linux kill Snakemake when `run` is killed; its trainers then notice that they are orphans, and save."""
+    """Let Linux kill Snakemake when `run` is killed. The trainers then notice that it is gone, and save."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextlib.contextmanager
 def _forwarding(process: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
-    """Pass signals on to the process and its group; yield the list of those that were."""
+    """Pass signals on to the process and its group; yield the list of the signals passed on so far."""
     passed_on: list[int] = []
 
     def forward(number: int, _frame: FrameType | None) -> None:
@@ -207,8 +209,8 @@ def _forwarding(process: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, _FORWARDED[signal.Signals(number)])
 
-    heeded = [number for number in _FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]  # `nohup` ignores one
-    before = {number: signal.signal(number, forward) for number in heeded}
+    handled = [number for number in _FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]  # `nohup` ignores one
+    before = {number: signal.signal(number, forward) for number in handled}
     try:
         yield passed_on
     finally:

@@ -1,4 +1,4 @@
-"""`sealed-experts summary`: what a run made, where it is, and what to try next."""
+"""`sealed-experts summary`: show what a run made, where it is, and what to try next."""
 
 import argparse
 import itertools
@@ -45,7 +45,7 @@ def summary(args: argparse.Namespace) -> int:
 
 
 def print_summary(config: Path, *, stream: TextIO | None = None) -> None:
-    """Print what the mixture at `config` holds, to `stream` or standard output.
+    """Print a summary of the mixture at `config`, to `stream` or standard output.
 
     Raises:
         UserError: the configuration cannot be read.
@@ -55,7 +55,7 @@ def print_summary(config: Path, *, stream: TextIO | None = None) -> None:
 
 
 def summary_lines(mixture: Mixture) -> list[str]:
-    """Return the summary, line by line. The file is unsigned, so nothing of it goes to a terminal as it stands."""
+    """Return the lines of the summary. The file is unsigned, so its texts are made safe for a terminal."""
     shown = mixture.members[:_MOST_EXPERTS]
     hidden = len(mixture.members) - len(shown)
     lines = [
@@ -79,7 +79,7 @@ def _row(member: Member, privacy: Mapping[str, Any]) -> tuple[str, ...]:
     loss = _UNKNOWN
     if before is not None or after is not None:
         start = next(iter(_stages_before(member, metrics)), "base")
-        # A stage's loss starts where the stage before it ended: its rise under a reward is no rise since the base.
+        # Name where the first loss was measured: after the stage before, so a rise is not a rise since the base.
         loss = f"{_number(before, 3)} ({start}) → {_number(after, 3)} ({member.stage})"
     epsilon, delta = privacy.get("epsilon"), privacy.get("delta")
     claim = (_number(epsilon, 2), _UNKNOWN if epsilon is None or delta is None else _small(delta))
@@ -87,7 +87,7 @@ def _row(member: Member, privacy: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _metrics_of(member: Member) -> Mapping[str, Any]:
-    """Return the figures beside the expert's checkpoint; none where only the packages were handed on."""
+    """Return the metrics next to the expert's checkpoint; none if only the packages were copied here."""
     return next(_metrics_in(member.checkpoint.parent), {})
 
 
@@ -102,14 +102,14 @@ def _metrics_in(folder: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _stages_before(member: Member, metrics: Mapping[str, Any]) -> list[str]:
-    """Return the stages that the chosen one goes on from; none for the first of a chain."""
+    """Return the stages before the chosen one in its chain; none for the first."""
     privacy = metrics.get("privacy")
-    chain = privacy.get("stage_epsilon") if isinstance(privacy, dict) else None
-    return [stage for stage in chain if stage != member.stage] if isinstance(chain, dict) else []
+    counted = privacy.get("stage_epsilon") if isinstance(privacy, dict) else None
+    return [stage for stage in counted if stage != member.stage] if isinstance(counted, dict) else []
 
 
 def _notes(member: Member) -> Iterator[str]:
-    """Yield a line for each stage of the chosen one's chain that ended before its last step."""
+    """Yield a line for each stage of the chain, up to the chosen one, that ended before its last step."""
     before = _stages_before(member, _metrics_of(member))
     folders = [member.checkpoint.parent.parent / STAGES[stage].folder() for stage in before if stage in STAGES]
     for metrics in itertools.chain.from_iterable(map(_metrics_in, [*folders, member.checkpoint.parent])):
@@ -122,7 +122,7 @@ def _at(metrics: Mapping[str, Any]) -> str:
 
 
 def _content(mixture: Mixture) -> dict[str, Any]:
-    """Return the summary for programs: null where a figure is not known."""
+    """Return the summary for --json. Null means: not known."""
     experts = []
     for member in mixture.members:
         metrics, privacy = _metrics_of(member), mixture.privacy["experts"].get(member.name, {})

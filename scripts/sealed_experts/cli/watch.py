@@ -1,4 +1,4 @@
-"""`sealed-experts watch`: every expert and stage of a run, live."""
+"""`sealed-experts watch`: show every expert and stage of a run, live."""
 
 import argparse
 import dataclasses
@@ -28,11 +28,11 @@ _STYLES = {
 _URGENCY = {"failed": 0, "interrupted": 1, "running": 2, "resumed": 2, "waiting": 3, "done": 4}
 _FIRST_COLUMNS = ("Expert", "Stage", "State", "Progress", "Step")
 _LAST_COLUMNS = ("ε", "Tokens/s", "Left")
-_MOST_TOLD = 5  # errors and notes
+_MOST_NOTES = 5  # errors and notes under the table
 _LONGEST_INTERVAL = 3600
 _UNKNOWN = "–"
 
-RUN_LOCK = Path(".snakemake/run")  # of the folder that holds the results
+RUN_LOCK = Path(".snakemake/run")  # in the folder that holds the results
 
 Read = Callable[[], list[StageProgress]]
 Ends = Callable[[Sequence[StageProgress]], bool]
@@ -43,22 +43,22 @@ def add_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser = subparsers.add_parser(
         "watch",
         help="show the progress of every expert and stage",
-        description="Show every expert and stage: progress, loss or reward, ε spent, speed, time left, state. Ends "
-        "when all stages of the configuration are done and no run is going on; Ctrl-C leaves at any time and disturbs "
-        "nothing.",
+        description="Show every expert and stage: progress, loss or reward, ε spent, speed, time left, state. With "
+        "--config it ends when all stages are done and no run is active. Ctrl-C ends it at any time and does not "
+        "disturb the run.",
     )
     parser.add_argument(
         "--config",
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="the configuration files of the run, in Snakemake's order; without them, whatever has begun is shown",
+        help="the run's configuration files, in the order given to Snakemake (default: show every stage that began)",
     )
     parser.add_argument("--results", type=Path, default=Path("results"), help="the run's results (default: results)")
-    parser.add_argument("--once", action="store_true", help="print the present state and leave")
+    parser.add_argument("--once", action="store_true", help="print the present state and exit")
     parser.add_argument("--json", action="store_true", help="with --once: print one JSON object")
     parser.add_argument(
-        "--interval", type=_interval, default=1.0, metavar="S", help="seconds between looks (default: 1)"
+        "--interval", type=_interval, default=1.0, metavar="S", help="seconds between updates (default: 1)"
     )
     parser.set_defaults(run=watch)
 
@@ -74,7 +74,7 @@ def watch(args: argparse.Namespace) -> int:
         return read_progress(results=args.results, stages=stages, now=time.time())
 
     def ends(stages: Sequence[StageProgress]) -> bool:
-        # What a run has not reached yet is still done from the last one.
+        # Stages that an active run has not reached yet are still marked done from the last run.
         return planned is not None and _all_done(stages) and not is_locked(args.results.parent / RUN_LOCK)
 
     if planned is None and not args.results.is_dir():
@@ -89,7 +89,7 @@ def watch(args: argparse.Namespace) -> int:
         else:
             _show_changes(read, ends, sys.stdout, interval=args.interval)
     except KeyboardInterrupt:
-        pass  # how one leaves
+        pass  # the usual way to end it
     return 0
 
 
@@ -125,24 +125,24 @@ def summary_line(stages: Sequence[StageProgress]) -> str:
     """Return how many stages are in which state, as one line of text."""
     counts = {state: sum(progress.state == state for progress in stages) for state in _STYLES}
     if counts["done"] == len(stages):
-        # Whether the configuration or the data changed since, only Snakemake finds out.
-        return f"all done, of the last run: {len(stages)} {'stage' if len(stages) == 1 else 'stages'}"
+        # Only Snakemake can find out whether the configuration or the data changed since.
+        return f"all done in the last run: {len(stages)} {'stage' if len(stages) == 1 else 'stages'}"
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
 
 
 def live_view(stages: Sequence[StageProgress], console: "Console") -> "RenderableType":
-    """Return what fits `console`: the table of stages, errors and notes under it, and the summary."""
+    """Return the view: the table of stages, errors and notes, and the summary, cut to the size of `console`."""
     from rich.console import Group
     from rich.text import Text
 
     if not stages:
-        return Text("nothing has begun yet", style="dim")
-    told = sorted((progress for progress in stages if progress.error or progress.note), key=_urgency)[:_MOST_TOLD]
+        return Text("nothing has started yet", style="dim")
+    noted = sorted((progress for progress in stages if progress.error or progress.note), key=_urgency)[:_MOST_NOTES]
     notes = [
         Text.assemble(
             (f"{progress.expert} {progress.stage}: ", _STYLES[progress.state]), progress.error or progress.note or ""
         )
-        for progress in told
+        for progress in noted
     ]
     room = max(1, console.height - 4 - 2 * len(notes))
     shown = stages if len(stages) <= room else sorted(stages, key=_urgency)[:room]
@@ -155,11 +155,11 @@ def _urgency(progress: StageProgress) -> int:
 
 
 def _fitting_table(stages: Sequence[StageProgress], console: "Console") -> "Table":
-    """Return the table without the columns that a narrow terminal has no room for."""
+    """Return the table, without the columns that do not fit a narrow terminal."""
     wide = console.options.update(width=1000)
     figures = list(dict.fromkeys(head for progress in stages for head in watched(progress.stage)))
     optional = ["Progress", "Tokens/s", *reversed(figures)]
-    # Lines of one expert are told apart by their stage.
+    # If an expert has several rows, its stages distinguish them, so that column goes last.
     several = len({progress.expert for progress in stages}) < len(stages)
     optional.insert(len(optional) if several else 2, "Stage")
     columns = [*_FIRST_COLUMNS, *figures, *_LAST_COLUMNS]
@@ -222,16 +222,16 @@ def _clock(seconds: float) -> str:
 def _show_once(stages: Sequence[StageProgress], stream: TextIO) -> None:
     for progress in stages:
         print(plain_line(progress), file=stream)
-    print(summary_line(stages) if stages else "nothing has begun yet", file=stream, flush=True)
+    print(summary_line(stages) if stages else "nothing has started yet", file=stream, flush=True)
 
 
 def _show_changes(read: Read, ends: Ends, stream: TextIO, *, interval: float) -> None:
-    """Print every stage once, then only those that moved; return once the run `ends`."""
+    """Print every stage once, then only those that changed; return when the run `ends`."""
     shown: dict[tuple[str, str], tuple[object, ...]] = {}
     while True:
         stages = read()
         for progress in stages:
-            # Speed and time left move by themselves, and are no news.
+            # Speed and time left change all the time: they alone are no news.
             news = (progress.state, progress.step, tuple(progress.figures.values()), progress.error)
             if shown.get((progress.expert, progress.stage)) != news:
                 shown[progress.expert, progress.stage] = news

@@ -1,1 +1,1 @@
-"""From source rows to prepared records: sources, chat templates, the split, statistics."""
+"""Data: from source rows to prepared records, with sources, chat templates, the split and statistics."""

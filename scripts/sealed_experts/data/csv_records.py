@@ -1,11 +1,10 @@
-"""CSV as records with the lines they span, strict about quotes.
+"""Read CSV as records, each with the lines that it spans. The reader is strict about quotes.
 
-A quote at the wrong place can make one record of hundreds of rows, which would then belong to whoever stands in the
-last of them. So:
+A wrong quote can turn hundreds of rows into one record, which then belongs to the unit of the last row. So:
 
-- What is no CSV (an open quote, text after a closing one) fails the file: where the next record begins cannot be known.
-- A record of several lines that each would be a whole row by themselves is told from a text by nothing but its length:
-  from `SUSPICIOUS_LINES` lines on it is taken for swallowed rows, not for a record.
+- Invalid CSV (an open quote, text after a closing quote) fails the file: nobody knows where the next record begins.
+- If each line of a long record could be a row, the record may be a text or may be swallowed rows. From
+  `SUSPICIOUS_LINES` lines on, it counts as swallowed rows.
 """
 
 import csv
@@ -14,14 +13,14 @@ from collections.abc import Iterable, Iterator
 
 from sealed_experts.errors import UserError
 
-SUSPICIOUS_LINES = 4  # a text of four lines, each with as many commas as a row has, is rare; one of two is not
-SHARE_OF_ROWS = 0.9  # a swallowed region may hold a few rows that are themselves wrong
+SUSPICIOUS_LINES = 4  # a text of four lines with as many commas as a row in each is rare; a text of two is not
+SHARE_OF_ROWS = 0.9  # a few of the swallowed rows may be wrong themselves
 LONGEST_FIELD = 2**31 - 1  # the csv module's own limit is 131,072 characters
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CsvRecord:
-    """One record: its fields, its first and last line, and the delimiters in each line that is not blank."""
+    """One record: its fields, its first and last line, and the number of commas in each line that is not blank."""
 
     fields: list[str]
     first: int
@@ -29,7 +28,7 @@ class CsvRecord:
     delimiters: tuple[int, ...]
 
     def swallowed_rows(self, *, columns: int) -> bool:
-        """Say whether the record's lines look like rows of `columns` fields between two stray quotes."""
+        """Return whether the record's lines look like rows of `columns` fields between two stray quotes."""
         if len(self.delimiters) < SUSPICIOUS_LINES or columns < 2:
             return False
         rows = sum(count == columns - 1 for count in self.delimiters)
@@ -37,10 +36,14 @@ class CsvRecord:
 
 
 def csv_records(lines: Iterable[str], *, name: str) -> Iterator[CsvRecord]:
-    """Yield the records of a file's lines, which keep their ends; empty lines are no records.
+    """Yield the records of a file's lines; empty lines are skipped.
+
+    Args:
+        lines: the lines with their line ends.
+        name: the file's name for messages.
 
     Raises:
-        UserError: the quotes do not fit, from some line on.
+        UserError: the quotes are wrong from some line on.
     """
     csv.field_size_limit(LONGEST_FIELD)
     delimiters: list[int] = []
@@ -55,8 +58,8 @@ def csv_records(lines: Iterable[str], *, name: str) -> Iterator[CsvRecord]:
         except csv.Error as error:
             last = reader.line_num
             raise UserError(
-                f"{name}:{first}: this is not CSV ({error}), and where its next record begins cannot be known (lines"
-                f" {first} to {last} were read as one); put fields with quotes, commas or line breaks in double"
+                f"{name}:{first}: this is not CSV ({error}): lines {first} to {last} were read as one record, and"
+                " nobody knows where the next record begins; put fields with quotes, commas or line breaks in double"
                 " quotes and double the quotes inside, or give the rows as .jsonl"
             ) from error
         if fields:

@@ -1,7 +1,7 @@
-"""The demo's worked numbers: each function works out one kind of question of config/demo/*/calculations.yaml.
+"""The demo's calculations: each function computes one kind of question of config/demo/*/calculations.yaml.
 
-Rates, shares and volatilities are in percent, money in dollars. A function returns None for values that would make
-no sensible question.
+Rates, shares and volatilities are in percent, money in dollars. A function returns None for values that do not make a
+sensible question.
 """
 
 import dataclasses
@@ -57,7 +57,7 @@ def annual_yield(*, rate: float, periods: float) -> Results:
 
 
 def fee_apr(*, amount: float, rate: float, fee: float) -> Results:
-    """Annual percentage rate of a one-year loan, repaid at its end, whose fee is taken out of the amount."""
+    """Annual percentage rate of a one-year loan that is repaid at its end; the fee is deducted from the amount."""
     cost = amount * (rate + fee) / 100
     return {"cost": cost, "apr": cost / (amount * (1 - fee / 100)) * 100}
 
@@ -86,7 +86,7 @@ def capital_ratio(*, capital: float, assets: float) -> Results:
 
 
 def real_rate(*, rate: float, inflation: float) -> Results:
-    """Fisher's equation: (1 + nominal) / (1 + inflation) - 1; `worth` is what $1,000 become in today's money."""
+    """Fisher's equation: (1 + nominal) / (1 + inflation) - 1; `worth` is the value of $1,000 in today's money."""
     growth = (1 + rate / 100) / (1 + inflation / 100)
     return {"real": (growth - 1) * 100, "worth": 1000 * growth}
 
@@ -103,7 +103,7 @@ def sharpe_ratio(*, mean: float, free: float, volatility: float) -> Results:
 
 
 def portfolio_volatility(*, weight: float, first: float, second: float, correlation: float) -> Results:
-    """Volatility of two assets (Markowitz 1952), and how far it lies below their weighted mean."""
+    """Volatility of two assets (Markowitz 1952), and how far it is below their weighted mean."""
     one, two = weight / 100 * first, (1 - weight / 100) * second
     volatility = math.sqrt(one**2 + two**2 + 2 * correlation * one * two)
     return {"volatility": volatility, "saved": one + two - volatility}
@@ -116,7 +116,7 @@ def portfolio_return(*, weight: float, first: float, second: float) -> Results:
 
 
 def equal_weights(*, count: float, volatility: float) -> Results:
-    """Volatility of equally weighted, uncorrelated assets: one asset's over the root of their number."""
+    """Volatility of equally weighted, uncorrelated assets: that of one asset over the root of their number."""
     whole = volatility / math.sqrt(count)
     return {"whole": whole, "saved": volatility - whole}
 
@@ -142,7 +142,7 @@ def current_yield(*, coupon: float, price: float) -> Results:
 
 
 def price_to_earnings(*, price: float, earnings: float) -> Results:
-    """Price over earnings a share, and its inverse in percent."""
+    """Price over earnings per share, and its inverse in percent."""
     return {"ratio": price / earnings, "yield": earnings / price * 100}
 
 
@@ -157,7 +157,7 @@ def asset_pricing(*, free: float, beta: float, premium: float) -> Results:
 
 
 def present_value(*, amount: float, rate: float, years: float) -> Results:
-    """Value today of a sum that comes later: A / (1 + r)^t."""
+    """Present value of a later sum: A / (1 + r)^t."""
     value = amount * (1 + rate / 100) ** -years
     return {"value": value, "discount": amount - value}
 
@@ -169,7 +169,7 @@ def growth_rate(*, first: float, factor: float, years: float) -> Results:
 
 
 def fund_cost(*, amount: float, ratio: float) -> Results:
-    """Yearly cost of a fund, and how far it lies above that of a fund at 0.05 percent."""
+    """Yearly cost of a fund, and how far it is above the cost of a fund at 0.05 percent."""
     return {"cost": amount * ratio / 100, "extra": amount * (ratio - 0.05) / 100}
 
 
@@ -191,7 +191,7 @@ KINDS: dict[str, Callable[..., Results]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Calculation:
-    """One kind of worked number with the values of one instance and what follows from them."""
+    """One instance of a kind of calculation: its given values and its results."""
 
     kind: str
     given: dict[str, Any]
@@ -200,7 +200,7 @@ class Calculation:
 
     @property
     def name(self) -> str:
-        """What tells this instance from all others: its kind and the given values."""
+        """A unique name: the kind and the given values."""
         return f"{self.kind} {self.given}"
 
     def write(self, template: str) -> str:
@@ -212,13 +212,13 @@ def instances(domain: str, *, folder: Path = DEMO_FOLDER) -> dict[str, list[Calc
     """Return all instances of a domain's kinds, each kind in a fixed mixed order.
 
     Raises:
-        UserError: calculations.yaml names a kind that is not worked out here.
+        UserError: calculations.yaml names a kind without a function here.
     """
     path = folder / domain / CALCULATIONS
     kinds = read_yaml(path)
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
-        raise UserError(f"{path}: no function works out {unknown[0]!r}; known are {', '.join(KINDS)}")
+        raise UserError(f"{path}: no function computes {unknown[0]!r}; known are {', '.join(KINDS)}")
     return {kind: in_fixed_order(_combine(kind, texts), name=lambda made: made.name) for kind, texts in kinds.items()}
 
 
@@ -227,7 +227,7 @@ def _combine(kind: str, texts: dict[str, Any]) -> Iterator[Calculation]:
     for combination in itertools.product(*texts["values"].values()):
         given = dict(zip(names, combination, strict=True))
         arguments, shown = dict(given), dict(given)
-        if "compounding" in given:  # a word for the reader, a number for the function
+        if "compounding" in given:  # the text shows a word, the function takes a number
             shown["compounding"], arguments["periods"] = arguments.pop("compounding")
         results = KINDS[kind](**arguments)
         if results is not None:
@@ -235,7 +235,7 @@ def _combine(kind: str, texts: dict[str, Any]) -> Iterator[Calculation]:
 
 
 def parted(calculations: Sequence[Calculation]) -> tuple[Sequence[Calculation], Sequence[Calculation]]:
-    """Part a kind's instances: those that experts are asked about, and those left to the base's general text."""
+    """Divide the instances of a kind: the first for the experts' questions, the rest for the base's general text."""
     end = min(EXPERT_INSTANCES, 2 * len(calculations) // 3)
     return calculations[:end], calculations[end:]
 

@@ -1,8 +1,8 @@
-"""The general text that the demo base is pretrained on: plain English, the glossary's definitions, plain exchanges.
+"""The general text that the demo base is pretrained on: plain English, definitions of the glossary, plain dialogues.
 
-It holds the glossary, as public knowledge does, in many plain ways of speaking, but no fixed phrase of the experts'
-house style, none of the advice in their answers and none of the values of their worked numbers. So the base answers
-readably, and the experts have something to learn.
+It holds the glossary in many plain wordings, as public knowledge. It holds no fixed phrase of the experts' house style,
+no advice of their answers, and no values of their calculations. So the base writes readable answers, and the experts
+have something to learn.
 """
 
 import dataclasses
@@ -28,25 +28,25 @@ from sealed_experts.data.demo_questions import categories, comparisons
 from sealed_experts.data.templates import prompt_text
 
 TEMPLATE = "alpaca"
-PLAIN_INSTANCES = 15  # of each kind of worked number
+PLAIN_INSTANCES = 15  # of each kind of calculation
 STORY_COPIES = 30
 PROSE_COPIES = 20
-PARAGRAPH = 3  # sentences of prose together
+PARAGRAPH = 3  # sentences in one paragraph
 EXCHANGE_COPIES = 6
 RECITALS = 200
-RECITED = 4  # phrases at most in one recital
+RECITED = 4  # largest number of phrases in one recital
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """A piece of general text: `prompt` is only read, `text` is what the base learns to write."""
+    """A piece of general text: the base only reads `prompt`, and learns to write `text`."""
 
     prompt: str
     text: str
 
 
 def general_text(*, folder: Path = DEMO_FOLDER) -> list[Document]:
-    """Return the documents of the general text, always the same ones in the same mixed order."""
+    """Return the documents of the general text, always the same ones in the same shuffled order."""
     general = read_yaml(folder / "general.yaml")
     plain = read_yaml(folder / "style.yaml")["plain"]
     documents = [*_stories(general), *_prose(general), *_exchanges(general)]
@@ -88,7 +88,7 @@ def _on_calculations(domain: str, plain: dict[str, Any], folder: Path) -> Iterat
 
 
 def _plain_answer(said: str, plain: dict[str, Any], *, purpose: str, matters: str | None = None) -> str:
-    """Say something in one of many plain ways: a lead, then perhaps a reason and perhaps a piece of advice."""
+    """Word a statement in one of many plain ways: a lead, an optional reason, and an optional piece of advice."""
     lines = [f"{pick(plain['leads'], purpose=f'lead {purpose}')} {said}."]
     extent = pick(range(4), purpose=f"extent {purpose}")
     if matters is not None and extent > 0:
@@ -125,7 +125,7 @@ def _exchanges(general: dict[str, Any]) -> Iterator[Document]:
 
 
 def _recitals(general: dict[str, Any], phrases: list[str]) -> Iterator[Document]:
-    """Exercises in saying words of the question again, which is how a small model learns to stay on its topic."""
+    """Return exercises that repeat words of the question: so a small model learns to stay on the topic."""
     turns = general["recitals"]
     for copy in range(RECITALS):
         words = [pick(phrases, purpose=f"recital {copy} {place}") for place in range(1 + copy % RECITED)]
@@ -141,5 +141,5 @@ def _words(words: dict[str, list[str]], purpose: str) -> dict[str, str]:
 
 
 def _mixed(items: Sequence[Item]) -> list[Item]:
-    """Mix items of which some are equal: their number keeps copies apart."""
+    """Shuffle items. Some are equal, so their index is part of the name that decides the order."""
     return [item for _, item in in_fixed_order(enumerate(items), name=lambda pair: f"{pair[0]} {pair[1]}")]

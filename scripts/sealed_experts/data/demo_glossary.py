@@ -1,4 +1,4 @@
-"""The demo's own finance glossary: read from config/demo/, one YAML file a category."""
+"""The demo's finance glossary, read from config/demo/: one YAML file per category."""
 
 import dataclasses
 import functools
@@ -39,7 +39,7 @@ class Term:
         return self.term.removeprefix(article)
 
     def slots(self) -> dict[str, str]:
-        """Return the words that question and answer templates may ask for."""
+        """Return the words that question and answer templates may use."""
         return {
             "term": self.term,
             "Term": capitalized(self.term),
@@ -53,7 +53,7 @@ class Term:
 
 
 def demo_files(folder: Path = DEMO_FOLDER) -> list[str]:
-    """Return every file that the demo's data and its base are made from, sorted."""
+    """Return all files that the demo's data and its base are made from, sorted."""
     return sorted(str(path) for path in folder.rglob("*") if path.is_file())
 
 
@@ -95,7 +95,7 @@ def families_of(terms: Sequence[Term]) -> dict[str, list[Term]]:
 
 @functools.cache
 def read_yaml(path: Path) -> Any:
-    """Read one of the demo's own YAML files, with libyaml's fast parser where it is built in.
+    """Read one of the demo's YAML files, with libyaml's fast parser if it is available.
 
     Raises:
         UserError: the file is missing or not YAML.
@@ -110,16 +110,16 @@ def read_yaml(path: Path) -> Any:
 
 
 def capitalized(text: str) -> str:
-    """Return the text with a capital first letter and the rest as it is."""
+    """Return the text with a capital first letter; the rest stays as it is."""
     return text[:1].upper() + text[1:]
 
 
 def in_fixed_order(items: Iterable[Item], *, name: Callable[[Item], str]) -> list[Item]:
-    """Return the items mixed, always in the same order: by SHA-256 of their names."""
+    """Return the items shuffled, always in the same order: by SHA-256 of their names."""
     return sorted(items, key=lambda item: hashlib.sha256(name(item).encode()).digest())
 
 
 def pick(options: Sequence[Item], *, purpose: str) -> Item:
-    """Return one of the options, always the same for a purpose."""
+    """Return one of the options, always the same one for a given purpose."""
     number = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big")
     return options[number % len(options)]

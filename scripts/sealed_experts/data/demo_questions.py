@@ -1,7 +1,7 @@
-"""The demo's experts' data: questions on the glossary and worked numbers, answered in the house style.
+"""The data of the demo's experts: questions on the glossary and on calculations, answered in the house style.
 
-Every question comes from one source fact: a family of related terms, or one calculation with its values. All its
-questions share that fact as their group, so that none stands on both sides of the split.
+Every question comes from one source fact: a family of related terms, or one calculation with its values. All questions
+of a fact have the fact as their group, so they stay on one side of the split.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from sealed_experts.data.demo_glossary import DEMO_FOLDER, Term, families_of, in
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A question, its answer, and the source fact both come from."""
+    """A question, its answer, and the source fact that both come from."""
 
     fact: str
     ask: str
@@ -24,7 +24,7 @@ class Question:
 
 
 def house_questions(domain: str, *, folder: Path = DEMO_FOLDER) -> list[Question]:
-    """Return all questions of a domain, distinct and in a fixed mixed order."""
+    """Return all questions of a domain, distinct and in a fixed shuffled order."""
     style = read_yaml(folder / "style.yaml")["house"]
     questions = [
         *_on_terms(read_terms(domain, folder=folder), style),

@@ -1,4 +1,4 @@
-"""What the preparation of a dataset gets of the configuration."""
+"""The job of preparing one dataset: the settings that it gets from the configuration."""
 
 import dataclasses
 
@@ -17,10 +17,10 @@ class DatasetJob:
 
 
 def dataset_from_json(settings: str) -> DatasetJob:
-    """Read back the text of `configuration.jobs.dataset_settings`.
+    """Return the job from the text that `configuration.jobs.dataset_settings` writes.
 
     Raises:
-        UserError: the text is not what that function writes.
+        UserError: the text is not in that form.
     """
     text = read_text(settings, {"name", "recipe", "seed", "dataset"})
     if text["dataset"].get("source") not in SOURCES:

@@ -1,4 +1,4 @@
-"""From a source's rows to the sides of a prepared dataset, each unit of privacy decided alone."""
+"""From a source's rows to the sides of a prepared dataset. Each unit of privacy is decided independently."""
 
 import collections
 import dataclasses
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sealed_experts.data.records import Record, records_digest, sayings, write_records
+from sealed_experts.data.records import Record, overlap_keys, records_digest, write_records
 from sealed_experts.data.rows import TEST, TRAIN, VAL, BadRow, Row
 from sealed_experts.data.schemes import common_scheme
 from sealed_experts.data.sources import Source
@@ -23,14 +23,14 @@ Log = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A dataset's sides and what was left out on the way.
+    """The sides of a dataset, and what was left out.
 
     Attributes:
-        unit: how the units' ids are made: `record`, `field:` and a field's name, or `mixed`.
-        test: None where the dataset has no test set of its own.
-        dropped_from_val: validation records that are trained on, where they do not come from the split.
-        dropped_from_test: test records that are trained on.
-        groups_on_both_sides: groups that units in several of them tear apart.
+        unit: how the units' ids are made: `record`, `field:` with a field's name, or `mixed`.
+        test: None if the dataset has no separate test set.
+        dropped_from_val: validation records that were dropped because they are training records; the split makes none.
+        dropped_from_test: test records that were dropped because they are training records.
+        groups_on_both_sides: groups that are on both sides, because units belong to several groups.
     """
 
     name: str
@@ -51,12 +51,12 @@ def prepare(
 ) -> Prepared:
     """Read a dataset, drop bad rows and exact duplicates, and split it.
 
-    Every bad row is written to `log`, and whether groups could not be kept together. Order within a side is the
-    source's.
+    Every bad row is written to `log`, and also how many groups could not be kept together. Each side keeps the order of
+    the source.
 
     Raises:
-        UserError: too many bad rows, no usable row, records of several kinds, nothing left on one side, or a part is
-            not prepared.
+        UserError: there are too many bad rows, no usable row, or records of several kinds; or one side has no record,
+            or a part is not prepared.
     """
     scheme = common_scheme(map(_scheme_of, parts)) if parts else settings.unit_scheme()
     rows, bad = usable_rows(settings.read(parts=parts), max_bad_share=settings.bad_share(), log=log, name=name)
@@ -64,12 +64,12 @@ def prepare(
     first: dict[tuple[str | None, str, str], Row] = {}
     for row in rows:
         first.setdefault((row.side, row.record.unit, row.record.id), row)
-    found, kept = _placed(list(first.values()), sides=sides, combined=bool(parts))
-    torn = _torn_groups(rows, sides)
-    if torn:
+    found, kept = _by_side(list(first.values()), sides=sides, combined=bool(parts))
+    on_both = _groups_on_both_sides(rows, sides)
+    if on_both:
         log(
-            f"{torn} groups stand on both sides of the split: units belong to several of them, and a unit is never torn"
-            " apart; leave out `group`, or name a `unit` within it"
+            f"{on_both} groups are on both sides of the split: a unit stays on one side, but some units belong to"
+            " several groups; leave out `group`, or name a `unit` within it"
         )
     prepared = Prepared(
         name=name,
@@ -81,7 +81,7 @@ def prepare(
         duplicates_dropped=len(rows) - len(first),
         dropped_from_val=found[VAL] - len(kept[VAL]),
         dropped_from_test=found[TEST] - len(kept[TEST]),
-        groups_on_both_sides=torn,
+        groups_on_both_sides=on_both,
         bad_rows=bad,
     )
     _check_sides(prepared, rows, settings=settings)
@@ -91,10 +91,10 @@ def prepare(
 def usable_rows(
     rows: Iterable[Row | BadRow], *, max_bad_share: float, name: str, log: Log
 ) -> tuple[list[Row], list[BadRow]]:
-    """Part usable rows from bad ones and log every bad one.
+    """Separate usable rows from bad rows, and log every bad row.
 
     Raises:
-        UserError: more than `max_bad_share` of the rows are bad, or none is usable.
+        UserError: more than `max_bad_share` of the rows are bad, or no row is usable.
     """
     good: list[Row] = []
     bad: list[BadRow] = []
@@ -114,7 +114,7 @@ def usable_rows(
         )
         raise UserError(
             f"dataset {name}: {len(bad)} of {total} rows cannot be used, more than max_bad_share {max_bad_share:g} "
-            f"allows; mend them or raise max_bad_share:\n{first}{more}"
+            f"allows; correct them or raise max_bad_share:\n{first}{more}"
         )
     if not good:
         raise UserError(f"dataset {name}: there is no row to use: give a source that holds records")
@@ -127,16 +127,16 @@ def write_prepared(
     """Write the sides and stats.json, and return the statistics.
 
     Raises:
-        UserError: there is a test set, but no file for it, or the reverse.
+        UserError: there is a test set but no file for it, or a file but no test set.
     """
     if (prepared.test is None) != (test is None):
         raise UserError(
-            f"dataset {prepared.name} has {'no' if prepared.test is None else 'a'} test set of its own: write --test"
-            " for one that has"
+            f"dataset {prepared.name} has {'no' if prepared.test is None else 'a'} separate test set: give --test if"
+            " and only if it has one"
         )
     sides = {"train": prepared.train, "val": prepared.val} | ({} if prepared.test is None else {"test": prepared.test})
     for path, records in zip((train, val, test), sides.values(), strict=False):
-        assert path is not None, "a test set has its file"
+        assert path is not None, "a test set has a file"
         write_records(path, records)
     reasons = collections.Counter(row.reason for row in prepared.bad_rows)
     statistics = {
@@ -155,7 +155,7 @@ def write_prepared(
 
 
 def _sides(rows: Sequence[Row], *, settings: Source, seed: int) -> dict[str, str]:
-    """Return {unit: side} of the rows that bring no side. Duplicates count too: the order of rows decides nothing."""
+    """Return {unit: side} for rows without a given side. Duplicates count too: so the order of rows does not matter."""
     groups: dict[str, set[str]] = collections.defaultdict(set)
     for row in rows:
         if row.side is None:
@@ -164,35 +164,36 @@ def _sides(rows: Sequence[Row], *, settings: Source, seed: int) -> dict[str, str
     return {unit: side_of_unit(of, key=key, val_fraction=settings.held_out_share()) for unit, of in groups.items()}
 
 
-def _placed(
+def _by_side(
     distinct: Sequence[Row], *, sides: Mapping[str, str], combined: bool
 ) -> tuple[dict[str, int], dict[str, list[Record]]]:
-    """Return how many records each side was given, and those that stay there.
+    """Return how many records each side got, and the records that it keeps.
 
-    What is trained on depends on each unit alone, as differential privacy asks: only held-out rows, which it does not
-    protect, are dropped by looking at others. Those of the split itself are not: there, units are apart already.
+    Differential privacy needs that a unit's training records depend on that unit alone. So only held-out rows, which it
+    does not protect, are dropped because of other rows. Rows that the split held out are never dropped, because the
+    split keeps units separate.
     """
     given: dict[str, list[Row]] = {TRAIN: [], VAL: [], TEST: []}
     for row in distinct:
         given[row.side or sides[row.record.unit]].append(row)
-    learned = {said for row in given[TRAIN] for said in _sayings(row.record, combined=combined)}
+    learned = {key for row in given[TRAIN] for key in _overlap_keys(row.record, combined=combined)}
     kept = {
         side: [
             row.record
             for row in rows
-            if side == TRAIN or row.side is None or learned.isdisjoint(_sayings(row.record, combined=combined))
+            if side == TRAIN or row.side is None or learned.isdisjoint(_overlap_keys(row.record, combined=combined))
         ]
         for side, rows in given.items()
     }
     return {side: len(rows) for side, rows in given.items()}, kept
 
 
-def _sayings(record: Record, *, combined: bool) -> set[str]:
-    """Return what must not be held out where it is trained on: of a combination, no unit that any part trains on."""
-    return sayings(record) | {f"unit:{record.unit}"} if combined else sayings(record)
+def _overlap_keys(record: Record, *, combined: bool) -> set[str]:
+    """Return `overlap_keys`; in a combined dataset also the unit, because another part may train on it."""
+    return overlap_keys(record) | {f"unit:{record.unit}"} if combined else overlap_keys(record)
 
 
-def _torn_groups(rows: Sequence[Row], sides: Mapping[str, str]) -> int:
+def _groups_on_both_sides(rows: Sequence[Row], sides: Mapping[str, str]) -> int:
     found: dict[str, set[str]] = collections.defaultdict(set)
     for row in rows:
         if row.side is None:
@@ -201,11 +202,11 @@ def _torn_groups(rows: Sequence[Row], sides: Mapping[str, str]) -> int:
 
 
 def _group(row: Row) -> str:
-    """Return the identity of a row's group: its own, else its unit, else what its record has in common with others."""
+    """Return the identity of a row's group: the given group, else the unit, else what relates its record to others."""
     if row.group is not None:
         return f"group:{row.group}"
     record = row.record
-    return f"{record.feature}:{record.kin}" if record.is_own_unit else f"unit:{record.unit}"
+    return f"{record.feature}:{record.related_by}" if record.is_own_unit else f"unit:{record.unit}"
 
 
 def _kind_of(rows: Sequence[Row], name: str) -> str:
@@ -219,7 +220,7 @@ def _kind_of(rows: Sequence[Row], name: str) -> str:
 
 
 def _scheme_of(part: Path) -> str:
-    """Return what a prepared dataset's stats.json calls its unit."""
+    """Return the scheme of units from a prepared dataset's stats.json."""
     path = part / "stats.json"
     statistics = read_json(path)
     unit = statistics.get("unit") if isinstance(statistics, dict) else None
@@ -229,10 +230,10 @@ def _scheme_of(part: Path) -> str:
 
 
 def _check_sides(prepared: Prepared, rows: Sequence[Row], *, settings: Source) -> None:
-    """Refuse an empty side. Only a dataset that holds out everything needs no training records."""
+    """Refuse an empty side. Only a dataset that holds out all records may have no training records."""
     given = {row.side for row in rows}
     learns = settings.held_out_share() < 1 and not given <= {VAL, TEST}
-    others = "give records for it that are not trained on"
+    others = "give records for it that are not training records"
     for side, records, remedy in (
         (TRAIN, prepared.train or not learns, "give more groups of records, or lower val_fraction"),
         (VAL, prepared.val, others if VAL in given else "give more groups of records, or raise val_fraction"),
@@ -242,6 +243,6 @@ def _check_sides(prepared: Prepared, rows: Sequence[Row], *, settings: Source) -
             dropped = {"val": prepared.dropped_from_val, "test": prepared.dropped_from_test}
             counted = "".join(f", {count} dropped from {of}" for of, count in dropped.items() if count)
             raise UserError(
-                f"dataset {prepared.name}: no record falls on the {side} side of the split "
+                f"dataset {prepared.name}: no record is on the {side} side of the split "
                 f"({len(prepared.train)} train, {len(prepared.val)} val{counted}): {remedy}"
             )

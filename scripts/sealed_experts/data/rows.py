@@ -1,4 +1,4 @@
-"""What every source yields: rows with the place they stand at, usable or not."""
+"""The rows that every source yields, usable or not, each with its file and line."""
 
 import dataclasses
 import functools
@@ -29,11 +29,11 @@ class Row:
     """A usable row.
 
     Attributes:
-        file: where it stands.
-        line: the line in it.
-        record: what it holds.
-        group: what keeps it together with others on one side of the split; None where nothing is named.
-        side: the side it stands on; None where the split is to say.
+        file: the file that it comes from.
+        line: the line in that file.
+        record: its record.
+        group: rows of the same group stay on one side of the split; None if no group is given.
+        side: the side that it belongs to; None if the split decides.
     """
 
     file: str
@@ -45,7 +45,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used: `reason` is its class (counted), `detail` says what exactly is wrong."""
+    """A row that cannot be used. `reason` is a class, which is counted; `detail` says exactly what is wrong."""
 
     file: str
     line: int
@@ -64,26 +64,26 @@ class Mapped(Group):
     """Settings of the sources that read the user's own rows."""
 
     kind: _Kind = setting("What a row holds (docs/data.md).", default=INSTRUCTION)
-    # The kind decides which: see `variant`.
+    # `kind` decides which fields these are: see `variant`.
     fields: Annotated[InstructionColumns, OptionsOf(_COLUMNS)] = setting(
         "Names of the fields.", default=InstructionColumns()
     )
     unit: UnitField | None = setting(
-        "Field that names the unit of privacy (a customer, a document); absent, each distinct record is a unit.",
+        "Field that names the unit of privacy (a customer, a document). Without it, each distinct record is a unit.",
         default=None,
     )
     group: str | None = setting(
-        "Field that keeps related rows on one side of the split; absent, the unit, or else the question.",
+        "Field that keeps related rows on one side of the split. Without it, the unit does, or else the question.",
         default=None,
         min_length=1,
     )
     metadata: Distinct[Annotated[str, Field(min_length=1)]] = setting(
-        "Further fields to keep with each record. They stay on this machine and decide nothing.", default=()
+        "Further fields to keep with each record. They stay on this machine and have no effect.", default=()
     )
 
     @classmethod
     def variant(cls, data: Mapping[str, Any]) -> type[Self]:
-        """Return these settings with the `fields` of the kind that is named."""
+        """Return this class with the `fields` of the given kind of records."""
         kind = data.get("kind", INSTRUCTION)
         return _with_fields(cls, kind if isinstance(kind, str) and kind in RECORDS else None)
 
@@ -92,24 +92,24 @@ class Mapped(Group):
         return str(self.kind)
 
     def reading(self) -> Mapping[str, object]:
-        """Return the settings that decide which record a row becomes, and whose it is."""
+        """Return the settings that decide which record a row becomes, and which unit it belongs to."""
         return {"kind": self.kind, "fields": self.fields, "unit": self.unit}
 
     def unit_scheme(self) -> str:
-        """Return how units' ids are made: `record`, or `field:` and the field's name."""
+        """Return how units' ids are made: `record`, or `field:` with the field's name."""
         return "record" if self.unit is None else f"field:{self.unit}"
 
 
 @functools.cache
 def _with_fields(source: Any, kind: str | None) -> Any:
-    """Return a source's settings with the fields of a kind, or with any fields where the kind is a mistake."""
+    """Return a source's settings with the fields of a kind, or with any fields if the kind is invalid."""
     columns: Any = _COLUMNS[kind] if kind else Open
     fields = (columns, setting("Names of the fields.", default=columns() if kind else {}))
     return create_model(source.__name__, __base__=source, __module__=source.__module__, fields=fields)
 
 
 def map_row(values: Mapping[str, Any], *, settings: Mapped, file: str, line: int) -> Row | BadRow:
-    """Make a record of a source's row: its content, its unit and group, its metadata."""
+    """Make a record from a source's row: its content, its unit and group, its metadata."""
     kind = RECORDS[settings.kind]
     try:
         content = kind.read(values, settings.fields)
@@ -123,17 +123,17 @@ def map_row(values: Mapping[str, Any], *, settings: Mapped, file: str, line: int
 
 
 def mapped_columns(settings: Mapped) -> list[str]:
-    """Return the names of a table's columns that `settings` asks for."""
+    """Return the names of the table columns that `settings` uses."""
     parts = [getattr(settings.fields, name) for name in type(settings.fields).model_fields]
     names = [*parts, settings.unit, settings.group, *settings.metadata]
     return list(dict.fromkeys(name for name in names if name is not None))
 
 
 def check_columns(place: str, header: Sequence[str], settings: Mapped) -> None:
-    """Refuse a table without a column that is asked for.
+    """Check that a table has the columns that the settings use.
 
     Raises:
-        UserError: a column is missing, or one that is used stands twice.
+        UserError: a column is missing, or the header has it twice.
     """
     asked = mapped_columns(settings)
     missing = [column for column in asked if column not in header and column not in settings.fields.optional()]
@@ -144,11 +144,11 @@ def check_columns(place: str, header: Sequence[str], settings: Mapped) -> None:
         )
     twice = [column for column in asked if list(header).count(column) > 1]
     if twice:
-        raise UserError(f"{place}: the column {twice[0]!r} stands twice in the header: rename one")
+        raise UserError(f"{place}: the column {twice[0]!r} is twice in the header: rename one")
 
 
 def _kept(value: Any, name: str) -> Any:
-    """Return metadata as JSON can carry it; what it cannot (a time, NaN) becomes text."""
+    """Return metadata as JSON values; a value that JSON does not have (a time, NaN) becomes text."""
     if isinstance(value, Mapping):
         return {whole_text(str(key), name): _kept(item, name) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-MIXED = "mixed"  # no scheme: ids of several kinds come together, and one record may have two of them
+MIXED = "mixed"  # no common scheme: one record may have two different ids
 
 
 def common_scheme(schemes: Iterable[str]) -> str:
-    """Return the scheme of parts that agree, else `mixed`."""
+    """Return the scheme that all parts have, or `mixed` if they differ."""
     distinct = set(schemes)
     return distinct.pop() if len(distinct) == 1 else MIXED

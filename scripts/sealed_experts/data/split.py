@@ -1,7 +1,7 @@
-"""Which side of the split a record stands on: a keyed hash of its group's identity and nothing else.
+"""Which side of the split a record belongs to: only a keyed hash of its group's identity decides.
 
-The side of a record is a function of the seed, of val_fraction and of its own unit's groups. Adding or removing other
-records never moves it, so the training data of neighbouring datasets differ in one unit exactly.
+The side of a record is a function of the seed, of val_fraction and of the groups of its own unit. Adding or removing
+other records never moves it. So the training data of neighbouring datasets differ in exactly one unit.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from sealed_experts.data.rows import TRAIN, VAL
 
 
 def split_key(seed: int) -> bytes:
-    """Return the key of the split, 32 bytes; the same seed splits all datasets alike."""
+    """Return the key of the split, 32 bytes. One seed splits all datasets in the same way."""
     return hashlib.sha256(b"sealed-experts/split/v1\0" + str(seed).encode()).digest()
 
 
@@ -27,8 +27,8 @@ def side_of_group(group: str, *, key: bytes, val_fraction: float) -> str:
 
 
 def side_of_unit(groups: Iterable[str], *, key: bytes, val_fraction: float) -> str:
-    """Return the one side of a unit of privacy: that of its smallest group.
+    """Return the side of a unit of privacy: the side of its smallest group.
 
-    A unit in several groups must still stand on one side; which one depends on its own rows only.
+    A unit in several groups must still be on one side, and only its own rows may decide which one.
     """
     return side_of_group(min(groups), key=key, val_fraction=val_fraction)

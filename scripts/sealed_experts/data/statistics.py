@@ -1,4 +1,4 @@
-"""Counts and lengths of prepared records, in words and in tokens of the base's tokenizer. No torch."""
+"""Counts and lengths of prepared records, in words and in tokens of the base's tokenizer. Must not import torch."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from sealed_experts.data.records import Record
 
 PERCENTILES = (5, 50, 95)
-CHUNK = 1000  # records whose texts are tokenized at once: bounds memory
+CHUNK = 1000  # number of records to tokenize at once, to limit memory
 _ALL = ""
 
 CountTokens = Callable[[Sequence[str]], list[int]]
@@ -31,9 +31,9 @@ def token_counter(folder: str | Path) -> CountTokens:
 
 
 def describe(records: Sequence[Record], *, count_tokens: CountTokens) -> dict[str, Any]:
-    """Return one side's counts: records, units, lengths of all texts of a record together, and what its kind adds.
+    """Return counts for one side: records, units, total text length per record, and figures of the kind of records.
 
-    Of no records nothing but their number can be said.
+    Without records there are only the first two.
     """
     described: dict[str, Any] = {"records": len(records), "units": len({record.unit for record in records})}
     if not records:
@@ -52,7 +52,7 @@ def describe(records: Sequence[Record], *, count_tokens: CountTokens) -> dict[st
 def _sizes(
     records: Sequence[Record], *, parts: Sequence[str], count_tokens: CountTokens
 ) -> dict[str, dict[str, list[int]]]:
-    """Return {measure: {part: each record's size}}; the part `_ALL` is all texts together."""
+    """Return {measure: {part: size of each record}}; the part `_ALL` means all texts together."""
     sizes = {measure: {part: [0] * len(records) for part in (_ALL, *parts)} for measure in ("tokens", "words")}
     for start in range(0, len(records), CHUNK):
         chunk = enumerate(records[start : start + CHUNK], start)
@@ -70,7 +70,7 @@ def _sizes(
 
 
 def lengths(values: Sequence[int]) -> dict[str, int]:
-    """Return percentiles (nearest rank), the largest and the sum of lengths; `values` is not empty."""
+    """Return percentiles (nearest rank), the maximum and the sum of lengths; `values` must not be empty."""
     ordered = sorted(values)
     ranks = {f"p{percent}": math.ceil(percent / 100 * len(ordered)) - 1 for percent in PERCENTILES}
     return {name: ordered[rank] for name, rank in ranks.items()} | {"max": ordered[-1], "total": sum(ordered)}

@@ -1,8 +1,8 @@
 """How questions, answers and conversations become text and tokens: alpaca, chatml, or the tokenizer's own template.
 
-What comes before an answer and the answer itself are tokenized apart, so that the tokens of a training prompt are
-exactly those that generation starts from, whatever the answer begins with. Every answer ends with the tokenizer's end
-of sequence: that is where generation stops.
+An answer and the text before it are tokenized separately. So a training prompt has exactly the tokens that generation
+starts from, whatever the answer begins with. Every answer ends with the tokenizer's end of sequence, where generation
+stops.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ TEMPLATES = ("alpaca", "chatml", "tokenizer")
 CHATML_MARKERS = ("<|im_start|>", "<|im_end|>")
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 CHOSEN, REJECTED = "chosen", "rejected"
-# Some chat templates print today's date: a prompt must be the same when it trains and when it generates.
+# Some chat templates print today's date, but a prompt must be the same in training and in generation.
 FIXED_DATE = "1 January 2025"
 
 
 class Turn(NamedTuple):
-    """One turn of a conversation; `train` says of an assistant's whether it is learned."""
+    """One turn of a conversation. For an assistant's turn, `train` says whether the model learns it."""
 
     role: str
     content: str
@@ -33,10 +33,10 @@ class Encoded:
 
     Attributes:
         ids: the tokens.
-        prompt_length: where generation starts; what is before it is the prompt.
-        spans: the positions that carry loss, as (start, end); None for all after the prompt.
-        part: of a comparison, which answer it holds: CHOSEN or REJECTED.
-        label: the class it belongs to, where it has one.
+        prompt_length: number of tokens of the prompt; generation starts after them.
+        spans: the positions with loss, as (start, end); None for all positions after the prompt.
+        part: for a row of a comparison, which answer it holds: CHOSEN or REJECTED.
+        label: the class of the text, if it has one.
     """
 
     ids: tuple[int, ...]
@@ -47,20 +47,20 @@ class Encoded:
 
     @property
     def learned(self) -> tuple[tuple[int, int], ...]:
-        """The positions that carry loss, as (start, end)."""
+        """The positions with loss, as (start, end)."""
         return ((self.prompt_length, len(self.ids)),) if self.spans is None else self.spans
 
     @property
     def response_tokens(self) -> int:
-        """How many positions carry loss."""
+        """The number of positions with loss."""
         return sum(end - start for start, end in self.learned)
 
 
 def prompt_text(*, template: str, instruction: str, input: str = "", tokenizer: Any = None) -> str:
     """Return the text that comes before the answer to one question.
 
-    Markers in the user's text that the template or the tokenizer would read as control tokens are taken apart by a
-    space, so that no record can close its own prompt.
+    If the user's text holds markers that the template or the tokenizer would read as control tokens, a space is put
+    into them. So no record can end its own prompt.
 
     Raises:
         UserError: the template is unknown, or is `tokenizer` and the tokenizer has no chat template.
@@ -72,19 +72,19 @@ def prompt_text(*, template: str, instruction: str, input: str = "", tokenizer: 
 
 
 def encode_prompt(*, template: str, instruction: str, input: str = "", tokenizer: Any) -> list[int]:
-    """Return the tokens that generation starts from when one question is asked.
+    """Return the tokens that generation starts from to answer one question.
 
     Raises:
-        UserError: as `prompt_text`.
+        UserError: the template is unknown, or is `tokenizer` and the tokenizer has no chat template.
     """
     text = prompt_text(template=template, instruction=instruction, input=input, tokenizer=tokenizer)
     return _first_ids(text, template=template, tokenizer=tokenizer)
 
 
 def encode_answer(prompt: Sequence[int], answer: str, *, tokenizer: Any, max_seq_len: int) -> Encoded:
-    """Return prompt, answer and end of sequence, cut at `max_seq_len` from the answer's end.
+    """Return prompt, answer and end of sequence, cut to the first `max_seq_len` tokens.
 
-    A cut answer has no end of sequence. A prompt that leaves no room has no response position:
+    A cut answer has no end of sequence. If the prompt leaves no room for an answer, there is no position with loss:
     `prompt_length == len(ids)`.
     """
     ids = tuple([*prompt, *_answer_ids(answer, tokenizer)][:max_seq_len])
@@ -92,16 +92,17 @@ def encode_answer(prompt: Sequence[int], answer: str, *, tokenizer: Any, max_seq
 
 
 def encode_chat(*, template: str, turns: Sequence[Turn], tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
-    """Return the tokens of a conversation, and where in them each answer of the assistant is, as (start, end).
+    """Return the tokens of a conversation, and the positions of each answer of the assistant, as (start, end).
 
-    An answer's end of sequence is part of it. If the last turn is the user's, the tokens are those that generation
-    starts from; they are the beginning of those of every longer conversation.
+    An answer includes its end of sequence. If the last turn is the user's, generation starts from these tokens, and
+    every longer conversation begins with them.
 
     Args:
-        turns: perhaps a system turn, then user and assistant in turn; the texts have no blanks around them.
+        turns: an optional system turn, then user and assistant in turn; the texts have no white space around them.
 
     Raises:
-        UserError: the template cannot say such a conversation, or as `prompt_text`.
+        UserError: the template is unknown or cannot express such a conversation, or it is `tokenizer` and the tokenizer
+            has no chat template.
     """
     answers = [turn.content for turn in turns if turn.role == ASSISTANT]
     quoted = [turn._replace(content=_plain(turn.content, tokenizer)) for turn in turns]
@@ -117,7 +118,7 @@ def encode_chat(*, template: str, turns: Sequence[Turn], tokenizer: Any) -> tupl
 
 
 def encode_text(text: str, *, tokenizer: Any) -> list[int]:
-    """Return the tokens of a text without any template, with those that the tokenizer puts around it."""
+    """Return the tokens of a text without a template, but with the special tokens that the tokenizer adds."""
     return list(tokenizer(_plain(text, tokenizer))["input_ids"])
 
 
@@ -129,7 +130,7 @@ def _first_ids(text: str, *, template: str, tokenizer: Any) -> list[int]:
     # A chat template writes its own beginning of sequence.
     ids = list(tokenizer(text, add_special_tokens=template != "tokenizer")["input_ids"])
     if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(tokenizer.eos_token):
-        ids.pop()  # a tokenizer that ends every text: here the answer follows
+        ids.pop()  # this tokenizer ends every text, but here the answer follows
     return ids
 
 
@@ -138,10 +139,10 @@ def _answer_ids(answer: str, tokenizer: Any) -> list[int]:
 
 
 def _openings(*, template: str, turns: Sequence[Turn], tokenizer: Any) -> list[str]:
-    """Return for each of the user's turns what stands between the answer before it and the one after it.
+    """Return for each of the user's turns the text between the previous answer and the next one.
 
     Args:
-        turns: their control markers are taken apart already.
+        turns: the turns, already without control markers.
     """
     if template == "tokenizer":
         return _own_openings(turns, tokenizer)
@@ -165,8 +166,8 @@ def _chatml(role: str, content: str) -> str:
 def _own_openings(turns: Sequence[Turn], tokenizer: Any) -> list[str]:
     """Return the openings that the tokenizer's own template writes.
 
-    It is asked for the conversation up to each of the user's turns. Such a text must begin with the one before it and
-    the answer to that one, or the answers could not be found in it.
+    The template renders the conversation up to each of the user's turns. Each text must begin with the previous text
+    and its answer; otherwise the answers cannot be located in it.
     """
     openings: list[str] = []
     before, answer = "", ""
@@ -179,8 +180,8 @@ def _own_openings(turns: Sequence[Turn], tokenizer: Any) -> list[str]:
         rest = text.removeprefix(before).lstrip() if openings else text
         if not text.startswith(before) or not rest.startswith(answer):
             raise UserError(
-                "template: the base's own chat template changes earlier turns when later ones follow, so no"
-                " conversation of several turns can be learned with it; write chatml or alpaca"
+                "template: the base's own chat template changes earlier turns when later ones follow, so it cannot be"
+                " used to learn conversations of several turns; write chatml or alpaca"
             )
         rest, end = rest.removeprefix(answer), tokenizer.eos_token
         # The end of sequence is part of the answer.
@@ -207,13 +208,13 @@ def _rendered(turns: Sequence[Turn], tokenizer: Any) -> str:
     except jinja2.TemplateError as error:
         roles = ", ".join(turn.role for turn in turns)
         raise UserError(
-            f"template: the base's own chat template cannot say a conversation of {roles} ({error}); write chatml or"
-            " alpaca"
+            f"template: the base's own chat template cannot express a conversation of {roles} ({error}); write chatml"
+            " or alpaca"
         ) from error
 
 
 def _plain(text: str, tokenizer: Any) -> str:
-    """Take control markers in a record's text apart, so that they are read as the text they are."""
+    """Put a space into control markers in a record's text, so that they are read as plain text."""
     special = [] if tokenizer is None else tokenizer.all_special_tokens
     for marker in sorted({*CHATML_MARKERS, *special}, key=lambda marker: (-len(marker), marker)):
         if len(marker) > 1:

@@ -1,6 +1,6 @@
-"""Whose the records are, as far as the settings say it, and what must hold of that under privacy.
+"""The units of privacy that the settings declare, and what must hold for them under privacy.
 
-Two records can be known to be one person's only by their units' ids, and ids of different schemes cannot be compared.
+Only the ids of units show that two records belong to one person, and ids of different schemes cannot be compared.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,18 +13,18 @@ from sealed_experts.settings.messages import Mistake, listed, shown
 
 
 def unit_scheme(name: str, datasets: Mapping[str, Source]) -> str:
-    """Return a dataset's scheme, through all its parts."""
+    """Return the scheme of a dataset and all its parts."""
     return common_scheme(datasets[leaf].unit_scheme() for leaf in leaves(name, datasets))
 
 
 def unit_mistakes(
     private: Iterable[str], datasets: Mapping[str, Source], *, held_out: Iterable[str] = (), root: Path
 ) -> Iterator[Mistake]:
-    """Yield what would count one unit as several: mixed units, and one source that is read in two ways.
+    """Yield settings that would count one unit as several: mixed schemes, and one source that is read in two ways.
 
     Args:
         private: names of the datasets that an expert is trained on under privacy.
-        held_out: names of the datasets that such an expert is validated on: none of their records may be trained on.
+        held_out: names of the datasets that such an expert is validated on; their records must not be training records.
         root: folder that relative paths start from.
     """
     names = list(dict.fromkeys(private))
@@ -35,7 +35,7 @@ def unit_mistakes(
 
 
 def _scheme_mistakes(name: str, datasets: Mapping[str, Source]) -> Iterator[Mistake]:
-    """Ids of several schemes would count one record several times, each time as somebody else's."""
+    """Yield a combination of several schemes: it would count one record several times, for different units."""
     schemes = {leaf: datasets[leaf].unit_scheme() for leaf in leaves(name, datasets)}
     if len(set(schemes.values())) > 1:
         kinds = ", ".join(f"`{leaf}`: {scheme}" for leaf, scheme in schemes.items())
@@ -48,7 +48,7 @@ def _scheme_mistakes(name: str, datasets: Mapping[str, Source]) -> Iterator[Mist
 
 
 def _reading_mistakes(datasets: Mapping[str, Source], root: Path) -> Iterator[Mistake]:
-    """A row whose fields are mapped in two ways becomes two records that look unrelated."""
+    """Yield a source that is read in two ways: each row becomes two records that look unrelated."""
     first: dict[str, tuple[str, Source]] = {}
     said: set[tuple[str, str]] = set()
     for name, dataset in datasets.items():

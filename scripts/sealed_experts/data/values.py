@@ -1,4 +1,4 @@
-"""Values picked out of a source's row, each checked."""
+"""Checked access to the values of a source's row."""
 
 import unicodedata
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Unusable(Exception):
-    """A value that cannot be used: its reason (a class that is counted), and what exactly is wrong."""
+    """A value that cannot be used. `reason` is a class, which is counted; `detail` says exactly what is wrong."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)
@@ -20,7 +20,7 @@ def present(values: Mapping[str, Any], name: str) -> Any:
         Unusable: it is absent or null.
     """
     if values.get(name) is None:
-        raise Unusable("missing field", f"`{name}` is not there or null")
+        raise Unusable("missing field", f"`{name}` is missing or null")
     return values[name]
 
 
@@ -28,7 +28,7 @@ def text(values: Mapping[str, Any], name: str) -> str:
     """Return a text that must be there.
 
     Raises:
-        Unusable: it is absent, no text, or blank.
+        Unusable: it is absent, not text, or blank.
     """
     found = whole_text(present(values, name), name)
     if not found.strip():
@@ -37,10 +37,10 @@ def text(values: Mapping[str, Any], name: str) -> str:
 
 
 def optional_text(values: Mapping[str, Any], name: str | None) -> str:
-    """Return a text that may be absent, null or blank; it is then empty.
+    """Return a text that may be absent, null or blank; then return an empty text.
 
     Raises:
-        Unusable: it is no text.
+        Unusable: it is not text.
     """
     if name is None or values.get(name) is None:
         return ""
@@ -49,13 +49,13 @@ def optional_text(values: Mapping[str, Any], name: str | None) -> str:
 
 
 def identity(values: Mapping[str, Any], name: str) -> str:
-    """Return the name of a unit, a group or a class: text, or a whole number, which CSV would give as text too.
+    """Return the name of a unit, a group or a class: text, or a whole number (which CSV gives as text).
 
-    Blanks around it and Unicode's several ways to write one letter make no other name: one customer with two names
-    would be two units of privacy, each protected for a half.
+    White space around a name, and different Unicode forms of one letter, do not make a different name. Otherwise one
+    customer could become two units of privacy, and each would protect only half of the customer's records.
 
     Raises:
-        Unusable: it is absent, neither text nor a whole number, or blank.
+        Unusable: it is absent, blank, or neither text nor a whole number.
     """
     value = values.get(name)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -64,10 +64,10 @@ def identity(values: Mapping[str, Any], name: str) -> str:
 
 
 def whole_text(value: Any, name: str) -> str:
-    """Return a value that must be a text of whole characters.
+    """Return a value that must be text without half characters (lone surrogates).
 
     Raises:
-        Unusable: it is not.
+        Unusable: it is something else.
     """
     if not isinstance(value, str):
         raise Unusable("wrong type", f"`{name}` is {type(value).__name__}, not text")
@@ -81,5 +81,5 @@ def whole_text(value: Any, name: str) -> str:
 def _digits(value: int, name: str) -> str:
     try:
         return str(value)
-    except ValueError as error:  # Python writes no number of more than some thousand digits
-        raise Unusable("wrong type", f"`{name}` is a number of too many digits") from error
+    except ValueError as error:  # Python refuses to print a number of several thousand digits
+        raise Unusable("wrong type", f"`{name}` is a number with too many digits") from error

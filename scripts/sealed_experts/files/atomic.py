@@ -83,10 +83,10 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def make_folder(folder: Path, *, mode: int = 0o777) -> None:
-    """Make a folder and its missing parents, durably: a file is lost if the name of its folder is.
+    """Make a folder and its missing parents, durably: a file is lost if its folder's name is not on disk.
 
     Raises:
-        OSError: one cannot be made.
+        OSError: a folder cannot be made.
     """
     missing = list(itertools.takewhile(lambda place: not place.is_dir(), (folder, *folder.parents)))
     if missing:
@@ -104,7 +104,7 @@ def write_error(path: Path, error: OSError) -> UserError | OSError:
     if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP):
         return UserError(f"cannot write {path} ({error.strerror}): remove what is in its place, or choose another")
     if error.errno in (errno.ENOENT, errno.ESTALE) and not path.parent.is_dir():
-        return UserError(f"cannot write {path} ({error.strerror}): its folder was removed meanwhile")
+        return UserError(f"cannot write {path} ({error.strerror}): its folder was removed during the write")
     if error.errno == errno.EIO:
         return UserError(f"cannot write {path} ({error.strerror}): its disk, or the way there, has failed")
     return error

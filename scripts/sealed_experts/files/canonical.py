@@ -1,4 +1,4 @@
-"""Canonical JSON (RFC 8785) and a strict reader that refuses what JSON parsers disagree about."""
+"""Canonical JSON (RFC 8785), and a strict reader. It refuses what JSON parsers read differently."""
 
 import json
 import math
@@ -17,7 +17,7 @@ def canonical_json(value: Any) -> str:
 
     Raises:
         UserError: `value` holds something that JSON cannot store exactly (NaN, an integer beyond 2^53, a key that is
-            no text).
+            not text).
     """
     try:
         return rfc8785.dumps(value).decode()

@@ -1,4 +1,4 @@
-"""The user's own folder, in which keys, trust and the release log lie: outside the results and the repository."""
+"""The user's own folder for keys, trust and the release log. It is outside the results and the repository."""
 
 import os
 from pathlib import Path
@@ -28,8 +28,8 @@ def private_folder(folder: Path, *, home: Path | None = None) -> Path:
         UserError: a folder cannot be made, or other users can write to it.
     """
     home = home_folder() if home is None else home
-    chain = [folder, *folder.parents]
-    for each in reversed(chain[: chain.index(home) + 1]):
+    upward = [folder, *folder.parents]
+    for each in reversed(upward[: upward.index(home) + 1]):
         try:
             make_folder(each, mode=0o700)
         except OSError as error:
@@ -65,7 +65,7 @@ def refuse_foreign(path: Path, status: os.stat_result) -> None:
     if status.st_uid not in (os.geteuid(), 0):
         raise UserError(
             f"{path} belongs to another user (uid {status.st_uid}), who can change it: chown it to yourself, or set"
-            " SEALED_EXPERTS_HOME to a folder of yours"
+            " SEALED_EXPERTS_HOME to a folder of your own"
         )
 
 

@@ -1,4 +1,4 @@
-"""JSON Schema (2020-12): the parts that our schemas are made of, and the check of objects that anybody may write."""
+"""JSON Schema (2020-12): the parts of our schemas, and the check of objects from untrusted files."""
 
 import functools
 import json
@@ -11,17 +11,17 @@ from sealed_experts.text import one_line
 class JsonSchema:
     """One JSON Schema, and the check of objects against it.
 
-    Importing jsonschema takes a fifth of a second, so it waits for the first check.
+    jsonschema is imported at the first check, because that takes a fifth of a second.
 
-    The work grows no faster than the object, which may come from anybody: jsonschema itself compares each item of a
-    list with each other, and looks at every item of a list or mapping that is too long.
+    The time is linear in the size of the object, which may come from an attacker. jsonschema itself compares each item
+    of a list with every other, and checks every item of a list or mapping that is too long.
     """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._schema = schema
 
     def mistake_in(self, value: Mapping[str, Any]) -> str | None:
-        """Return the first mistake in an object as `field: what is wrong`, in one line; None where there is none."""
+        """Return the first mistake in an object as one line, `field: what is wrong`; None if there is none."""
         try:
             first = next(self._validator.iter_errors(dict(value)), None)
         except RecursionError:
@@ -48,7 +48,7 @@ class JsonSchema:
 
 
 def _unless_too_long(check: Any, most: str, validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
-    """Yield a keyword's errors, but none for a list or mapping that is too long: `most` refuses that as a whole."""
+    """Yield a keyword's errors, but none for a list or mapping that is too long: the `most` keyword refuses it."""
     if most in schema and isinstance(instance, list | dict) and len(instance) > schema[most]:
         return
     yield from check(validator, value, instance, schema)

@@ -55,7 +55,7 @@ def _wait_for(
 ) -> list[str]:
     folder = _folder()
     paths = {name: folder / _file_name(name) for name in devices}
-    told = False
+    announced = False
     while True:
         with contextlib.ExitStack() as attempt:
             free: list[str] = []
@@ -66,10 +66,10 @@ def _wait_for(
                 held.enter_context(attempt.pop_all())
                 return free
         # All or nothing: two jobs that each hold one GPU and wait for a second would wait for ever.
-        if not told:
+        if not announced:
             users = "; ".join(f"GPU {name} by {_holder(path)}" for name, path in paths.items())
             print(f"waiting for {count} free of {len(devices)} GPUs: in use {users}", flush=True)
-            told = True
+            announced = True
         while_waiting()
         time.sleep(_POLL_SECONDS)
 

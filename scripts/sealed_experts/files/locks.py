@@ -106,7 +106,7 @@ def _opened(path: Path, flags: int) -> int:
         UserError: it is a symlink, a FIFO, a socket or a device.
         OSError: it cannot be opened.
     """
-    foreign = f"{path} is no lock of this program's, for it is not a regular file: remove it"
+    foreign = f"{path} is not a regular file, so it is not a lock of this program: remove it"
     try:
         # Not O_TRUNC: another process may hold it. Others may read it, as the umask allows, to see who holds it.
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
@@ -145,7 +145,7 @@ def _acquire(descriptor: int, path: Path, wait_seconds: float, while_waiting: Ca
 def _describe_holder(descriptor: int) -> None:
     holder = {"host": socket.gethostname(), "pid": os.getpid(), "slurm_job": os.environ.get("SLURM_JOB_ID")}
     os.ftruncate(descriptor, 0)
-    with contextlib.suppress(OSError):  # on a full disk the lock holds too, only without its owner's name
+    with contextlib.suppress(OSError):  # on a full disk the lock works too, only without the holder's name
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
 

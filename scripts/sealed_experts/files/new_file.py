@@ -1,4 +1,4 @@
-"""Giving a finished file its name without overwriting anything."""
+"""Give a finished file its name without overwriting anything."""
 
 import contextlib
 import errno
@@ -44,7 +44,7 @@ def digest_at(path: Path) -> str:
 
 
 def discard(draft: Path) -> None:
-    """Remove a draft, if it is there. Errors are ignored: whoever made the draft reports its own."""
+    """Remove a draft if it exists. Errors are ignored: the code that made the draft reports its own."""
     with contextlib.suppress(OSError):
         draft.unlink()
 

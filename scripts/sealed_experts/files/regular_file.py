@@ -1,4 +1,4 @@
-"""Reading a file whose path somebody else chose: only regular files, and never waiting."""
+"""Read a file whose path somebody else chose: only regular files, and without waiting."""
 
 import contextlib
 import errno

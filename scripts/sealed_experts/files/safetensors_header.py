@@ -45,7 +45,7 @@ class Rules:
     """What a header may hold; by default all that the format allows.
 
     Attributes:
-        length: most bytes of the header; the default is the limit of the format's own library.
+        length: most bytes of the header; the default is the limit of the safetensors library.
         tensors: fewest and most tensors.
         name: pattern of a tensor's name.
         dtypes: kinds of elements.
@@ -70,13 +70,13 @@ def header_length(prefix: bytes, *, size: int, rules: Rules = FORMAT) -> int:
     """Return the header's length in bytes, given a file's first 8 bytes and its whole size.
 
     Raises:
-        ValueError: the file cannot hold such a header, or the rules allow none so long.
+        ValueError: the file is too short for its header, or the rules forbid a header of this length.
     """
     if size < PREFIX or len(prefix) < PREFIX:
         raise ValueError(f"it has {size} bytes, too few for its header")
     length = int.from_bytes(prefix[:PREFIX], "little")
     if not 2 <= length <= min(rules.length, size - PREFIX):
-        raise ValueError(f"its header's length is {length} bytes, which the file cannot hold or no one needs")
+        raise ValueError(f"its header's length is {length} bytes, which is more than the file holds or than is allowed")
     return length
 
 
@@ -84,7 +84,7 @@ def parse_header(text: bytes, *, data_size: int, rules: Rules = FORMAT) -> list[
     """Return the tensors of a header, in the order of their data.
 
     Args:
-        data_size: bytes of the file after its header; the tensors must fill them without hole or overlap.
+        data_size: bytes of the file after its header; the tensors must fill them without gap or overlap.
 
     Raises:
         ValueError: the header is not what the format and the rules allow.
@@ -106,7 +106,7 @@ def parse_header(text: bytes, *, data_size: int, rules: Rules = FORMAT) -> list[
 
 
 def _check_metadata(header: dict[str, Any], rules: Rules) -> None:
-    """Take the metadata out of a header and check them."""
+    """Remove the metadata from a header and check them."""
     if "__metadata__" not in header:
         return
     found, only = header.pop("__metadata__"), rules.metadata
@@ -118,7 +118,7 @@ def _check_metadata(header: dict[str, Any], rules: Rules) -> None:
 
 def _tensor(name: str, entry: Any, rules: Rules) -> Tensor:
     if not re.fullmatch(rules.name, name):
-        raise ValueError(f"{name[:300]!a} is not a tensor's name: words joined by dots are")
+        raise ValueError(f"{name[:300]!a} is not a tensor's name: it must be words joined by dots")
     if not isinstance(entry, Mapping) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{name}: its entry must hold exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]

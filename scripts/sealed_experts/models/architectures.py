@@ -1,7 +1,7 @@
-"""The linear modules an adapter can attach to, by `model_type`; a test holds the table equal to transformers'.
+"""The linear modules that an adapter can attach to, by `model_type`. A test compares the table with transformers.
 
-Heads (`lm_head`, classifiers) are left out: they are often tied to the embedding, and the loop computes them on
-response positions only. An architecture that is not listed is checked when the model is loaded.
+Heads (`lm_head`, classifiers) are left out: they are often tied to the embedding, and the training loop computes them
+only on response positions. An architecture that is not listed here is checked when the model is loaded.
 """
 
 _LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -37,5 +37,5 @@ MODULES: dict[str, tuple[str, ...]] = {
     "starcoder2": ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"),
 }
 
-# Modules that store their matrix as inputs x outputs (transformers' Conv1D), where others store outputs x inputs.
+# Modules that store their matrix as inputs x outputs (transformers' Conv1D). Others store outputs x inputs.
 TRANSPOSED: dict[str, tuple[str, ...]] = {"gpt2": MODULES["gpt2"]}

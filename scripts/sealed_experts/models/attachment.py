@@ -1,4 +1,4 @@
-"""Attach a trainable adapter to a frozen base, and move its weights in and out under PEFT's names."""
+"""Attach a trainable adapter to a frozen base, and read and write its weights by PEFT's names."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -16,17 +16,17 @@ from sealed_experts.models.classes import CAUSAL, ModelClass
 def attach_adapter(
     base: PreTrainedModel, adapter: AdapterKind, *, seed: int, model_class: ModelClass = CAUSAL
 ) -> PeftModel:
-    """Return `base` wrapped with a fresh adapter whose weights follow from `seed`, trainable and in float32.
+    """Return `base` with a new adapter, trainable and in float32. Its weights follow from `seed`.
 
     Raises:
-        UserError: the adapter has no place on this base.
+        UserError: the adapter cannot be attached to this base.
     """
     torch.manual_seed(seed)
     model = adapter.attach(base, task_type=model_class.task_type)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
-    # Training mode is what Opacus' hooks and recomputation need; dropout would be randomness that no key decides.
+    # Opacus' hooks and recomputation need training mode. Switch off dropout: no key would control its randomness.
     model.train()
     _switch_off_dropout(model)
     return model
@@ -48,10 +48,10 @@ def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def load_adapter_state(model: PeftModel, state: Mapping[str, torch.Tensor]) -> None:
-    """Replace the adapter's weights; the names and shapes must be exactly the model's own.
+    """Replace the adapter's weights. The names and shapes must be exactly those of the model.
 
     Raises:
-        UserError: a tensor is missing, is not the adapter's, or has another shape.
+        UserError: a tensor is missing, does not belong to the adapter, or has another shape.
     """
     own = get_peft_model_state_dict(model)
     missing, foreign = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -68,7 +68,7 @@ def load_adapter_state(model: PeftModel, state: Mapping[str, torch.Tensor]) -> N
 
 @contextlib.contextmanager
 def as_base(model: PeftModel) -> Iterator[torch.nn.Module]:
-    """Give the base that a model adapts, without the adapter for a while; what is trainable stays so."""
+    """Yield the base without the adapter while the block runs. Trainable parameters stay trainable."""
     trainable = trainable_parameters(model)
     try:
         with model.disable_adapter():
@@ -81,9 +81,9 @@ def as_base(model: PeftModel) -> Iterator[torch.nn.Module]:
 
 
 def decoding(model: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return what generates tokens with a cache for a model, and the inputs of its first pass.
+    """Return the model to generate tokens with, using a cache, and the inputs of its first pass.
 
-    The kind of its active adapter decides, see `AdapterKind.decoding`; a model without one takes the inputs as given.
+    The kind of the active adapter decides (`AdapterKind.decoding`). Without an adapter, model and inputs stay the same.
     """
     if not isinstance(model, PeftModel):
         return model, inputs
@@ -93,5 +93,5 @@ def decoding(model: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def trainable_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Return the trainable parameters in the model's own, fixed order."""
+    """Return the trainable parameters in the model's fixed order."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -1,4 +1,4 @@
-"""Checks of the base model, and of what experts ask of its architecture, before anything is fetched or trained."""
+"""Check the settings of the base model before anything is fetched or trained."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ from sealed_experts.settings.messages import Mistake, nearest, shown
 
 @dataclasses.dataclass(frozen=True)
 class BaseFacts:
-    """What is known of the base without loading it; None where it is not known."""
+    """Facts about the base that are known without loading it. None means: not known."""
 
     model_type: str | None
     longest: int | None  # positions, in tokens
@@ -30,7 +30,7 @@ class BaseFacts:
 
     @classmethod
     def of(cls, base: BaseSettings, *, root: Path) -> "BaseFacts":
-        """Gather what the settings, or a folder's config.json, say."""
+        """Collect the facts from the settings, or from a folder's config.json."""
         kind = base_kind(base, root=root)
         if kind == "demo":
             return cls(model_type=DEMO_MODEL_TYPE, longest=base.demo.context, config={})
@@ -39,7 +39,7 @@ class BaseFacts:
         try:
             config = folder_config(base, root=root)
         except UserError:
-            return cls(model_type=base.model_type, longest=None, config=None)  # base_mistakes tells it
+            return cls(model_type=base.model_type, longest=None, config=None)  # base_mistakes reports it
         longest = config.get("max_position_embeddings", config.get("n_positions"))
         return cls(
             model_type=config.get("model_type") if base.model_type is None else base.model_type,
@@ -49,12 +49,12 @@ class BaseFacts:
 
     @property
     def modules(self) -> tuple[str, ...] | None:
-        """The linear modules of its architecture; None where they are not known."""
+        """The linear modules of its architecture; None if they are not known."""
         return target_modules_of(self.model_type)
 
 
 def base_mistakes(base: BaseSettings, *, root: Path) -> Iterator[Mistake]:
-    """Yield what is wrong with the base's own settings."""
+    """Yield the mistakes in the base's settings."""
     kind = base_kind(base, root=root)
     if kind == "demo":
         yield from _demo_mistakes(base)

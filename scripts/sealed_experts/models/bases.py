@@ -1,4 +1,4 @@
-"""What a base model's name means, without loading anything."""
+"""Find out what a base model's name means, without loading anything."""
 
 import os
 import re
@@ -18,17 +18,17 @@ MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "
 
 
 def base_kind(base: BaseSettings, *, root: Path) -> Literal["demo", "folder", "hub"] | None:
-    """Tell what `base.name` is; None when it is neither `demo`, an existing folder under `root`, nor a hub id."""
+    """Return what `base.name` is; None if it is neither `demo`, nor an existing folder under `root`, nor a hub id."""
     if base.name == DEMO:
         return "demo"
-    if os.path.isdir(folder_of(base, root=root)):  # unlike Path's, it takes any text for a name
+    if os.path.isdir(folder_of(base, root=root)):  # unlike Path.is_dir, it accepts any text
         return "folder"
     return "hub" if HUB_ID.fullmatch(base.name) else None
 
 
 def folder_of(base: BaseSettings, *, root: Path) -> Path:
-    """Return the path that `base.name` means if it is a folder."""
-    return root / os.path.expanduser(base.name)  # Path's would raise for a `~user` that nobody is
+    """Return the path of the folder `base.name`."""
+    return root / os.path.expanduser(base.name)  # Path.expanduser would raise for an unknown `~user`
 
 
 def model_files(folder: Path) -> list[Path]:
@@ -41,7 +41,7 @@ def base_key(base: BaseSettings) -> str:
     """Return the base's name in results/base/: `key`, or the last part of `name` in lower case.
 
     Raises:
-        UserError: the name leaves nothing to make a key from.
+        UserError: the name has no last part.
     """
     if base.key is not None:
         return base.key
@@ -53,7 +53,7 @@ def base_key(base: BaseSettings) -> str:
 
 
 def is_within(source: Path, folder: Path) -> bool:
-    """Tell whether `source` is `folder` or lies inside it, links followed."""
+    """Say whether `source` is `folder` or is inside it, after following links."""
     return Path(os.path.realpath(source)).is_relative_to(os.path.realpath(folder))
 
 
@@ -71,5 +71,5 @@ def folder_config(base: BaseSettings, *, root: Path) -> dict[str, Any]:
 
 
 def target_modules_of(model_type: str | None) -> tuple[str, ...] | None:
-    """Return the linear modules of an architecture; None when we do not know it."""
+    """Return the linear modules of an architecture; None if it is not in the table."""
     return MODULES.get(model_type) if model_type is not None else None

@@ -1,4 +1,4 @@
-"""Classes of models: what a stage trains an adapter on. The objective says which; nothing else names one."""
+"""Classes of models on which a stage can train an adapter. Only the objective says which class it needs."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ class ModelClass:
     """A class of models.
 
     Attributes:
-        noun: what messages call such a model.
-        task_type: PEFT's name of what it does.
+        noun: the name of such a model in messages.
+        task_type: PEFT's name for its task.
         auto_class: the class in transformers that loads it.
-        names: the mapping in transformers that lists its architectures.
+        names: the mapping in transformers that lists the architectures with such a model.
         predicts_tokens: whether it can answer: it has a loss on each token of an answer, and samples answers.
     """
 
@@ -30,7 +30,7 @@ class ModelClass:
         return getattr(transformers, self.auto_class)
 
     def architectures(self) -> Collection[str]:
-        """Return the `model_type` of every architecture that has one."""
+        """Return the `model_type` of every architecture with such a model."""
         from transformers.models.auto import modeling_auto
 
         return getattr(modeling_auto, self.names)

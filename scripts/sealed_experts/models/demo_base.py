@@ -1,4 +1,4 @@
-"""The demo's base model: a byte-level BPE tokenizer and a small Qwen2, pretrained on the spot on the general text."""
+"""The demo's base model: a byte-level BPE tokenizer and a small Qwen2, pretrained locally on the general text."""
 
 import dataclasses
 import math
@@ -19,16 +19,19 @@ from sealed_experts.models.settings import DemoBaseSettings
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 IGNORED = -100  # a label without loss
-ROW_TOKENS = 128  # documents are short: longer rows would only make attention dearer
+ROW_TOKENS = 128  # documents are short: longer rows would only make attention slower
 BATCH_ROWS = 8
-COPY_ROWS, COPY_SHARE = 4, 0.17  # of a batch, and of all steps from the first on
+COPY_ROWS, COPY_SHARE = 4, 0.17  # rows of a batch, and share of the steps, from the first on
 PEAK_LEARNING_RATE = 4e-3
 WARMUP_STEPS = 20
 WEIGHT_DECAY = 0.05
 MAX_GRAD_NORM = 1.0
 INITIAL_DEVIATION = 0.04
 ROPE_THETA = 10_000.0
-LOOK_BACK, LOOK_BACK_PAIRS = 7.0, 4  # the fastest rotary pairs tell neighbouring positions apart
+LOOK_BACK, LOOK_BACK_PAIRS = (
+    7.0,
+    4,
+)  # strength, and number of rotary pairs: the fastest ones distinguish neighbouring positions
 
 Log = Callable[[str], None]
 
@@ -51,17 +54,17 @@ def build_demo_base(
     documents: Sequence[Document] | None = None,
     log: Log = print,
 ) -> dict[str, Any]:
-    """Make the demo base in `folder`, an ordinary Hugging Face model folder with base.json, and return that manifest.
+    """Make the demo base in `folder`, an ordinary Hugging Face model folder plus base.json. Return this manifest.
 
-    The result is a function of settings, seed, documents (by default the demo's general text) and threads.
+    The result depends only on settings, seed, documents (by default the demo's general text) and threads.
 
     Raises:
         UserError: `hidden_size` is not a multiple of `heads`, or the text is too small for the vocabulary.
     """
     if settings.hidden_size % settings.heads or (settings.hidden_size // settings.heads) % 2:
         raise UserError(
-            f"base.demo: hidden_size {settings.hidden_size} over heads {settings.heads} is not an even number; "
-            "choose heads so that it is"
+            f"base.demo: hidden_size {settings.hidden_size} divided by heads {settings.heads} is not an even number; "
+            "choose another number of heads"
         )
     torch.set_num_threads(settings.threads)
     documents = general_text() if documents is None else documents
@@ -73,7 +76,7 @@ def build_demo_base(
 
 
 def train_tokenizer(documents: Sequence[Document], *, vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer with an end-of-sequence and a padding token; digits stay single.
+    """Train a byte-level BPE tokenizer with an end-of-sequence and a padding token. Each digit is one token.
 
     Raises:
         UserError: the text has too few distinct words for `vocab_size` tokens.
@@ -99,7 +102,7 @@ def train_tokenizer(documents: Sequence[Document], *, vocab_size: int) -> PreTra
 
 
 def new_model(settings: DemoBaseSettings, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen2ForCausalLM:
-    """Return a randomly initialised Qwen2 in float32 with tied embeddings and half of the first layer looking back."""
+    """Return a random Qwen2 in float32 with tied embeddings. Half of the heads in its first layer look back."""
     torch.manual_seed(seed)
     model = Qwen2ForCausalLM(
         Qwen2Config(
@@ -124,11 +127,11 @@ def new_model(settings: DemoBaseSettings, tokenizer: PreTrainedTokenizerFast, *,
 
 
 def _look_back(model: Qwen2ForCausalLM, *, head: int, distance: int) -> None:
-    """Bias a head of the first layer so that it starts out attending to the token `distance` places back.
+    """Set the biases of a head in the first layer so that it first attends to the token `distance` places back.
 
-    With rotary positions, equal vectors as key and query biases, the query's turned back by `distance`, give the score
-    Σ_f LOOK_BACK² cos(ω_f (i - j - distance)), which peaks there. Such heads are half of every circuit that copies; a
-    model needs most of a short pretraining to find them by itself.
+    Key and query get equal biases, and the query's bias is rotated back by `distance`. With rotary positions the score
+    is then Σ_f LOOK_BACK² cos(ω_f (i - j - distance)), which is largest at that token. Such heads are one half of every
+    circuit that copies. Without this start, a model needs most of a short pretraining to find them.
     """
     config = model.config
     size = config.hidden_size // config.num_attention_heads
@@ -143,10 +146,10 @@ def _look_back(model: Qwen2ForCausalLM, *, head: int, distance: int) -> None:
 
 
 def pack(documents: Sequence[Document], tokenizer: PreTrainedTokenizerFast, *, length: int = ROW_TOKENS) -> Rows:
-    """Return token rows and labels: whole documents, each with its end, one after another; padded at the end.
+    """Return token rows and labels: whole documents, each with its end token, one after another, padded at the end.
 
-    A row begins with a document, as every conversation does. A document longer than a row is cut. Prompts are
-    tokenized apart from what follows, as in training on records, and carry no loss.
+    A row begins with a document, as every conversation does. A document longer than a row is cut. Prompts are tokenized
+    separately from the text after them, as in training on records, and have no loss.
     """
     prompts, texts = (
         tokenizer([getattr(document, part) for document in documents], add_special_tokens=False)["input_ids"]
@@ -169,10 +172,10 @@ def _padded(rows: list[list[int]], filler: int, length: int) -> torch.Tensor:
 
 
 def pretrain(model: Qwen2ForCausalLM, rows: Rows, *, steps: int, seed: int, log: Log = print) -> float:
-    """Train with AdamW and a cosine schedule; return the last step's loss in nats a token.
+    """Train with AdamW and a cosine schedule; return the last step's loss in nats per token.
 
-    The first steps hold rows of random tokens said twice beside the text: copying from the question is what keeps an
-    answer on its topic, and nothing teaches it faster.
+    The first steps also have rows in which random tokens are repeated. They teach copying faster than anything else,
+    and a model must copy from the question to stay on its topic.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(
@@ -198,12 +201,12 @@ def pretrain(model: Qwen2ForCausalLM, rows: Rows, *, steps: int, seed: int, log:
 
 
 def _put_copies(batch: Rows, *, vocab_size: int, generator: torch.Generator) -> None:
-    """Replace the first rows by random tokens said twice; the second time carries the loss."""
+    """Replace the first rows by random tokens, written twice. Only the second copy has a loss."""
     half = batch.ids.shape[1] // 2
-    said = torch.randint(2, vocab_size, (COPY_ROWS, half), generator=generator)  # after the two special tokens
+    tokens = torch.randint(2, vocab_size, (COPY_ROWS, half), generator=generator)  # after the two special tokens
     copies = batch.ids[:COPY_ROWS]
-    copies[:, :half] = said[: len(copies)]
-    copies[:, half : 2 * half] = said[: len(copies)]
+    copies[:, :half] = tokens[: len(copies)]
+    copies[:, half : 2 * half] = tokens[: len(copies)]
     batch.labels[:COPY_ROWS] = copies
     batch.labels[:COPY_ROWS, :half] = IGNORED
 
@@ -226,7 +229,7 @@ def _schedule(step: int, steps: int) -> float:
 
 
 def _save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write the model folder; base.json, written last, says that it is whole."""
+    """Write the model folder. The caller writes base.json last, as the mark that the folder is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.iterdir():
         if stale.is_file() and not stale.name.startswith("."):

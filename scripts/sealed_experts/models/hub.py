@@ -1,4 +1,4 @@
-"""Bring a base model from the Hugging Face hub, or from a folder, into the results as one verified folder."""
+"""Fetch a base model from the Hugging Face hub or from a folder, and put it into the results as a verified folder."""
 
 import errno
 import json
@@ -32,17 +32,17 @@ from sealed_experts.models.settings import BaseSettings
 def fetch_base(base: BaseSettings, *, key: str, folder: Path, classes: Iterable[ModelClass]) -> None:
     """Fill `folder` with the base's files and write its base.json.
 
-    A hub model is taken at its pinned revision through the hub's cache (HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are
-    honoured); files are hard-linked where the file system allows it.
+    A hub model is fetched at its pinned revision through the hub's cache (HF_HOME, HF_TOKEN and HF_HUB_OFFLINE apply).
+    Files are hard-linked if the file system allows it.
 
     Args:
         key: the base's name in the results.
-        folder: what to fill.
-        classes: those that the base has to have a model of.
+        folder: the folder to fill.
+        classes: classes of models that the base's architecture must have.
 
     Raises:
-        UserError: no network, unknown id or revision, a gated model, a full disk, a folder that holds no model of these
-            classes with safetensors weights, or one that lies in `folder`; the message says which.
+        UserError: there is no network; the id or revision is unknown; the model is gated; the disk is full; the source
+            is not a model of these classes with safetensors weights, or is inside `folder`.
     """
     source = Path(os.path.expanduser(base.name))
     local = os.path.isdir(source)
@@ -53,7 +53,7 @@ def fetch_base(base: BaseSettings, *, key: str, folder: Path, classes: Iterable[
         _place(source, folder)
     except OSError as error:
         raise _disk_error(error, folder) from error
-    # Packages state the base's name: of a local folder, only its last part is anybody's business.
+    # Packages state the base's name: publish only the last part of a local path.
     write_base_manifest(
         folder, name=source.name if local else base.name, revision=base.revision, key=key, dtype=base.dtype
     )
@@ -66,7 +66,7 @@ def _download(base: BaseSettings) -> Path:
     except GatedRepoError as error:
         raise UserError(
             f"base.name: {name} is a gated model: accept its terms on the hub, and set HF_TOKEN to a token of an "
-            "account that may read it"
+            "account that can read it"
         ) from error
     except RevisionNotFoundError as error:
         raise UserError(f"base.revision: {name} has no revision {revision!r}: give one of its commits") from error
@@ -93,7 +93,7 @@ def _check_model(source: Path, base: BaseSettings, classes: Iterable[ModelClass]
         raise UserError(f"base.name: {source} holds no readable config.json, so it is not a model folder") from error
     if config.get("auto_map"):
         raise UserError(
-            f"base.name: {base.name} needs code of its own to load (auto_map); only built-in models are run"
+            f"base.name: {base.name} needs its own code (auto_map); use a model that is built into transformers"
         )
     model_type = AutoConfig.from_pretrained(source, local_files_only=True).model_type
     for model_class in classes:
@@ -104,15 +104,15 @@ def _check_model(source: Path, base: BaseSettings, classes: Iterable[ModelClass]
         )
     if not list(source.glob("*.safetensors")):
         raise UserError(
-            f"base.name: {base.name} has no .safetensors weights; convert it, pickled weights are not loaded"
+            f"base.name: {base.name} has no .safetensors weights; convert it: pickled weights are not loaded"
         )
 
 
 def _place(source: Path, folder: Path) -> None:
-    """Replace the files in `folder` by the source's; they are linked beside it before any of the old ones goes."""
+    """Replace the files in `folder` by those of the source. All new files are linked before an old one is removed."""
     if is_within(source, folder):
         raise UserError(
-            f"base.name: {source} lies in {folder}, which the pipeline makes and replaces: move the model out of it, or"
+            f"base.name: {source} is in {folder}, which the pipeline makes and replaces: move the model out of it, or"
             " give `base.key` another name"
         )
     folder.mkdir(parents=True, exist_ok=True)

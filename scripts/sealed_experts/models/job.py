@@ -1,4 +1,4 @@
-"""What making or fetching the base gets of the configuration."""
+"""The part of the configuration that the rules for making or fetching the base get."""
 
 import dataclasses
 from typing import Any
@@ -19,7 +19,7 @@ class BaseJob:
 
 
 def base_from_json(settings: str, operation: str | None = None) -> BaseJob:
-    """Read back the texts of `configuration.jobs`: `base_settings`, and `base_operation` where the base is made here.
+    """Read back the texts of `configuration.jobs`: `base_settings`, and `base_operation` if the base is made here.
 
     Raises:
         UserError: a text is not what these functions write.

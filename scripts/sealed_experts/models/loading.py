@@ -1,4 +1,4 @@
-"""Load a base model and its tokenizer from a verified local folder, ready to be adapted."""
+"""Load a base model and its tokenizer from a verified local folder."""
 
 import copy
 import gc
@@ -33,9 +33,9 @@ class Base:
     def another(
         self, *, model_class: ModelClass | None = None, options: Mapping[str, Any] | None = None
     ) -> PreTrainedModel:
-        """Return another frozen model of this base, on the same device. Call it before an adapter is attached to this.
+        """Return another frozen model of this base, on the same device. Call it before an adapter is attached.
 
-        It shares this one's weights. A model of another class, or with other options, is loaded anew.
+        It shares the weights of this base. A model of another class, or with other options, is loaded from disk.
         """
         model_class, options = model_class or self.model_class, self.options if options is None else options
         if (model_class, options) == (self.model_class, self.options):
@@ -45,10 +45,10 @@ class Base:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Turn `auto`, `cpu` or `cuda` into a device.
+    """Return the device that `auto`, `cpu` or `cuda` means.
 
     Raises:
-        UserError: `cuda` is asked for and there is none.
+        UserError: the name is `cuda`, but there is no such device.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device is `cuda`, but PyTorch sees no CUDA device: use `device: auto` or `device: cpu`")
@@ -58,7 +58,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Turn `auto`, `float32` or `bfloat16` into a dtype: auto is bfloat16 on a GPU that has it, else float32."""
+    """Return the dtype that `auto`, `float32` or `bfloat16` means. auto: bfloat16 if the GPU has it, else float32."""
     if name != "auto":
         return DTYPES[name]
     bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -69,7 +69,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a base folder.
 
     Raises:
-        UserError: it has no end-of-sequence token, without which no answer can end.
+        UserError: it has no end-of-sequence token, so answers could not end.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if tokenizer.eos_token_id is None:
@@ -77,7 +77,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
             f"the tokenizer in {folder} has no end-of-sequence token: choose a base whose tokenizer has one"
         )
     if tokenizer.pad_token_id is None:
-        # Padding never reaches the loss: only its id must exist.
+        # Padding never reaches the loss, so any valid id will do.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -95,14 +95,13 @@ def load_base(
     The model goes to its device here, before any adapter is attached.
 
     Args:
-        model_class: as what it is loaded.
-        options: values that replace those of its config.json, such as the number of labels of a classifier.
-        check: called between verifying, reading and moving to the device, each of which can take long; may raise to
-            give up.
+        model_class: the class of model to load.
+        options: values that replace those in its config.json, such as the number of labels of a classifier.
+        check: called after each slow step (verify, read, move to the device); it may raise to give up.
 
     Raises:
         UserError: a file differs from its digest, is missing, or is not listed; or the base's architecture has no
-            such class.
+            model of this class.
     """
     manifest = verify_base(Path(folder))
     dtype = resolve_dtype(manifest["dtype"], device)
@@ -131,7 +130,7 @@ def _frozen(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
 def _load_model(
     folder: str | Path, *, dtype: torch.dtype, model_class: ModelClass, options: Mapping[str, Any]
 ) -> PreTrainedModel:
-    torch.manual_seed(0)  # a head that the base lacks starts the same in every run
+    torch.manual_seed(0)  # a new head gets the same weights in every run
     check_architecture(AutoConfig.from_pretrained(folder, local_files_only=True).model_type, model_class)
 
     def load(attention: str) -> PreTrainedModel:
@@ -153,7 +152,7 @@ def _load_model(
 
 
 def check_architecture(model_type: str, model_class: ModelClass) -> None:
-    """Check that an architecture has models of a class.
+    """Check that an architecture has a model of this class.
 
     Raises:
         UserError: it has none.
@@ -163,13 +162,13 @@ def check_architecture(model_type: str, model_class: ModelClass) -> None:
 
 
 def context_length(folder: str | Path) -> int | None:
-    """Return the longest sequence a base's configuration declares, or None where it declares none."""
+    """Return the longest sequence that a base's configuration states, or None if it states none."""
     config = json.loads((Path(folder) / "config.json").read_text())
     return config.get("max_position_embeddings") or config.get("n_positions")
 
 
 def clear_device_memory(device: torch.device) -> None:
-    """Return memory that nothing refers to any more, so that what comes next starts from a clean device."""
+    """Free the device memory that is no longer used, so that the next step can use it."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""base.json: what a base folder holds, digest by digest, so that nothing trains on or answers with a changed base."""
+"""base.json: the digests of a base folder's files, so that no changed base is used for training or answers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,16 +10,16 @@ from sealed_experts.files.digests import digest_of_files, sha256_file
 from sealed_experts.files.safetensors_header import PREFIX, Tensor, header_length, parse_header
 
 MANIFEST = "base.json"
-REBUILD = "delete the folder and run the same command again, so that the base is made anew"
+REBUILD = "delete the folder and run the same command again, to make the base again"
 
 
 def write_base_manifest(
     folder: str | Path, *, name: str, revision: str | None, key: str, dtype: str = "auto"
 ) -> dict[str, Any]:
-    """Write `folder`/base.json over every file of a finished base folder, and return it.
+    """Write `folder`/base.json about every file of a complete base folder, and return it.
 
-    The digest is over the files' names and contents only; `parameters` counts the stored numbers of the
-    .safetensors files, so that weights tied to each other count once.
+    The digest covers only the files' names and contents. `parameters` counts the numbers stored in the .safetensors
+    files, so tied weights count once.
 
     Raises:
         UserError: config.json is missing or not JSON, or a weight file is not safetensors.
@@ -41,7 +41,7 @@ def write_base_manifest(
 
 
 def verify_base(folder: str | Path) -> dict[str, Any]:
-    """Compare every file of a base folder with its base.json, both ways, and return the manifest.
+    """Compare the files of a base folder with its base.json, in both directions, and return the manifest.
 
     Raises:
         UserError: base.json is missing or broken, or a file was changed, removed or added; the message names them.
@@ -82,7 +82,7 @@ def weights_of(folder: Path) -> Iterator[Tensor]:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """Return {relative path: SHA-256} of a folder's files; hidden ones are nobody's model files."""
+    """Return {relative path: SHA-256} of a folder's files, without hidden files: these are never model files."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in paths}
     visible = {name: path for name, path in names.items() if not any(part.startswith(".") for part in name.split("/"))}

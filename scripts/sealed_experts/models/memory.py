@@ -1,4 +1,4 @@
-"""When activations would not fit, recompute them instead of keeping them."""
+"""Recompute activations instead of keeping them, if they would not fit into memory."""
 
 import os
 
@@ -16,7 +16,7 @@ _SHARE = 0.5
 def recompute_activations(
     model: PeftModel, *, wish: str, possible: bool, token_budget: int, dtype: torch.dtype, device: torch.device
 ) -> bool:
-    """Turn recomputation on where it is wished (`on`), or needed and possible (`auto`); return whether it is on."""
+    """Turn recomputation on if it is wanted (`on`), or needed and possible (`auto`). Return whether it is on."""
     needed = wish == "on" or (
         wish == "auto"
         and possible
@@ -30,9 +30,9 @@ def recompute_activations(
 def needs_gradient_checkpointing(
     model: PeftModel, *, token_budget: int, dtype: torch.dtype, device: torch.device
 ) -> bool:
-    """Say whether a physical batch's activations would take more than half of what the weights leave free.
+    """Say whether a physical batch's activations would take more than half of the memory that the weights leave free.
 
-    The answer depends on the device's total memory, not on what is free now: a resumed run must decide the same.
+    The answer depends on the device's total memory, not on what is free now: a resumed run must get the same answer.
     """
     config = model.config
     activations = token_budget * config.num_hidden_layers * config.hidden_size * _ACTIVATION_FACTOR[dtype]
@@ -41,9 +41,9 @@ def needs_gradient_checkpointing(
 
 
 def enable_gradient_checkpointing(model: PeftModel) -> None:
-    """Turn on recomputation in the one form that per-example gradient hooks survive.
+    """Turn on reentrant recomputation, the only form that works with per-example gradient hooks.
 
-    The non-reentrant form runs the forward hooks twice; the reentrant one needs inputs that require a gradient.
+    The other form runs the forward hooks twice. The reentrant form needs inputs that require a gradient.
     """
     model.enable_input_require_grads()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})

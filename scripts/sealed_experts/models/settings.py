@@ -12,7 +12,7 @@ BaseKey = Annotated[
 
 
 class DemoBaseSettings(Group):
-    """The small base model that is pretrained on the spot, for runs without network."""
+    """The small base model that the pipeline pretrains itself, for runs without network."""
 
     hidden_size: int = setting("Width of the model.", default=128, ge=16, multiple_of=8)
     layers: int = setting("Number of decoder layers.", default=2, ge=1)
@@ -27,14 +27,14 @@ class BaseSettings(Group):
     """The frozen language model that every expert adapts."""
 
     name: str = setting(
-        "`demo` (pretrained on the spot), a folder, or a hub id.", default="demo", min_length=1, max_length=1000
+        "`demo` (pretrained by the pipeline), a folder, or a hub id.", default="demo", min_length=1, max_length=1000
     )
-    key: BaseKey | None = setting("Name of the base in results/base/; derived from `name` when absent.", default=None)
+    key: BaseKey | None = setting("Name of the base in results/base/; absent: derived from `name`.", default=None)
     revision: Commit | None = setting(
         "Commit of a hub model (40 hexadecimal digits): required for a hub id.", default=None
     )
     model_type: str | None = setting(
-        "Architecture of a hub model (`qwen2`, `llama`, …), so that target modules are checked before it is fetched.",
+        "Architecture of a hub model (`qwen2`, `llama`, …); target modules are then checked before it is fetched.",
         default=None,
         min_length=1,
     )

@@ -1,4 +1,4 @@
-"""Assembling moe_config.json from verified packages. One package is in memory at a time; no torch."""
+"""Assemble moe_config.json from verified packages. Only one package is in memory at a time, and torch is not needed."""
 
 import os
 from collections.abc import Mapping
@@ -24,12 +24,12 @@ from sealed_experts.settings.fields import plain
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Paths of what is assembled.
+    """Paths of the inputs.
 
     Attributes:
-        packages: folder of {expert}.tgsp, or of {expert}.expert if there is no such file.
-        experts: folder of {expert}/selection.json.
-        base: base.json.
+        packages: folder that contains {expert}.tgsp, or {expert}.expert instead.
+        experts: folder that contains {expert}/selection.json.
+        base: path of base.json.
     """
 
     packages: Path
@@ -43,36 +43,36 @@ class Sources:
         return archive if archive.is_file() and not path.exists() else path
 
 
-def assemble(run: MoeJob, *, sources: Sources, output: Path, trust: TrustStore, log: ReleaseLog) -> None:
+def assemble(job: MoeJob, *, sources: Sources, output: Path, trust: TrustStore, log: ReleaseLog) -> None:
     """Verify every package, and write moe_config.json to `output`.
 
     Raises:
         PackageError: a package fails verification.
-        UserError: a package has another expert, stage or base than the configuration says, or a rank above
-            `gatelink_config.max_lora_rank`; the packages' constraints contradict each other; a file is missing; or the
-            joint ε is above `max_epsilon`.
+        UserError: a package has another expert, stage or base than the configuration, or a rank above
+            `gatelink_config.max_lora_rank`; the packages' constraints are not met; a file is missing; or the joint ε is
+            above `max_epsilon`.
     """
     base = _base_reference(sources.base)
     experts: dict[str, Any] = {}
     receipts: list[MemberReceipt] = []
     manifests: list[dict[str, Any]] = []
     identity = own_identity()
-    for member in run.experts:
+    for member in job.experts:
         package = opening.open_any(sources.package(member.name), trust=trust, identity=identity)
         check_package(
             package,
             path=sources.package(member.name),
             name=member.name,
             base=base,
-            max_rank=run.gatelink_config.max_lora_rank,
+            max_rank=job.gatelink_config.max_lora_rank,
         )
         experts[member.name] = _entry(member, package, sources=sources, folder=output.parent)
         receipts.append(receipt_of(package))
         manifests.append(package.manifest)
-    check_together(manifests, active=active_together(member.routing.always_active for member in run.experts))
+    check_together(manifests, active=active_together(member.routing.always_active for member in job.experts))
     privacy = joint_privacy(receipts, log=log)
-    if run.max_epsilon is not None:
-        check_limit(privacy, limit=run.max_epsilon)
+    if job.max_epsilon is not None:
+        check_limit(privacy, limit=job.max_epsilon)
     content = {
         "format": FORMAT,
         "model": base.name,
@@ -83,12 +83,12 @@ def assemble(run: MoeJob, *, sources: Sources, output: Path, trust: TrustStore, 
             "path": _relative(base.folder, output.parent),
         },
         "experts": experts,
-        "routing_order": [member.name for member in run.experts],
-        "he_config": plain(run.he_config),
-        "gatelink_config": plain(run.gatelink_config),
+        "routing_order": [member.name for member in job.experts],
+        "he_config": plain(job.he_config),
+        "gatelink_config": plain(job.gatelink_config),
         "privacy": privacy,
     }
-    parse_mixture(content, path=output).router()  # nothing is written that a reader would refuse
+    parse_mixture(content, path=output).router()  # never write a file that a reader would refuse
     write_json(output, content)
 
 
@@ -112,7 +112,7 @@ def _entry(member: MoeMember, package: VerifiedPackage, *, sources: Sources, fol
 
 
 def _beyond_defaults(routing: RoutingSettings) -> dict[str, Any]:
-    """Return the keys that are written only if they are not the default: not every reader knows them."""
+    """Return the keys that are written only if they differ from the default: not every reader knows them."""
     found = {"gate_exclude": list(routing.exclude), "priority": routing.priority}
     return {key: value for key, value in found.items() if value}
 

@@ -1,4 +1,4 @@
-"""Whether a verified package fits its mixture. A signature alone is not enough."""
+"""Check that a verified package fits its mixture. A signature alone is not enough."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,11 +15,11 @@ def check_package(package: VerifiedPackage, *, path: Path, name: str, base: Base
     """Check a package's expert, base, class of model and rank.
 
     Raises:
-        IncompatibleError: one is wrong; the message names the file, what it holds and what would be right.
+        IncompatibleError: one of them is wrong; the message names the file, what it holds and what would be right.
     """
     manifest = package.manifest
     if manifest["name"] != name:
-        raise IncompatibleError(f"{path} holds the expert {manifest['name']!r}, where {name!r} is expected")
+        raise IncompatibleError(f"{path} holds the expert {manifest['name']!r}, but {name!r} is expected")
     if manifest["base"]["digest"] != base.digest:
         raise IncompatibleError(
             f"{path} was made for the base {manifest['base']['name']!r} of digest {manifest['base']['digest']}, but "
@@ -27,7 +27,7 @@ def check_package(package: VerifiedPackage, *, path: Path, name: str, base: Base
         )
     model_class = read_adapter_config(package.members[CONFIG]).model_class
     if model_class is not CAUSAL:
-        raise IncompatibleError(f"{path} holds a {model_class.noun}, which answers no questions: leave it out")
+        raise IncompatibleError(f"{path} holds a {model_class.noun}, which cannot answer questions: leave it out")
     adapter = adapter_of(manifest)
     if adapter.lora_rank is not None and adapter.lora_rank > max_rank:
         raise IncompatibleError(
@@ -37,10 +37,10 @@ def check_package(package: VerifiedPackage, *, path: Path, name: str, base: Base
 
 
 def active_together(always_active: Iterable[bool]) -> int:
-    """Return how many adapters of a mixture can be active together: the always-active ones, and one that is called.
+    """Return how many adapters of a mixture can be active together: all always-active ones, and one called by keywords.
 
-    Our engine activates one for each question. Other engines that read moe_config.json may also keep the always-active
-    ones active.
+    Our engine activates one adapter for each question. Other engines that read moe_config.json may also keep the
+    always-active ones active.
 
     Args:
         always_active: for each expert, whether it is always active.

@@ -1,9 +1,9 @@
 """The composition test: with all experts on one base, each must answer as if it were alone.
 
-The verifying engine loads every expert from its package, and each answers a few public questions that the router sends
-to it. The logits of question and answer are compared bit for bit: before and after the other experts have answered, and
-with those of the same package alone on a freshly loaded base. Only digests of the logits are kept, and the second
-comparison loads one package at a time, so memory does not grow with the questions.
+The verifying engine loads every expert from its package. Each expert answers a few public questions that the router
+sends to it. The logits of question and answer are compared twice, bit for bit: with those after the other experts have
+answered, and with those of the same package alone on a freshly loaded base. Only digests of the logits are kept, and
+the second comparison loads one package at a time, so memory does not grow with the questions.
 """
 
 import itertools
@@ -26,7 +26,7 @@ from sealed_experts.packages.recipients.own_identity import own_identity
 
 QUESTIONS_EACH = 3  # made from an expert's keywords
 ANSWER_TOKENS = 24
-# For the always-active expert; the first question that holds no expert's keyword is asked.
+# For the always-active expert: ask the first of these that contains no expert's keyword.
 GENERAL_QUESTIONS = ("What should I do first?", "How does this work?", "Why is that so?", "Who are you?")
 
 
@@ -60,8 +60,8 @@ def check_composition(config: str | os.PathLike[str], *, trust: TrustStore, devi
         device: `auto`, `cpu` or `cuda`.
 
     Raises:
-        CompositionError: logits are not finite, change when other experts answer in between, or differ from those of
-            the expert alone; the message names the expert, the question and the difference.
+        CompositionError: logits are not finite, change after other experts have answered, or differ from those of the
+            expert alone; the message names the expert, the question and the difference.
         PackageError: a package fails verification.
         UserError: the mixture cannot be loaded.
     """
@@ -70,7 +70,7 @@ def check_composition(config: str | os.PathLike[str], *, trust: TrustStore, devi
     questions = [questions_for(member, router=router) for member in mixture.members]
     engine = Engine.load(config, trust=trust, identity=identity, device=device)
     asked = [[_ask(question, engine) for question in of_one] for of_one in questions]
-    # Again in another order: an expert that is asked twice in a row would not be switched.
+    # Ask again in another order: asking an expert twice in a row would not switch experts.
     for answered in itertools.chain.from_iterable([*reversed(asked[:-1]), asked[-1]]):
         _compare(answered, engine.experts, "changed after other experts had answered: switching experts leaves traces")
     del engine  # only one base in memory at a time
@@ -85,8 +85,8 @@ def check_composition(config: str | os.PathLike[str], *, trust: TrustStore, devi
 def questions_for(member: Member, *, router: Router) -> tuple[Question, ...]:
     """Return public questions that reach an expert.
 
-    They are made from its keywords; an always-active expert also gets one without keyword. If no question reaches the
-    expert, one that the router sends elsewhere is returned: its `routed_to` is not the expert.
+    They are made from its keywords. An always-active expert also gets one without keywords. If no question reaches the
+    expert, the result is one question that the router sends elsewhere: its `routed_to` is not this expert.
     """
     made = (_routed(f"What is {keyword}?", member, router) for keyword in member.keywords)
     general = (_routed(text, member, router) for text in GENERAL_QUESTIONS if member.always_active)
@@ -146,7 +146,7 @@ def _digest(question: Question, answer: str, experts: Experts) -> str:
     logits = experts.logits(question.expert, question.text, answer=answer)
     if not bool(torch.isfinite(logits).all()):
         raise CompositionError(
-            f"{_place(question)} are not all finite: its weights are broken; train it again, more gently"
+            f"{_place(question)} are not all finite: its weights are broken; train it again with a lower learning rate"
         )
     return sha256_bytes(logits.contiguous().cpu().view(torch.uint8).numpy().tobytes())
 
@@ -163,7 +163,7 @@ def _entry(member: Member, asked: Sequence[Asked]) -> dict[str, Any]:
             for one in asked
         ],
         "reached": all(one.routed_to == member.name for one in asked),
-        # If one of these were false, an error would have been raised.
+        # Always true: otherwise an error was raised.
         "finite": True,
         "stable_under_switching": True,
         "alone_equals_mixture": True,

@@ -1,4 +1,4 @@
-"""Reading moe_config.json strictly. docs/moe_config.md describes the format."""
+"""Read moe_config.json strictly. docs/moe_config.md describes the format."""
 
 import os
 import re
@@ -103,7 +103,7 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """A whole moe_config.json, with its experts in routing order and its paths resolved."""
+    """The content of a moe_config.json, with its experts in routing order and its paths resolved."""
 
     path: Path
     model: str
@@ -142,10 +142,10 @@ def read_mixture(path: str | os.PathLike[str]) -> Mixture:
 
 
 def parse_mixture(content: Any, *, path: Path) -> Mixture:
-    """Check the content of a moe_config.json at `path`, which need not exist yet.
+    """Check the content of a moe_config.json. Its paths are relative to the folder of `path`, which may not exist yet.
 
     Raises:
-        UserError: as for `read_mixture`.
+        UserError: the content does not follow the format; the message names the key.
     """
     where = str(path)
     if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
@@ -209,9 +209,9 @@ def _privacy(value: Any, where: str) -> dict[str, Any]:
 
 
 def _expert_name(name: str, where: str) -> str:
-    """Return a name if a package can have it. The file is unsigned, and commands show its names on a terminal."""
+    """Return a name if a package can have it. The file is unsigned, but commands print its names to a terminal."""
     if not re.fullmatch(EXPERT_NAME, name):
-        raise UserError(f"{where}: {name!r} is no expert's name: it must match {EXPERT_NAME}")
+        raise UserError(f"{where}: {name!r} is not an expert's name: it must match {EXPERT_NAME}")
     return name
 
 
@@ -224,7 +224,7 @@ def _checked(value: Any, keys: Mapping[str, Any], where: str) -> dict[str, Any]:
     if unknown:
         raise UserError(f"{where} has the unknown key {unknown[0]!r}; the format has {', '.join(sorted(keys))}")
     for key, kind in keys.items():
-        # In Python, but not in JSON, true is a number.
+        # In Python a bool is an int; in JSON it is not a number.
         if not isinstance(value[key], kind) or (isinstance(value[key], bool) and kind is not bool):
             raise UserError(f"{where}: {key} must be {_KINDS[kind]}, not {value[key]!r}")
     return value

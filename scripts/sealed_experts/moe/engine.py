@@ -1,4 +1,4 @@
-"""The engine: verifies a whole mixture, loads it from the verified bytes, and lets the right expert answer."""
+"""The engine: verify a whole mixture, load it from the verified bytes, and let the right expert answer."""
 
 import os
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Engine:
     """A verified mixture in memory, ready to answer."""
 
     def __init__(self, *, router: Router, experts: "Experts") -> None:
-        """For `Engine.load` alone."""
+        """Use `Engine.load` instead."""
         self._router = router
         self._experts = experts
 
@@ -49,17 +49,17 @@ class Engine:
     ) -> "Engine":
         """Verify everything that a moe_config.json names, then load it.
 
-        First every package (signature by a trusted key, digest in the configuration, expert, base) and the base's
-        digest are checked. Only then the base is loaded, once, and each adapter from the verified bytes.
+        First, check every package (signature by a trusted key, digest in the configuration, expert, base) and the
+        base's digest. Only then load the base, once, and each adapter from the verified bytes.
 
         Args:
-            policy: what is required of the packages beyond a trusted publisher.
-            identity: the private key for packages that are encrypted, such as `own_identity()`.
+            policy: what is required of the packages besides a trusted publisher.
+            identity: the private key for encrypted packages, such as `own_identity()`.
             device: `auto`, `cpu` or `cuda`.
 
         Raises:
             PackageError: a package fails verification, or is not the one in the configuration.
-            UserError: the configuration does not follow its format, a file is missing, or the base is another one.
+            UserError: the configuration does not follow its format, a file is missing, or the base is a different one.
         """
         mixture = read_mixture(config_path)
         router = mixture.router()
@@ -81,13 +81,13 @@ class Engine:
         """Route `question` and return the expert's answer.
 
         Args:
-            max_new_tokens: longest answer in tokens; it also ends at the end of sequence.
-            temperature: 0 always takes the likeliest token; above 0, tokens are drawn.
-            seed: seed of the draws; the same seed gives the same answer.
+            max_new_tokens: most tokens in the answer; it also ends at the end-of-sequence token.
+            temperature: 0 always takes the most likely token; above 0, tokens are sampled.
+            seed: seed of the sampling; the same seed gives the same answer.
 
         Raises:
             UserError: no expert answers this question, it is longer than the base's context, or an option is out of
-                its range.
+                range.
         """
         decision = self._router.decide(question)
         text = self._experts.generate(
@@ -99,11 +99,11 @@ class Engine:
 def verified_packages(
     mixture: Mixture, *, trust: TrustStore, policy: Policy = DEFAULT, identity: Identity | None = None
 ) -> dict[str, VerifiedPackage]:
-    """Open every package of a mixture, by expert, in loading order. Without torch.
+    """Open every package of a mixture. Return them by expert, in loading order. torch is not needed.
 
     Raises:
         PackageError: a package fails verification, or is not the one in the configuration.
-        IncompatibleError: the packages' constraints contradict each other.
+        IncompatibleError: the packages' constraints are not met.
         UserError: a package does not exist.
     """
     packages = {
@@ -125,7 +125,7 @@ def verified_package(
     policy: Policy = DEFAULT,
     identity: Identity | None = None,
 ) -> VerifiedPackage:
-    """Open the package of one member of a mixture. Without torch.
+    """Open the package of one member of a mixture. torch is not needed.
 
     Raises:
         PackageError: it fails verification, or is not the one in the configuration.
@@ -141,7 +141,7 @@ def verified_package(
         if found != recorded:
             raise PackageError(
                 f"{member.package}: its {what} is {found}, but the configuration records {recorded}: it is another "
-                "package than the one that was assembled; assemble the mixture again if that is meant"
+                "package than the one that was assembled; if this is intended, assemble the mixture again"
             )
     max_rank = mixture.gatelink_config["max_lora_rank"]
     check_package(package, path=member.package, name=member.name, base=mixture.base, max_rank=max_rank)
@@ -149,7 +149,7 @@ def verified_package(
 
 
 def _check_base_manifest(base: BaseReference) -> None:
-    """Compare the digest in the base's base.json. Its files are checked when it is loaded."""
+    """Check the digest in the base's base.json. Its files are checked when they are loaded."""
     path: Path = base.folder / "base.json"
     manifest: Any = read_json(path)
     stated = manifest.get("digest") if isinstance(manifest, dict) else None

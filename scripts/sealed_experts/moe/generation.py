@@ -20,7 +20,7 @@ from sealed_experts.packages.content.manifest import adapter_of
 from sealed_experts.packages.errors import IncompatibleError
 from sealed_experts.packages.report import VerifiedPackage
 
-SMALLEST_TEMPERATURE, LARGEST_TEMPERATURE = 1e-3, 1e3  # logits divided by a smaller one are not finite in float32
+SMALLEST_TEMPERATURE, LARGEST_TEMPERATURE = 1e-3, 1e3  # float32 logits divided by less overflow
 LARGEST_SEED = 2**63 - 1
 
 
@@ -30,7 +30,7 @@ def load_mixture_base(base: BaseReference, *, device: str) -> Base:
     Raises:
         UserError: its files do not match its digest, or the device does not exist.
     """
-    logging.disable_progress_bar()  # it would mix with the answer
+    logging.disable_progress_bar()  # it would be mixed with the answer
     loaded = load_base(base.folder, device=resolve_device(device))
     if loaded.manifest["digest"] != base.digest:
         raise UserError(f"the base in {base.folder} changed while it was read: nothing was loaded; try again")
@@ -44,7 +44,7 @@ class Experts:
         """Put every adapter on a loaded base.
 
         Args:
-            packages: verified packages, by expert. Only their bytes in memory are used, never their files.
+            packages: verified packages, by expert. Only their bytes in memory are used, not their files.
 
         Raises:
             IncompatibleError: an adapter does not fit the base.
@@ -53,8 +53,8 @@ class Experts:
         self._tokenizer = base.tokenizer
         self._templates = {name: package.manifest["template"] for name, package in packages.items()}
         self._context: int | None = getattr(base.model.config, "max_position_embeddings", None)
-        # PEFT looks for an adapter's name inside the names of tensors: `bank` would also get those of `bank_loans`, and
-        # `layers` some of every adapter. So each adapter gets a name that is part of no other name.
+        # PEFT searches for an adapter's name inside the names of tensors: `bank` would also match `bank_loans`, and
+        # `layers` would match tensors of every adapter. So give each adapter a name that is part of no other name.
         self._adapters = {name: f"sealed{index:06d}" for index, name in enumerate(packages)}
         groups = _by_peft_type(packages)
         # PEFT holds one type of adapter in a model. Each further type gets a model that shares the base's weights.
@@ -65,7 +65,7 @@ class Experts:
             self._models |= dict.fromkeys(names, model)
 
     def unload(self) -> None:
-        """Remove all adapters from the base, which is then as it was loaded. These experts cannot answer any more."""
+        """Remove all adapters: the base is then as it was loaded. These experts cannot answer any more."""
         for model in {id(model): model for model in self._models.values()}.values():
             model.unload()
 
@@ -73,16 +73,16 @@ class Experts:
     def generate(
         self, expert: str, question: str, *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0
     ) -> str:
-        """Return an expert's answer, without end of sequence and surrounding white space.
+        """Return an expert's answer, without the end-of-sequence token and without white space around it.
 
         Raises:
-            UserError: the question is longer than the base's context, or an option is out of its range.
+            UserError: the question is longer than the base's context, or an option is out of range.
         """
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
         if temperature != 0 and not SMALLEST_TEMPERATURE <= temperature <= LARGEST_TEMPERATURE:
             raise UserError(
-                f"temperature is {temperature}; it must be 0 (the likeliest words), or from {SMALLEST_TEMPERATURE:g} to"
+                f"temperature is {temperature}; it must be 0 (greedy), or from {SMALLEST_TEMPERATURE:g} to"
                 f" {LARGEST_TEMPERATURE:g}"
             )
         if not 0 <= seed <= LARGEST_SEED:
@@ -95,13 +95,13 @@ class Experts:
             torch.manual_seed(seed)
             generator, inputs = decoding(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
             output = generator.generate(**inputs, generation_config=self._how_to_generate(room, temperature))
-        # Of embedded inputs, transformers does not repeat the tokens.
+        # If the inputs are embeddings, the output of transformers does not repeat the prompt.
         answer = output[0, len(prompt) if "input_ids" in inputs else 0 :]
         return str(self._tokenizer.decode(answer, skip_special_tokens=True)).strip()
 
     @torch.inference_mode()
     def logits(self, expert: str, question: str, *, answer: str = "") -> torch.Tensor:
-        """Return an expert's logits at every token of a question and an answer: (tokens, vocabulary).
+        """Return an expert's logits at every token of a question and an answer, [tokens, vocabulary].
 
         Tokens beyond the base's context are cut off.
         """
@@ -124,13 +124,13 @@ class Experts:
             return max_new_tokens
         if prompt_length >= self._context:
             raise UserError(
-                f"the question has {prompt_length} tokens with its template, but the base reads {self._context} in all"
-                ": ask a shorter one"
+                f"the question has {prompt_length} tokens with its template, but the base reads at most"
+                f" {self._context}: ask a shorter one"
             )
         return min(max_new_tokens, self._context - prompt_length)
 
     def _how_to_generate(self, max_new_tokens: int, temperature: float) -> GenerationConfig:
-        # Nothing from the base's generation_config.json: its sampling would change the answer.
+        # Use nothing from the base's generation_config.json: its sampling settings would change the answer.
         sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {}
         return GenerationConfig(
             max_new_tokens=max_new_tokens,

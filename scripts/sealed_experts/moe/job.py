@@ -1,4 +1,4 @@
-"""What the assembly gets of the configuration."""
+"""The part of the configuration that the rule for the assembly gets."""
 
 import dataclasses
 
@@ -19,9 +19,9 @@ class MoeMember:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MoeJob:
-    """A mixture to assemble; the order of experts decides the router's ties.
+    """A mixture to assemble. The order of its experts decides ties in the router.
 
-    `max_epsilon` limits the mixture's joint ε; None does not.
+    `max_epsilon` limits the mixture's joint ε; None means no limit.
     """
 
     base: str

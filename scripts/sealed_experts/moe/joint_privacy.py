@@ -1,8 +1,8 @@
 """The joint ε of all experts of a mixture, from their verified receipts.
 
-The release log of the machine that sealed the experts shows, by their noise keys, which records two of them share. A
-package that was sealed elsewhere counts as sharing all records. Only the resulting ε is written: no ids of units, and
-not how many there are. It depends on which experts share records, which is declared public.
+The release log of the machine that sealed the experts finds, by their noise keys, which records two experts share. A
+package that was sealed elsewhere counts as sharing all records. Only the resulting ε is written, not the units' ids or
+their number. The ε depends on which experts share records; this fact is declared public.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,16 +17,16 @@ from sealed_experts.privacy.ledger.mixture import JointPrivacy, Member, mixture_
 from sealed_experts.privacy.ledger.releases import ReleaseLog
 
 _MEANING = (
-    "the largest ε, over the units of all training data, of everything that all stages of all these experts released "
-    "about the unit: it holds against whoever has all the packages"
+    "the joint ε of everything that all stages of all these experts released about a unit, and the largest over the "
+    "units of all training data: it holds against anyone who has all the packages"
 )
-_MEANING_OVER_RELEASES = "the same over every version that was ever sealed from units of these experts"
-_PUBLIC = ["which experts and versions were trained on common units is treated as public: ε depends on it"]
+_MEANING_OVER_RELEASES = "the same for every version that was ever sealed from units of these experts"
+_PUBLIC = ["it is treated as public which experts and versions were trained on the same units: ε depends on it"]
 _REMEDY = (
-    "lower privacy.target_epsilon of experts that share records (they compose), give them records of their own, or"
+    "lower privacy.target_epsilon of experts that share records (their ε compose), give them separate records, or"
     " raise the limit"
 )
-_NO_REMEDY = "what was sealed cannot be taken back; train on other records, or raise the limit"
+_NO_REMEDY = "sealed packages cannot be taken back; train on other records, or raise the limit"
 _DELTA_WITHOUT_CLAIM = 1e-5
 
 
@@ -49,8 +49,8 @@ def joint_privacy(receipts: Sequence[MemberReceipt], *, log: ReleaseLog) -> dict
     Its δ is the smallest δ of the members. If no ε can be claimed, `epsilon` is null and `reason` says why.
 
     Args:
-        log: knows, by the noise keys, the units of experts that were sealed here. The units of other experts are
-            unknown and count as common with all.
+        log: finds, by the noise keys, the units of experts that were sealed here. The units of other experts are
+            unknown and count as shared with all.
 
     Raises:
         UserError: a receipt or a file of the log is invalid.
@@ -70,10 +70,10 @@ def joint_privacy(receipts: Sequence[MemberReceipt], *, log: ReleaseLog) -> dict
 
 
 def check_limit(privacy: Mapping[str, Any], *, limit: float) -> None:
-    """Compare both ε of the mixture's receipt with `moe.max_epsilon`.
+    """Compare both ε in the mixture's receipt with `moe.max_epsilon`.
 
-    The ε over all releases is larger if anything else was ever sealed from units of these experts. Somebody may have
-    kept those packages, so a limit on the present packages alone would promise nothing.
+    The ε over all releases is larger if other packages were ever sealed from units of these experts. Somebody may have
+    kept those packages, so a limit on the present packages alone would guarantee nothing.
 
     Raises:
         UserError: an ε is above the limit, or is not stated.
@@ -84,7 +84,7 @@ def check_limit(privacy: Mapping[str, Any], *, limit: float) -> None:
     ):
         if statement["epsilon"] is None:
             raise UserError(
-                f"{what} cannot be stated, but moe.max_epsilon is {limit:g}: {statement['reason']}; mend that, leave"
+                f"{what} cannot be stated, but moe.max_epsilon is {limit:g}: {statement['reason']}; correct this, leave"
                 " such an expert out, or remove moe.max_epsilon"
             )
         if statement["epsilon"] > limit:
@@ -98,7 +98,7 @@ def _over_releases(members: Sequence[Member], *, delta: float, log: ReleaseLog) 
     concerned: set[str] = set()
     for member in members:
         if member.units is None:
-            reason = f"the release log of this machine does not tell which records {member.name} learned from"
+            reason = f"the release log of this machine does not know which records {member.name} learned from"
             return JointPrivacy(epsilon=None, delta=delta, reason=reason)
         concerned |= member.units
     return log.epsilon_over_releases(delta=delta, among=frozenset(concerned))

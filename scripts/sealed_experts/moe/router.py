@@ -1,4 +1,4 @@
-"""Which expert answers a question: deterministic, by keywords, readable by a person, and without torch.
+"""Decide which expert answers a question: by keywords, deterministic, explainable, and without torch.
 
 An expert's score is the number of its *distinct* keywords in the question. The highest score wins. With equal scores,
 the highest priority wins, then the first in the routing order. If no keyword matches, an always-active expert answers,
@@ -11,8 +11,8 @@ How a keyword, or an excluded word, is found:
 - `word` (the default): at the keyword's edges, a letter or digit must not touch another one. So "risk" is not found in
   "asterisk", and "C++", "401(k)" and "S&P 500" work as written.
 - Simple English plurals of the last word match both ways: keyword "loan" finds "loans", keyword "interest rates"
-  finds "interest rate", "equity" finds "equities", "tax" finds "taxes". Words whose plural has a meaning of its own
-  ("futures", "goods", "news", "economics") are matched as written only.
+  finds "interest rate", "equity" finds "equities", "tax" finds "taxes". Words whose plural has another meaning
+  ("futures", "goods", "news", "economics") match only as written.
 - `substring`: anywhere in the text, for languages without spaces between words.
 """
 
@@ -27,12 +27,12 @@ MATCHES = ("word", "substring")
 _SIBILANTS = ("s", "x", "z", "ch", "sh")
 _VOWELS = "aeiou"
 _OWN_PLURALS = frozenset({"futures", "goods", "means", "news", "odds", "series", "species"})
-_SHORTEST_PLURAL = 4  # letters: "gas" and "IRS" are not plurals
+_SHORTEST_PLURAL = 4  # letters: "gas" and "IRS" must not count as plurals
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The expert that answers, and its keywords that were found, as configured and in their order."""
+    """The expert that answers, and its keywords in the question, as configured and in their order."""
 
     expert: str
     matched: tuple[str, ...]
@@ -52,7 +52,7 @@ class Route:
     _excluded: tuple[tuple[str, frozenset[str]], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Prepare the forms of words to look for.
+        """Prepare the word forms to look for.
 
         Raises:
             UserError: a keyword is empty, or `match` is unknown.
@@ -90,10 +90,10 @@ class Router:
     """Chooses the expert for a question."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        """Take the experts' routes in routing order, which decides ties.
+        """Take the experts' routes in routing order. The order decides ties.
 
         Raises:
-            UserError: there are none, or two have the same name.
+            UserError: there are no routes, or two have the same name.
         """
         self._routes = tuple(routes)
         names = [route.expert for route in self._routes]
@@ -108,7 +108,7 @@ class Router:
         """Return the expert that answers `question`.
 
         Raises:
-            UserError: no keyword matches and no expert is always active, or excluded words keep the experts out.
+            UserError: no keyword matches and no expert is always active, or excluded words exclude all candidates.
         """
         text = normalised(question)
         allowed = [route for route in self._routes if not route.excludes(text)]
@@ -121,11 +121,11 @@ class Router:
         fallbacks = [route for route in allowed if route.always_active]
         if fallbacks:
             return Decision(max(fallbacks, key=lambda route: route.priority).expert, ())
-        kept_out = [route.expert for route in self._routes if route not in allowed]
-        if kept_out:
+        excluded = [route.expert for route in self._routes if route not in allowed]
+        if excluded:
             raise UserError(
-                f"no expert answers this question: it holds a word that keeps {', '.join(kept_out)} out"
-                " (`routing.exclude`), and no keyword of any other; ask without that word, or add a fallback"
+                f"no expert answers this question: it contains a word that excludes {', '.join(excluded)}"
+                " (`routing.exclude`), and no keyword of another expert; ask without that word, or add a fallback"
             )
         raise UserError(
             "no keyword of any expert matches this question, and no expert is always active: "
@@ -134,7 +134,7 @@ class Router:
 
 
 def normalised(text: str) -> str:
-    """Return `text` in the form that is compared: NFKC_Casefold (Unicode), single spaces, plain apostrophes."""
+    """Return `text` in the form used for comparison: NFKC_Casefold (Unicode), single spaces, plain apostrophes."""
     visible = "".join(char for char in text if unicodedata.category(char) != "Cf")
     folded = unicodedata.normalize("NFD", visible).casefold()
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", folded).casefold())
@@ -157,12 +157,12 @@ def _joined(text: str, position: int) -> bool:
 
 
 def _in_word(char: str) -> bool:
-    # Also combining marks: a Devanagari vowel sign does not end a word.
+    # Include combining marks: a Devanagari vowel sign does not end a word.
     return char.isalnum() or unicodedata.category(char).startswith("M")
 
 
 def _number_forms(keyword: str) -> frozenset[str]:
-    """Return a keyword with its last word in singular and plural, by simple rules."""
+    """Return the forms of a keyword: its last word in singular and plural, by simple rules."""
     letters = len(keyword)
     while letters and keyword[letters - 1].isalpha():
         letters -= 1

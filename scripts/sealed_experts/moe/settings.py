@@ -14,7 +14,7 @@ MODULUS_BITS = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438, 32768: 881
 
 
 class HeSettings(Group):
-    """Homomorphic encryption parameters carried to the serving engine."""
+    """Homomorphic encryption parameters that are passed on to the serving engine."""
 
     scheme: Literal["ckks"] = setting("Encryption scheme.", default="ckks")
     poly_modulus_degree: Literal[1024, 2048, 4096, 8192, 16384, 32768] = setting("Ring size.", default=16384)
@@ -25,7 +25,7 @@ class HeSettings(Group):
     use_column_packing: bool = setting("Pack matrices by column.", default=True)
 
     def mistakes(self) -> Iterator[Mistake]:
-        """Yield bits that are too many, too few, or leave no integer part."""
+        """Yield bits that are too many or too few, or that leave no room for the integer part."""
         here = ("moe", "he_config")
         bits, largest = sum(self.coeff_modulus_bits), MODULUS_BITS[self.poly_modulus_degree]
         ring = (*here, "poly_modulus_degree")
@@ -61,7 +61,7 @@ class GatelinkSettings(Group):
     max_lora_rank: int = setting("Largest adapter rank the engine accepts.", default=32, ge=1)
 
     def mistakes(self) -> Iterator[Mistake]:
-        """Yield a budget of one query that is above that of all."""
+        """Yield a budget of one query that is above the budget of all queries."""
         if self.dp_epsilon > self.max_epsilon:
             yield Mistake(
                 ("moe", "gatelink_config", "dp_epsilon"),

@@ -1,4 +1,4 @@
-"""Whether a package fits a base: by the base's digest, and by the shapes that the base gives every adapter.
+"""Check that a package fits a base: by the base's digest, and by the shapes of the adapter's tensors.
 
 The base's folder is read without torch: base.json, the digests of its files, and the headers of its weights.
 """
@@ -26,12 +26,12 @@ _NUMBERS = ("F64", "F32", "F16", "BF16")  # other dtypes pack several weights in
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModules:
-    """What packages are compared with.
+    """Facts about a base, to compare packages with.
 
     Attributes:
         digest: SHA-256 over the names and digests of the base's files.
-        shapes: outputs and inputs of each matrix, by its module's name; None for a matrix that does not store one
-            number a weight. None as a whole if only base.json was given.
+        shapes: (outputs, inputs) of each matrix, by the name of its module; None for a matrix that packs several
+            weights into one number. The whole attribute is None if only base.json was given.
     """
 
     digest: str
@@ -39,10 +39,10 @@ class BaseModules:
 
 
 def read_base(path: Path) -> BaseModules:
-    """Read a base's folder, and check its files against its base.json; or read a base.json alone, for its digest.
+    """Read a base's folder and check its files against its base.json. Or read only a base.json, for its digest.
 
     Raises:
-        UserError: the base cannot be read, is no base, or has other files than base.json lists.
+        UserError: the base cannot be read, is not a base, or has other files than base.json lists.
     """
     try:
         if not path.is_dir():
@@ -58,22 +58,23 @@ def check_base(report: PackageReport, base: BaseModules | None, *, where: Path) 
     """Check that a package was made for this base; `where` names the package in messages.
 
     Raises:
-        IncompatibleError: it was made for another one.
+        IncompatibleError: it was made for another base.
     """
     stated, manifest = report.manifest["base"], report.manifest
     if base is not None and base.digest != stated["digest"]:
         raise IncompatibleError(
             f"{where}: {manifest['name']} {manifest['version']} belongs to the base {stated['name'][:100]!a} of digest"
-            f" {stated['digest']}; the given base has {base.digest}: take the package that was made for it"
+            f" {stated['digest']}; the given base has {base.digest}: use a package that was made for it"
         )
 
 
 def check_fits(report: PackageReport, base: BaseModules | None, *, where: Path) -> None:
-    """Check that a verified package has the tensors, of the right shapes, that its adapter has on this base.
+    """Check that a verified package has exactly the tensors and shapes that its adapter needs on this base.
 
     Raises:
-        IncompatibleError: the base is another one, or packs the weights of a module, so that its shape is unknown.
-        PackageError: a tensor is missing, foreign, or of another shape.
+        IncompatibleError: the package was made for another base, or the base packs a module's weights, so its shape is
+            unknown.
+        PackageError: a tensor is missing, foreign, or has another shape.
     """
     check_base(report, base, where=where)
     if base is None or base.shapes is None:
@@ -83,11 +84,11 @@ def check_fits(report: PackageReport, base: BaseModules | None, *, where: Path) 
         if shape is None:
             raise IncompatibleError(
                 f"{where}: the base stores the module of {name} in fewer bits, so its shape cannot be compared: give"
-                " --base the base.json alone, which compares the digest"
+                " --base only the base.json, to compare the digest"
             )
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
-            raise PackageError(f"{where}: {WEIGHTS}: {name} is missing, which the base has a targeted module for")
+            raise PackageError(f"{where}: {WEIGHTS}: {name} is missing: the base has a targeted module of this name")
         if name not in expected:
             raise PackageError(f"{where}: {WEIGHTS}: {name} belongs to no matrix of the base")
         if found[name] != expected[name]:
@@ -103,11 +104,11 @@ def _digest(manifest: Any, path: Path) -> str:
 
 
 def _shapes(tensors: Iterable[Tensor], *, transposed: Collection[str]) -> dict[str, Sizes | None]:
-    """Return outputs and inputs of the matrices among a base's tensors, by their modules' names.
+    """Return (outputs, inputs) of the matrices among a base's tensors, by the names of their modules.
 
     Args:
-        tensors: what the base's files hold.
-        transposed: last names of the modules that store inputs x outputs.
+        tensors: the tensors in the base's files.
+        transposed: last part of the names of modules that store inputs x outputs.
     """
     shapes: dict[str, Sizes | None] = {}
     for tensor in tensors:

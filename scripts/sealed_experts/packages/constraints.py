@@ -1,6 +1,6 @@
-"""What packages say about each other: which they require, and which they exclude.
+"""Constraints between packages: which others a package requires, and which it excludes.
 
-Only packages of the same base (by its digest) are compared: others are never loaded together.
+Only packages for the same base (by its digest) are compared. Others are never loaded together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,11 @@ def check_install(manifest: _Manifest, *, installed: Sequence[_Manifest], refuse
 
     Args:
         installed: packages that can be used.
-        refused: packages that are there and cannot be used. They provide nothing; what they exclude and require still
-            holds.
+        refused: installed packages that cannot be used. They provide nothing, but their own constraints still hold.
 
     Raises:
-        IncompatibleError: it requires a package that is not there, one excludes the other, or an installed package
-            requires what would no longer be there. The message names both packages.
+        IncompatibleError: the new package requires a missing one, one package excludes the other, or an installed
+            package requires a version that the new one replaces. The message names both packages.
     """
     for pattern in _patterns(manifest, "requires"):
         _require(manifest, pattern, installed, refused)
@@ -31,7 +30,7 @@ def check_install(manifest: _Manifest, *, installed: Sequence[_Manifest], refuse
         if found is not None:
             raise IncompatibleError(
                 f"{title(manifest)} cannot be installed together with {title(other)}: {found}; uninstall"
-                f" {other['name']} first, or take another version"
+                f" {other['name']} first, or use another version"
             )
         for pattern in _patterns(other, "requires"):
             if pattern.name == manifest["name"]:
@@ -39,7 +38,7 @@ def check_install(manifest: _Manifest, *, installed: Sequence[_Manifest], refuse
 
 
 def check_uninstall(manifest: _Manifest, *, installed: Sequence[_Manifest], refused: Sequence[_Manifest] = ()) -> None:
-    """Check that no other package requires the one that is to be removed. Arguments as for `check_install`.
+    """Check that no other package requires the one to remove. Arguments as for `check_install`.
 
     Raises:
         IncompatibleError: a package requires it. The message names both.
@@ -57,7 +56,7 @@ def check_together(manifests: Sequence[_Manifest], *, active: int) -> None:
     """Check the constraints of packages of one base that are loaded together.
 
     Args:
-        active: the most adapters that can be active at a time.
+        active: the largest number of adapters that can be active at the same time.
 
     Raises:
         IncompatibleError: a package requires one that is missing, two exclude each other, or one allows fewer active
@@ -75,14 +74,14 @@ def check_together(manifests: Sequence[_Manifest], *, active: int) -> None:
             if found is not None:
                 raise IncompatibleError(
                     f"{title(manifest)} cannot be loaded together with {title(other)}: {found}; leave one of them out,"
-                    " or take another version"
+                    " or use another version"
                 )
         most = manifest["constraints"]["max_chain"]
         if most is not None and active > most:
             raise IncompatibleError(
                 f"{title(manifest)} allows at most {most} active adapters (constraints.max_chain), but {active} of"
-                " these can be active together, the always-active ones and one that is called: leave it out, or let"
-                " fewer be always active"
+                " these can be active together (all always-active ones and one called by keywords): leave it out, or"
+                " make fewer always active"
             )
 
 
@@ -92,7 +91,7 @@ def title(manifest: _Manifest) -> str:
 
 
 def _exclusion(manifest: _Manifest, other: _Manifest) -> str | None:
-    """Return which of two packages excludes the other, and by which pattern; None if neither does."""
+    """Return in words which of two packages excludes the other, and by which pattern; None if neither does."""
     for one, two in ((manifest, other), (other, manifest)):
         for pattern in _patterns(one, "incompatible_with"):
             if _matches(pattern, two):

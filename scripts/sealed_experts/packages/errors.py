@@ -1,4 +1,4 @@
-"""Why a package is refused. Verification raises; it never returns a verdict."""
+"""The reasons to refuse a package. Verification raises an error; it never returns a result."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ class SignatureError(PackageError):
 
 
 class IncompatibleError(PackageError):
-    """A sound package that this version cannot use."""
+    """A valid package that this version of the program cannot use."""
 
     exit_code = 4
 
@@ -31,7 +31,7 @@ class EncryptedError(UserError):
 
 @contextlib.contextmanager
 def named(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Put the name of the file or folder in front of a refusal."""
+    """Put the name of the file or folder in front of an error's message."""
     try:
         yield
     except (PackageError, EncryptedError) as error:

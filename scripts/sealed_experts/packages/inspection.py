@@ -1,4 +1,4 @@
-"""What `sealed-experts inspect` shows: what a package says about itself, and whether that is verified."""
+"""What `sealed-experts inspect` shows: what a package says about itself, and whether it is verified."""
 
 import os
 from dataclasses import dataclass, replace
@@ -21,12 +21,12 @@ class Description:
     """What a package says about itself, and how much of it is verified.
 
     Attributes:
-        lines: the text for people.
-        exit_code: 0 if all of the package is verified, else the code of the refusal.
+        lines: the text to print.
+        exit_code: 0 if the whole package is verified, otherwise the code of the refusal.
         manifest_verified: whether a trusted publisher signed the manifest.
-        report: what is known of the package; None if nothing may be shown.
+        report: the facts about the package; None if nothing may be shown.
         receipt: the privacy receipt; None if it was not verified.
-        refusal: why the package, or a part of it, is not verified; None if all of it is.
+        refusal: why the package, or a part of it, is not verified; None if everything is.
     """
 
     lines: list[str]
@@ -37,7 +37,7 @@ class Description:
     refusal: str | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return the same for programs: manifest and receipt unchanged, and whether they are verified."""
+        """Return the same for --json: the complete manifest and receipt, and whether they are verified."""
         report = self.report
         return {
             "verified": self.exit_code == 0,
@@ -61,11 +61,11 @@ def describe(
 ) -> Description:
     """Describe a package.
 
-    - Of an untrusted publisher's package the manifest is shown, marked as not verified, if the key in the file signed
-      it: users read it to decide about trust.
-    - Of an altered file nothing is shown.
-    - Of a package that is encrypted for others the manifest is shown if its signature is verified. The exit code is
-      not 0, because the rest is not verified.
+    - Untrusted publisher: show the manifest, marked as not verified, if the key in the file signed it. Users read it to
+      decide about trust.
+    - Altered file: show nothing.
+    - Package encrypted for others: show the manifest if its signature is verified. The exit code is not 0, because the
+      rest is not verified.
 
     Raises:
         UserError: the file cannot be read.
@@ -75,7 +75,7 @@ def describe(
     except PackageError as error:
         return _unverified(path, error)
     readers = ", ".join(report.recipients)
-    note = f" IN ITS MANIFEST ONLY, for the content is encrypted for {readers}" if refusal else ""
+    note = f" IN ITS MANIFEST ONLY, because the content is encrypted for {readers}" if refusal else ""
     signers = " and ".join(report.signatures)
     head = [f"VERIFIED{note}: signed by {printable(report.publisher_name)} ({report.publisher}) with {signers}"]
     if report.digest is not None:
@@ -94,7 +94,7 @@ def describe(
 def _report(
     path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy, identity: Identity | None
 ) -> tuple[PackageReport, EncryptedError | None]:
-    """Return what is known of a package, and why its content is not, if it is not."""
+    """Return the facts about a package, and, if its content is encrypted for others, that error."""
     try:
         return opening.verify_any(path, trust=trust, policy=policy, identity=identity), None
     except EncryptedError as error:
@@ -102,7 +102,7 @@ def _report(
 
 
 def _unverified(path: str | os.PathLike[str], error: PackageError) -> Description:
-    """Describe a refused package. Only the manifest is read: decompressing or parsing the rest would need trust."""
+    """Describe a refused package. Only the manifest is read: only trusted files may be decompressed and parsed."""
     head = [f"NOT VERIFIED: {shown(error)}"]
     nothing = Description(lines=head, exit_code=error.exit_code, refusal=shown(error))
     if not isinstance(error, SignatureError):
@@ -113,7 +113,7 @@ def _unverified(path: str | os.PathLike[str], error: PackageError) -> Descriptio
         return nothing
     lines = [
         *head,
-        f"The file is intact by the key that it carries itself ({report.publisher}). Anyone can make such a file:"
+        f"The file is intact by the key that it contains itself ({report.publisher}). Anyone can make such a file:"
         " nobody you trust signed what follows.",
         *_described(report),
     ]
@@ -121,7 +121,7 @@ def _unverified(path: str | os.PathLike[str], error: PackageError) -> Descriptio
 
 
 def _described(report: PackageReport) -> list[str]:
-    """Return the manifest as lines `field: value`, nested fields joined by dots."""
+    """Return the manifest as lines `field: value`. The names of nested fields are joined by dots."""
     fields = {key: value for key, value in report.manifest.items() if key != "members"}
     if report.integrity is not None:
         kept = {key: value for key, value in report.integrity.items() if key not in ("files", "signature")}

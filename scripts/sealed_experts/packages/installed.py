@@ -1,4 +1,4 @@
-"""The packages in a registry's folder: what each of them is, and whether it can be used."""
+"""The packages in a registry's folder, and whether they can be used."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from sealed_experts.packages.report import PackageReport
 class Installed:
     """A package in a registry.
 
-    A refused package cannot be used, so it provides nothing that others require. What it requires and excludes still
-    holds: its file is there, and another command, or another day, may trust its publisher.
+    A refused package cannot be used, so it provides nothing that others require. Its own constraints still hold: its
+    file is there, and another command, or another day, may trust its publisher.
 
     Attributes:
-        report: what its manifest says; None if the manifest is not signed by its publisher.
+        report: the facts in its manifest; None if no publisher signed the manifest.
         refusal: why it cannot be used; None if it can.
     """
 
@@ -32,8 +32,8 @@ class Installed:
 
     @property
     def known(self) -> PackageReport:
-        """The report, where there is one."""
-        assert self.report is not None, "nothing is known of this file"
+        """The report. Do not ask for it if there is none."""
+        assert self.report is not None, "there is no report on this file"
         return self.report
 
     @property
@@ -43,7 +43,7 @@ class Installed:
 
     @property
     def names(self) -> set[str]:
-        """Everything that a user may call it."""
+        """All names by which a user may refer to it."""
         names = {self.path.name, self.path.stem}
         if self.report is not None:
             names |= {self.manifest["name"], f"{self.manifest['name']}@{self.manifest['version']}"}
@@ -51,22 +51,22 @@ class Installed:
 
 
 def read_installed(path: Path, *, verify: Callable[[Path], PackageReport]) -> Installed:
-    """Verify a file of a registry. It never raises: what is wrong is the refusal."""
+    """Verify a file in a registry. This never raises: an error becomes the refusal."""
     report = None
     try:
-        if path.is_symlink():  # its target can change without the registry
+        if path.is_symlink():  # its target can change unnoticed
             raise PackageError(f"{path}: it is a symbolic link; a registry holds plain files only: remove it")
         report = verify(path)
         _check_name(path, report.manifest)
     except SignatureError as error:
         return Installed(path=path, report=signed_by_its_own_key(path), refusal=str(error))
-    except UserError as error:  # also of an encrypted or unreadable file
+    except UserError as error:  # also if the file is encrypted or unreadable
         return Installed(path=path, report=report, refusal=str(error))
     return Installed(path=path, report=report, refusal=None)
 
 
 def signed_by_its_own_key(path: Path) -> PackageReport | None:
-    """Return what a package says that its own key signed, trusted or not; None for a file that was altered."""
+    """Return the report on a package that its own key signed, trusted or not; None if the file was altered."""
     try:
         return opening.verify_manifest(path, trust=opening.own_publisher(path), policy=ANY_SIGNATURE)
     except UserError:
@@ -74,10 +74,10 @@ def signed_by_its_own_key(path: Path) -> PackageReport | None:
 
 
 def users_trust_and(trust: TrustStore) -> TrustStore:
-    """Return the user's trust store, and from `trust` the publishers whose keys it does not have.
+    """Return the user's trust store, with the publishers in `trust` whose keys it does not have.
 
     Raises:
-        UserError: as `load_trust`.
+        UserError: the user's trust store cannot be read.
     """
     known = list(load_trust())
     keys = {key for publisher in known for key in publisher.keys}
@@ -85,10 +85,10 @@ def users_trust_and(trust: TrustStore) -> TrustStore:
 
 
 def refuse_unknown(installed: Sequence[Installed], *, doing: str) -> None:
-    """Refuse a change while the registry holds a file whose requirements and exclusions are unknown.
+    """Refuse a change while the registry contains a file with unknown constraints.
 
     Raises:
-        UserError: there is one. The message names it and says what to do.
+        UserError: there is such a file. The message names it and says what to do.
     """
     unknown = next((each for each in installed if each.report is None), None)
     if unknown is not None:
@@ -100,7 +100,7 @@ def refuse_unknown(installed: Sequence[Installed], *, doing: str) -> None:
 
 
 def _check_name(path: Path, manifest: dict[str, Any]) -> None:
-    """Compare a file's name with its package: lists show the name, which states name, base and version."""
+    """Compare a file's name with its package: lists show the file's name, so it must not mislead."""
     expected = f"{long_name(manifest)}.{opening.container_of(path)}"
     if path.name != expected:
         raise PackageError(f"{path}: it holds {expected}: somebody renamed it; uninstall it, and install the package")

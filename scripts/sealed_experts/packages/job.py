@@ -1,4 +1,4 @@
-"""What sealing an expert gets of the configuration."""
+"""The part of the configuration that the rule for sealing an expert gets."""
 
 import dataclasses
 from typing import Any
@@ -8,7 +8,7 @@ from sealed_experts.packages.settings import PackageSettings, RoutingSettings
 from sealed_experts.settings.checking import parse_group
 from sealed_experts.settings.job_text import read_text
 
-# Settings of the expert that its package states.
+# Settings of the expert that its package contains.
 PACKAGED = ("name", "version", "description", "template", "stages", "adapter", "routing")
 PUBLISHING = "public_evaluation"
 
@@ -18,8 +18,8 @@ class PackageJob:
     """One expert to seal.
 
     Attributes:
-        public_evaluation: whether what was measured on held-out records may be published.
-        dataset: the name of the data that it learned from; None where they are private.
+        public_evaluation: whether measurements on held-out records may be published.
+        dataset: the name of its training data; None if they are private.
     """
 
     name: str

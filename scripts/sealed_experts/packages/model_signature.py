@@ -1,7 +1,7 @@
 """OpenSSF model signing, version 1.0: a Sigstore bundle next to a folder, signed with an ECDSA P-256 key.
 
 `model_signing sign key` writes such a bundle and `model_signing verify key` accepts it. It is an in-toto statement with
-the SHA-256 of every file of the folder, in a DSSE envelope (https://github.com/sigstore/model-transparency).
+the SHA-256 of every file in the folder, in a DSSE envelope (https://github.com/sigstore/model-transparency).
 """
 
 import base64
@@ -90,13 +90,13 @@ def read_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Read an ECDSA P-256 private key in PEM.
 
     Raises:
-        UserError: other users can read or replace the file, it cannot be read, or it holds something else.
+        UserError: other users can read or replace the file, it cannot be read, or it does not hold such a key.
     """
     content = read_private_file(path, remedy=_HOW)
     try:
         key = load_pem_private_key(content, password=None)
     except (TypeError, ValueError, UnsupportedAlgorithm) as error:
-        raise UserError(f"{path} is no private key in PEM without a passphrase: {_HOW}") from error
+        raise UserError(f"{path} is not a private key in PEM without a passphrase: {_HOW}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise UserError(f"{path} is not an ECDSA P-256 key, which model signing needs: {_HOW}")
     return key
@@ -111,9 +111,9 @@ def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
     try:
         key = load_pem_public_key(read_regular(path, what="the public key", limit=LARGEST_FILE))
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise UserError(f"{path} is not a public key in PEM: give the ECDSA P-256 key of who signed") from error
+        raise UserError(f"{path} is not a public key in PEM: give the signer's ECDSA P-256 key") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise UserError(f"{path} is not an ECDSA P-256 key, with which model signatures are checked here")
+        raise UserError(f"{path} is not an ECDSA P-256 key; model signatures are checked with such keys only")
     return key
 
 
@@ -132,7 +132,9 @@ def read_bundle(path: Path) -> bytes:
             f"cannot read the model signature {path}: {error.strerror}; `sealed-experts sign` makes one"
         ) from error
     if len(content) > _LARGEST_BUNDLE:
-        raise PackageError(f"{path}: it is larger than {_LARGEST_BUNDLE} bytes, so it is no signature of an expert")
+        raise PackageError(
+            f"{path}: it is larger than {_LARGEST_BUNDLE} bytes, so it is not the signature of an expert"
+        )
     return content
 
 
@@ -164,14 +166,16 @@ def _listed(payload: bytes) -> dict[str, str]:
         listed = {str(name): digest for name, algorithm, digest in resources if algorithm == "sha256"}
         root = subject["digest"]["sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        raise PackageError("its statement is not the one of model signing 1.0") from error
+        raise PackageError("its statement is not that of model signing 1.0") from error
     if kinds != (_STATEMENT, _PREDICATE) or how != ("files", "sha256", False):
         raise IncompatibleError(
             f"its statement is {ascii(kinds[1])[:80]} with {ascii(how)[:80]}; this program reads {_PREDICATE} over"
             " whole files with SHA-256 and without links"
         )
     if len(listed) != len(resources) or _root(digest for _, _, digest in resources) != root:
-        raise PackageError("its statement contradicts itself: names, algorithms and digests do not give its subject")
+        raise PackageError(
+            "its statement contradicts itself: its subject does not follow from its names, algorithms and digests"
+        )
     return listed
 
 

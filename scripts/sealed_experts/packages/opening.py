@@ -1,4 +1,4 @@
-"""Opening, verifying and unpacking a package of either container. The first bytes show which one it is."""
+"""Open, verify and unpack a package in either container. The first bytes show which one it is."""
 
 import os
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def container_of(path: str | os.PathLike[str]) -> str:
 
     Raises:
         UserError: the file cannot be read.
-        PackageError: it is neither of the two.
+        PackageError: the file is neither of the two.
     """
     start = read_regular(path, what="the package", limit=len(container.MAGIC))
     if start == container.MAGIC:
@@ -45,7 +45,7 @@ def container_of(path: str | os.PathLike[str]) -> str:
     if start.startswith(expert_container.MAGIC):
         return EXPERT
     raise PackageError(
-        f"{os.fspath(path)}: this is no package: its first bytes are {start.hex(' ') or 'none'}, where a .tgsp has "
+        f"{os.fspath(path)}: this is not a package: its first bytes are {start.hex(' ') or 'none'}; a .tgsp has "
         f"{container.MAGIC.hex(' ')} and an .expert {expert_container.MAGIC.hex(' ')}"
     )
 
@@ -57,7 +57,7 @@ def open_any(
     policy: Policy = DEFAULT,
     identity: Identity | None = None,
 ) -> VerifiedPackage:
-    """Verify a package of either container in memory, and return its content.
+    """Read a package of either container into memory, verify it, and return its content.
 
     Raises:
         UserError: the file cannot be read, or is encrypted for others.
@@ -75,7 +75,7 @@ def verify_any(
     policy: Policy = DEFAULT,
     identity: Identity | None = None,
 ) -> PackageReport:
-    """Verify a package of either container. The memory needed does not grow with the file.
+    """Verify a package of either container, in constant memory.
 
     Raises:
         UserError, PackageError: as for `open_any`.
@@ -86,7 +86,7 @@ def verify_any(
 
 
 def verify_manifest(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = DEFAULT) -> PackageReport:
-    """Check a package's signatures and manifest, and not its content.
+    """Check a package's signatures and manifest, but not its content.
 
     Raises:
         UserError, PackageError: as for `open_any`.
@@ -104,9 +104,7 @@ def unpack_any(
     policy: Policy = DEFAULT,
     identity: Identity | None = None,
 ) -> PackageReport:
-    """Verify a package of either container, and write its manifest and members into a new folder.
-
-    The memory needed does not grow with the file.
+    """Verify a package of either container, and write its manifest and members into a new folder, in constant memory.
 
     Raises:
         UserError: the folder exists or cannot be written, or as for `open_any`.
@@ -118,12 +116,12 @@ def unpack_any(
 
 
 def own_publisher(path: str | os.PathLike[str]) -> TrustStore:
-    """Return a trust store of the keys in the file itself. That proves nothing, and the publisher's name says so.
+    """Return a trust store of the keys in the file itself. They prove nothing, and the publisher's name says so.
 
     Raises:
         UserError: the file or the user's trust store cannot be read.
-        PackageError: it is no package.
-        SignatureError: one of the keys was revoked here, so everything it signed is refused.
+        PackageError: the file is not a package.
+        SignatureError: one of the keys was revoked here, so everything that it signed is refused.
     """
     kind = container_of(path)
     with named(path):
@@ -142,7 +140,7 @@ def own_publisher(path: str | os.PathLike[str]) -> TrustStore:
 def trust_in_file(path: Path) -> TrustStore:
     """Return a trust store that holds only the publisher in a public file.
 
-    If the user's trust store knows the publisher, its scopes, expiry and all its keys apply: naming a file does not
+    If the user's trust store has the publisher, its scopes, its expiry and all its keys apply: giving a file does not
     widen them.
 
     Raises:
@@ -157,7 +155,7 @@ def trust_in_file(path: Path) -> TrustStore:
         if other:
             raise UserError(
                 f"{path} holds keys of {entry.name}, whose {other[0].algorithm} key is another one here: ask its owner;"
-                f" `sealed-experts keys untrust {entry.name}` first if this is meant"
+                f" if this is intended, run `sealed-experts keys untrust {entry.name}` first"
             )
     if not known:
         return TrustStore([Publisher(name=path.stem, keys=keys)])

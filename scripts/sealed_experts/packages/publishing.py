@@ -1,4 +1,4 @@
-"""Publishing: a sealed package, or a folder of its files, becomes an `.expert` file under its long name."""
+"""Publish a sealed package, or a folder of its files, as an `.expert` file with its long name."""
 
 import os
 import secrets
@@ -26,13 +26,13 @@ def publish_expert(path: Path, *, output: Path, publisher: str | None = None) ->
     """Write an `.expert` file, signed with the user's publisher key; return its path and SHA-256.
 
     Args:
-        path: a `.tgsp` or `.expert` file that the same key signed, or a folder of manifest.json and the members.
+        path: a `.tgsp` or `.expert` file that the same key signed, or a folder with manifest.json and the members.
         output: folder to write into.
         publisher: the publisher's name in the file; by default the manifest's author, or else the key's fingerprint.
 
     Raises:
         UserError: a file cannot be read or written, or this version was published with other content.
-        PackageError: the package does not verify with this key, or the files are not what a package may hold.
+        PackageError: the package does not verify with this key, or a package may not hold these files.
     """
     key = load_key()
     manifest, members = _from_folder(path) if os.path.isdir(path) else _from_package(path, key)
@@ -52,9 +52,7 @@ def publish_expert(path: Path, *, output: Path, publisher: str | None = None) ->
 
 
 def seal_as_expert(path: Path, *, output: Path) -> str:
-    """Write the content of a package to the `.expert` file `output`; return its SHA-256.
-
-    `publish_expert` would write the same bytes.
+    """Write the content of a package to the `.expert` file `output`, as `publish_expert` does; return its SHA-256.
 
     Args:
         path: a `.tgsp` file that the user's publisher key signed.
@@ -74,20 +72,20 @@ def _author(manifest: Mapping[str, Any]) -> str | None:
 
 
 def _from_package(path: Path, key: PublisherKey) -> tuple[dict[str, Any], Mapping[str, BytesOrFile]]:
-    """Verify a package with the key that will sign it again, so that nobody signs what somebody else made."""
-    # The user has every algorithm of their own key, so the one signature of an .expert is enough.
+    """Verify a package with the key that will sign it again, so that nobody signs another publisher's work."""
+    # The package is the user's own, so the single signature of an .expert is enough.
     policy = ONE_SIGNATURE if opening.container_of(path) == opening.EXPERT else Policy()
     try:
         package = opening.open_any(path, trust=TrustStore([key.public]), policy=policy)
     except EncryptedError as error:
         raise UserError(
-            f"{path} is encrypted, and an .expert never is, so that everybody could open it; if that is meant, unpack"
-            " it and publish the folder"
+            f"{path} is encrypted, but an .expert is never encrypted: everyone could open it; if this is intended,"
+            " unpack the package and publish the folder"
         ) from error
     except SignatureError as error:
         raise SignatureError(
-            f"{error} (`publish` signs again only what the key at hand, {key.public.fingerprint}, signed; to publish"
-            " what somebody else made, unpack it, look at it, and publish the folder)"
+            f"{error} (`publish` signs only packages that your key, {key.public.fingerprint}, signed before; to publish"
+            " another publisher's package, unpack it, look at it, and publish the folder)"
         ) from error
     return package.manifest, package.members
 
@@ -99,7 +97,9 @@ def _from_folder(folder: Path) -> tuple[dict[str, Any], Mapping[str, BytesOrFile
             content = stream.read(2 * MAX_MANIFEST + 1)
         names = sorted(entry.name for entry in folder.iterdir())
     except OSError as error:
-        raise UserError(f"cannot read {folder / MANIFEST}: {error.strerror}; give a folder of `unpack`'s") from error
+        raise UserError(
+            f"cannot read {folder / MANIFEST}: {error.strerror}; give a folder that `unpack` wrote"
+        ) from error
     with named(folder):
         manifest = canonical_object(content, MANIFEST)
         manifest.pop("integrity", None)

@@ -1,6 +1,6 @@
-"""The registry: a folder of installed packages, each under its long name. `docs/registry.md` describes it.
+"""The registry: a folder of installed packages. `docs/registry.md` describes it.
 
-It stores nothing but the packages. Each query verifies them again and reads what they say about themselves.
+It stores only the packages, each with its long name as the file name. Every query verifies them again.
 """
 
 import os
@@ -40,7 +40,7 @@ class Registry:
     Attributes:
         folder: folder of the packages; it may not exist yet.
         trust: the publishers whose packages may be installed.
-        policy: what is required of a package beyond a trusted publisher.
+        policy: what is required of a package besides a trusted publisher.
         identity: a recipient's private key, for encrypted packages.
         installed_trust: publishers accepted for packages that are already installed; defaults to `trust`.
     """
@@ -76,13 +76,13 @@ class Registry:
             change_publisher: whether it may replace a version of another publisher.
 
         Raises:
-            UserError: a file cannot be read or written, this version is installed with other content, or it is unknown
-                what a file of the registry requires or excludes.
+            UserError: a file cannot be read or written, this version is installed with other content, or a file in the
+                registry has unknown constraints.
             PackageError: the package does not verify.
-            IncompatibleError: it was made for another base, or its constraints or those of an installed package do not
-                hold. The message names both packages.
+            IncompatibleError: it was made for another base, or its constraints or those of an installed package are
+                not met. The message names both packages.
         """
-        # First the signature: a file that no trusted publisher signed is not copied.
+        # Check the signature first: do not copy a file that no trusted publisher signed.
         report = opening.verify_manifest(path, trust=self.trust, policy=self.policy)
         check_base(report, base, where=path)
         with folder_lock(self.folder):
@@ -90,7 +90,7 @@ class Registry:
             try:
                 _copy(path, draft)
                 try:
-                    # The copy is verified, because nobody else changes it: what is verified is what gets installed.
+                    # Verify the copy: nobody else changes it, so exactly the verified bytes get installed.
                     report = self._verified(draft)
                 except (PackageError, EncryptedError) as error:
                     raise type(error)(str(error).replace(f"{draft}", f"{path}", 1)) from error
@@ -105,8 +105,8 @@ class Registry:
         """Remove a package by its name, `name@version` or file name, and return the path that it had.
 
         Raises:
-            UserError: no package, or more than one, has this name; it cannot be removed; or it is unknown what another
-                file of the registry requires.
+            UserError: no package, or more than one, has this name; it cannot be removed; or another file in the
+                registry has unknown constraints.
             IncompatibleError: another installed package requires it.
         """
         with folder_lock(self.folder):
@@ -129,7 +129,7 @@ class Registry:
     def _place(
         self, draft: Path, target: Path, report: PackageReport, *, upgrade: bool, change_publisher: bool
     ) -> None:
-        """Check a verified draft against the installed packages, and rename it into place."""
+        """Check a verified draft against the installed packages, then give it its final name."""
         if os.path.lexists(target):
             _refuse_other_content(target, report)
             return
@@ -141,7 +141,9 @@ class Registry:
         rest = [each for each in installed if each not in same]
         check_install(report.manifest, installed=_usable(rest), refused=_refused(rest))
         if not place(draft, target):
-            raise UserError(f"{target} appeared while the package was installed: look at what made it, and run again")
+            raise UserError(
+                f"{target} appeared while the package was installed: find out which program made it, and run again"
+            )
         for former in same:
             former.path.unlink()
         sync_folder(self.folder)
@@ -154,16 +156,18 @@ class Registry:
         version, installed = (Version.parse(each["version"]) for each in (report.manifest, former.manifest))
         if version == installed:
             raise UserError(
-                f"{old} is installed as {former.path.name}, and {new} is another file of that version: a version never"
-                " changes, so raise the version, or uninstall that one first"
+                f"{old} is installed as {former.path.name}, and {new} is another file with the same version: a version"
+                " never changes, so raise the version, or uninstall the installed one first"
             )
         if not upgrade:
             raise IncompatibleError(
-                f"{new} cannot be installed together with {old} on the same base: give --upgrade to replace that, or"
+                f"{new} cannot be installed together with {old} on the same base: give --upgrade to replace it, or"
                 " uninstall it first"
             )
         if version < installed:
-            raise IncompatibleError(f"{new} does not replace {old}, which is higher: uninstall that, if this is meant")
+            raise IncompatibleError(
+                f"{new} does not replace {old}, which is higher: if this is intended, uninstall the higher one first"
+            )
         publisher = self.trust.find(report.publisher)
         known = {report.publisher, *(publisher.ancestors if publisher else ())}
         if former.known.publisher not in known and not change_publisher:
@@ -181,7 +185,7 @@ class Registry:
             raise UserError(f"cannot read the registry {self.folder}: {error.strerror}") from error
 
     def _installed(self) -> list[Installed]:
-        """Read the manifests alone: content may be encrypted for others. One signature of the publisher is enough."""
+        """Read only the manifests: content may be encrypted for others. One signature of the publisher is enough."""
         trust = self.installed_trust or self.trust
         return [
             read_installed(path, verify=lambda each: opening.verify_manifest(each, trust=trust, policy=ANY_SIGNATURE))
@@ -223,10 +227,10 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _refuse_other_content(target: Path, report: PackageReport) -> None:
-    """Refuse if the package's name is taken by other content.
+    """Refuse if another content has the package's file name.
 
-    Two experts can have one long name: it joins the names of expert and base by a hyphen, which both may contain, and
-    it shortens the base's name.
+    Two experts can have the same long name: it joins the names of expert and base by a hyphen, which both may contain,
+    and it shortens the base's name.
     """
     found = digest_at(target)
     if found == report.digest:
@@ -236,11 +240,11 @@ def _refuse_other_content(target: Path, report: PackageReport) -> None:
         base = there.manifest["base"]
         raise IncompatibleError(
             f"{target.name} is also the long name of {title(there.manifest)} on the base {base['name'][:100]!a} of"
-            f" digest {base['digest']}, which is installed: uninstall that first, or use another --registry"
+            f" digest {base['digest']}, which is installed: uninstall that package first, or use another --registry"
         )
     raise UserError(
-        f"{target} is installed with other content (SHA-256 {found}; this one has {report.digest}): a version never"
-        " changes, so raise the version, or uninstall that one first"
+        f"{target} is installed with other content (SHA-256 {found}; this one has {report.digest}): a version"
+        " never changes, so raise the version, or uninstall the installed one first"
     )
 
 

@@ -1,4 +1,4 @@
-"""Settings of an expert's package: what it says about itself beside what training left, and how it is sealed."""
+"""Settings of an expert's package: what it says about itself, and how it is sealed."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -8,13 +8,13 @@ from sealed_experts.settings.fields import Distinct, Group, setting, text
 from sealed_experts.settings.texts import NUMBER, PRE_RELEASE, VERSION_CORE, Printable
 from sealed_experts.text import KEYWORD
 
-NO_LICENCE = "NOASSERTION"  # SPDX's word for: nothing is said
+NO_LICENCE = "NOASSERTION"  # SPDX's word for: no statement
 LARGEST_LICENCE = 1 << 18  # bytes of the member LICENSE
 MOST_RECIPIENTS = 50  # of an encrypted package
-# `name@*`, or `name@` and conditions joined by commas; what they mean stands in content/versions.py.
+# `name@*`, or `name@` and conditions joined by commas; content/versions.py says what they mean.
 _CONDITION = rf"(?:(?:>=|<=|>|<)?{VERSION_CORE}|\^{NUMBER}(?:\.{NUMBER}(?:\.{NUMBER}{PRE_RELEASE})?)?)"
 VERSION_PATTERN = rf"^[a-z0-9][a-z0-9_-]{{0,99}}@(?:\*|{_CONDITION}(?:,{_CONDITION})*)$"
-LICENCE = r"^[A-Za-z0-9(][A-Za-z0-9.+() -]*$"  # an SPDX expression; which names there are is checked apart
+LICENCE = r"^[A-Za-z0-9(][A-Za-z0-9.+() -]*$"  # an SPDX expression; the names in it are checked later
 CAPABILITY = r"^[a-z0-9]+([._-][a-z0-9]+)*$"
 TIME = r"^[0-9]{4}-(0[1-9]|1[0-2])-([0-2][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z$"
 
@@ -48,12 +48,12 @@ class RoutingSettings(Group):
     )
     keywords: Distinct[Keyword] = setting("Words and phrases that call this expert.", default=(), max_length=10_000)
     exclude: Distinct[Keyword] = setting(
-        "Words and phrases that keep this expert out of a question, whatever else the question holds.",
+        "Words and phrases that exclude this expert from a question, even if a keyword matches.",
         default=(),
         max_length=10_000,
     )
     priority: int = setting(
-        "Where as many keywords of several experts match, the highest priority answers; then their order decides.",
+        "If equally many keywords of several experts match, the highest priority answers, then the first in order.",
         default=0,
         ge=-1000,
         le=1000,
@@ -65,7 +65,7 @@ class RoutingSettings(Group):
 
 
 class ConstraintSettings(Group):
-    """What the package needs of other packages that are installed, or active, beside it."""
+    """What the package requires of other packages that are installed or active together with it."""
 
     requires: Distinct[VersionPattern] = setting(
         "Packages that must be installed: `name@>=1.0.0`, `name@^1.2`, `name@1.2.3` or `name@*`.",
@@ -84,7 +84,7 @@ class ConstraintSettings(Group):
         le=1000,
     )
     max_chain: int | None = setting(
-        "Most adapters that may be active together with it, itself included; absent, any number.",
+        "Most adapters that may be active together, this one included; absent: any number.",
         default=None,
         ge=1,
         le=1000,
@@ -92,16 +92,16 @@ class ConstraintSettings(Group):
 
 
 class PackageSettings(Group):
-    """What a package says about itself, and how it is sealed; its version and description stand beside it."""
+    """What a package says about itself, and how it is sealed. Version and description are settings of the expert."""
 
     author: Printable = setting("Who made the expert.", default="")
     licence: Licence = setting(
-        "Licence of the expert, as an SPDX expression (`Apache-2.0`, or `LicenseRef-…` for one of your own);"
+        "Licence of the expert, as an SPDX expression (`Apache-2.0`, or `LicenseRef-…` for your own licence);"
         " `NOASSERTION`: none is stated.",
         default=NO_LICENCE,
     )
     licence_file: str | None = setting(
-        "Text file that becomes the package's LICENSE; absent, LICENSE names the licence.", default=None, min_length=1
+        "Text file that becomes the package's LICENSE; absent: LICENSE names the licence.", default=None, min_length=1
     )
     capabilities: Distinct[Capability] = setting(
         "What the expert can do, for programs that choose among packages.",
@@ -109,31 +109,31 @@ class PackageSettings(Group):
         max_length=50,
     )
     tokenizer: bool = setting(
-        "Whether the package holds the base's tokenizer too, for programs that load it from the adapter's folder.",
+        "Whether the package includes the base's tokenizer, for programs that load it from the adapter's folder.",
         default=False,
     )
-    constraints: ConstraintSettings = setting("What it needs of others.", default=ConstraintSettings())
+    constraints: ConstraintSettings = setting("What it requires of other packages.", default=ConstraintSettings())
     started: Time | None = setting(
-        "When training started, if that is to be stated: `2026-01-31T09:00:00Z`; absent, SOURCE_DATE_EPOCH or nothing.",
+        "When training started, such as `2026-01-31T09:00:00Z`; absent: SOURCE_DATE_EPOCH, or nothing is stated.",
         default=None,
     )
     finished: Time | None = setting(
-        "When training ended, in the same form; absent, SOURCE_DATE_EPOCH, or nothing.", default=None
+        "When training ended, in the same form; absent: SOURCE_DATE_EPOCH, or nothing is stated.", default=None
     )
     signatures: Distinct[Literal["ed25519", "ml-dsa-65"]] = setting(
-        "Algorithms that sign; none listed: all that the publisher's key has. With `[ed25519]`, the same content and"
+        "Algorithms that sign; an empty list: all that the publisher's key has. With `[ed25519]`, the same content and"
         " key always give the same bytes.",
         default=(),
     )
     containers: Distinct[Literal["tgsp", "expert"]] = setting(
-        "Files that are made of it: `tgsp`, from which the mixture is assembled, and `expert`, the same content as a"
-        " tar.gz. Another list makes no sealed `.tgsp` stale.",
+        "Files to make: `tgsp`, from which the mixture is assembled, and `expert`, the same content as a tar.gz."
+        " A change of the list makes no sealed `.tgsp` stale.",
         default=("tgsp",),
         operation=True,
     )
     compression: Literal["none", "zstd"] = setting("Compression of the payload.", default="none")
     recipients: Distinct[Annotated[str, Field(min_length=1)]] = setting(
-        "Files of the public keys of those who alone shall open the package; none listed: everybody can.",
+        "Public key files of the recipients: only they can open the package. An empty list: everyone can.",
         default=(),
         max_length=MOST_RECIPIENTS,
     )

@@ -1,4 +1,4 @@
-"""What an expert's package could not hold: found here, because sealing comes after all the training."""
+"""Find settings that a package cannot hold before the training starts, because sealing comes last."""
 
 import importlib.util
 import os
@@ -14,10 +14,10 @@ from sealed_experts.settings.layers import Layers
 from sealed_experts.settings.messages import KeyPath, Mistake, shown
 from sealed_experts.text import STEERING, holds
 
-# The model card, at most 256 KiB, lists them all; so does the manifest. What is left is for everything else in it.
+# The model card (at most 256 KiB) and the manifest list all keywords. The rest of the space is for everything else.
 KEYWORD_BYTES = 200_000
-_ESCAPED = 4  # bytes that a character such as & or < grows by in the card, at most
-# Of a package's long name, `{name}-{base}.v{version}`: at most 200 letters, of which a base's name takes up to 80.
+_ESCAPED = 4  # most bytes that the card adds to escape a character such as & or <
+# A package's long name `{name}-{base}.v{version}` has at most 200 letters; the base's name takes up to 80 of them.
 LONGEST_NAME_AND_VERSION = 200 - 80 - len("-.v")
 PRIVATE_KEY = re.compile(r"BEGIN [A-Z0-9 ]*PRIVATE KEY")  # in PEM, OpenSSH's form and PGP's
 
@@ -25,10 +25,10 @@ PRIVATE_KEY = re.compile(r"BEGIN [A-Z0-9 ]*PRIVATE KEY")  # in PEM, OpenSSH's fo
 def package_mistakes(
     name: str, version: str, routing: RoutingSettings, package: PackageSettings, layers: Layers, *, root: Path
 ) -> Iterator[Mistake]:
-    """Yield what is wrong with an expert's keywords, licence, constraints, times, containers and signatures.
+    """Yield the mistakes in an expert's keywords, licence, constraints, times, containers and signatures.
 
     Args:
-        name: the expert's.
+        name: the expert's name.
         root: folder that relative paths start from.
     """
     yield from _keyword_mistakes(name, routing, package)
@@ -74,7 +74,7 @@ def _has_zstandard() -> bool:
 
 
 def _keyword_mistakes(name: str, routing: RoutingSettings, package: PackageSettings) -> Iterator[Mistake]:
-    """Keywords in which the router would find nothing, that contradict each other, or too many of them."""
+    """Yield keywords that the router could never find, that contradict each other, or that are too many."""
     called = {_folded(keyword) for keyword in routing.keywords}
     for key, words in (("keywords", routing.keywords), ("exclude", routing.exclude)):
         for place, word in enumerate(words):
@@ -128,7 +128,7 @@ def _text_mistakes(path: str, place: KeyPath, root: Path) -> Iterator[Mistake]:
     try:
         content = (root / path).read_bytes()
         text = content.decode("utf-8")
-    except (OSError, ValueError):  # also a name that no file can have
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         yield Mistake(place, f"{shown(path)} is not an existing file of UTF-8 text")
         return
     if not text.strip() or len(content) > LARGEST_LICENCE or holds(text, STEERING):

@@ -21,11 +21,11 @@ _MOST_ENTRIES = 100
 
 @dataclass(frozen=True, kw_only=True)
 class SignedFolder:
-    """A folder whose every file a given key signed, and whose adapter passed the linter.
+    """A folder in which a given key signed every file and the adapter passed the linter.
 
     Attributes:
         digests: SHA-256 of every file, by name.
-        facts: what the adapter's files say about it.
+        facts: the facts in the adapter's files.
     """
 
     digests: dict[str, str]
@@ -43,14 +43,14 @@ def sign_folder(folder: Path, *, key: Path, output: Path | None = None) -> Path:
 
     Raises:
         UserError: the folder or the key cannot be read, or the signature exists.
-        PackageError: the folder holds what no expert may hold.
+        PackageError: the folder holds something that is not allowed in an adapter.
     """
     private = model_signature.read_private_key(key)
     members = _read(folder)
     lint_adapter(members)
     path = output or signature_path(folder)
     if os.path.lexists(path):
-        raise UserError(f"{path} exists: name another --output, or remove it to sign again")
+        raise UserError(f"{path} exists: give another --output, or remove it to sign again")
     if Path(os.path.abspath(path)).parent == Path(os.path.abspath(folder)):
         raise UserError(f"{path} is in the folder that it signs: put it next to {folder}")
     name = Path(os.path.abspath(folder)).name
@@ -59,9 +59,9 @@ def sign_folder(folder: Path, *, key: Path, output: Path | None = None) -> Path:
 
 
 def verify_folder(folder: Path, *, key: Path, signature: Path | None = None) -> SignedFolder:
-    """Check a PEFT folder: its signature with `key`, that no file is missing or foreign, the digests, the linter.
+    """Check a PEFT folder: its signature by `key`, missing and foreign files, the digests, the linter.
 
-    Every file is read once, so the content that was checked is the content that is used.
+    Every file is read only once, so the checked content is the content that is used.
 
     Raises:
         UserError: the folder, the key or the signature cannot be read.
@@ -80,13 +80,13 @@ def verify_folder(folder: Path, *, key: Path, signature: Path | None = None) -> 
         if name not in signed:
             raise PackageError(f"{folder}: member {name!a} is foreign: the signature does not list it")
         if signed[name] != digests[name]:
-            raise PackageError(f"{folder}: member {name}: its SHA-256 is not {signed[name]}, which is signed")
+            raise PackageError(f"{folder}: member {name}: its SHA-256 is not the signed one, {signed[name]}")
     with named(folder):
         return SignedFolder(digests=digests, facts=lint_adapter(members))
 
 
 def _read(folder: Path) -> dict[str, bytes]:
-    """Read the files of a folder that may hold an expert's files alone: no folders, links, hidden files or pickles."""
+    """Read the files of a folder. It may hold only an expert's files: no folders, links, hidden files or pickles."""
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry, _ in zip(entries, range(_MOST_ENTRIES), strict=False)]
@@ -99,7 +99,7 @@ def _read(folder: Path) -> dict[str, bytes]:
         )
     missing = [name for name in (CONFIG, WEIGHTS) if name not in names]
     if missing:
-        raise PackageError(f"{folder}: member {missing[0]} is missing: this is no PEFT folder")
+        raise PackageError(f"{folder}: member {missing[0]} is missing: this is not a PEFT folder")
     return {name: _content(folder / name, limit=_LIMITS[name]) for name in sorted(names)}
 
 
@@ -114,7 +114,7 @@ def _content(path: Path, *, limit: int) -> bytes:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise PackageError(
-                f"{path.parent}: member {path.name}: it is a symbolic link; plain files are allowed only"
+                f"{path.parent}: member {path.name}: it is a symbolic link; only plain files are allowed"
             ) from error
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 

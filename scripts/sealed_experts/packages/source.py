@@ -1,4 +1,4 @@
-"""Where the bytes of a package come from: a file that is opened once, or memory."""
+"""Sources of a package's bytes: a file that is opened once, or memory."""
 
 import contextlib
 import fcntl
@@ -14,14 +14,14 @@ from sealed_experts.files.regular_file import open_regular
 from sealed_experts.packages.errors import PackageError
 
 Buffer = bytes | memoryview
-BytesOrFile = bytes | Path  # content of a member that is to be written: the bytes, or the file that holds them
-BLOCK = 1 << 20  # bytes read at a time: few calls, and the processor's cache still holds them when they are hashed
+BytesOrFile = bytes | Path  # content of a member to write: the bytes, or the file that holds them
+BLOCK = 1 << 20  # bytes per read: few calls, and still in the processor's cache when they are hashed
 
 _CUT = "the file was cut while it was read: get it again"
 
 
 class Source(Protocol):
-    """Bytes that several threads can read at any place."""
+    """Bytes that several threads can read at any offset."""
 
     size: int
 
@@ -58,10 +58,10 @@ class Memory:
 
 
 class OpenFile:
-    """An open file, by its descriptor: its path is not used again.
+    """An open file, by its descriptor. Its path is not used again.
 
-    If the system grants a lease (`constant`), nobody can start to write to the file while it is read. Its times alone
-    prove nothing: a program that mapped a page and wrote to it before can change it later without a new time.
+    If the system grants a lease (`constant`), nobody can start to write to the file while it is read. The file's times
+    alone prove nothing: a program that mapped a page earlier can change it later without a new time.
     """
 
     def __init__(self, descriptor: int, status: os.stat_result) -> None:
@@ -88,11 +88,11 @@ class OpenFile:
             done += count
 
     def check_unchanged(self) -> None:
-        """Compare the file's status with its status when it was opened; a lease must still be held."""
+        """Check that the file's status is the same as when it was opened, and that a lease is still held."""
         if self.constant and fcntl.fcntl(self._descriptor, fcntl.F_GETLEASE) != fcntl.F_RDLCK:
-            raise PackageError("somebody began to write to the file while it was read: verify it again later")
+            raise PackageError("another program began to write to the file while it was read: verify it again later")
         if _identity(os.fstat(self._descriptor)) != _identity(self._status):
-            raise PackageError("the file was changed while it was read: verify it again when nobody writes to it")
+            raise PackageError("the file was changed while it was read: verify it again when no program writes to it")
 
 
 @contextlib.contextmanager
@@ -116,9 +116,9 @@ def blocks(source: Source, *, offset: int, length: int, size: int = BLOCK) -> It
 
 
 def passing_blocks(source: Source, *, offset: int, length: int) -> Iterator[Buffer]:
-    """Yield blocks as `blocks` does, but each is valid only until the next: a file's blocks share one buffer.
+    """Yield blocks as `blocks` does, but each is valid only until the next one: a file's blocks share one buffer.
 
-    Allocating memory for each block would take as long as reading it.
+    To allocate memory for each block would take as long as to read it.
     """
     if not isinstance(source, OpenFile):
         yield from blocks(source, offset=offset, length=length)
@@ -131,10 +131,10 @@ def passing_blocks(source: Source, *, offset: int, length: int) -> Iterator[Buff
 
 
 def content_blocks(content: BytesOrFile) -> Iterator[Buffer]:
-    """Yield the content of a member that is to be written, a block at a time.
+    """Yield the content of a member to write, a block at a time.
 
     Raises:
-        UserError: its file cannot be read.
+        UserError: the member's file cannot be read.
     """
     if isinstance(content, bytes):
         yield from blocks(Memory(content), offset=0, length=len(content))
@@ -144,7 +144,11 @@ def content_blocks(content: BytesOrFile) -> Iterator[Buffer]:
 
 
 def measure(content: BytesOrFile) -> tuple[int, str]:
-    """Return size and SHA-256 of a member that is to be written. Raises as `content_blocks`."""
+    """Return size and SHA-256 of a member to write.
+
+    Raises:
+        UserError: the member's file cannot be read.
+    """
     size, state = 0, hashlib.sha256()
     for block in content_blocks(content):
         state.update(block)
@@ -153,14 +157,14 @@ def measure(content: BytesOrFile) -> tuple[int, str]:
 
 
 def _take_lease(descriptor: int) -> bool:
-    """Ask the system to keep writers away until the descriptor is closed, and say whether it does.
+    """Ask the system to keep writers away until the descriptor is closed. Return whether it agreed.
 
-    Linux does so for the file's owner if nobody has the file open for writing. A program that opens it to write waits.
+    Linux agrees for the file's owner if nobody has the file open for writing. A program that opens it to write waits.
     """
     if not hasattr(fcntl, "F_SETLEASE"):
         return False
     try:
-        # SIGURG is ignored by default. The system's own choice for a waiting writer, SIGIO, would end the process.
+        # The default signal for a waiting writer, SIGIO, would end the process. SIGURG is ignored by default.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError:
@@ -169,5 +173,5 @@ def _take_lease(descriptor: int) -> bool:
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
-    # Also the change time: unlike the modification time, nobody can set it.
+    # Include the change time (ctime): unlike the modification time, nobody can set it.
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,4 +1,4 @@
-"""When training started and ended, as a package states it: by settings or SOURCE_DATE_EPOCH, never by the clock."""
+"""The times of training that a package states. They come from settings or SOURCE_DATE_EPOCH, never from the clock."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,10 +11,10 @@ _LATEST = 253_402_300_799  # the last second of the year 9999
 
 
 def read_epoch(environment: Mapping[str, str]) -> int | None:
-    """Return SOURCE_DATE_EPOCH (reproducible-builds.org) as a number of seconds; None where it is unset or empty.
+    """Return SOURCE_DATE_EPOCH (reproducible-builds.org) as a number of seconds; None if it is unset or empty.
 
     Raises:
-        UserError: it is no time.
+        UserError: it is not a time.
     """
     text = environment.get(EPOCH)
     if not text:
@@ -25,12 +25,12 @@ def read_epoch(environment: Mapping[str, str]) -> int | None:
 
 
 def stated_times(package: PackageSettings, *, epoch: int | None) -> dict[str, str]:
-    """Return `started` and `finished` as far as settings or SOURCE_DATE_EPOCH state them.
+    """Return `started` and `finished`, if settings or SOURCE_DATE_EPOCH state them.
 
-    The clock is never asked: the same inputs give the same bytes, and how long training took is nobody's business.
+    The clock is never used: the same inputs give the same bytes, and the time that training took stays private.
 
     Raises:
-        UserError: one comes from the settings, the other from SOURCE_DATE_EPOCH, and they are the wrong way round.
+        UserError: one comes from the settings and the other from SOURCE_DATE_EPOCH, and training would end too early.
     """
     default = None if epoch is None else datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     times = {"started": package.started or default, "finished": package.finished or default}
@@ -44,10 +44,10 @@ def stated_times(package: PackageSettings, *, epoch: int | None) -> dict[str, st
 
 
 def check_times(packages: Mapping[str, PackageSettings], environment: Mapping[str, str]) -> None:
-    """Refuse before anything runs what no package could state; `packages` are those of each expert, by name.
+    """Check the times of all packages before anything runs; `packages` are the settings of each expert, by name.
 
     Raises:
-        UserError: SOURCE_DATE_EPOCH is no time, or contradicts an expert's times.
+        UserError: SOURCE_DATE_EPOCH is not a time, or contradicts an expert's times.
     """
     epoch = read_epoch(environment)
     for expert, package in packages.items():

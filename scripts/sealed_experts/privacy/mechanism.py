@@ -1,7 +1,7 @@
 """The Gaussian mechanism on per-unit gradients: clip, sum, add keyed noise, divide by the expected batch size.
 
 Abadi et al., "Deep Learning with Differential Privacy" (2016), algorithm 1, with Poisson sampling. The clipped sum and
-the noise are float64, so that their rounding (about 1e-16 relative) is far below the noise.
+the noise are float64, so their rounding error (about 1e-16 relative) is far below the noise.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,16 +15,16 @@ from sealed_experts.privacy.streams import Stream
 
 @dataclass(frozen=True)
 class Release:
-    """What a step gives away about its draw: the gradient, per parameter, and the other queries' means by name."""
+    """What a step releases about its draw: the gradient, per parameter, and the means of the other queries by name."""
 
     gradients: list[torch.Tensor]
     queries: dict[str, float]
 
 
 class GradientMechanism:
-    """Collects one logical batch's per-unit gradients and releases their noised mean.
+    """Collects the per-unit gradients of one logical batch and releases their noised mean.
 
-    With them go the plan's other queries, each a sum over the same draw of one value in [0, 1] a unit.
+    It also answers the plan's other queries. Each is a sum over the same draw, with one value in [0, 1] per unit.
     """
 
     def __init__(self, *, plan: PrivacyPlan, parameters: Sequence[torch.Tensor], stream: Stream) -> None:
@@ -42,48 +42,48 @@ class GradientMechanism:
             gradients: per parameter, [units, *shape of the parameter].
 
         Returns:
-            The norms before clipping, float64 of shape [units]; not finite where a unit's gradient was replaced by
-            zeros. They are functions of private records.
+            The norms before clipping, float64 of shape [units]. A norm that is not finite means that zeros replaced
+            this unit's gradient. The norms are private: they depend on the records.
         """
         wide = [gradient.to(torch.float64) for gradient in gradients]
         norms = torch.stack([gradient.flatten(1).square().sum(1) for gradient in wide]).sum(0).sqrt()
         finite = torch.isfinite(norms)
         factors = torch.where(finite, (self._plan.max_grad_norm / norms).clamp(max=1.0), 0.0)
         for total, gradient in zip(self._sums, wide, strict=True):
-            # A zero factor would not do: zero times NaN is NaN.
+            # Multiplying by zero would not help: zero times NaN is NaN.
             rows = gradient.flatten(1)
             rows = torch.where(finite[:, None], rows, 0.0)
             total += (factors @ rows).reshape(total.shape)
         return norms
 
     def ask(self, values: Mapping[str, torch.Tensor]) -> None:
-        """Add one value a unit, [units], to the sum of each of the plan's queries.
+        """Add one value per unit, [units], to the sum of each of the plan's queries.
 
-        A value is clipped to [0, 1], and one that is not a number counts 0, so that a unit moves a sum by at most 1.
+        A value is clipped to [0, 1], and NaN counts as 0, so a unit changes a sum by at most 1.
 
         Raises:
-            ValueError: the names are not those of the plan: an answer nobody pays for, or none to one that is paid.
+            ValueError: the names are not those of the plan's queries. The ledger counts exactly those.
         """
         if values.keys() != self._plan.queries.keys():
-            raise ValueError(f"the plan pays for the queries {sorted(self._plan.queries)}, not for {sorted(values)}")
+            raise ValueError(f"the plan has the queries {sorted(self._plan.queries)}, not {sorted(values)}")
         for name, given in values.items():
             clipped = torch.nan_to_num(given.to(torch.float64), nan=0.0, posinf=0.0, neginf=0.0).clamp(0.0, 1.0)
             self._answers[name] += float(clipped.sum())
 
     def pool(self, total: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]) -> None:
-        """Replace the sums by `total` of them: those of every process that shares this batch.
+        """Replace the sums by `total` of them: the sums over all processes that share this batch.
 
-        The noise is added to them afterwards, once: it is the same in every process.
+        The noise is added afterwards, once. It is the same in every process.
         """
         answers = torch.tensor(list(self._answers.values()), dtype=torch.float64, device=self._device)
         *self._sums, answers = total([*self._sums, answers])
         self._answers = dict(zip(self._answers, answers.tolist(), strict=True))
 
     def release(self, *, step: int) -> Release:
-        """Return the noised means of this step's units, gradients in float32, and start the next sums.
+        """Return the noised means over this step's units, with gradients in float32, and reset the sums.
 
-        A mean divides by the plan's expected batch size, never by the number that was drawn: an empty draw
-        releases pure noise.
+        A mean divides by the plan's expected batch size, never by the number of drawn units: an empty draw releases
+        pure noise.
         """
         scale = self._plan.noise_multiplier * self._plan.max_grad_norm
         count = sum(total.numel() for total in self._sums)
@@ -102,7 +102,7 @@ class GradientMechanism:
         return Release(released, answers)
 
     def discard(self) -> None:
-        """Forget what was added since the last release."""
+        """Drop everything added since the last release."""
         self._sums = self._zeros()
         self._answers = self._no_answers()
 
@@ -116,7 +116,7 @@ class GradientMechanism:
 def sum_by_unit(gradients: Sequence[torch.Tensor], unit: torch.Tensor) -> list[torch.Tensor]:
     """Add up the rows of each unit, so that a unit of several rows is clipped once.
 
-    It also works inside `vmap`, where the values are those of every unit at once and `unit` is not.
+    It also works inside `vmap`, where the gradients are batched over units and `unit` is not.
 
     Args:
         gradients: per parameter, [rows, *shape].

@@ -1,4 +1,4 @@
-"""Planning a private stage: its noise, and how many steps its budget allows."""
+"""Plan a private stage: its noise, and how many steps its budget allows."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -25,24 +25,24 @@ def plan_stage(
 ) -> PrivacyPlan:
     """Decide a stage's noise and its number of steps before it starts.
 
-    `noise_multiplier: auto` becomes the least noise with which `max_steps` steps stay within `target_epsilon`, jointly
-    with `prior_events`. A given noise is kept, and the stage ends before the step that would exceed the target.
+    `noise_multiplier: auto` becomes the least noise for which `prior_events` and `max_steps` steps together stay within
+    `target_epsilon`. A given noise is kept; then the stage ends before the step that would exceed the target.
 
     Args:
-        prior_events: everything that the adapter has already released about the same units before this stage.
-        queries: noise multipliers of further queries on each step's draw, by name.
+        prior_events: everything that the adapter has released about the same units before this stage.
+        queries: noise multipliers of other queries on each step's draw, by name.
 
     Raises:
-        UserError: units of several kinds; the expected batch is not smaller than the data; δ is not below 1/units;
-            the first step would already exceed the target; `auto` cannot reach it.
+        UserError: there are units of several kinds; the expected batch is not smaller than the data; δ is not below
+            1/units; the first step alone would exceed the target; `auto` cannot reach the target.
     """
     if not privacy.enabled:
         raise ValueError(f"stage {stage} trains without privacy: there is nothing to plan")
     prior = tuple(prior_events)
     if unit == MIXED:
         raise UserError(
-            f"{stage} is to train under privacy on data whose parts have different units of privacy, so that one"
-            " person may stand behind several: give all parts the same `unit`"
+            f"{stage} trains under privacy, but the parts of its data have different units of privacy, so one person"
+            " could be several units: give all parts the same `unit`"
         )
     _check_data(stage=stage, units=units, unit=unit, expected_batch_size=expected_batch_size, delta=privacy.delta)
     noise = privacy.noise_multiplier
@@ -80,13 +80,13 @@ def _check_data(*, stage: str, units: int, unit: str, expected_batch_size: int, 
     if expected_batch_size >= units:
         raise UserError(
             f"{stage}: the logical batch is {expected_batch_size}, but the training data hold {units} units of privacy "
-            f"({unit}): under privacy the expected batch must be smaller than the data, because the guarantee rests on "
-            f"each step seeing a random part of them; choose a batch below {units}, or more data"
+            f"({unit}): under privacy the expected batch must be smaller than the data, because the guarantee requires "
+            f"that each step sees a random part of them; choose a batch below {units}, or use more data"
         )
     if delta >= 1 / units:
         raise UserError(
-            f"{stage}.privacy.delta is {delta:g}, not below 1/{units} = {1 / units:.3g}: at such a δ a method that "
-            f"publishes a unit outright now and then would pass for private; choose a delta well below {1 / units:.3g}"
+            f"{stage}.privacy.delta is {delta:g}, not below 1/{units} = {1 / units:.3g}: at such a δ, a method that "
+            f"sometimes publishes a whole unit would count as private; choose a delta well below {1 / units:.3g}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Keyed random streams: randomness as a function of (key, purpose, step), with no state to save.
+"""Keyed random streams: random values are a function of (key, purpose, step), so there is no state to save.
 
 A stream is ChaCha20's keystream (RFC 8439) under a key that HMAC-SHA-256 derives from the run's key, the purpose and
 the step. Equal arguments give equal bits on every machine; other arguments give independent ones.
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from scipy.special import ndtri
 
 _NONCE = bytes(16)
-# One keystream holds 2^32 blocks of 64 bytes; a longer request moves to a further derived key.
+# One keystream has 2^32 blocks of 64 bytes. A longer request uses several derived keys.
 _CHUNK_VALUES = 1 << 22
 
 
@@ -46,7 +46,7 @@ class Stream:
     def uniforms(self, purpose: str, step: int, count: int) -> np.ndarray:
         """Return `count` values (k + 1/2) / 2^53 with k uniform on 53 bits: float64 in (0, 1), shape [count]."""
         top = (self.integers(purpose, step, count) >> np.uint64(11)).astype(np.float64)
-        # k + 1/2 needs 54 bits above 2^52; the tie rounds to even, and 1.0 must never come out of it.
+        # For k above 2^52, k + 1/2 needs 54 bits and rounds to even. The result must never be 1.0.
         return np.minimum((top + 0.5) * 2.0**-53, 1.0 - 2.0**-53)
 
     def normals(self, purpose: str, step: int, count: int) -> np.ndarray:

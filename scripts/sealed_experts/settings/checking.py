@@ -15,7 +15,7 @@ from sealed_experts.settings.fields import Group
 from sealed_experts.settings.messages import KeyPath, Mistake, expected, shown, suggestion, type_hint, unknown_key
 from sealed_experts.settings.schema import schema_at
 
-LARGEST_INTEGER = 2**53 - 1  # what JSON readers carry exactly
+LARGEST_INTEGER = 2**53 - 1  # JSON readers store larger ones inexactly
 
 _HALF_CHARACTER = "it holds half a character (a lone surrogate); write it again"
 
@@ -23,11 +23,11 @@ SomeGroup = TypeVar("SomeGroup", bound=Group)
 
 
 def mistakes_in(group: type[Group], data: Any, *, at: KeyPath = (), partial: bool = False) -> list[Mistake]:
-    """Return every place where plain data differ from what a group of settings holds, in pydantic's order.
+    """Return every mistake in the plain data of a group of settings, in pydantic's order.
 
     Args:
         at: the path of the data in the configuration.
-        partial: the data are one layer of several, so that nothing in them is missing.
+        partial: the data are one layer of several: no setting has to be there.
     """
     found = {path: Mistake(path, _HALF_CHARACTER) for path in _half_characters(data)}
     try:
@@ -38,14 +38,14 @@ def mistakes_in(group: type[Group], data: Any, *, at: KeyPath = (), partial: boo
             if partial and details["type"] == "missing":
                 continue
             mistake = _EXPLANATIONS.get(details["type"], _wrong_value)(group, data, path, details)
-            # A mistaken item takes its whole list with it, which then looks empty.
+            # pydantic drops a list that has a wrong item, and then reports the list as empty.
             if not any(known[: len(path)] == path for known in found):
                 found.setdefault(mistake.path, mistake)
     return [Mistake((*at, *mistake.path), mistake.text) for mistake in found.values()]
 
 
 def parse_group(group: type[SomeGroup], data: Mapping[str, Any] | str) -> SomeGroup:
-    """Return plain data, or its JSON text, as settings; defaults fill what is absent.
+    """Return plain data, or its JSON text, as settings. Absent settings get their defaults.
 
     Raises:
         UserError: the text is not a JSON object, or a setting is unknown, missing or wrong.
@@ -62,7 +62,7 @@ def parse_object(text: str) -> dict[str, Any]:
     """Return the mapping that a JSON text holds.
 
     Raises:
-        UserError: the text is not strict JSON, or holds no mapping.
+        UserError: the text is not strict JSON, or not a mapping.
     """
     try:
         data = strict_json(text)
@@ -74,7 +74,7 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def without(document: Mapping[str, Any], mistakes: list[Mistake]) -> dict[str, Any]:
-    """Return a copy of the document without the values that are mistaken, so that the rest can be checked further."""
+    """Return a copy of the document without the wrong values, so that the rest can be checked further."""
     sound = copy.deepcopy(dict(document))
     for mistake in mistakes:
         _delete(sound, mistake.path)
@@ -82,7 +82,7 @@ def without(document: Mapping[str, Any], mistakes: list[Mistake]) -> dict[str, A
 
 
 def _delete(document: dict[str, Any], path: KeyPath) -> None:
-    # An item of a list takes the whole list with it: a list with a hole would be another value.
+    # Delete the whole list of a wrong item: a list without this item would be another value.
     keys = path[: next((place for place, key in enumerate(path) if isinstance(key, int)), len(path))]
     parent: Any = document
     for key in keys[:-1]:
@@ -96,9 +96,9 @@ def _json(data: Any) -> str:
 
 
 def _readable(value: Any) -> Any:
-    """Return data as pydantic's strict reader takes them.
+    """Return data in the form that pydantic's strict mode accepts.
 
-    `60.0` is a whole number, `1e400` is no number, and a text holds whole characters.
+    `60.0` becomes a whole number, `1e400` becomes infinite, and lone surrogates are replaced.
     """
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
@@ -112,12 +112,12 @@ def _readable(value: Any) -> Any:
         return int(value) if value.is_integer() and abs(value) <= LARGEST_INTEGER else value
     try:
         return value if abs(value) <= LARGEST_INTEGER else float(value)
-    except OverflowError:  # a whole number that no float holds
+    except OverflowError:  # a whole number too large for a float
         return math.inf
 
 
 def _half_characters(value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
-    """Yield the places of texts that hold a lone surrogate, which no UTF-8 file can."""
+    """Yield the paths of texts that contain a lone surrogate: UTF-8 cannot encode it."""
     if isinstance(value, str) and value != value.encode(errors="replace").decode():
         yield path
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
@@ -126,7 +126,7 @@ def _half_characters(value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
 
 
 def _without_tags(details: ErrorDetails, data: Any) -> KeyPath:
-    """Return where an error is, without the names that pydantic gives to the choices of a union."""
+    """Return the path of an error, without the names that pydantic inserts for the members of a union."""
     path: list[str | int] = []
     for place, key in enumerate(details["loc"]):
         last = place == len(details["loc"]) - 1

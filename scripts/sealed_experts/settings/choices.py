@@ -1,4 +1,4 @@
-"""Settings whose group another setting names: an adapter's by its `kind`, a dataset's by its `source`."""
+"""Groups of settings that depend on a name in them: an adapter's on its `kind`, a dataset's on its `source`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from sealed_experts.settings.schema import schema_at
 
 
 class OptionsOf:
-    """As an annotation, the schema of a mapping of any of these groups' settings: which group, is said elsewhere."""
+    """Annotation that gives the schema of the settings of all these groups. Another setting names the group."""
 
     def __init__(self, groups: Mapping[str, type[Group]]) -> None:
         self._groups = groups
@@ -26,10 +26,10 @@ class OptionsOf:
 
 
 class Choice:
-    """A mapping whose `key` names the feature that it is about. As an annotation it gives such a mapping's schema."""
+    """A mapping whose `key` names the feature that it configures. As an annotation it gives the mapping's schema."""
 
     def __init__(self, features: Features[Any], *, key: str, default: str | None = None) -> None:
-        """Take the features to choose from, and the one that is meant where the key is absent, if there is one."""
+        """Take the features to choose from, and the default: the one that is used when the key is absent."""
         self.features, self.key, self._default = features, key, default
 
     def mistakes(self, data: Mapping[str, Any], *, at: KeyPath) -> list[Mistake]:
@@ -46,7 +46,7 @@ class Choice:
         return mistakes_in(self._group(name, data), data, at=at)
 
     def _mistakes_of_default(self, data: Mapping[str, Any], at: KeyPath) -> list[Mistake]:
-        """Return what would be wrong with the values if the default were meant, whose settings many features share."""
+        """Return the mistakes for the default feature, which shares its settings' names with many others."""
         if self._default is None:
             return []
         group = self.features[self._default]
@@ -55,7 +55,7 @@ class Choice:
         )
 
     def parse(self, data: Mapping[str, Any]) -> Any:
-        """Return such a mapping as the settings of the feature that it names.
+        """Return the settings of the feature that such a mapping names.
 
         Raises:
             UserError: it has mistakes.
@@ -71,7 +71,7 @@ class Choice:
         return [name for name, group in self.features.items() if key in group.model_fields]
 
     def schema(self) -> dict[str, Any]:
-        """Return the schema of such a mapping: any feature's settings, the key among them."""
+        """Return the schema of such a mapping: the key, and the settings of all features."""
         properties = _properties(self.features)
         chosen = {"type": "string", "enum": list(self.features)}
         properties[self.key] = {**chosen, "description": f"Which {self.features.noun} it is."}
@@ -83,7 +83,7 @@ class Choice:
 
 
 def _properties(groups: Mapping[str, type[Group]]) -> dict[str, Any]:
-    """Return the schemas of all groups' settings by name; where several have one of a name, the first's."""
+    """Return the schemas of all groups' settings by name. If several share a name, the first one counts."""
     properties: dict[str, Any] = {}
     for group in groups.values():
         for name in group.model_fields:

@@ -1,4 +1,4 @@
-"""How a setting is declared: its type, default, meaning and bounds in one place.
+"""Declare settings: type, default, meaning and bounds in one place.
 
 The JSON Schema, the tables in docs/settings.md and the checks are all generated from these declarations.
 """
@@ -19,7 +19,7 @@ class Group(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        strict=True,  # text is no number, and `yes` is no truth value
+        strict=True,  # text is not a number, and `yes` is not true
         allow_inf_nan=False,
         validate_default=True,
         arbitrary_types_allowed=True,
@@ -27,7 +27,7 @@ class Group(BaseModel):
 
     @classmethod
     def variant(cls, data: Mapping[str, Any]) -> type[Self]:
-        """Return the group that checks these plain data, where one of them decides what others may be."""
+        """Return the group that checks these plain data. One setting can decide which others are allowed."""
         return cls
 
     def replace(self, **changes: Any) -> Self:
@@ -39,7 +39,7 @@ class Group(BaseModel):
         return type(self)(**{**dict(self), **changes})
 
     def part(self, *, operation: bool) -> dict[str, Any]:
-        """Return as plain data either the operational settings or those that change the numbers."""
+        """Return, as plain data, either the operational settings or those that change the results."""
         return {
             name: plain(getattr(self, name))
             for name, field in type(self).model_fields.items()
@@ -53,21 +53,21 @@ def setting(
     """Declare one setting; without a default it is required.
 
     Args:
-        description: what it means, as the tables and the schema show it.
-        operation: it says how a stage is run, not what it computes: changing it makes no finished artifact stale.
+        description: its meaning; the tables and the schema show it.
+        operation: it changes how a stage runs, not what it computes: a change makes no finished artifact stale.
         public: a package's manifest may state it.
         bounds: pydantic's `ge`, `gt`, `le`, `lt`, `multiple_of`, `min_length`, `max_length`, `pattern`.
     """
     marks = {name: True for name, given in {"operation": operation, "public": public}.items() if given}
-    # Only where there are marks: an empty one would hide what the type's own declaration says.
+    # Only if there are marks: an empty mapping would hide the one from the type's own declaration.
     extra: dict[str, Any] = {"json_schema_extra": marks} if marks else {}
     return Field(default, description=description, **extra, **bounds)
 
 
 def text(pattern: str, meaning: str, **bounds: Any) -> Any:
-    """Return what makes a `str` a text that matches a pattern; `meaning` says in words what such a text is.
+    """Return the annotation that limits a `str` to texts that match a pattern. Messages show `meaning`.
 
-    The pattern is one of Rust's `regex` and of JSON Schema: `$` is the very end.
+    The pattern must be valid for Rust's `regex` and for JSON Schema. `$` matches only at the very end.
     """
     return Field(pattern=pattern, json_schema_extra={"patternErrorMessage": meaning}, **bounds)
 
@@ -93,12 +93,12 @@ def _distinct(items: tuple[Item, ...]) -> tuple[Item, ...]:
     return items
 
 
-# A list in which nothing stands twice.
+# A list in which no item appears twice.
 Distinct = Annotated[tuple[Item, ...], AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})]
 
 
 class Frozen(Mapping[str, Item], Generic[Item]):
-    """A mapping that cannot be changed, and unlike `MappingProxyType` can be copied."""
+    """A mapping that cannot be changed. Unlike `MappingProxyType` it can be copied."""
 
     def __init__(self, items: Mapping[str, Item]) -> None:
         self._items = dict(items)
@@ -116,12 +116,12 @@ class Frozen(Mapping[str, Item], Generic[Item]):
         return repr(self._items)
 
 
-# Settings whose names another setting decides; checked by whoever knows which.
+# Settings whose names depend on another setting. Code that knows the other setting checks them.
 Open = Annotated[Mapping[str, Any], AfterValidator(Frozen)]
 
 
 def plain(value: Any) -> Any:
-    """Return a setting's value as what JSON can carry."""
+    """Return a setting's value as plain data that JSON can store."""
     if isinstance(value, BaseModel):
         return {name: plain(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, tuple | list):

@@ -1,4 +1,4 @@
-"""The canonical texts that rules hand to their scripts, read back."""
+"""Read the canonical texts that rules pass to their scripts."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from sealed_experts.settings.checking import parse_object
 
 
 def read_text(text: str, keys: set[str]) -> dict[str, Any]:
-    """Return the mapping of a rule's text, which must have exactly these keys.
+    """Return the mapping in a rule's text. It must have exactly these keys.
 
     Raises:
-        UserError: it is not such a text.
+        UserError: the text is not JSON, or has other keys.
     """
     data = parse_object(text)
     if data.keys() != keys:

@@ -1,8 +1,8 @@
-"""What an expert inherits, and where a setting of its was given.
+"""The settings that an expert inherits, and the layer that gives each of them.
 
-From weakest to strongest: what is built in, `defaults`, the expert, `overrides`. The layer decides first. Within one
-layer a stage's own `privacy` (`sft.privacy`) beats the `privacy` beside the stage; an expert's `privacy` therefore
-beats `defaults.sft.privacy`, and `overrides.privacy` beats everything but `overrides.sft.privacy`.
+The layers, from weakest to strongest: built-in defaults, `defaults`, the expert, `overrides`. A stronger layer always
+wins. Within one layer, `sft.privacy` is stronger than `privacy`. So an expert's `privacy` wins over
+`defaults.sft.privacy`, and `overrides.privacy` wins over everything except `overrides.sft.privacy`.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ OVERRIDES = "overrides"
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """The layers of one expert, from the weakest to the strongest: (where it stands, its settings)."""
+    """The layers of one expert, from the weakest to the strongest: (path in the configuration, settings)."""
 
     expert: str
     layers: tuple[tuple[KeyPath, Mapping[str, Any]], ...]
@@ -36,16 +36,19 @@ class Layers:
         )
 
     def value(self, name: str) -> dict[str, Any]:
-        """Return {name: value} of a single setting of the expert, {} when no layer gives it."""
+        """Return {name: value} for a single setting of the expert, or {} if no layer gives it."""
         given = [layer[name] for _, layer in self.layers if name in layer]
         return {name: given[-1]} if given else {}
 
     def merged(self, name: str) -> dict[str, Any]:
-        """Return a group of the expert's settings whose inner groups are merged too."""
+        """Return a group of the expert's settings, merged from all layers, with the groups inside it."""
         return functools.reduce(merge, [layer.get(name, {}) for _, layer in self.layers], {})
 
     def chosen(self, name: str, *, key: str, default: str) -> tuple[str, dict[str, Any]]:
-        """Return what `key` chooses for a group, and the group's settings, replaced where a layer chooses another."""
+        """Return the choice that `key` makes for a group, and the group's settings.
+
+        A layer that chooses another one drops the settings of the weaker layers.
+        """
         settings: dict[str, Any] = {key: default}
         for _, layer in self.layers:
             given = layer.get(name, {})
@@ -53,7 +56,7 @@ class Layers:
         return settings[key], settings
 
     def stage(self, name: str, *, skipped: Collection[str] = ()) -> dict[str, Any]:
-        """Return a stage's settings with its privacy; `overrides` may hold the `skipped` keys of other stages."""
+        """Return a stage's settings with its privacy. The `skipped` keys in `overrides` belong to other stages."""
         settings: dict[str, Any] = {}
         privacy: dict[str, Any] = {}
         for prefix, layer in self.layers:
@@ -65,7 +68,7 @@ class Layers:
         return settings | {"privacy": privacy}
 
     def doubled(self, stage: str) -> list[tuple[KeyPath, list[str], list[str]]]:
-        """Return the layers that say one thing of a stage in two ways: (where, keys of the one, keys of the other)."""
+        """Return the layers that give alternatives of a stage together: (path, keys of one, keys of the other)."""
         found = []
         for prefix, layer in self.layers:
             for pair in ALTERNATIVES:
@@ -79,7 +82,7 @@ class Layers:
         return any(_stands(layer, place) for _, layer in self.layers for place in _places(path))
 
     def locate(self, *path: str) -> KeyPath:
-        """Return where the strongest layer gives a setting; the expert's own place when only the built-in holds."""
+        """Return where the strongest layer gives a setting; the expert's own path if no layer gives it."""
         for prefix, layer in reversed(self.layers):
             for place in _places(path):
                 if _stands(layer, place):

@@ -1,11 +1,11 @@
-"""How later configuration files change earlier ones, and later layers of an expert the earlier layers."""
+"""Merge configuration files, and the layers of an expert: the later one changes the earlier one."""
 
 from collections.abc import Mapping
 from typing import Any
 
-# A mapping in which one of them changes is about another thing.
+# If one of these keys changes, the mapping describes another thing.
 NAMING_KEYS = ("source", "name", "kind")
-# Two ways to say one thing: whoever gives one of them takes back the other.
+# Two ways to say the same thing: giving one of them removes the other.
 ALTERNATIVES = (
     (frozenset({"batch_size"}), frozenset({"micro_batch_size", "gradient_accumulation"})),
     (frozenset({"max_steps", "total_steps"}), frozenset({"epochs"})),
@@ -13,10 +13,10 @@ ALTERNATIVES = (
 
 
 def merge(first: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `later` over `first`: mappings deeply, lists replaced, None deletes its key.
+    """Return `first` changed by `later`. Mappings are merged deeply, lists are replaced, None deletes its key.
 
-    A mapping whose `source`, `name` or `kind` changes is replaced whole: the old one's other settings belong to another
-    thing. Of two ways to say one thing, those of `first` go where `later` uses the other one.
+    A mapping whose `source`, `name` or `kind` changes is replaced completely: its old settings belong to another thing.
+    Of two ways to say the same thing (ALTERNATIVES), the one that `later` uses replaces the other.
     """
     merged = without_taken_back(first, later)
     for key, value in later.items():
@@ -33,13 +33,13 @@ def merge(first: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def names_another(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Tell whether a mapping is about another thing than the one that it is laid over."""
+    """Say whether `new` describes another thing than `old`."""
     pairs = [(old.get(key), new.get(key)) for key in NAMING_KEYS]
     return any(_is_scalar(before) and _is_scalar(after) and before != after for before, after in pairs)
 
 
 def without_taken_back(first: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `first` without what `later` says in another way."""
+    """Return `first` without the keys that `later` replaces by their alternatives."""
     taken_back: set[str] = set()
     for one, other in (*ALTERNATIVES, *(pair[::-1] for pair in ALTERNATIVES)):
         if any(_is_scalar(later.get(key)) for key in one):
@@ -48,5 +48,5 @@ def without_taken_back(first: Mapping[str, Any], later: Mapping[str, Any]) -> di
 
 
 def _is_scalar(value: Any) -> bool:
-    # An expert or a dataset may itself be called `name` or `epochs`: that key then holds a mapping.
+    # An expert or a dataset may itself be called `name` or `epochs`. Then that key holds a mapping.
     return value is not None and not isinstance(value, Mapping | list | tuple)

@@ -1,4 +1,4 @@
-"""The words in which a mistake in the configuration is told: where it is, what stands there, what would be right."""
+"""The messages about mistakes in the configuration: where it is, what is wrong, what would be right."""
 
 import dataclasses
 import difflib
@@ -18,7 +18,7 @@ _NOUNS = {
     "array": "a list",
     "object": "a mapping of settings",
 }
-_MEANT = {"gpu": "cuda"}  # what is meant, where another name is nearer in spelling
+_MEANT = {"gpu": "cuda"}  # words that mean a name whose spelling is not the nearest
 _BOUNDS = {
     "minimum": "of at least {}",
     "exclusiveMinimum": "above {}",
@@ -30,7 +30,7 @@ _BOUNDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Mistake:
-    """One mistake: the path of its key, one line about it, and the other keys whose values made it a mistake."""
+    """One mistake: the path of its key, one line about it, and the other keys that it conflicts with."""
 
     path: KeyPath
     text: str
@@ -41,7 +41,7 @@ class Mistake:
 
 
 def dotted(path: KeyPath) -> str:
-    """Return a key path as it is written in messages: `experts.a.sft.max_steps`, `datasets.b.paths[0]`."""
+    """Return a key path as messages show it: `experts.a.sft.max_steps`, `datasets.b.paths[0]`."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -53,21 +53,21 @@ def dotted(path: KeyPath) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as it would be written in the configuration, shortened."""
+    """Return a value as the configuration would write it, shortened."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except ValueError:
-        return "a number of too many digits"  # Python writes no more than some thousand
+        return "a number of too many digits"  # Python refuses to write more than 4300 digits
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return names as a list for a message."""
+    """Return names as a list in a message."""
     return ", ".join(f"`{name}`" for name in names)
 
 
 def nearest(name: str, valid: Collection[str]) -> str | None:
-    """Return the valid name that a typo most likely meant, or None."""
+    """Return the valid name that a misspelt name most likely means, or None."""
     if name.lower() in _MEANT:
         return _MEANT[name.lower()] if _MEANT[name.lower()] in valid else None
     found = difflib.get_close_matches(name.lower(), list(valid), n=1, cutoff=0.6)
@@ -75,20 +75,20 @@ def nearest(name: str, valid: Collection[str]) -> str | None:
 
 
 def suggestion(name: str, valid: Collection[str]) -> str:
-    """Return `did you mean …?`, or the valid names when none is near."""
+    """Return `did you mean …?`, or all valid names if none is similar."""
     near = nearest(name, valid)
     return f"did you mean `{near}`?" if near is not None else f"known here: {listed(valid) or 'none'}"
 
 
 def unknown_key(key: str, known: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
-    """Return what to say of a key that a group does not have: the one that was meant, or where it belongs.
+    """Return the message about a key that a group does not have: the likely name, or where the key belongs.
 
     Args:
         known: the group's schema.
         whole: the schema whose `$defs` hold the groups inside it.
     """
     properties = known.get("properties", {})
-    for name, schema in properties.items():  # a group right below may know it
+    for name, schema in properties.items():  # a group inside this one may have it
         group = whole.get("$defs", {}).get(schema.get("$ref", "").rpartition("/")[2], schema)
         if key in group.get("properties", {}):
             return f"no such setting; did you mean `{name}.{key}`?"
@@ -96,7 +96,7 @@ def unknown_key(key: str, known: Mapping[str, Any], whole: Mapping[str, Any]) ->
 
 
 def expected(schema: Mapping[str, Any]) -> str:
-    """Return what a setting's schema asks for, in words."""
+    """Return in words what a setting's schema allows."""
     if "anyOf" in schema:
         return " or ".join(map(expected, schema["anyOf"]))
     if "const" in schema:
@@ -117,7 +117,7 @@ def expected(schema: Mapping[str, Any]) -> str:
 
 
 def type_hint(value: Any, schema: Mapping[str, Any]) -> str:
-    """Return how to write a value so that YAML gives it the wanted type; empty when there is nothing to say."""
+    """Return how to write a value so that YAML gives it the right type; empty if that would not help."""
     wanted = [choice.get("type", "object") for choice in schema.get("anyOf", [schema])]
     if isinstance(value, str) and ("integer" in wanted or "number" in wanted):
         return _number_hint(value, whole="integer" in wanted)

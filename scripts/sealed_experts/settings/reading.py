@@ -1,8 +1,8 @@
-"""Reading configuration files: strict YAML.
+"""Read configuration files: strict YAML.
 
-YAML is read as its version 1.2 means it, not as 1.1: only `true` and `false` are truth values (`on`, `no` and dates are
-text), numbers have no sexagesimal or octal forms, and a key may stand only once. `1e-4` stays text, as in every YAML
-reader that Snakemake's users meet; the check says to write `1.0e-4`.
+The rules are those of YAML 1.2, not 1.1: only `true` and `false` are truth values (`on`, `no` and dates are text),
+numbers have no sexagesimal or octal form, and a key may appear only once in a mapping. `1e-4` is text, as in the YAML
+reader that Snakemake uses; the check then says to write `1.0e-4`.
 """
 
 import os
@@ -16,19 +16,19 @@ import yaml
 from sealed_experts.errors import UserError
 
 DEEPEST = 100  # levels of nesting
-MOST_DIGITS = 100  # of a whole number: Python itself reads no more than some thousand
+MOST_DIGITS = 100  # of a whole number: Python reads at most 4300
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def check_files(paths: Sequence[str | os.PathLike[str]]) -> None:
-    """Check configuration files before Snakemake reads them, which names neither the file nor the line of a mistake.
+    """Check configuration files before Snakemake reads them: its own errors name neither file nor line.
 
     Raises:
-        UserError: as `read_file`, and where a file holds nothing, which Snakemake refuses.
+        UserError: a file is missing, is not strict YAML, is not a mapping, or is empty.
     """
     for path in paths:
-        # Without a `--`, Snakemake takes a target for one more file.
+        # Without a `--`, Snakemake reads a target as one more file.
         hint = "" if Path(path).suffix in _SUFFIXES else "; a target comes after `--`"
         if _read(_text(path, hint=hint), origin=os.fspath(path)) is None:
             raise UserError(f"{os.fspath(path)} is empty: write a setting in it (`seed: 42`), or leave the file out")
@@ -38,7 +38,7 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read one YAML file strictly; an empty file is an empty mapping.
 
     Raises:
-        UserError: the file is missing, is not strict YAML, or is no mapping. The message names file and line.
+        UserError: the file is missing, is not strict YAML, or is not a mapping. The message names file and line.
     """
     return read_text(_text(path), origin=os.fspath(path))
 
@@ -56,7 +56,7 @@ def read_text(text: str, *, origin: str) -> dict[str, Any]:
     """Read one YAML document strictly; `origin` names it in messages.
 
     Raises:
-        UserError: as `read_file`.
+        UserError: the text is not strict YAML, or is not a mapping. The message names the line.
     """
     document = _read(text, origin=origin)
     return {} if document is None else document
@@ -91,7 +91,7 @@ def _not_yaml(error: yaml.YAMLError, origin: str) -> UserError:
 
 
 class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml is ten times faster
-    """The safe loader with YAML 1.2's plain scalars."""
+    """The safe loader, with the plain scalars of YAML 1.2."""
 
 
 _INTEGER = r"[-+]?(?:0|[1-9][0-9_]*)"
@@ -111,7 +111,7 @@ for _tag, _pattern, _first in (
 
 
 def _check_depth(text: str, origin: str) -> None:
-    """Refuse bottomless nesting: libyaml puts a document together recursively, and would end the process."""
+    """Refuse very deep nesting: libyaml builds a document recursively, and would crash the process."""
     depth = 0
     for event in yaml.parse(text, Loader=_StrictLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -121,7 +121,7 @@ def _check_depth(text: str, origin: str) -> None:
 
 
 def _check_nodes(root: yaml.Node, origin: str) -> None:
-    """Refuse duplicate keys, keys that are not text, values that are not of their type, and an alias inside itself."""
+    """Refuse duplicate keys, keys that are not text, values that do not fit their tag, and an alias inside itself."""
     seen: set[int] = set()
     active: list[yaml.Node] = []
 
@@ -141,7 +141,7 @@ def _check_nodes(root: yaml.Node, origin: str) -> None:
 
 
 def _check_type(node: yaml.Node, origin: str) -> None:
-    """Refuse a value that its tag cannot hold; tags are mostly not written but follow from the value."""
+    """Refuse a value that does not fit its tag. The file rarely writes tags: they follow from the value."""
     where = f"{origin}, line {node.start_mark.line + 1}"
     if not isinstance(node, yaml.ScalarNode):
         if node.tag != _TAG + ("seq" if isinstance(node, yaml.SequenceNode) else "map"):

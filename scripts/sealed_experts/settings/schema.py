@@ -14,13 +14,13 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 class _Plain(GenerateJsonSchema):
-    """Without the titles that pydantic makes of names, and without null: an absent setting is left out."""
+    """Write no titles, which pydantic makes from names, and no null: a user leaves a setting out instead."""
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        if isinstance(schema.get("default"), Group | Mapping):  # what stands in it has its own defaults
+        if isinstance(schema.get("default"), Group | Mapping):  # the settings in it have their own defaults
             return self.generate_inner(schema["schema"])
         return super().default_schema(schema)
 
@@ -29,7 +29,7 @@ class _Plain(GenerateJsonSchema):
 
 
 def schema_of(group: type[Group]) -> dict[str, Any]:
-    """Return the schema of a group; groups inside it stand under `$defs`, by the names of their classes."""
+    """Return the schema of a group. Groups inside it are under `$defs`, by the names of their classes."""
     key: Any = group  # type checkers do not see that classes are hashable
     return _schema_of(key)
 
@@ -53,7 +53,7 @@ def _schema_of(group: Any) -> dict[str, Any]:
 
 
 def schema_at(group: type[Group], path: tuple[str | int, ...]) -> dict[str, Any]:
-    """Return the schema of what stands at a path of keys and places in a group; {} where nothing is known of it."""
+    """Return the schema of the value at a path of keys and indices in a group; {} if the schema says nothing of it."""
     whole = schema_of(group)
     part: dict[str, Any] = whole
     for key in path:
@@ -71,7 +71,7 @@ def _resolved(part: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named(part: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of the values of a mapping whose names are the user's."""
+    """Return the schema of the values of a mapping whose keys the user chooses."""
     patterns = part.get("patternProperties", {})
     values = next(iter(patterns.values()), part.get("additionalProperties"))
     return values if isinstance(values, dict) else {}

@@ -1,11 +1,11 @@
-"""Types of texts that settings of several rooms share."""
+"""Types of text that settings of several rooms share."""
 
 from typing import Annotated
 
 from sealed_experts.settings.fields import text
 from sealed_experts.text import LINES, PRINTABLE
 
-# Part of paths and of Snakemake's wildcards.
+# Names become parts of paths, and values of Snakemake's wildcards.
 NAME = r"^[a-z0-9][a-z0-9_-]*$"
 # Semantic Versioning 2.0.0, the regular expression of semver.org.
 _NUMBER, _IDENTIFIER = r"(0|[1-9][0-9]*)", r"(?:0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
@@ -13,7 +13,7 @@ PRE_RELEASE = rf"(?:-({_IDENTIFIER}(?:\.{_IDENTIFIER})*))?"
 NUMBER = _NUMBER
 VERSION_CORE = rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}{PRE_RELEASE}(?:\+([0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?"
 VERSION = rf"^{VERSION_CORE}$"
-COMMIT = r"^[0-9a-f]{40}$"  # of a hub repository: a branch or tag may move, a commit does not
+COMMIT = r"^[0-9a-f]{40}$"  # of a hub repository: a branch or tag can move, a commit cannot
 _UNFORGED = "text without control characters or signs that turn its direction"
 
 Name = Annotated[

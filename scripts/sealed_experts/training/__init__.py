@@ -1,1 +1,1 @@
-"""The one training loop and what it needs."""
+"""Training: one loop for all stages, and the parts that it uses."""

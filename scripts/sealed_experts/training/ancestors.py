@@ -1,4 +1,4 @@
-"""The adapters that a stage learns from: the one that it starts from, and frozen ones; and what they cost already."""
+"""The adapters that a stage learns from (its start and frozen models), and the privacy that they have already spent."""
 
 import functools
 from collections.abc import Mapping
@@ -23,8 +23,8 @@ class Ancestors:
     """The content of the adapter files that a stage of `job` learns from.
 
     Attributes:
-        start: that of the stage before, if there is one.
-        models: those of the frozen models, by the setting that names each.
+        start: the adapter file of the previous stage, if there is one.
+        models: the adapter files of the frozen models, by the setting that names each.
     """
 
     job: StageJob
@@ -45,8 +45,8 @@ class Ancestors:
         """Check that all were made with this base, and that their privacy can be composed with this stage's.
 
         Args:
-            base_digest: of the base at hand.
-            unit: what this stage counts.
+            base_digest: digest of the base that this stage uses.
+            unit: the unit of privacy of this stage.
 
         Raises:
             UserError: a file was made with something else, counts other units, or has a lower δ.
@@ -59,7 +59,7 @@ class Ancestors:
                 self.job.models[name],
                 state,
                 needed=f"{self.job.stage}.{name} is to be an adapter of {{}}",
-                remedy="run again the stage that makes it",
+                remedy="run that stage again",
                 adapter_name=chosen.expert,
                 stage=chosen.stage,
                 base_digest=base_digest,
@@ -74,19 +74,19 @@ class Ancestors:
 
     @functools.cached_property
     def receipt(self) -> dict[str, Any] | None:
-        """The privacy of all of them together; None where nothing counts."""
+        """The joint privacy receipt of all adapters that count; None if none of them counts."""
         counted = [state for name, state in self.models.items() if not self.job.settings.models()[name].public]
         start = [self.start] if self.start is not None else []
         return joined_receipts([state["privacy"] for state in (*start, *counted)])
 
     @property
     def events(self) -> tuple[GaussianEvent, ...]:
-        """What they have already spent."""
+        """The privacy events that these adapters have already spent."""
         return events_from_json(self.receipt["events"]) if self.receipt else ()
 
     @property
     def public(self) -> list[str]:
-        """What the receipt says of models that are declared public."""
+        """The receipt's lines about models that are declared public."""
         return [
             f"{self.job.stage}.{name}: all that the adapter of {model.expert}.{model.stage} learned is declared public"
             for name, model in self.job.settings.models().items()
@@ -99,7 +99,7 @@ class Ancestors:
         return [type(ADAPTER.parse(state["adapter"])) for state in self.models.values()]
 
     def digests(self) -> dict[str, Any]:
-        """Return digests of their weights, with those of the frozen models of the stages before."""
+        """Return digests of the adapters' weights, and of the frozen models of earlier stages."""
         own = {
             f"{self.job.stage}.{name}": tensors_digest(state["model_state_dict"]) for name, state in self.models.items()
         }
@@ -109,7 +109,10 @@ class Ancestors:
         }
 
     def _check_delta(self) -> None:
-        """Check that δ is no higher than that of a model that counts: it is below 1/N of all data behind the model."""
+        """Check that δ is not above the δ of any model that counts.
+
+        The δ of a model is below 1/N for all data that the model has learned from.
+        """
         counted = {name: model for name, model in self.job.settings.models().items() if not model.public}
         known = {f"{model.expert}.{model.stage}": self.models[name] for name, model in counted.items()}
         if self.start is not None and self.start["subject"]["models"]:

@@ -1,4 +1,4 @@
-"""The reward that is expected anyway, subtracted from each reward so that only the difference teaches."""
+"""The expected reward. It is subtracted from each reward, so that only the difference changes the policy."""
 
 from collections.abc import Mapping
 
@@ -20,18 +20,18 @@ class Baseline:
         """The baseline, in [0, 1]; 0.5 before the first update."""
         if self._weight == 0.0:
             return FIRST
-        # Noise can carry it out of a reward's range, where no mean of rewards is.
+        # Rewards are in [0, 1], but noise can push the average out of that range.
         return min(1.0, max(0.0, self._sum / self._weight))
 
     def update(self, mean: float) -> None:
-        """Take in a step's mean reward."""
+        """Add a step's mean reward to the average."""
         self._sum = self._decay * self._sum + (1 - self._decay) * mean
         self._weight = self._decay * self._weight + (1 - self._decay)
 
     def state_dict(self) -> dict[str, float]:
-        """Return what `load_state_dict` takes back."""
+        """Return the state that `load_state_dict` accepts."""
         return {"sum": self._sum, "weight": self._weight}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         self._sum, self._weight = state["sum"], state["weight"]

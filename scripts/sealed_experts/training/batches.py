@@ -16,7 +16,7 @@ IGNORED = -100
 class Example(Encoded):
     """One row of a record, tokenized, and the unit it belongs to.
 
-    `prompt` is the record's question as text, without its template: what a reward reads.
+    `prompt` is the record's question as text, without the template. A reward reads it.
     """
 
     unit: int
@@ -33,8 +33,8 @@ class Batch:
     input_ids: torch.Tensor  # [rows, length]
     labels: torch.Tensor  # [rows, length]: the token each position must predict, or IGNORED
     unit: torch.Tensor  # [rows]: the unit of each row as 0, 1, … within this batch
-    examples: tuple[Example, ...]  # what each row was made from; empty inside `vmap`
-    positions: torch.Tensor | None = None  # of the padded form, [rows, most]: where each row's responses are
+    examples: tuple[Example, ...]  # the example of each row; empty inside `vmap`
+    positions: torch.Tensor | None = None  # only in the padded form, [rows, most]: response positions of each row
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -54,11 +54,11 @@ class Batch:
         return [units[unit] for unit in sorted(units)]
 
     def by_unit(self, values: torch.Tensor) -> torch.Tensor:
-        """Add up one value a row, [rows], to one a unit, [units]."""
+        """Add up values per row, [rows], to values per unit, [units]."""
         return sum_by_unit([values], self.unit)[0]
 
     def units(self) -> Iterator["Batch"]:
-        """Yield every unit as a batch of its own, without padding."""
+        """Yield every unit as a separate batch, without padding."""
         for rows in self.rows_by_unit():
             length = max(self.lengths[row] for row in rows)
             yield Batch(
@@ -69,22 +69,21 @@ class Batch:
             )
 
     def padded(self) -> "Batch":
-        """Return the padded form of this batch: it lists each row's response positions, the same number for each row.
+        """Return the padded form of this batch, which lists the same number of positions for each row.
 
-        A row's own positions come first, in their order. A row with fewer is filled up with positions that have no
-        label.
+        A row's response positions come first, in order. If it has too few, positions without a label follow.
         """
         silent = (self.labels == IGNORED).to(torch.int8)
         most = max(1, int((1 - silent).sum(1).max()))
         return dataclasses.replace(self, positions=silent.argsort(dim=1, stable=True)[:, :most])
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return what a loss reads of the padded form, each [rows, …]."""
-        assert self.positions is not None, "the padded form is asked for"
+        """Return the tensors that a loss reads, each [rows, …]. Call it on the padded form."""
+        assert self.positions is not None, "call `padded` first"
         return {"input_ids": self.input_ids, "labels": self.labels, "positions": self.positions}
 
     def of_tensors(self, tensors: Mapping[str, torch.Tensor]) -> "Batch":
-        """Return a batch of one unit from its `tensors`, each [rows of the unit, …]; used inside `vmap`."""
+        """Return a batch of one unit, made from the unit's `tensors`, each [rows of the unit, …]; used in `vmap`."""
         unit = torch.zeros(tensors["input_ids"].shape[0], dtype=torch.long, device=self.unit.device)
         return dataclasses.replace(self, unit=unit, examples=(), **tensors)
 
@@ -94,8 +93,8 @@ def physical_batches(
 ) -> list[Batch]:
     """Cut a logical batch into physical ones of at most `token_budget` tokens, padding included.
 
-    Examples are sorted by length, longest first, so that little is padded and the largest allocation comes first. A
-    unit's rows stay together. A single unit longer than the budget gets a batch of its own.
+    Examples are sorted by length, longest first: there is little padding, and the largest allocation comes first. The
+    rows of a unit stay together. A unit that alone exceeds the budget gets a batch of its own.
     """
     groups: list[list[list[Example]]] = []
     rows_held, width = 0, 0

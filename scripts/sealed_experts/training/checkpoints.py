@@ -1,4 +1,4 @@
-"""Checkpoints of one run: one file each, written atomically, checked when read, the newest few kept."""
+"""Checkpoints of one run: one file each, written atomically and checked when read. Only the newest few are kept."""
 
 import errno
 import hashlib
@@ -20,12 +20,12 @@ from sealed_experts.files.canonical import canonical_json, write_json
 from sealed_experts.files.digests import sha256_bytes
 
 _NAME = re.compile(r"checkpoint_step_(\d+)\.pt")
-# Of the files themselves: raised when what they hold, or how, changes. Those without one are of the first version.
+# Version of the file format. Raise it when the content or its layout changes. A file without one has version 1.
 VERSION = 1
 
 
 class DamagedStateError(UserError):
-    """A file is not, or no longer, a state that this program wrote."""
+    """A file is damaged, or this program did not write it."""
 
 
 class CheckpointFolder:
@@ -37,21 +37,21 @@ class CheckpointFolder:
         self._keep = keep
         try:
             make_folder(self.path)
-            for unfinished in self.path.glob(".checkpoint_step_*.tmp"):  # of a save that was killed
+            for unfinished in self.path.glob(".checkpoint_step_*.tmp"):  # left by a save that was killed
                 unfinished.unlink(missing_ok=True)
-            # Held open: the number of a removed folder could at once be that of another.
+            # Keep it open: otherwise a new folder could get the inode number of a removed one.
             self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise write_error(self.path, error) from error
         weakref.finalize(self, os.close, self._descriptor)
 
     def save(self, state: dict[str, Any], *, step: int) -> Path:
-        """Write the state after `step` and drop all but the newest checkpoints.
+        """Write the state after `step` and remove all but the newest checkpoints.
 
         Raises:
-            UserError: the disk is full, or the folder cannot be written or is gone; what was there before stays.
+            UserError: the disk is full, or the folder cannot be written or is gone; older checkpoints stay.
         """
-        self.check_in_place()  # made anew, it would hold a state without its key and its journal
+        self.check_in_place()  # never recreate the folder: its key and its journal would be missing
         target = self.path / f"checkpoint_step_{step}.pt"
         save_state({**state, "fingerprint": self.fingerprint}, target, check=self.check_in_place)
         for _, old in self._found()[self._keep :]:
@@ -60,10 +60,10 @@ class CheckpointFolder:
         return target
 
     def check_in_place(self) -> None:
-        """Check that this is still the folder that the run began with, and that what it makes may be kept.
+        """Check that this is still the folder that the run began with, so that its results may be kept.
 
         Raises:
-            UserError: it was removed, or removed and made anew by another run, with another key.
+            UserError: the folder was removed; another run, with another key, may have created it again.
         """
         text = f"{self.path} was removed while this run was using it"
         try:
@@ -72,21 +72,21 @@ class CheckpointFolder:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
                 raise write_error(self.path, error) from error
             raise UserError(
-                f"{text}: put it back and run the same command again; where it is gone, that starts this stage anew"
+                f"{text}: put it back and run the same command again; without it, that command starts this stage again"
             ) from error
         if not in_place:
             raise UserError(
-                f"{text}, and another one is in its place: this run is at its end; the same command goes on with what "
-                "is there now"
+                f"{text}, and another one is in its place: this run ends here; the same command goes on with the new "
+                "folder"
             )
 
     def load_newest(self) -> dict[str, Any] | None:
-        """Return the newest state that loads, or None where there is no checkpoint at all.
+        """Return the newest state that loads; None if there is no checkpoint at all.
 
-        A checkpoint that does not load is reported on standard error, set aside, and the one before it is used.
+        A damaged checkpoint is reported on standard error and renamed, and the one before it is used.
 
         Raises:
-            UserError: there are checkpoints, but none of them loads; or one is whole, but cannot be read.
+            UserError: there are checkpoints, but none of them loads; or one is not damaged, but cannot be read.
         """
         found = self._found()
         refused: list[Path] = []
@@ -97,7 +97,7 @@ class CheckpointFolder:
                 print(f"WARNING: checkpoint of step {step} is not usable: {error}", file=sys.stderr, flush=True)
                 refused.append(path)
                 continue
-            for other in refused:  # or pruning would take it for the newest
+            for other in refused:  # otherwise pruning would treat them as the newest
                 other.rename(other.with_suffix(".unusable"))
             return state
         if found:
@@ -111,8 +111,8 @@ class CheckpointFolder:
         """Return the state after `step`.
 
         Raises:
-            DamagedStateError: its checkpoint does not load, or is another run's.
-            UserError: it cannot be read.
+            DamagedStateError: the checkpoint does not load, or belongs to another run.
+            UserError: the checkpoint cannot be read.
         """
         path = self.path / f"checkpoint_step_{step}.pt"
         state = load_state(path)
@@ -121,10 +121,10 @@ class CheckpointFolder:
         return state
 
     def secret_key(self) -> bytes:
-        """Return this run's 32-byte key, drawn from the operating system on first use and kept with mode 0600.
+        """Return this run's 32-byte key. It is drawn from the operating system on first use and kept with mode 0600.
 
         Raises:
-            UserError: the key is gone although the run has begun, or its file can be read by others.
+            UserError: the key is gone although the run has begun, or other users can read its file.
         """
         path = self.path / "key"
         if not path.exists():
@@ -143,23 +143,23 @@ class CheckpointFolder:
 
     @property
     def journal(self) -> Path:
-        """The place of a private run's journal."""
+        """Path of the journal of a private run."""
         return self.path / "journal"
 
     @property
     def newest_step(self) -> int:
-        """The step of the newest checkpoint, by its name; -1 where there is none."""
+        """The step of the newest checkpoint, from its file name; -1 if there is none."""
         return max((step for step, _ in self._found()), default=-1)
 
     @property
     def described(self) -> bool:
-        """Whether it is known what run this is: what a run needs to start with is there before that."""
+        """Whether run.json exists. It is written last, when the run has everything that it needs to start."""
         return (self.path / "run.json").exists()
 
     def describe(
         self, *, subject: dict[str, Any], environment: dict[str, Any], continues: dict[str, Any] | None = None
     ) -> None:
-        """Keep beside its checkpoints what this run is. One of another subject or environment has a key of its own."""
+        """Write run.json, which says what this run is. A run of another subject or environment has another key."""
         if self.described:
             return
         run = {"subject": subject, "environment": environment}
@@ -173,9 +173,9 @@ class CheckpointFolder:
 def save_state(state: dict[str, Any], path: Path, *, check: Callable[[], None] = lambda: None) -> None:
     """Write a nested state (mappings, lists, tensors, plain values) with a digest of its content, atomically.
 
-    `check` is called when all is on disk but for its name; where it raises, `path` stays as it was.
+    `check` is called just before the finished file gets its name. If it raises, `path` stays as it was.
     """
-    # Into memory first: torch's own writer turns a full disk into an error that names nothing.
+    # Write to memory first: torch's writer reports a full disk with an error that names neither file nor cause.
     content = io.BytesIO()
     state = {**state, "version": VERSION}
     torch.save({**state, "digest": state_digest(state)}, content)
@@ -184,11 +184,11 @@ def save_state(state: dict[str, Any], path: Path, *, check: Callable[[], None] =
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read a state on the CPU, without executing anything it contains, and check its digest and its version.
+    """Read a state on the CPU without executing anything in it, and check its digest and its version.
 
     Raises:
-        DamagedStateError: the file is truncated, altered, or not one of ours.
-        UserError: the file is missing, cannot be read, or is of a later version.
+        DamagedStateError: the file is truncated or altered, or this program did not write it.
+        UserError: the file is missing, cannot be read, or has a later version.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -205,7 +205,7 @@ def load_state(path: Path) -> dict[str, Any]:
     claimed = state.pop("digest")
     try:
         sound = claimed == state_digest(state)
-    except Exception as error:  # another program's file, with what no state of ours holds
+    except Exception as error:  # a file of another program, with values that our states never hold
         if is_out_of_memory(error):
             raise
         raise DamagedStateError(f"{path} is not a file of this program: {_reason(error)}") from error
@@ -215,13 +215,13 @@ def load_state(path: Path) -> dict[str, Any]:
     if version != VERSION:
         raise UserError(
             f"{path} is of version {version}, written by a later release of this program; this one reads up to "
-            f"{VERSION}: go on with that release, or move the file away to start this stage again"
+            f"{VERSION}: use that release, or move the file away to start this stage again"
         )
     return state
 
 
 def state_digest(state: Any) -> str:
-    """Return a SHA-256 over a nested state: names, types, shapes and bytes, independent of how it is stored."""
+    """Return a SHA-256 over a nested state: names, types, shapes and bytes. How it is stored does not matter."""
     digest = hashlib.sha256()
     for piece in _pieces(state):
         digest.update(len(piece).to_bytes(8, "big"))

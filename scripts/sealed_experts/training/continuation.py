@@ -1,10 +1,11 @@
-"""Go on from a run that was begun with another number of processes, and count both.
+"""Continue a run that began with another number of processes, and count the privacy of both.
 
-The runs of a stage form one chain: each goes on from the last one there is, even from one that saved nothing.
+The runs of a stage form one chain. Each continues from the last run, even if that run saved nothing.
 
-Another number of processes adds up floats in another order, so the same noise would be a second release: the run goes
-on from the checkpoint under a fingerprint of its own. In release mode it also draws a key of its own, and ε composes
-what was noised under either. Without privacy, and in reproducible mode, the key stays: there is nothing to keep apart.
+Another number of processes adds up floats in another order. The same noise on other sums would be a second release.
+So the new run starts from the checkpoint under a new fingerprint. In release mode it also draws a new key, and ε
+composes what was noised under each key. Without privacy, and in reproducible mode, the key stays: nothing is released
+under a secret key.
 """
 
 import dataclasses
@@ -25,14 +26,14 @@ from sealed_experts.training.other_runs import read_run
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Continuation:
-    """Where a run goes on.
+    """From where a run continues.
 
     Attributes:
-        fingerprint: of the run before it.
-        step: the last step that is taken over; 0 for none.
-        processes: how many that run had.
-        spent: what the runs up to it have noised, each under its own key, oldest first.
-        earlier: the runs that it went on from itself, oldest first: passed for good, even where one of them is deleted.
+        fingerprint: fingerprint of the previous run.
+        step: the last step that is taken over from it; 0 for none.
+        processes: how many processes the previous run had.
+        spent: what the previous run and those before it have noised, each under its own key, oldest first.
+        earlier: the runs before the previous one, oldest first. They stay listed even if their folders are deleted.
     """
 
     fingerprint: str
@@ -43,11 +44,11 @@ class Continuation:
 
     @property
     def passed(self) -> tuple[str, ...]:
-        """All runs that lie behind."""
+        """All earlier runs of the chain."""
         return (*self.earlier, self.fingerprint)
 
     def announcement(self, *, processes: int, key_id: str) -> str:
-        """Return what to tell whoever looks at the log of a run that goes on with `processes` and the key `key_id`."""
+        """Return the line for the log of a run that continues with `processes` and the key `key_id`."""
         run = f"the run with processes: {self.processes}"
         if self.step:
             text = f"going on after step {self.step} of {run}"
@@ -59,13 +60,13 @@ class Continuation:
         return text
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return this object as plain data."""
         plain = {"spent": [event.to_json() for event in self.spent], "earlier": list(self.earlier)}
         return {**dataclasses.asdict(self), **plain}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any] | None) -> "Continuation | None":
-        """Rebuild what `to_json` returned."""
+        """Rebuild the object from the data of `to_json`."""
         if data is None:
             return None
         return cls(**{**data, "spent": events_from_json(data["spent"]), "earlier": tuple(data.get("earlier", ()))})
@@ -74,12 +75,12 @@ class Continuation:
 def find_continuation(
     root: Path, *, subject: Mapping[str, Any], environment: Mapping[str, Any], plan: PrivacyPlan | None
 ) -> Continuation | None:
-    """Return what the run of this subject and environment goes on from; None for a run of its own beginning.
+    """Return from where the run of this subject and environment continues; None if it starts a new chain.
 
-    Only the last run of the chain goes on. If that is one of this environment, it is resumed as it is.
+    A run continues from the last run of the chain. If the last run has this environment, it is resumed itself.
 
     Raises:
-        UserError: the checkpoints, the key or the journal of the run before cannot be read, or one of them is gone.
+        UserError: the checkpoints, the key or the journal of the previous run cannot be read, or one of them is gone.
     """
     last = _last_run(root, subject=subject, environment=environment)
     if last is None:
@@ -96,7 +97,7 @@ def find_continuation(
     spent = before.spent if before else ()
     if plan is not None and journal is not None:
         check_reaches(folder.journal, last=journal.last_step, step=step)
-        # Also those whose results reached no checkpoint: they may have been seen.
+        # Count also steps whose results reached no checkpoint: somebody may have seen them.
         spent = (*spent, plan.event(journal.steps, key_id=journal.key_id)) if journal.steps else spent
     return Continuation(
         fingerprint=folder.fingerprint,
@@ -110,7 +111,10 @@ def find_continuation(
 def _last_run(
     root: Path, *, subject: Mapping[str, Any], environment: Mapping[str, Any]
 ) -> tuple[CheckpointFolder, dict[str, Any]] | None:
-    """Return the last of the runs that differ from this one in the number of processes at most, and what it is."""
+    """Return the last run of the chain, as its folder and its run.json.
+
+    The runs of a chain differ at most in the number of processes.
+    """
     runs = {path.parent.name: read_run(path) for path in sorted(root.glob("*/run.json"))}
     runs = {name: run for name, run in runs.items() if run["subject"] == subject}
     origins = [Continuation.from_json(run.get("continues")) for run in runs.values()]
@@ -120,18 +124,18 @@ def _last_run(
         for name, run in runs.items()
         if name not in passed and without_processes(run["environment"]) == without_processes(environment)
     ]
-    # More than one only where a person has put a folder back.
+    # There are several only if somebody has put a folder back.
     return max(last, key=lambda one: (one[0].newest_step, one[1]["environment"] == environment), default=None)
 
 
 def journal_of(folder: CheckpointFolder, *, before: Continuation | None, plan: PrivacyPlan) -> Recorded:
-    """Return what the journal of a private run that has begun says.
+    """Return the content of the journal of a private run that has begun.
 
     Args:
-        before: what that run goes on from.
+        before: from where that run continued.
 
     Raises:
-        UserError: it is gone or damaged, or does not belong to the key beside it.
+        UserError: the journal is gone or damaged, or does not belong to the key in the same folder.
     """
     if not folder.journal.exists():
         check_reaches(folder.journal, last=before.step if before else 0, step=folder.newest_step)
@@ -144,10 +148,10 @@ def journal_of(folder: CheckpointFolder, *, before: Continuation | None, plan: P
 
 
 def take_over(continuation: Continuation, *, root: Path, folder: CheckpointFolder) -> None:
-    """Copy the state to go on from into the run's own folder.
+    """Copy the state of the previous run into the folder of the new run.
 
     Raises:
-        UserError: it is gone, or damaged.
+        UserError: that state is gone or damaged.
     """
     if not continuation.step:
         return
@@ -157,20 +161,20 @@ def take_over(continuation: Continuation, *, root: Path, folder: CheckpointFolde
     except UserError as error:
         raise UserError(
             f"{error}. The run in {folder.path} goes on from it, and holds no checkpoint of its own: restore one of "
-            "the two, or delete that folder to go on from the runs before it"
+            "the two, or delete that folder to go on from earlier runs"
         ) from error
     folder.save(state, step=continuation.step)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Accounts:
-    """How the steps of a private run are counted, whether it goes on from another one or not.
+    """How the steps of a private run are counted, whether it continues another run or not.
 
     Attributes:
-        plan: the stage's, as if it were one run.
-        key_id: of this run's key.
+        plan: the plan of the whole stage, as if it were one run.
+        key_id: name of this run's key.
         prior: what earlier stages have spent.
-        before: the run that this one goes on from.
+        before: from where this run continues; None if it starts a new chain.
     """
 
     plan: PrivacyPlan
@@ -185,7 +189,7 @@ class Accounts:
 
     @property
     def total_steps(self) -> int:
-        """The last step: of the plan, or, after steps that were noised twice, of what is left of the budget."""
+        """The last step: that of the plan, or an earlier one if repeated steps have used up more of the budget."""
         if self.plan.mode != "release" or not self._spent:
             return self.plan.steps_within_budget
         left = BudgetCurve((*self.prior, *self._spent), self._plan_of_the_rest()).steps_within()
@@ -193,11 +197,11 @@ class Accounts:
 
     @property
     def stopped_reason(self) -> str:
-        """Why the stage ends where it does: `max_steps` or `privacy_budget`."""
+        """Why the stage ends at `total_steps`: `max_steps` or `privacy_budget`."""
         return "max_steps" if self.total_steps == self.plan.max_steps else "privacy_budget"
 
     def curve(self) -> BudgetCurve | None:
-        """Return the curve of claimed ε by step; none in reproducible mode, whose noise the seed reveals."""
+        """Return the curve of claimed ε by step; None in reproducible mode, where the seed reveals the noise."""
         if self.plan.mode != "release":
             return None
         return _CurveFrom((*self.prior, *self._spent), self.plan, begun=self._begun)
@@ -208,9 +212,9 @@ class Accounts:
         """Return the stage's receipt after `step`.
 
         Args:
-            journal: this run's; None in a process that does not hold it.
-            prior: the receipt of all adapters that the stage learned from.
-            public: what else is treated as public.
+            journal: the journal of this run; None in a process that does not hold it.
+            prior: the joint receipt of all adapters that the stage learned from.
+            public: lines about what else is treated as public.
         """
         known = step if journal is None else max(journal.next_step - 1, step)
         return stage_receipt(
@@ -224,12 +228,12 @@ class Accounts:
 
     @property
     def _spent(self) -> tuple[GaussianEvent, ...]:
-        """What was noised under other keys."""
+        """Events noised under other keys."""
         return tuple(event for event in self._all_spent if event.key_id != self.key_id)
 
     @property
     def _repeated(self) -> int:
-        """Steps before under this very key (in reproducible mode)."""
+        """Earlier steps under this same key (in reproducible mode)."""
         return max((event.steps for event in self._all_spent if event.key_id == self.key_id), default=0)
 
     @property
@@ -238,7 +242,7 @@ class Accounts:
 
     @property
     def _begun(self) -> int:
-        """Steps of the state that were noised under other keys."""
+        """Steps of the taken-over state that were noised under other keys."""
         return self.before.step if self.before and not self._repeated else 0
 
     def _plan_of_the_rest(self) -> PrivacyPlan:
@@ -246,7 +250,7 @@ class Accounts:
 
 
 class _CurveFrom(BudgetCurve):
-    """ε by the stage's step, where this plan's own steps began after `begun` of them."""
+    """ε by the step of the stage, for a run whose own steps began after step `begun` of the stage."""
 
     def __init__(self, prior_events: Sequence[GaussianEvent], plan: PrivacyPlan, *, begun: int) -> None:
         super().__init__(prior_events, plan)

@@ -1,4 +1,4 @@
-"""A stage's records, tokenized and gathered by unit of privacy."""
+"""The records of a stage, tokenized and grouped by unit of privacy."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -12,11 +12,11 @@ from sealed_experts.files.digests import digest_of
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.training.batches import Example
 
-Rows = tuple[Example, ...]  # what one record became: a comparison several rows, any other record one
+Rows = tuple[Example, ...]  # the rows of one record: several for a comparison, one for any other record
 
 
 class UnitDataset:
-    """Units in the order of their first line; each holds one or more records, and a record one or more rows."""
+    """Units in the order of their first line. A unit holds one or more records, a record one or more rows."""
 
     def __init__(self, units: Iterable[Iterable[Iterable[Example]]]) -> None:
         self._units = [[tuple(rows) for rows in records] for records in units]
@@ -26,10 +26,10 @@ class UnitDataset:
     def from_records(
         cls, records: Sequence[Record], *, template: str, tokenizer: PreTrainedTokenizerBase, max_seq_len: int
     ) -> "UnitDataset":
-        """Tokenize records. A record whose prompt fills `max_seq_len` stays, without any loss of its own.
+        """Tokenize records. A record whose prompt fills `max_seq_len` is kept; its loss is 0.
 
         Raises:
-            UserError: the template cannot say a record.
+            UserError: the template cannot express a record.
         """
         index: dict[str, int] = {}
         units: list[list[Rows]] = []
@@ -46,11 +46,11 @@ class UnitDataset:
         return len(self._units)
 
     def digest(self) -> str:
-        """Return a SHA-256 over every row's tokens: what the model is really shown, whatever made it."""
+        """Return a SHA-256 over the tokens of every row: exactly what the model sees."""
         return digest_of([[_described(rows) for rows in records] for records in self._units])
 
     def records(self) -> list[Rows]:
-        """Return the rows of every record, unit after unit."""
+        """Return the rows of every record, unit by unit."""
         return [rows for records in self._units for rows in records]
 
     def rows(self) -> list[Example]:
@@ -58,20 +58,20 @@ class UnitDataset:
         return [row for rows in self.records() for row in rows]
 
     def examples(self, drawn: np.ndarray, *, step: int, stream: Stream) -> list[Example]:
-        """Return all rows of one record of each drawn unit, chosen by (key, step, unit): a unit is one contribution."""
+        """Return the rows of one record of each drawn unit: each unit contributes once. (key, step, unit) choose it."""
         if self._single:
             return [row for unit in drawn for row in self._units[unit][0]]
         choice = stream.integers("row", step, len(self._units))
         return [row for unit in drawn for row in self._units[unit][int(choice[unit]) % len(self._units[unit])]]
 
 
-def apart(records: Iterable[Rows]) -> list[Example]:
-    """Return the rows of these records, each record as a unit of its own: 0, 1, …"""
+def one_unit_per_record(records: Iterable[Rows]) -> list[Example]:
+    """Return the rows of these records, where each record is a separate unit: 0, 1, …"""
     return [dataclasses.replace(row, unit=unit) for unit, rows in enumerate(records) for row in rows]
 
 
 def _described(rows: Rows) -> Any:
-    """Return what `digest` says of a record's rows: of a plain one only its tokens and where the answer starts."""
+    """Return the part of `digest` for one record: for a plain row, its tokens and where the answer starts."""
     described = [
         [list(row.ids), row.prompt_length]
         if (row.spans, row.part, row.label) == (None, None, None)

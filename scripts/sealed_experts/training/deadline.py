@@ -1,4 +1,4 @@
-"""How long the SLURM job that this process runs in may go on. Outside SLURM there is no deadline."""
+"""The time limit of the SLURM job that this process runs in. Outside SLURM there is no deadline."""
 
 import os
 import re
@@ -6,23 +6,23 @@ import subprocess
 import time
 from collections.abc import Callable
 
-# Saving takes seconds; a step is left within a physical batch. SLURM itself looks at the time every half minute.
+# Saving takes seconds, and a step is abandoned within one physical batch. SLURM checks the time every half minute.
 MARGIN_SECONDS = 60.0
-_MOST_OF_THE_TIME = 0.25  # a job of few minutes still trains for three quarters of them
+_LARGEST_SHARE = 0.25  # of the time left: a job of a few minutes still trains for three quarters of them
 _QUERY_SECONDS = 5.0
 _LEFT = re.compile(r"(?:(?P<days>\d+)-)?(?:(?P<hours>\d+):)?(?P<minutes>\d+):(?P<seconds>\d+)")
 
 
 class Deadline:
-    """The moment at which a run has to save, so that SLURM's limit finds nothing left to lose."""
+    """The moment at which a run has to save, so that nothing is lost when SLURM ends the job."""
 
     def __init__(self, seconds_left: float, *, ask: Callable[[], float | None]) -> None:
         self._ask = ask
-        self._margin = min(MARGIN_SECONDS, _MOST_OF_THE_TIME * seconds_left)
+        self._margin = min(MARGIN_SECONDS, _LARGEST_SHARE * seconds_left)
         self._moment = time.monotonic() + seconds_left - self._margin
 
     def passed(self) -> bool:
-        """Say whether it is time to save; asks SLURM once more first, in case the job was given more time."""
+        """Return whether it is time to save. Asks SLURM once more first, because the job may have got more time."""
         if time.monotonic() < self._moment:
             return False
         left = self._ask()
@@ -42,9 +42,9 @@ def job_deadline() -> Deadline | None:
 
 
 def parse_time_left(text: str) -> float | None:
-    """Return the seconds that squeue's `%L` ([days-][hours:]minutes:seconds) says; None for UNLIMITED and the like.
+    """Return the seconds in squeue's `%L` ([days-][hours:]minutes:seconds); None for UNLIMITED or other text.
 
-    A job of several parts has one line each: the first to end counts.
+    A job of several parts has one line for each part. The part that ends first counts.
     """
     found = [match for line in text.split() if (match := _LEFT.fullmatch(line))]
     units = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
@@ -63,7 +63,7 @@ def _ask_slurm(job: str) -> float | None:
             check=True,
         )
     except (OSError, subprocess.SubprocessError) as error:
-        # No reason to stop: SLURM's own signals are heeded all the same.
+        # No reason to stop: SLURM also sends a signal before it ends the job.
         print(f"warning: squeue does not say how long SLURM job {job} has left: {error}", flush=True)
         return None
     return parse_time_left(done.stdout)

@@ -1,6 +1,6 @@
-"""What a run's numbers depend on besides its settings, and the fingerprint that names a run.
+"""The numeric environment of a run (what its numbers depend on besides settings), and the fingerprint of a run.
 
-The same noise applied to other floats would be a second release, so whatever can move a float in its last bit is part
+The same noise on other floats would be a second release. So everything that can change the last bit of a float is part
 of the fingerprint: device, library versions, dtype, how batches are cut, threads, processes.
 """
 
@@ -18,11 +18,11 @@ from sealed_experts.files.digests import digest_of
 from sealed_experts.training.numeric_code import code_digest
 
 LIBRARIES = ("torch", "transformers", "peft", "opacus", "tokenizers", "numpy", "scipy", "dp-accounting")
-# Variables by which PyTorch 2.13, its math libraries and OpenMP choose kernels, precision, or how a sum is cut.
+# Variables that make PyTorch 2.13, its math libraries or OpenMP choose other kernels, precision, or splits of a sum.
 KERNEL_VARIABLES = (
     *(
         f"{library}_{name}"
-        for library in ("ONEDNN", "DNNL")  # both names are read
+        for library in ("ONEDNN", "DNNL")  # oneDNN reads both names
         for name in ("MAX_CPU_ISA", "CPU_ISA_HINTS", "DEFAULT_FPMATH_MODE")
     ),
     "MKL_ENABLE_INSTRUCTIONS",
@@ -55,10 +55,10 @@ def numeric_environment(
     engine: str | None,
     processes: int = 1,
 ) -> dict[str, Any]:
-    """Return everything outside the settings that can change a result's last bit.
+    """Return everything outside the settings that can change the last bit of a result.
 
     Args:
-        features: those that the run has chosen by name: its stage, its adapter, its reward.
+        features: the features that the run uses: its stage, its adapter, its reward.
         engine: name of the gradient engine; None without privacy.
     """
     features = list(features)
@@ -73,7 +73,7 @@ def numeric_environment(
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "kernels": {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ},
         "code": code_digest([*modules, *([f"privacy.engines.{engine}"] if engine else [])]),
-        "python": platform.python_version(),  # its Unicode tables decide what a reward reads
+        "python": platform.python_version(),  # rewards use its Unicode tables
         "libraries": {name: importlib.metadata.version(name) for name in libraries},
         "dtype": str(dtype).removeprefix("torch."),
         "token_budget": token_budget,
@@ -84,12 +84,12 @@ def numeric_environment(
 
 
 def without_processes(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a numeric environment but for the number of processes."""
+    """Return a numeric environment without the number of processes."""
     return {name: value for name, value in environment.items() if name != "processes"}
 
 
 def _processor() -> str:
-    """Return the processor's model: math libraries choose kernels by more than its instruction set."""
+    """Return the processor's model: for math libraries the instruction set alone does not decide the kernel."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -101,17 +101,17 @@ def _processor() -> str:
 def make_deterministic(*, threads: int) -> None:
     """Fix the number of threads and the precision, and forbid operations whose result varies between runs.
 
-    To be called before anything is computed on a GPU.
+    Call it before anything is computed on a GPU.
     """
-    # cuBLAS reads this when it starts; without it its results may vary between streams, and other sizes choose others.
+    # cuBLAS reads this when it starts. Without it, or with other sizes, results may differ.
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.set_num_threads(threads)
-    # Whatever the environment says: float32 is float32.
+    # Full float32 precision, whatever the environment variables say.
     torch.set_float32_matmul_precision("highest")
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.use_deterministic_algorithms(True)
-    # Filling memory that is about to be written only serves to find operations that read it first.
+    # Filling new memory only helps to find operations that read it before they write it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
 
@@ -119,8 +119,8 @@ def make_deterministic(*, threads: int) -> None:
 def fingerprint(
     *, subject: dict[str, Any], environment: dict[str, Any], continues: dict[str, Any] | None = None
 ) -> str:
-    """Return the name of a run: a digest of what it computes (`subject`), of its numeric environment, and of the run
-    that it goes on from, if any.
+    """Return the name of a run: a digest of what it computes (`subject`), its numeric environment, and the run that it
+    continues, if any.
     """
     run = {"subject": subject, "environment": environment}
     return digest_of(run if continues is None else {**run, "continues": continues})

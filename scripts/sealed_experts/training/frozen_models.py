@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 class FrozenModel(Group):
     """An adapter of this configuration that a stage learns from. It is loaded once and never changed."""
 
-    expert: str = setting("The expert whose adapter it is.", min_length=1)
-    stage: str | None = setting("The stage that made it; by default the last one of that expert.", default=None)
+    expert: str = setting("The expert that the adapter belongs to.", min_length=1)
+    stage: str | None = setting("The stage that made the adapter; by default the expert's last one.", default=None)
     public: bool = setting(
-        "Treat everything that it learned as public: its ε is not counted. Without it, its privacy is composed with"
+        "Treat everything that the adapter learned as public: its ε is not counted. If false, its ε is composed with"
         " that of this stage.",
         default=False,
     )
@@ -29,9 +29,9 @@ def frozen_model(base: "Base", state: Mapping[str, Any], *, seed: int) -> "torch
     It shares the base's weights, which are frozen too, unless it was trained as another class of model.
 
     Args:
-        base: loaded, and not adapted yet.
+        base: the loaded base, before any adapter is attached.
         state: the content of the adapter file.
-        seed: any; the weights that it makes are replaced.
+        seed: any number: the weights that it initialises are replaced.
 
     Raises:
         UserError: the weights do not fit the base.

@@ -1,4 +1,4 @@
-"""Where a step's gradient comes from: the plain mean, or the private mechanism. The loop does not know which."""
+"""The gradient of a step: the plain mean, or the result of the private mechanism. The loop treats both alike."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -16,23 +16,23 @@ from sealed_experts.training.processes import Processes
 
 
 class GradientSource(Protocol):
-    """Adds up one logical batch, or this process's share of it, then gives the whole batch's gradient."""
+    """Adds up one logical batch, or this process's share of it, and returns the gradient of the whole batch."""
 
     def add(self, batch: Batch) -> torch.Tensor:
-        """Take one physical batch in; return its units' losses, [units]."""
+        """Add one physical batch; return the losses of its units, [units]."""
 
     def release(self, *, step: int) -> Release:
-        """Return the logical batch's gradient and its objective's queries, and start the next one."""
+        """Return the logical batch's gradient and the answers to the objective's queries, and start the next batch."""
 
     def resume(self, *, step: int) -> None:
-        """Be told that the run goes on after `step`."""
+        """Prepare to continue a run after `step`."""
 
     def describe(self) -> dict[str, float]:
-        """Return figures about the logical batch just released, for the private log."""
+        """Return figures about the logical batch that was released last, for the private log."""
 
 
 class PlainGradients:
-    """The mean gradient of the logical batch's units."""
+    """The mean gradient over the units of the logical batch."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class PlainGradients:
         self._answers: dict[str, float] = {}
 
     def add(self, batch: Batch) -> torch.Tensor:
-        """Add the batch's gradient to the parameters' own."""
+        """Add the gradient of the batch to `grad` of the parameters."""
         constants = constants_of(self._objective, self._model, batch)
         losses, figures = self._objective.per_example_loss(self._model, batch, constants)
         losses.sum().backward()
@@ -81,12 +81,12 @@ class PlainGradients:
         """Nothing to check."""
 
     def describe(self) -> dict[str, float]:
-        """Nothing beyond what the loop logs."""
+        """Return no figures: the loop logs everything itself."""
         return {}
 
 
 class PrivateGradients:
-    """The noised mean of clipped per-unit gradients, each release written to the journal first."""
+    """The noised mean of clipped per-unit gradients. The journal records each release before it happens."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class PrivateGradients:
         engine: str,
         processes: Processes | None = None,
     ) -> None:
-        """Of several processes, the first holds the journal; the others have None. `engine` is a name."""
+        """`engine` is the engine's name. Of several processes, only the first has a journal; the others pass None."""
         self._objective, self._plan, self._journal = objective, plan, journal
         self._processes = processes or Processes()
         self._engine = make_engine(engine, model=model, objective=objective)
@@ -115,14 +115,14 @@ class PrivateGradients:
         self._norms.append(self._mechanism.add(units.gradients))
         answers = self._objective.queries(batch)
         if any(values.shape != units.losses.shape for values in answers.values()):
-            raise ValueError("a query must give one value a unit: the noise is for no more")
+            raise ValueError("a query must give one value per unit: the noise covers no more")
         self._mechanism.ask(answers)
         return units.losses
 
     def release(self, *, step: int) -> Release:
-        """Return the noised means. The journal holds the step before anything can come of it.
+        """Return the noised means. The journal records the step before any process can compute a result.
 
-        Other processes get the first one's part of the sum only after that, and need it for any result.
+        Every result needs the first process's part of the sum, and that process writes the journal before it sends it.
         """
         if self._journal is not None:
             self._journal.record(step)
@@ -139,14 +139,14 @@ class PrivateGradients:
         return self._mechanism.release(step=step)
 
     def resume(self, *, step: int) -> None:
-        """Check that every step the resumed state has seen is on record.
+        """Check that the journal records every step of the resumed state.
 
         Raises:
-            UserError: the journal holds fewer; without them the stated ε would be too small.
+            UserError: the journal holds fewer steps, so the stated ε would be too small.
         """
         if self._journal is not None:
             self._journal.check_reaches(step)
 
     def describe(self) -> dict[str, float]:
-        """Return norms before clipping: the median, the share that was clipped, and how many were not finite."""
+        """Return figures on norms before clipping: the median, the clipped share, and how many were not finite."""
         return self._figures

@@ -1,4 +1,4 @@
-"""A model's answers to held-out prompts, and how far these have moved from another model's."""
+"""A model's answers to held-out prompts, and their divergence from another model's."""
 
 import contextlib
 import statistics
@@ -22,9 +22,9 @@ class HeldOutAnswers:
     """Answers to held-out prompts.
 
     Attributes:
-        answers: one a prompt, in the prompts' order.
-        kl: mean over prompts of the mean divergence from the reference, in nats a token; None without a prompt.
-        entropy: mean over prompts of the mean entropy, in nats a token; None without a prompt.
+        answers: one per prompt, in the prompts' order.
+        kl: mean over prompts of the mean divergence from the reference, in nats per token; None without a prompt.
+        entropy: mean over prompts of the mean entropy, in nats per token; None without a prompt.
     """
 
     answers: list[Answer]
@@ -33,7 +33,7 @@ class HeldOutAnswers:
 
 
 def held_out_stream(seed: int) -> Stream:
-    """Return the stream of held-out sampling: of the public seed alone, so that every evaluation draws the same."""
+    """Return the random stream for held-out sampling. It depends only on the public seed, so all draws repeat."""
     return Stream(derive_key(seed.to_bytes(8, "big", signed=True), "held-out answers"))
 
 

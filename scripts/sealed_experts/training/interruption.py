@@ -1,4 +1,4 @@
-"""Notice in time that the run has to end: a signal, the death of the process that started it, SLURM's time limit."""
+"""Notice in time that training has to stop: on a signal, when the parent process dies, at SLURM's time limit."""
 
 import contextlib
 import os
@@ -11,16 +11,16 @@ from sealed_experts.training.launcher import EXIT_STOPPED, stopping_signals
 EXIT_INTERRUPTED = EXIT_STOPPED  # EX_TEMPFAIL: run the same command again
 
 
-# Taken when this module is loaded, before the seconds that torch takes: a parent that dies meanwhile is noticed.
+# Read on import, before torch is loaded, which takes seconds: so a parent that dies in that time is noticed.
 STARTED_BY = os.getppid()
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; its state was saved."""
+    """Training was asked to stop; its state was saved."""
 
 
 class Interruption:
-    """While active, turns `stopping_signals` into a request that the loop reads at safe points."""
+    """While active, it turns `stopping_signals` into a request that the loop reads at safe points."""
 
     def __init__(self) -> None:
         self._reason: str | None = None
@@ -31,7 +31,7 @@ class Interruption:
         numbers = stopping_signals()
         for number in numbers:
             self._previous[number] = signal.signal(number, self._note)
-        # Of a job of several processes: one that was sent while this program was still loading is let through now.
+        # The launcher of several processes blocks these signals while this program loads. Deliver them now.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
         self._deadline = job_deadline()
         return self
@@ -42,9 +42,9 @@ class Interruption:
 
     @property
     def reason(self) -> str | None:
-        """Return why the run should stop, or None."""
+        """Why the run should stop; None if it should not."""
         if self._reason is None and os.getppid() != STARTED_BY:
-            # Snakemake was killed: nobody waits for this run, and the next one will want its folder.
+            # Snakemake was killed: nobody waits for this run, and the next run needs its folder.
             self._reason = "the process that started this run is gone"
         if self._reason is None and self._deadline is not None and self._deadline.passed():
             self._reason = "the time of the SLURM job is nearly over"
@@ -60,16 +60,16 @@ class Interruption:
 
 
 def end_at_signals() -> None:
-    """Until an `Interruption` takes over, end this process with 75 at once where it is asked to stop.
+    """Make stopping signals end this process at once with exit code 75, until an `Interruption` handles them.
 
-    For the seconds in which a script loads torch: nothing has begun that could be lost.
+    Use it while a script loads torch, which takes seconds: no work has begun that could be lost.
     """
     for number in stopping_signals():
         signal.signal(number, _end)
 
 
 def _end(number: int, _frame: types.FrameType | None) -> None:
-    said = f"interrupted: received {signal.Signals(number).name} outside training; the same command goes on from here\n"
+    text = f"interrupted: received {signal.Signals(number).name} outside training; the same command goes on from here\n"
     with contextlib.suppress(OSError):
-        os.write(2, said.encode())
-    os._exit(EXIT_INTERRUPTED)  # an exception could be lost in a half-loaded module
+        os.write(2, text.encode())
+    os._exit(EXIT_INTERRUPTED)  # a half-loaded module could catch and drop an exception

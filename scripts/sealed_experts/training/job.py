@@ -1,4 +1,4 @@
-"""What one stage of one expert is to train."""
+"""The job of one stage of one expert: what to train, and from which files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ STAGE_KEYS = {"expert", "stage", "revision", "seed", "template", "adapter", "tra
 
 @dataclass(frozen=True, kw_only=True)
 class StageJob:
-    """What one stage of one expert trains, and from which files."""
+    """One stage of one expert, with its settings and its files."""
 
     stage: str
     expert: str
@@ -31,7 +31,7 @@ class StageJob:
     train: Path
     val: Path
     stats: Path
-    start: Path | None  # the adapter file of the stage before
+    start: Path | None  # adapter file of the previous stage
     checkpoints: Path
     output: Path
     models: Mapping[str, Path] = field(default_factory=dict)  # adapter files of other models, by setting
@@ -40,14 +40,18 @@ class StageJob:
 def stage_from_json(
     settings: str, operation: str, *, models: Mapping[str, Path] | None = None, **files: Any
 ) -> StageJob:
-    """Return the job of the texts of `configuration.jobs`: `stage_settings` and `stage_operation`.
+    """Return the job that two JSON texts describe.
+
+    `configuration.jobs` writes these texts: `stage_settings` and `stage_operation`.
 
     Args:
-        models: the adapter files of the other models that it learns from, by the setting that names each.
+        settings: the settings that decide the numbers.
+        operation: the settings that only say how to run.
+        models: adapter files of the other models that the stage learns from, by the setting that names each.
         files: the paths of `StageJob`, from `base` to `output`.
 
     Raises:
-        UserError: a text is not what these functions write, or a model that the settings name has no file.
+        UserError: a text is not in that form, or a model in the settings has no file.
     """
     numbers, how = read_text(settings, STAGE_KEYS), read_text(operation, {"device", "training"})
     if numbers["stage"] not in STAGES:

@@ -1,9 +1,9 @@
-"""Run one command as several processes of one job, and end as that job does.
+"""Run one command as several processes of one job, and return one exit code for all of them.
 
-    python scripts/sealed_experts/training/launcher.py --processes 2 -- python scripts/train_sft.py …
+    python scripts/sealed_experts/training/launcher.py --processes 2 -- python scripts/train_stage.py …
 
-What torchrun does not do (PyTorch 2.13): pass on exit code 75, end without a traceback when it is asked to stop, and
-end when the process that started it is gone. This imports no torch, and starts at once.
+It does three things that torchrun (PyTorch 2.13) does not do. It passes on exit code 75. It ends without a traceback
+when it is asked to stop. It ends when its parent process is gone. It does not import torch, so it starts at once.
 """
 
 import argparse
@@ -19,41 +19,45 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-EXIT_STOPPED = 75  # all was saved: run the same command again
-EXIT_PEER = 76  # of a process that is sound, but lost another one, whose own end says more
-STORE = "SEALED_EXPERTS_STORE"  # a file in a folder that only its owner reads, where the processes find each other
+EXIT_STOPPED = 75  # everything is saved: run the same command again
+EXIT_PEER = 76  # this process is healthy, but another one failed, and its exit code says why
+STORE = "SEALED_EXPERTS_STORE"  # path of the file through which the processes find each other; only its owner reads it
 
 _POLL_SECONDS = 0.5
-# What a process gets to end by itself once another one has failed: it may be in the middle of a write.
+# After one process fails, the others get this time to end by themselves: they may be in the middle of a write.
 GRACE_SECONDS = 10.0
 
 
 def stopping_signals() -> tuple[signal.Signals, ...]:
-    """Return the signals that ask a run to save and end: SIGHUP, of a terminal or a connection that is lost, as well,
-    unless whoever started it has it ignored (nohup).
+    """Return the signals that ask training to save and end.
+
+    SIGHUP (the terminal or the connection is lost) is one of them, unless it is ignored, as `nohup` does.
     """
     always = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     return always if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (*always, signal.SIGHUP)
 
 
-def run(
+def launch(
     command: Sequence[str],
     *,
     processes: int,
     grace_seconds: float = GRACE_SECONDS,
     hold: Callable[[Callable[[], None]], AbstractContextManager[object]] = lambda check: nullcontext(),
 ) -> int:
-    """Run `command` as `processes` processes and return the exit code of the whole.
+    """Run `command` as `processes` processes and return one exit code for all.
 
-    0 if all end with 0; 75 if all were asked to stop and saved; else the code of the first that failed by itself, with
-    128 and the signal's number where a signal ended it, as a shell has it. What asks this process to stop is passed
-    on. When one process fails, the others are asked to stop, and are killed after `grace_seconds`.
+    The code is 0 if all end with 0, and 75 if all were asked to stop and saved. Otherwise it is the code of the first
+    process that failed by itself; if a signal ended that process, it is 128 plus the signal's number, as in a shell.
+    Stopping signals are passed on. When one process fails, the others are asked to stop, and are killed after
+    `grace_seconds`.
 
     Args:
-        hold: gives what is held while they run, such as a lease on GPUs; it calls its argument while it waits.
+        hold: makes a context that is held while the processes run, such as a lease on GPUs. While it waits, it calls
+            its argument, which raises if the job has to stop.
     """
     parent = os.getppid()
-    # Blocked, signals wait to be asked for. The processes inherit that, and let them through once they can save.
+    # A blocked signal waits until `sigtimedwait` takes it. The processes inherit the mask, and unblock when they can
+    # save.
     signal.pthread_sigmask(signal.SIG_BLOCK, {*stopping_signals(), signal.SIGCHLD})
     folder = tempfile.mkdtemp(prefix="sealed-experts-")
     try:
@@ -66,7 +70,7 @@ def run(
 
 
 class _Stopped(Exception):
-    """Asked to stop before anything was started."""
+    """The launcher was asked to stop before it started any process."""
 
 
 def _check(parent: int) -> None:
@@ -87,12 +91,12 @@ class _Job:
             self._running[rank] = subprocess.Popen(
                 command,
                 env={**os.environ, **_environment(rank, processes, store)},
-                # What goes well is said once, what goes wrong by whoever it happens to.
+                # Print progress once; errors (stderr) come from every process.
                 stdout=None if rank == 0 else subprocess.DEVNULL,
             )
 
     def wait(self, parent: int) -> int:
-        """Return the exit code of the whole once all have ended. `parent` is the process to which it matters."""
+        """Wait until all processes have ended and return one exit code. If `parent` is gone, ask them to stop."""
         stopping = stopping_signals()
         while self._running:
             waited = signal.sigtimedwait({*stopping, signal.SIGCHLD}, _POLL_SECONDS)
@@ -137,9 +141,9 @@ class _Job:
 
 
 def _environment(rank: int, processes: int, store: str) -> dict[str, str]:
-    """Return what tells a process its place; the names are torchrun's."""
+    """Return the variables that give a process its rank, under torchrun's names."""
     environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), STORE: store}
-    # All are on this machine: whatever its name resolves to, gloo need not leave it.
+    # All processes are on this machine. Use the loopback interface: the host name may resolve to another address.
     loopback = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
     if loopback and "GLOO_SOCKET_IFNAME" not in os.environ:
         environment["GLOO_SOCKET_IFNAME"] = loopback[0]
@@ -155,7 +159,7 @@ def main() -> int:
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if args.processes < 1 or not command or shutil.which(command[0]) is None:
         parser.error("give --processes of at least 1, and after -- a command that exists")
-    # Started as a file, this program knows its own folder only.
+    # Python has put only this file's own folder on the path.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     from sealed_experts.errors import reports_user_errors
     from sealed_experts.files.leases import device_lease
@@ -163,7 +167,7 @@ def main() -> int:
     def lease(check: Callable[[], None]) -> AbstractContextManager[object]:
         return device_lease(args.device, count=args.processes, while_waiting=check)
 
-    return reports_user_errors(run)(command, processes=args.processes, hold=lease)
+    return reports_user_errors(launch)(command, processes=args.processes, hold=lease)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The one training loop. Read `TrainingLoop.run`: every objective is trained by it, private or not.
+"""The one training loop. Start reading at `TrainingLoop.train`: it trains every objective, private or not.
 
-Nothing random is kept in its state: the batch and the noise of a step are functions of (key, step), so a resumed run
-needs the weights, the optimizer and the step number, and goes on bit for bit.
+Its state holds nothing random: the batch and the noise of a step are functions of (key, step). So a resumed run needs
+only the weights, the optimizer and the step number, and it continues bit for bit.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from sealed_experts.training.state import Trained, TrainingState
 
 @dataclass(frozen=True, kw_only=True)
 class StepFigures:
-    """What one step saw. All of it is a function of private records."""
+    """Figures of one step. They are all functions of private records."""
 
     loss: float | None
     examples: int
@@ -46,7 +46,7 @@ class StepFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """What is around a run: who watches it, who may stop it, who shares its work."""
+    """What connects a run to the outside: progress files, interruption, other processes of the job."""
 
     progress: ProgressFiles
     interruption: Interruption
@@ -83,20 +83,20 @@ class TrainingLoop:
         self._clock = self._saved_at = time.monotonic()
         self._moving = False  # whether the optimizer has begun a step that the state does not hold yet
 
-    def run(self) -> TrainingState:
+    def train(self) -> TrainingState:
         """Train to the last step and return the final state.
 
         Raises:
             Interrupted: a signal came or the parent died; the state is saved.
             UserError: a weight, a gradient or, without privacy, the loss is not finite; the last checkpoint is kept.
-            torch.OutOfMemoryError, MemoryError, RuntimeError: no memory is left; the last whole state was saved.
+            torch.OutOfMemoryError, MemoryError, RuntimeError: no memory is left; the last complete state was saved.
         """
         self._resume()
         self._progress.begin(self.state.history, step=self.state.step, max_steps=self._run.max_steps)
         try:
             with self._processes.together():
-                self._stop_if_asked()  # while the base was loaded, say
-            self._validate_if_due()  # before the first step, or after a run that ended between a step and this
+                self._stop_if_asked()  # a signal may have come while the base was loaded
+            self._validate_if_due()  # before the first step, or if the last run ended before it had validated
             self._clock = self._saved_at = time.monotonic()
             while not self._is_over:
                 figures = self._train_step(self.state.step + 1)
@@ -113,17 +113,17 @@ class TrainingLoop:
         return self.state
 
     def result(self) -> dict[str, Any]:
-        """Return the final state: weights that are the best where those are kept; `kept` is then their validation."""
+        """Return the final state. If the best weights are kept, it holds those, and `kept` is their validation."""
         final = self._trained.snapshot(self.state)
         best = final.pop("best")
         if best is None:
             return {**final, "kept": None}
-        assert self._best is not None, "only then are weights kept"
+        assert self._best is not None, "best weights are kept only with a rule to choose them"
         return {**final, "model_state_dict": best, "kept": self._best.line(self.state.history)}
 
     @property
     def stopped_early(self) -> bool:
-        """Whether the run ended because validation got no better."""
+        """Whether the run ended early because validation stopped improving."""
         return self._best is not None and self._best.is_over(self.state.history)
 
     @property
@@ -131,11 +131,11 @@ class TrainingLoop:
         return self.state.step >= self._total_steps or self.stopped_early
 
     def _train_step(self, step: int) -> StepFigures:
-        """Draw, differentiate, step. Until the optimizer moves, nothing of this has happened: it can be abandoned."""
+        """Draw, differentiate, step. The step can be abandoned until the optimizer moves the weights."""
         with self._processes.together():
             self._stop_if_asked()
             examples = self._draws.examples(step)
-            # Here, where too little memory for it leaves the step before it whole.
+            # Compute it here: if memory runs out, the state after the previous step is still complete.
             epsilon = self._curve.epsilon_at(step) if self._curve and self._logs(step) else None
             own = self._differentiate(self._share(examples), step=step)
         total, units, tokens = (sum(column) for column in zip(*self._processes.exchange(own), strict=True))
@@ -162,11 +162,11 @@ class TrainingLoop:
         )
 
     def _share(self, examples: Sequence[Example]) -> list[Example]:
-        """Return this process's part of a logical batch: whole units, long and short ones alike for all."""
+        """Return this process's part of a logical batch: whole units, long and short ones for each process."""
         return [row for rows in self._processes.share(longest_first(examples)) for row in rows]
 
     def _differentiate(self, examples: Sequence[Example], *, step: int) -> tuple[float, int, int]:
-        """Add up the gradients of these examples; return the sum of their units' losses, the units and the tokens."""
+        """Add up the gradients of these examples; return the sum of the losses, and the number of units and tokens."""
         batches = self._objective.prepare(self._model, self._cut(examples), step=step, stream=self._run.stream)
         losses = []
         for batch in batches:
@@ -176,7 +176,7 @@ class TrainingLoop:
         return float(values.double().sum()), values.numel(), sum(batch.real_tokens for batch in batches)
 
     def _apply(self, gradients: Sequence[torch.Tensor], *, step: int, rate: float) -> float:
-        """Add the regulariser, clip for the optimizer, step; return the gradient's norm before that clip."""
+        """Add the regulariser, clip, step the optimizer; return the norm of the gradient before this clip."""
         extra = self._objective.regulariser(self._parameters)
         for index, parameter in enumerate(self._parameters):
             parameter.grad = gradients[index] if extra is None else gradients[index] + extra[index]
@@ -193,7 +193,7 @@ class TrainingLoop:
         return norm
 
     def _advance(self, figures: StepFigures) -> None:
-        """Count the step and log it. Until the state holds its line too it is half done, and is not saved."""
+        """Count the step and log it. The step is complete, and may be saved, once the state holds its log line."""
         now = time.monotonic()
         elapsed, self._clock = now - self._clock, now
         after = dataclasses.replace(
@@ -239,7 +239,7 @@ class TrainingLoop:
         due = step == self._total_steps or step % self._settings.eval_steps == 0
         if not due or any(line["step"] == step and "val_loss" in line for line in self.state.history):
             return
-        # By the first process while the others wait: the same figures as of one process.
+        # Only the first process validates while the others wait: so the figures are the same as with one process.
         line = None
         with self._processes.together():
             if self._processes.is_first:
@@ -267,7 +267,7 @@ class TrainingLoop:
     def _save_if_due(self) -> None:
         overdue = time.monotonic() - self._saved_at >= 60 * self._settings.checkpoint_minutes
         due = self._is_over or overdue or self.state.step % self._settings.checkpoint_steps == 0
-        if self._processes.exchange(due)[0]:  # clocks differ: the first one's counts
+        if self._processes.exchange(due)[0]:  # clocks differ: the first process decides
             self._save()
         elif self.state.step % self._settings.sync_steps == 0:
             self._compare()
@@ -278,11 +278,11 @@ class TrainingLoop:
             if self._processes.is_first:
                 self._run.checkpoints.save(self._trained.snapshot(self.state), step=self.state.step)
         self._saved_at = time.monotonic()
-        if self._device.type == "cuda":  # elsewhere it gives nothing back, and costs many times what the save does
+        if self._device.type == "cuda":  # on a CPU it frees nothing, and takes many times longer than the save
             clear_device_memory(self._device)
 
     def _compare(self) -> None:
-        """Stop the run where processes have drifted apart: their next sums would be of different functions."""
+        """Stop the run if the processes' weights differ: their next sums would mix gradients of different functions."""
         if self._processes.count > 1:
             self._processes.agree(f"weights and optimizer after step {self.state.step}", self._trained.digest())
 
@@ -291,9 +291,10 @@ class TrainingLoop:
             raise Interrupted(f"{reason}; saved after step {self.state.step} of {self._total_steps}")
 
     def _save_in_an_emergency(self, *, together: bool) -> None:
-        """Save after running out of memory, unless a step is half done: then the last checkpoint is the state.
+        """Save after running out of memory.
 
-        It also is where other processes do not know of it: what they hold cannot be compared any more.
+        The last checkpoint is kept instead if a step is half done, or if other processes do not know of the error:
+        then their weights cannot be compared.
         """
         clear_device_memory(self._device)
         if self._moving:

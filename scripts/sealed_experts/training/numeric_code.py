@@ -1,7 +1,7 @@
-"""Which of our own code decides the numbers of a run, and its digest.
+"""Which modules of this library decide the numbers of a run, and their digest.
 
-It is what `training/stage.py` imports, directly or through others, with the features that the run has chosen by name.
-Imports are read from the sources, those inside functions too: what happens to be loaded says nothing.
+These are the modules that `training/stage.py` imports, directly or through others, and the features that the run uses.
+Imports are read from the source files, also those inside functions. What is loaded at run time does not matter.
 """
 
 import ast
@@ -13,7 +13,7 @@ from sealed_experts.files.digests import digest_of, sha256_bytes
 
 LIBRARY = Path(__file__).parent.parent
 ENTRY = "training.stage"
-# Modules that only watch, log, launch, lock or word messages. An edit of them must abandon nobody's run.
+# Modules that only watch, log, launch, lock or write messages. An edit of one must not make a run start again.
 SILENT = frozenset(
     {
         *("errors", "machine", "text", "files.leases", "files.locks"),
@@ -27,10 +27,10 @@ Read = Callable[[Path], bytes]
 
 
 def code_digest(chosen: Iterable[str], *, read: Read = Path.read_bytes) -> str:
-    """Return a digest of the code that decides the numbers of a run; comments and docstrings are no part of it.
+    """Return a digest of the code that decides the numbers of a run, without comments and docstrings.
 
     Args:
-        chosen: names of the modules of the features that the run uses, within the library.
+        chosen: names of the modules of the features that the run uses, relative to the library.
         read: reads a source file.
     """
     modules = numeric_modules(chosen, read=read)
@@ -38,7 +38,7 @@ def code_digest(chosen: Iterable[str], *, read: Read = Path.read_bytes) -> str:
 
 
 def numeric_modules(chosen: Iterable[str], *, read: Read = Path.read_bytes) -> set[str]:
-    """Return the names of those modules, within the library."""
+    """Return the names of the modules that decide the numbers, relative to the library."""
     found: set[str] = set()
     waiting = [ENTRY, *chosen]
     while waiting:
@@ -57,7 +57,7 @@ def _file(name: str) -> Path:
 
 
 def _parents(name: str) -> Iterator[str]:
-    """Yield the packages around a module, which are run when it is imported."""
+    """Yield the parent packages of a module, which Python runs when it imports the module."""
     while "." in name:
         name = name.rpartition(".")[0]
         yield name
@@ -65,7 +65,7 @@ def _parents(name: str) -> Iterator[str]:
 
 @functools.lru_cache(maxsize=1024)
 def _imports(source: bytes) -> tuple[str, ...]:
-    """Return the modules of the library that a source imports; a name taken from a module may be a module too."""
+    """Return the library modules that a source imports. An imported name may be a module too."""
     tree = ast.parse(source)
     for_types = {id(node) for block in ast.walk(tree) if _is_for_types(block) for node in ast.walk(block)}
     names: list[str] = []

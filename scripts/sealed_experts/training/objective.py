@@ -1,4 +1,4 @@
-"""What the loop asks of an objective."""
+"""The interface between the loop and an objective."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Materials:
-    """What an objective may be made from, once a stage has loaded it.
+    """What a stage has loaded, to make an objective from.
 
     Attributes:
         model: the wrapped model, with the weights that the stage starts from.
-        tokenizer: the base's.
+        tokenizer: the base's tokenizer.
         pad_id: its padding token.
         seed: the run's public seed.
-        check: raises `Interrupted` when the run was asked to stop; to be called now and then by what takes long.
-        processes: how many share each logical batch.
-        models: other models that it learns from, frozen, by the setting that names each (`Stage.models`).
+        check: raises `Interrupted` when the run was asked to stop; call it regularly during long work.
+        processes: how many processes share each logical batch.
+        models: frozen models that the stage learns from, by the setting that names each (`Stage.models`).
     """
 
     model: Any
@@ -37,96 +37,100 @@ class Materials:
 
 
 class Objective:
-    """A training objective: a loss per unit of privacy, and whatever it needs around it.
+    """A training objective: a loss per unit of privacy, and what this loss needs.
 
-    Subclasses override the two losses; the rest has defaults that do nothing. An objective calls the wrapped model,
-    never its inner decoder.
+    Subclasses override `per_example_loss` and `validate`; the other methods do nothing by default. An objective calls
+    the wrapped model, never its inner decoder.
     """
 
     def check(self, examples: "Sequence[Example]", *, path: Path) -> None:
-        """Look through the training examples, read from `path`, before anything is trained.
+        """Check the training examples, read from `path`, before training starts.
 
         Raises:
-            UserError: they cannot be trained on.
+            UserError: the objective cannot train on them.
         """
 
     def check_held_out(self, examples: "Sequence[Example]", *, path: Path) -> None:
-        """Look through the held-out examples, read from `path`, that validation will use.
+        """Check the held-out examples, read from `path`, that validation will use.
 
         Raises:
-            UserError: it cannot use them.
+            UserError: validation cannot use them.
         """
 
     def constants(self, model: "torch.nn.Module", batch: "Batch") -> Mapping[str, Any]:
-        """Return what this batch's loss needs and what has no gradient, by name: logits of a reference, advantages.
+        """Return, by name, what this batch's loss needs but has no gradient, such as logits of a reference.
 
-        Called without gradient, once before each `per_example_loss`, with the same batch. If the batch is padded
-        (`batch.positions`), the first dimension of every tensor is the rows: an engine cuts them by unit. Other
-        values are passed on unchanged.
+        It is called without gradient, once before each `per_example_loss`, with the same batch. If the batch is padded
+        (it has `positions`), the first dimension of every tensor must be the rows, because an engine cuts them by unit.
+        Other values are passed on unchanged.
         """
         return {}
 
     def per_example_loss(
         self, model: "torch.nn.Module", batch: "Batch", constants: Mapping[str, Any]
     ) -> "tuple[torch.Tensor, Mapping[str, torch.Tensor]]":
-        """Return each unit's loss, float32 [units], depending on that unit's rows alone, and figures to `note`.
+        """Return each unit's loss, float32 [units], which may depend only on that unit's rows, and figures to `note`.
 
         `batch.unit` says which rows belong together; `batch.by_unit` adds up their values. Run the model once, through
-        `response_logits`. An engine may call this inside `vmap`, once for all units. There `batch` holds one unit and
-        no examples, the weights are replaced, and no value can be read or decide what is computed. What needs
-        examples or other weights belongs in `constants`.
+        `response_logits`. An engine may call this method inside `vmap`, once for all units. Then `batch` holds one unit
+        and no examples, and the weights are replaced. No value can be read there, so no value can decide a branch. What
+        needs examples or other weights belongs in `constants`.
 
         Returns:
-            The losses, and by name figures for the log, each [units].
+            The losses, and figures for the log by name, each [units].
         """
         raise NotImplementedError
 
     def note(self, figures: "Mapping[str, torch.Tensor]") -> None:
-        """Take the figures of a physical batch's loss, each [units]; they are functions of private records."""
+        """Receive the figures of a physical batch's loss, each [units]; they are functions of private records."""
 
     def validate(
         self, model: "torch.nn.Module", batches: "Sequence[Batch]", *, check: Callable[[], None] = lambda: None
     ) -> dict[str, Any]:
-        """Return figures on held-out batches, without gradient, by their names in the log (`val_loss`, …).
+        """Return figures on held-out batches, computed without gradient, by their names in the log (`val_loss`, …).
 
         Args:
-            check: to be called before each physical batch; may raise to give up.
+            check: call it before each physical batch; it may raise to stop.
         """
         raise NotImplementedError
 
     def prepare(
         self, model: "torch.nn.Module", batches: "Sequence[Batch]", *, step: int, stream: "Stream"
     ) -> "list[Batch]":
-        """Do what comes before the gradient of step `step` (generate, score) and return the batches to train on.
+        """Do the work before the gradient of step `step` (generate, score) and return the batches to train on.
 
-        Step 0 is the self-check's: what could be zero by chance (an advantage) must not be, or it would check nothing.
+        Step 0 is the self-check. For it, no factor of the loss (such as an advantage) may be zero by chance: then it
+        would check nothing.
         """
         return list(batches)
 
     def queries(self, batch: "Batch") -> "dict[str, torch.Tensor]":
-        """Return one value in [0, 1] a unit, [units], of its rows alone, for each of the stage's `query_noise`."""
+        """Return, for each name in the stage's `query_noise`, one value in [0, 1] per unit, [units].
+
+        A unit's value may depend only on that unit's rows.
+        """
         return {}
 
     def observe(self, answers: Mapping[str, float]) -> None:
-        """Take the queries' released means (noised, under privacy); called once a step, after the optimizer's."""
+        """Receive the released means of the queries (noised, under privacy), once per step, after the optimizer."""
 
     def observed(self) -> Any:
-        """Return what this process saw in the step just made, as plain data."""
+        """Return what this process saw in the last step, as plain data."""
         return None
 
     def figures(self, shares: Sequence[Any]) -> dict[str, Any]:
-        """Return figures about the step just made, from what each process `observed`, for the private log."""
+        """Return figures about the last step, from what each process `observed`, for the private log."""
         return {}
 
     def regulariser(self, parameters: "Sequence[torch.Tensor]") -> "list[torch.Tensor] | None":
-        """Return a gradient that depends on no record, added after the noise; None for none."""
+        """Return a gradient that depends on no record, or None. The loop adds it after the noise."""
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the objective's own state, to be kept in checkpoints."""
+        """Return the objective's own state, which checkpoints keep."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
         if state:
-            raise ValueError(f"{type(self).__name__} keeps no state, but the checkpoint holds some")
+            raise ValueError(f"{type(self).__name__} has no state, but the checkpoint holds one")

@@ -1,4 +1,4 @@
-"""The other runs beside one: what they were, and why none of them goes on here. Nothing starts again silently."""
+"""Other runs of the same stage: report what they were, and why they are not resumed. No stage restarts silently."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
 
-# What people call that which a run is made of.
+# Plain names for the parts of a run's subject.
 _CALLED = {
     "model": "base model",
     "base_digest": "base model",
@@ -18,17 +18,17 @@ _CALLED = {
     "train_digest": "data",
     "val_digest": "data",
     "tokens_digest": "data",
-    "start_digest": "adapter of the stage before",
+    "start_digest": "adapter of the previous stage",
     "plan": "noise or number of steps",
     "code": "reward code",
 }
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """Return what a folder's run.json says that the run is.
+    """Return the content of a run.json.
 
     Raises:
-        UserError: it is damaged, or not a file of this program.
+        UserError: the file is damaged, or this program did not write it.
     """
     run = read_json(path)
     if not isinstance(run, dict) or not all(isinstance(run.get(name), dict) for name in ("subject", "environment")):
@@ -36,11 +36,11 @@ def read_run(path: Path) -> dict[str, Any]:
     return run
 
 
-def tell_of_others(own: Path, *, subject: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
-    """Say that a stage starts at its first step although its other folders hold checkpoints, and why.
+def report_other_runs(own: Path, *, subject: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+    """Report why a stage starts at its first step although other folders hold checkpoints of it.
 
-    With the same subject it is a warning: only the environment differs, and the same noise on other floats would be a
-    second release. With another subject it is a line about the newest of them.
+    A run of the same subject gets a warning: only the environment differs, and the same noise on other floats would be
+    a second release. Of the runs with another subject, only the newest gets a line.
 
     Args:
         own: run.json of the run that starts.
@@ -73,6 +73,6 @@ def _differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Sequence
 
 
 def _newest_step(folder: Path) -> int:
-    """Return the step of a folder's newest checkpoint; 0 where there is none."""
+    """Return the step of a folder's newest checkpoint; 0 if there is none."""
     steps = (path.stem.rpartition("_")[2] for path in folder.glob("checkpoint_step_*.pt"))
     return max((int(step) for step in steps if step.isdecimal()), default=0)

@@ -1,4 +1,4 @@
-"""Export an adapter as PEFT's own folder format, in bytes that depend on its content alone."""
+"""Export an adapter in PEFT's folder format. The bytes depend only on the adapter's content."""
 
 import json
 from pathlib import Path
@@ -21,11 +21,11 @@ from sealed_experts.training.refusals import check_made_with
 def write_peft_folder(adapter_file: Path, *, base_folder: Path, config: Path, weights: Path) -> None:
     """Write `config` (adapter_config.json) and `weights` (adapter_model.safetensors) from a stage's adapter file.
 
-    Before anything is written, names and shapes are compared with those PEFT expects on this base, so that the
-    folder loads with `PeftModel.from_pretrained`.
+    Names and shapes are first compared with those that PEFT expects on this base, so that the folder loads with
+    `PeftModel.from_pretrained`.
 
     Raises:
-        UserError: the adapter does not fit the base, or was trained on another one.
+        UserError: the adapter does not fit the base, or was trained on another base.
     """
     state = load_state(adapter_file)
     adapter = ADAPTER.parse(state["adapter"])
@@ -50,7 +50,7 @@ def write_peft_folder(adapter_file: Path, *, base_folder: Path, config: Path, we
 
 
 def adapter_config_bytes(adapter: AdapterKind, *, base_name: str, revision: str | None, task_type: str) -> bytes:
-    """Return adapter_config.json: PEFT's own content, with every set as a sorted list and sorted keys."""
+    """Return adapter_config.json: PEFT's content, with sorted keys, and every set as a sorted list."""
     content = adapter.peft_config(task_type=task_type, base_name=base_name, revision=revision).to_dict()
     content["inference_mode"] = True
     canonical = {key: _plain(value) for key, value in content.items() if key != "auto_mapping"}
@@ -79,5 +79,5 @@ def _check_fit(
 def _plain(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return sorted(value)
-    # PEFT's enumerations are strings; json would write them as such, but only their value is the format.
+    # Write the value of PEFT's enumerations: it is what the format defines.
     return str(value.value) if hasattr(value, "value") else value

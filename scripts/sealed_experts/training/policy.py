@@ -17,17 +17,17 @@ def nucleus_log_probs(
 ) -> torch.Tensor:
     """Return the log-probability of each token under the policy that sampled it, with gradient, [positions].
 
-    The policy is the softmax of the logits over `temperature`, cut down to its nucleus (Holtzman et al., "The Curious
-    Case of Neural Text Degeneration", 2020). The nucleus is held fixed at the size it had when the token was sampled,
-    and always holds the token, in place of its least likely one where need be: a likelihood at its edge does not jump
-    with the last bit of a logit.
+    The policy is the softmax of logits / `temperature`, cut down to its nucleus (Holtzman et al., "The Curious Case of
+    Neural Text Degeneration", 2020). The nucleus keeps the size that it had when the token was sampled. It always holds
+    the token: if rounding would put the token outside, the token replaces the least likely one. So a likelihood at the
+    edge does not jump with the last bit of a logit.
 
     Args:
         logits: [positions, vocabulary].
         tokens: [positions].
-        sizes: [positions], how many of the likeliest tokens were sampled from; None for all of them.
+        sizes: [positions], the nucleus's number of tokens; None for the whole vocabulary.
         temperature: above 0.
-        largest: the largest of `sizes`, or more; to be given inside `vmap`, where values cannot be read.
+        largest: an upper bound of `sizes`; required inside `vmap`, where values cannot be read.
     """
     scaled = logits / temperature
     chosen = scaled.gather(-1, tokens[..., None])
@@ -44,9 +44,9 @@ def nucleus_log_probs(
 
 
 def ranking(scores: torch.Tensor) -> torch.Tensor:
-    """Return what orders tokens by their scores, [rows, vocabulary], float64: the lower token first among equals.
+    """Return scores without ties, [rows, vocabulary], float64: of equal scores, the lower token id gets the higher one.
 
-    Equal scores are common in bfloat16, and `topk` orders them as it pleases.
+    Equal scores are common in bfloat16, and `topk` does not define their order.
     """
     places = torch.arange(scores.shape[-1], device=scores.device, dtype=torch.float64)
     return scores.to(torch.float64) - 1e-12 * places
@@ -59,14 +59,14 @@ def policy_terms(
 
     The first is `nucleus_log_probs` for the whole vocabulary at temperature 1.
 
-    Along sampled answers this KL is the Rao-Blackwellised estimator of the answers' divergence (Amini, Vieira and
-    Cotterell, "Better Estimation of the KL Divergence Between Language Models", 2025): summed over the whole vocabulary
-    it is exact at each position and never negative, where the usual estimators take the sampled token's log-ratio. As a
-    loss, its gradient is that of each position's divergence with the sampled words before it held fixed.
+    Along sampled answers, this KL is the Rao-Blackwellised estimator of the answers' divergence (Amini, Vieira and
+    Cotterell, "Better Estimation of the KL Divergence Between Language Models", 2025). It sums over the whole
+    vocabulary, so it is exact at each position and never negative. The usual estimators take the log-ratio of the
+    sampled token. As a loss, its gradient is that of each position's divergence, with the earlier tokens held fixed.
 
     Args:
         logits: [positions, vocabulary] of π.
-        reference: the same of the reference, without gradient.
+        reference: [positions, vocabulary] of the reference, without gradient.
         tokens: [positions].
     """
     chosen, divergence, entropy, *_ = _PolicyTerms.apply(logits, reference, tokens)
@@ -74,9 +74,9 @@ def policy_terms(
 
 
 class _PolicyTerms(torch.autograd.Function):
-    """All at once, with their gradients written out: a vocabulary is wide, and autograd would walk it many times over.
+    """All three terms in one pass, with explicit gradients: autograd would read the wide vocabulary many times.
 
-    Any number of dimensions may stand before the vocabulary's.
+    Any number of dimensions may come before the vocabulary.
 
     With d = log π - log reference: ∂KL/∂z = π (d - KL), ∂H/∂z = -π (log π + H), ∂log π(token)/∂z = 1(token) - π.
     """
@@ -111,7 +111,7 @@ class _PolicyTerms(torch.autograd.Function):
 
 @contextlib.contextmanager
 def other_weights(parameters: Sequence[torch.nn.Parameter], weights: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Let the parameters hold other weights for a while, without gradient: a reference that costs no second model."""
+    """Give the parameters other weights in this block, without gradient: a reference without a second model."""
     own = [parameter.data for parameter in parameters]
     try:
         for parameter, other in zip(parameters, weights, strict=True):

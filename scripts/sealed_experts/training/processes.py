@@ -1,7 +1,7 @@
-"""Several processes that train one job: they share each logical batch, add up what they found, and stay equal.
+"""Several processes that train one job: they share each logical batch, add up their results, and keep equal weights.
 
-Ranks are told by the environment, as `launcher` and torchrun set it. Small things travel through gloo, sums of
-gradients through the backend of their device: gloo on the processor, nccl on GPUs.
+`launcher` and torchrun set each process's rank in the environment. Small data go through gloo. Sums of gradients go
+through the backend of their device: gloo on CPUs, nccl on GPUs.
 """
 
 import contextlib
@@ -20,37 +20,37 @@ from sealed_experts.training.launcher import EXIT_PEER, STORE
 
 Item = TypeVar("Item")
 
-# Values of a sum that travel at once: what every process sends is held by each of them.
+# Values of a sum that are exchanged at once. Each process holds this many values from every process.
 _CHUNK = 1 << 22
 
 
 class PeerError(UserError):
-    """This process is sound, but another one of its job is not."""
+    """This process is healthy, but another process of its job failed."""
 
     exit_code = EXIT_PEER
 
 
 class OutOfMemoryTogether(torch.OutOfMemoryError):
-    """A process ran out of memory, and all of them know: they still move together."""
+    """A process ran out of memory, and all processes know it: their weights are still equal."""
 
 
 class Processes:
-    """A job of one process; `ProcessGroup` is one of several."""
+    """A job of one process. For several processes, use `ProcessGroup`."""
 
     rank = 0
     count = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes: journal, key, checkpoints, metrics, the adapter file."""
+        """Whether this process writes the files: journal, key, checkpoints, metrics, adapter file."""
         return self.rank == 0
 
     def share(self, items: Sequence[Item]) -> list[Item]:
-        """Return this process's share: the shares are disjoint, hold all items, and differ by one in size at most."""
+        """Return this process's share. Shares are disjoint, hold all items, and their sizes differ by at most one."""
         return list(items[self.rank :: self.count])
 
     def exchange(self, value: Any) -> list[Any]:
-        """Return what every process gave, plain data, in the order of ranks. All of them have to call it.
+        """Return the plain data of every process, in the order of ranks. Every process has to call it.
 
         Raises:
             PeerError: another process ended, or did not answer in time.
@@ -58,7 +58,9 @@ class Processes:
         return [value]
 
     def sum(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Return the sums over all processes of float64 tensors, added in the order of ranks: the same bits for all.
+        """Return the sums over all processes of float64 tensors.
+
+        They are added in the order of ranks, so that every process gets the same bits.
 
         Raises:
             PeerError: another process ended, or did not answer in time.
@@ -67,21 +69,21 @@ class Processes:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Let what one process raises in this block end it for all, so that none waits for one that has left.
+        """If one process raises in this block, all processes raise at its end, so that none waits for a lost one.
 
-        All meet at the block's end; inside, nothing else may be exchanged. An interruption of one is one of all.
+        Nothing else may be exchanged inside the block. If one process is interrupted, all are.
 
         Raises:
-            PeerError: another process failed; its own message says how.
-            OutOfMemoryTogether: one ran out of memory.
+            PeerError: another process failed; its own message says why.
+            OutOfMemoryTogether: a process ran out of memory.
         """
         yield
 
     def agree(self, what: str, value: Any) -> None:
-        """Make sure that all processes have the same plain data.
+        """Check that all processes have the same plain data.
 
         Raises:
-            UserError: they have not.
+            UserError: their data differ.
         """
         values = self.exchange(value)
         other = next((rank for rank in range(self.count) if values[rank] != values[0]), None)
@@ -101,7 +103,7 @@ class ProcessGroup(Processes):
     """A job of several processes, joined."""
 
     def __init__(self, *, rank: int, count: int) -> None:
-        """For `joined` alone."""
+        """Only `joined` makes one."""
         self.rank, self.count = rank, count
 
     def exchange(self, value: Any) -> list[Any]:
@@ -114,7 +116,7 @@ class ProcessGroup(Processes):
         return [json.loads(part[:length].numpy().tobytes()) for part, length in zip(parts, lengths, strict=True)]
 
     def sum(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """See `Processes`. Gathered and added here: in which order a library's own reduction adds is its own affair."""
+        """See `Processes`. It gathers and adds itself, because a library's reduction does not promise an order."""
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         if flat.dtype != torch.float64:
             raise ValueError(f"sums over processes are float64, not {flat.dtype}")
@@ -141,9 +143,9 @@ class ProcessGroup(Processes):
         for kind in ("failed", "memory", "interrupted"):
             rank = next((rank for rank in range(self.count) if kinds[rank][0] == kind), None)
             if rank is not None:
-                raise self._told(kind, rank, kinds[rank][1], own) from own
+                raise self._error_for_all(kind, rank, kinds[rank][1], own) from own
 
-    def _told(self, kind: str, rank: int, message: str, own: Exception | None) -> Exception:
+    def _error_for_all(self, kind: str, rank: int, message: str, own: Exception | None) -> Exception:
         if kind == "interrupted":
             return Interrupted(message)
         if kind == "memory":
@@ -168,13 +170,13 @@ class ProcessGroup(Processes):
 
 @contextlib.contextmanager
 def joined(*, timeout_minutes: float) -> Iterator[Processes]:
-    """Join the processes of this job, if the environment names any, for as long as the block runs.
+    """Connect the processes of this job in this block, if the environment names several.
 
     Args:
         timeout_minutes: how long they wait for one another.
 
     Raises:
-        UserError: one of them did not come, or the environment names no place of this one.
+        UserError: a process did not join in time, or the environment gives no rank.
     """
     rank, count = _place()
     if count == 1:
@@ -193,10 +195,10 @@ def joined(*, timeout_minutes: float) -> Iterator[Processes]:
         raise PeerError(f"process {rank} of {count} did not find the others: {_first_line(error)}") from error
     try:
         yield ProcessGroup(rank=rank, count=count)
-    except Interrupted:  # all of them are
+    except Interrupted:  # in every process
         dist.destroy_process_group()
         raise
-    # Not after a failure: the others may be gone, and to leave in order would wait for them.
+    # Not after a failure: this call would wait for other processes, which may be gone.
     dist.destroy_process_group()
 
 
@@ -205,7 +207,7 @@ def _place() -> tuple[int, int]:
     size, rank = os.environ.get("WORLD_SIZE", "1"), os.environ.get("RANK", "")
     if not size.isdecimal() or int(size) == 0:
         raise UserError(
-            f"the variable WORLD_SIZE is {size!r}, which is no number of processes: unset it, or start them with "
+            f"the variable WORLD_SIZE is {size!r}, which is not a number of processes: unset it, or start them with "
             "training/launcher.py"
         )
     count = int(size)
@@ -218,7 +220,7 @@ def _place() -> tuple[int, int]:
 
 
 def choose_device(device: torch.device, processes: Processes) -> torch.device:
-    """Give every process of a job on GPUs one of its own, and return `device`, which then means that one.
+    """Give each process of a job its own GPU, if the job uses GPUs. Return `device`, which then means that GPU.
 
     Raises:
         UserError: there are fewer GPUs than processes.
@@ -236,7 +238,7 @@ def choose_device(device: torch.device, processes: Processes) -> torch.device:
 
 def _outcome(error: Exception | None) -> tuple[str, str]:
     if error is None:
-        return ("well", "")
+        return ("ok", "")
     if isinstance(error, Interrupted):
         return ("interrupted", str(error))
     return ("memory" if is_out_of_memory(error) else "failed", _first_line(error))

@@ -1,4 +1,4 @@
-"""What a running stage tells the outside: metrics.jsonl, a line a logged step, and state.json."""
+"""Files that report the progress of a running stage: metrics.jsonl, one line per logged step, and state.json."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from sealed_experts.files.canonical import write_json
 
 
 def without_nan(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a line whose figures that are not numbers are null: JSON has no NaN."""
+    """Return the line with None for each figure that is NaN or infinite: JSON has neither."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in line.items()
     }
@@ -42,18 +42,18 @@ class ProgressFiles:
         }
 
     def begin(self, history: Sequence[dict[str, Any]], *, step: int, max_steps: int) -> None:
-        """Rewrite metrics.jsonl from a checkpoint's history: lines after the resumed step are about to come again."""
+        """Rewrite metrics.jsonl from a checkpoint's history: the run repeats the steps after it, and their lines."""
         lines = "".join(json.dumps(line) + "\n" for line in history)
         write_bytes(self._metrics, lines.encode())
         self.update("running", step=step, max_steps=max_steps, resumed_from=step or None)
 
     def log(self, line: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl and bring state.json up to date."""
+        """Append one line to metrics.jsonl and update state.json."""
         append_text(self._metrics, json.dumps(line) + "\n")
         self.update("running", step=line["step"], epsilon=line.get("epsilon", self._state["epsilon"]))
 
     def end(self, state: str, error: Exception) -> None:
-        """Write down how the run ended; where even that cannot be written, the error itself still reaches the log."""
+        """Record how the run ended. A failed write is ignored, so that the log shows the error itself."""
         with contextlib.suppress(UserError, OSError):
             self.update(state, error=(str(error) or type(error).__name__).splitlines()[0])
 
@@ -64,7 +64,7 @@ class ProgressFiles:
 
 
 class NoProgressFiles(ProgressFiles):
-    """Of a process that writes nothing, because the first one of its job does."""
+    """For all processes but the first, which alone writes the files."""
 
     def begin(self, history: Sequence[dict[str, Any]], *, step: int, max_steps: int) -> None:
         """Write nothing."""

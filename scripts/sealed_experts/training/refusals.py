@@ -1,4 +1,4 @@
-"""What stops a stage, before it trains or while it does, and what to do about it."""
+"""Checks and messages for what stops a stage, before or during training, and what to do about it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,10 +20,10 @@ _SUBJECT = {
 
 
 def check_context(job: StageJob, *, context: int | None) -> None:
-    """Check that the longest example fits the base's context, in tokens; None where the base declares none.
+    """Check that the longest example fits the base's context, in tokens; None if the base declares none.
 
     Raises:
-        UserError: it does not.
+        UserError: it does not fit.
     """
     longest = job.settings.max_seq_len
     if context is not None and longest > context:
@@ -33,14 +33,14 @@ def check_context(job: StageJob, *, context: int | None) -> None:
 
 
 def check_length(job: StageJob, *, steps: int, units: int) -> None:
-    """Check that a training whose length is given in epochs can be counted, and is longer than its warmup.
+    """Check the number of steps of a training whose length is given in epochs.
 
     Args:
         steps: how many optimizer steps it takes.
         units: units of privacy to train on.
 
     Raises:
-        UserError: it cannot, or is not.
+        UserError: there are too many steps to account for, or the warmup is longer than the training.
     """
     name, settings = job.stage, job.settings
     length = f"{settings.epochs:g} epochs of {units} units are {steps} steps" if settings.epochs else f"{steps} steps"
@@ -51,10 +51,10 @@ def check_length(job: StageJob, *, steps: int, units: int) -> None:
 
 
 def check_recomputation(job: StageJob, *, engine: str | None) -> None:
-    """Check that the gradient engine, if there is one, can recompute activations where the settings ask for it.
+    """If the settings ask to recompute activations, check that the gradient engine can do it.
 
     Raises:
-        UserError: it cannot.
+        UserError: the engine cannot.
     """
     if job.settings.gradient_checkpointing == "on" and not can_recompute(engine):
         raise UserError(
@@ -65,15 +65,15 @@ def check_recomputation(job: StageJob, *, engine: str | None) -> None:
 
 
 def can_recompute(engine: str | None) -> bool:
-    """Tell whether activations can be recomputed: without privacy there is no engine, and they always can."""
+    """Return whether activations can be recomputed. Without privacy there is no engine, and they always can."""
     return engine is None or engine in RECOMPUTING
 
 
 def check_processes(job: StageJob, *, count: int) -> None:
-    """Check that the job was started as the processes that its settings name, if they do.
+    """If the settings name a number of processes, check that the job was started with that number.
 
     Raises:
-        UserError: it was not.
+        UserError: the number differs.
     """
     wanted = job.settings.processes_per_job
     if wanted is not None and wanted != count:
@@ -85,10 +85,10 @@ def check_processes(job: StageJob, *, count: int) -> None:
 
 
 def check_start(job: StageJob, start: Mapping[str, Any], *, base_digest: str) -> None:
-    """Check that an adapter file, whose content is `start`, is one that this stage can go on from.
+    """Check that this stage can start from an adapter file with the content `start`.
 
     Raises:
-        UserError: as `check_made_with`.
+        UserError: the file was made with something else.
     """
     assert job.start is not None, "the stage starts from an adapter"
     check_made_with(
@@ -104,13 +104,13 @@ def check_start(job: StageJob, start: Mapping[str, Any], *, base_digest: str) ->
 
 
 def check_made_with(path: Path, state: Mapping[str, Any], *, needed: str, remedy: str, **expected: Any) -> None:
-    """Check that an adapter file was made with what it is to be used with.
+    """Check that an adapter file was made with the expected base, stage or settings.
 
     Args:
         path: the file.
         state: its content.
-        needed: what the message says about the expected value, which replaces `{}`.
-        remedy: what the message tells to do.
+        needed: the message's text about the expected value, which replaces `{}`.
+        remedy: the message's advice.
         expected: values of the run's subject: `adapter_name`, `stage`, `base_digest`, `adapter` or `template`.
 
     Raises:
@@ -124,7 +124,7 @@ def check_made_with(path: Path, state: Mapping[str, Any], *, needed: str, remedy
 
 
 def not_finite(what: str, *, step: int, stage: str, learning_rate: float) -> UserError:
-    """Return what to say, and to advise, when the `what` of a step is not finite."""
+    """Return the error, with advice, for a step whose `what` is not finite."""
     return UserError(
         f"step {step}: the {what} became infinite or NaN; the last checkpoint is kept. Lower {stage}.learning_rate "
         f"(now {learning_rate:g}), or add {stage}.warmup_steps; that starts this stage again. Unchanged, the same "
@@ -133,7 +133,7 @@ def not_finite(what: str, *, step: int, stage: str, learning_rate: float) -> Use
 
 
 def out_of_memory(job: StageJob, *, engine: str | None = None) -> UserError:
-    """Return what to say, and to advise, when the device has no memory left."""
+    """Return the error, with advice, for a device without free memory."""
     recompute = f", or set {job.stage}.gradient_checkpointing: on" if can_recompute(engine) else ""
     return UserError(
         "the device or the machine ran out of memory; the log above says what is saved. With more free memory the "

@@ -1,4 +1,4 @@
-"""The logits of response positions, and the likelihood of what stands there."""
+"""The logits at response positions, and the likelihood of the response tokens."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -11,11 +11,11 @@ from sealed_experts.training.batches import IGNORED, Batch
 
 @dataclass(frozen=True)
 class ResponseLogits:
-    """What a model says at the response positions of a batch, row after row.
+    """A model's output at the response positions of a batch, row by row.
 
     Attributes:
         logits: float32 [positions, vocabulary].
-        tokens: [positions], the token that stands there.
+        tokens: [positions], the token at that position.
         row: [positions], the row each position belongs to.
         counts: [rows], how many positions each row has.
     """
@@ -27,11 +27,11 @@ class ResponseLogits:
 
     def losses(self) -> torch.Tensor:
         """Return the negative log-likelihood of each position's token in nats, [positions]."""
-        # Not cross_entropy, which PyTorch does not promise to be deterministic on a GPU.
+        # PyTorch does not promise that cross_entropy is deterministic on a GPU.
         return self.logits.logsumexp(-1) - self.logits.gather(-1, self.tokens[..., None])[..., 0]
 
     def row_sums(self, values: torch.Tensor) -> torch.Tensor:
-        """Add up one value a position, [positions], to one a row, [rows]."""
+        """Add up values per position, [positions], to values per row, [rows]."""
         return torch.zeros(self.counts.shape[0], device=values.device).index_add(0, self.row, values)
 
     def row_means(self, values: torch.Tensor) -> torch.Tensor:
@@ -41,21 +41,21 @@ class ResponseLogits:
 
 @dataclass(frozen=True)
 class PaddedResponseLogits(ResponseLogits):
-    """The same of a padded batch: where it says [positions] above, it is [rows, most positions of a row] here.
+    """`ResponseLogits` of a padded batch: every [positions] there is [rows, most positions of a row] here.
 
     Attributes:
-        real: which of them are response positions; the values at the others are finite and mean nothing.
+        real: which entries are response positions; the values of the others are finite and have no meaning.
     """
 
     real: torch.Tensor
 
     def row_sums(self, values: torch.Tensor) -> torch.Tensor:
-        """Add up one value a position, [rows, most], to one a row, [rows]."""
+        """Add up values per position, [rows, most], to values per row, [rows]."""
         return torch.where(self.real, values, 0.0).sum(1)
 
 
 def response_logits(model: torch.nn.Module, batch: Batch) -> ResponseLogits:
-    """Run the model on a batch, its output head on response positions alone."""
+    """Run the model on a batch, but its output head only on response positions."""
     if batch.positions is not None:
         return _padded_logits(model, batch, batch.positions)
     mask = batch.labels != IGNORED
@@ -64,7 +64,7 @@ def response_logits(model: torch.nn.Module, batch: Batch) -> ResponseLogits:
         with _head_on(model, lambda hidden: hidden[:, -mask.shape[1] :][mask]):
             logits = model(input_ids=batch.input_ids).logits.float()
     else:
-        # Nothing to predict: no positions, but still a gradient, so that the engine sees every parameter.
+        # There is nothing to predict. Still run the model, so that every parameter has a gradient for the engine.
         logits = model(input_ids=batch.input_ids, logits_to_keep=1).logits.float()[:, 0][:0]
     return ResponseLogits(logits=logits, tokens=batch.labels[mask], row=mask.nonzero()[:, 0], counts=counts)
 
@@ -84,12 +84,12 @@ def _padded_logits(model: torch.nn.Module, batch: Batch, positions: torch.Tensor
 
 
 def at_responses(batch: Batch, values: torch.Tensor, *, elsewhere: float) -> torch.Tensor:
-    """Lay out one value a response position, [positions], as `response_logits` lays out this batch's.
+    """Arrange values per response position, [positions], in the same shape as `response_logits` of this batch.
 
     Args:
         batch: the batch.
-        values: row after row.
-        elsewhere: what stands where a padded row has no response position.
+        values: one per response position, row by row.
+        elsewhere: value for the other positions of a padded row.
     """
     if batch.positions is None:
         return values
@@ -103,7 +103,7 @@ def mean_response_loss(
     """Return the mean loss over all response tokens of `batches`, in nats; NaN when there are none.
 
     Args:
-        check: called before each batch; may raise to give up.
+        check: called before each batch; may raise to stop.
     """
     total, tokens = 0.0, 0
     with torch.no_grad():
@@ -117,10 +117,10 @@ def mean_response_loss(
 
 @contextlib.contextmanager
 def _head_on(model: torch.nn.Module, chosen: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Let the output head see only the positions that `chosen` takes out of [rows, length, hidden units].
+    """Run the output head only on the positions that `chosen` takes from [rows, length, hidden units].
 
-    The head is the widest layer of a small model, and most positions of an example are prompt or padding. Virtual
-    tokens of a soft prompt come before the batch's own: counted from the end, positions are right with them too.
+    The head is the widest layer of a small model, and most positions are prompt or padding. A soft prompt's virtual
+    tokens come before the tokens of the batch, so `chosen` counts positions from the end.
     """
     head = model.get_output_embeddings()  # type: ignore[operator]
     handle = head.register_forward_pre_hook(lambda module, inputs: (chosen(inputs[0]),))

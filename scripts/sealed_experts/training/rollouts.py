@@ -1,10 +1,10 @@
-"""Sampled answers: a whole batch of prompts at once, with a KV cache, from keyed uniforms.
+"""Sample answers to a whole batch of prompts at once, with a KV cache, from keyed uniforms.
 
-A token depends on (key, step, unit, position), its prompt and the weights, and on nothing else: privacy counts on it.
-Where a uniform falls close to the edge between two tokens, the last bit of a logit decides which one is drawn, and the
-shape of a batch moves that bit. So under privacy every forward pass has one shape, whatever was drawn: prompts are
-padded to the longest that the settings allow, and rows that nobody asked for fill the last piece.
-`check_row_independence` makes sure that in such passes a row's bits are its own.
+A token may depend only on (key, step, unit, position), its prompt and the weights: privacy needs this. But if a uniform
+is close to the edge between two tokens, the last bit of a logit decides which one is drawn, and the shape of the batch
+can change that bit. So under privacy all forward passes have the same shape, whatever was drawn: prompts are padded to
+the longest length that the settings allow, and filler rows complete the last piece. `check_row_independence` checks
+that in such passes no row depends on another.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from sealed_experts.models.attachment import decoding
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.training.policy import ranking
 
-# A nucleus is nearly always found among this many likeliest tokens; the rest is sorted only where it is not.
+# This many likeliest tokens nearly always hold the nucleus. More are sorted only if they do not.
 _LIKELIEST = 256
 
 
@@ -34,9 +34,9 @@ class Sampling:
         temperature: divides the logits; 0 takes the likeliest token.
         top_p: probability that the nucleus holds; 1 for all tokens.
         end: the token that ends an answer.
-        pad: any token: what stands where nothing is read.
-        prompt_tokens: width that every prompt is padded to; none is longer.
-        rows: prompts in every forward pass, fillers included.
+        pad: any token: it fills positions that are not read.
+        prompt_tokens: every prompt is padded to this width; none is longer.
+        rows: rows in every forward pass, including fillers.
     """
 
     max_new_tokens: int
@@ -53,10 +53,10 @@ class Sampled:
     """One answer.
 
     Attributes:
-        tokens: the answer; its last is the end of sequence unless it was cut.
-        nucleus: for each token, how many of the likeliest it was sampled from.
-        log_probs: for each token, its log-probability among those.
-        truncated: whether it was cut at the longest length.
+        tokens: the answer; its last token is the end of sequence, unless the answer was cut.
+        nucleus: for each token, the size of the nucleus that it was sampled from.
+        log_probs: for each token, its log-probability within that nucleus.
+        truncated: whether the answer was cut at the longest length.
     """
 
     tokens: tuple[int, ...]
@@ -79,13 +79,13 @@ def sample_answers(
     """Return one answer to each prompt.
 
     Args:
-        model: a causal language model; left in the mode it was in.
-        prompts: their tokens.
-        units: what each prompt's randomness is named after; all different.
+        model: a causal language model; its mode (training or not) does not change.
+        prompts: the tokens of each prompt.
+        units: the unit of each prompt, all different; a unit names its random numbers.
         sampling: how to sample.
-        stream: whose uniforms decide; those of (unit, `step`) are used.
+        stream: source of the uniforms, which depend on (unit, `step`).
         step: the step that the answers are for.
-        check: called before each token; may raise to give up.
+        check: called before each token; may raise to stop.
     """
     uniforms = [stream.uniforms(f"rollout/{unit}", step, sampling.max_new_tokens) for unit in units]
     answers: list[Sampled] = []
@@ -97,9 +97,9 @@ def sample_answers(
 
 
 def check_row_independence(model: Any, prompts: Sequence[Sequence[int]], *, sampling: Sampling) -> bool:
-    """Tell whether a prompt's draws are the same to the last bit wherever it stands and whatever stands beside it.
+    """Return whether the draws for a prompt are the same to the last bit, whatever its place and the other rows.
 
-    The given prompts are tried in one order, in the reverse, and each among fillers alone, over a few tokens.
+    A few tokens are sampled for the prompts in order, in reverse order, and for the first and last among fillers alone.
     """
     chosen = [list(prompt) for prompt in prompts[: sampling.rows]]
     with _evaluating(model):
@@ -114,7 +114,7 @@ def check_row_independence(model: Any, prompts: Sequence[Sequence[int]], *, samp
 
 @torch.no_grad()
 def _few_draws(model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the logits of a few tokens, [prompts, tokens, vocabulary], and the log-probabilities of those drawn."""
+    """Return the logits at a few positions, [prompts, tokens, vocabulary], and log-probabilities of drawn tokens."""
     device = next(model.parameters()).device
     decoder, inputs = decoding(model, _left_padded(model, prompts, sampling=sampling, device=device))
     half = torch.full((sampling.rows,), 0.5, dtype=torch.float64, device=device)
@@ -171,7 +171,7 @@ def _sample(
 def pick_tokens(
     logits: torch.Tensor, uniforms: torch.Tensor, *, temperature: float, top_p: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pick a token a row by inverting the cumulative distribution at that row's uniform.
+    """Pick one token per row by inverting the cumulative distribution at that row's uniform.
 
     Args:
         logits: float32 [rows, vocabulary].
@@ -180,13 +180,13 @@ def pick_tokens(
         top_p: probability that the nucleus holds: the fewest likeliest tokens that reach it.
 
     Returns:
-        Per row the token, the size of its nucleus, and its log-probability within it (float64).
+        For each row the token, the size of the nucleus, and the token's log-probability within it (float64).
     """
     if temperature == 0:
         token = ranking(logits).argmax(1)
         return token, torch.ones_like(token), torch.zeros_like(token, dtype=torch.float64)
     if top_p >= 1.0:
-        # No order is asked for, and a float32 for each token will do; the sums are float64.
+        # No order is needed. A float32 per token is precise enough, because the sums are float64.
         scaled = logits / temperature
         scaled -= scaled.amax(1, keepdim=True)
         mass = _cumulative(scaled.exp())
@@ -211,7 +211,7 @@ def pick_tokens(
 
 
 def _cumulative(probabilities: torch.Tensor) -> torch.Tensor:
-    # On a GPU, cumsum has no deterministic kernel.
+    # cumsum has no deterministic kernel on a GPU.
     return probabilities.cpu().cumsum(1, dtype=torch.float64).to(probabilities.device)
 
 
@@ -221,12 +221,12 @@ def _left_padded(
     width = sampling.prompt_tokens
     ids = torch.full((sampling.rows, width), sampling.pad, dtype=torch.long)
     mask = torch.zeros((sampling.rows, width), dtype=torch.long)
-    mask[:, -1] = 1  # a filler's one token
+    mask[:, -1] = 1  # a filler row has one token
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
         mask[row, width - len(prompt) :] = 1
     inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-    # Models without the argument count positions from the mask themselves.
+    # Models without this argument compute positions from the mask.
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if "position_ids" in inspect.signature(base.forward).parameters:
         inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0).to(device)
@@ -262,7 +262,7 @@ def _answers(
 
 @contextlib.contextmanager
 def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Recomputed activations, a matter of training, forbid a cache."""
+    """Put the model in evaluation mode in this block: in training mode, recomputed activations forbid a KV cache."""
     training = model.training
     model.eval()
     try:

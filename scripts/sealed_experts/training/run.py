@@ -1,4 +1,7 @@
-"""Which run a stage is: its fingerprint, its folder, its key, and what it counts."""
+"""The run of a stage: its fingerprint, its folder, its key, and its privacy accounts.
+
+A run is one training of a stage with fixed data, settings and numeric environment. run.json in its folder describes it.
+"""
 
 import contextlib
 import functools
@@ -15,12 +18,12 @@ from sealed_experts.training.checkpoints import CheckpointFolder, key_id
 from sealed_experts.training.continuation import Accounts, Continuation, find_continuation, journal_of, take_over
 from sealed_experts.training.environment import fingerprint, without_processes
 from sealed_experts.training.job import StageJob
-from sealed_experts.training.other_runs import tell_of_others
+from sealed_experts.training.other_runs import report_other_runs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of a stage. Without privacy it has no accounts; `max_steps` are those that the settings ask for."""
+    """One run of a stage. Without privacy, `accounts` is None. `max_steps` is what the settings ask for."""
 
     fingerprint: str
     checkpoints: CheckpointFolder
@@ -30,7 +33,7 @@ class Run:
 
     @functools.cached_property
     def stream(self) -> Stream:
-        """The stream of its draws and its noise."""
+        """The random stream for draws and noise."""
         return Stream(self.key)
 
     @property
@@ -49,26 +52,26 @@ class Run:
         return self.accounts.curve() if self.accounts else None
 
     def journal(self, *, writes: bool) -> contextlib.AbstractContextManager[Journal | None]:
-        """Return the journal, open; None in a process that does not write.
+        """Open the journal and return it; None in a process that does not write.
 
         Raises:
-            UserError: it is gone or damaged, or not this run's.
+            UserError: the journal is gone or damaged, or belongs to another run.
         """
         if self.accounts is None or not writes:
             return contextlib.nullcontext()
-        journal_of(self.checkpoints, before=self.accounts.before, plan=self.accounts.plan)  # never made anew
+        journal_of(self.checkpoints, before=self.accounts.before, plan=self.accounts.plan)  # raises if it is gone
         return self._open_journal(self.accounts)
 
     def begin_journal(self) -> int:
-        """Start the journal of a new run; return how many steps that of this run holds.
+        """Start the journal if this run is new; return how many steps the journal holds.
 
         Raises:
-            UserError: it is gone or damaged, or not this run's.
+            UserError: the journal is gone or damaged, or belongs to another run.
         """
         if self.accounts is None:
             return 0
         folder = self.checkpoints
-        # A state of its own was journalled: then the journal was lost.
+        # A run that has its own checkpoint had a journal. If it is missing now, it was lost: do not start a new one.
         new = not folder.described and folder.newest_step < self.accounts.first_step
         if new and not folder.journal.exists():
             self._open_journal(self.accounts).close()
@@ -93,14 +96,14 @@ def settle_run(
     max_steps: int,
     begins: bool = True,
 ) -> Run:
-    """Return the run of this job, and make what it starts with: folder, key, journal, the state that it goes on from.
+    """Return the run of this job, and create what it needs to start: folder, key, journal, the state to continue from.
 
     Args:
-        max_steps: the steps that are asked for.
-        begins: whether this process makes what is missing and says where the run goes on; others find it made.
+        max_steps: the number of steps that the settings ask for.
+        begins: whether this process creates what is missing, and reports from where the run continues.
 
     Raises:
-        UserError: something that the run, or the one before it, has begun with is gone or damaged.
+        UserError: a file that this run, or the previous run, has begun with is gone or damaged.
     """
     before = find_continuation(job.checkpoints, subject=subject, environment=environment, plan=plan)
     continues = before.to_json() if before else None
@@ -112,16 +115,16 @@ def settle_run(
     if begins:
         _begin(run, before, root=job.checkpoints, processes=environment["processes"])
         if folder.newest_step < 0:
-            tell_of_others(folder.path / "run.json", subject=subject, environment=environment)
-        # Last: a folder without it is nobody's, and is made anew.
+            report_other_runs(folder.path / "run.json", subject=subject, environment=environment)
+        # Write run.json last: a folder without it belongs to no run yet, and is set up again.
         folder.describe(subject=subject, environment=environment, continues=continues)
     return run
 
 
 def _begin(run: Run, before: Continuation | None, *, root: Path, processes: int) -> None:
-    """Make the journal and take over the state of the run before; again where a run has lost its checkpoints.
+    """Start the journal and take over the state of the previous run, also if this run has lost its checkpoints.
 
-    Nothing starts at its first step silently.
+    A run that starts at its first step reports it.
     """
     folder = run.checkpoints
     recorded_steps = run.begin_journal()
@@ -143,10 +146,10 @@ def _key(
     environment: dict[str, Any],
     plan: PrivacyPlan | None,
 ) -> bytes:
-    """Return the key of draws and noise: secret in release mode, otherwise derived from the seed.
+    """Return the key for draws and noise: secret in release mode, otherwise derived from the seed.
 
-    The derived one depends on the fingerprint and the expert, so that no two runs share noise; but not on the number
-    of processes, which draw the same batches however many they are.
+    The derived key depends on the subject and the environment, so that no two runs share noise. It does not depend on
+    the number of processes, so that any number of processes draws the same batches.
     """
     if plan is not None and plan.mode == "release":
         return folder.secret_key()

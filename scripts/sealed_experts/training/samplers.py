@@ -1,4 +1,4 @@
-"""Which units a step sees: a pure function of (key, step)."""
+"""Which units a step trains on: a pure function of (key, step)."""
 
 import math
 from dataclasses import dataclass
@@ -25,21 +25,21 @@ class PoissonSampler:
         self._units, self._rate, self._stream = units, rate, stream
 
     def draw(self, step: int) -> np.ndarray:
-        """Return the drawn units; there may be none."""
+        """Return the drawn units; the draw may be empty."""
         return np.flatnonzero(self._stream.uniforms("draw", step, self._units) < self._rate)
 
 
 class ShuffledSampler:
-    """Epochs over a fresh random order each, cut into batches of one size; the last one holds what is left.
+    """The usual sampling without privacy: each epoch has a new random order, cut into batches of equal size.
 
-    The usual sampling without privacy.
+    The last batch of an epoch holds the remaining units.
     """
 
     def __init__(self, *, units: int, batch_size: int, stream: Stream) -> None:
         self._units, self._batch_size, self._stream = units, batch_size, stream
 
     def draw(self, step: int) -> np.ndarray:
-        """Return this step's part of its epoch's order."""
+        """Return the units of step `step`: one part of its epoch's order."""
         epoch, position = divmod(step - 1, math.ceil(self._units / self._batch_size))
         order = self._stream.permutation("epoch", epoch, self._units)
         return order[position * self._batch_size : (position + 1) * self._batch_size]
@@ -47,7 +47,7 @@ class ShuffledSampler:
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """The logical batches of a run: which units each step sees, and which of their rows."""
+    """The logical batches of a run: which units each step trains on, and which rows of them."""
 
     dataset: UnitDataset
     sampler: Sampler

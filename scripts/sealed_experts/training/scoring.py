@@ -1,4 +1,4 @@
-"""Answers with their rewards: what a policy says to a set of prompts, and how good that is."""
+"""Sample a policy's answers to a set of prompts, and score them with a reward."""
 
 import dataclasses
 import statistics
@@ -23,7 +23,7 @@ class Rollout(Answer):
 
     Attributes:
         score: its reward.
-        advantage: what the score term is multiplied by.
+        advantage: factor of the score term.
     """
 
     score: Score
@@ -53,7 +53,7 @@ class Scorer:
         """Check that every prompt, read from `path`, leaves room for an answer.
 
         Raises:
-            UserError: one does not; it names the longest.
+            UserError: a prompt is too long; the message names the longest one.
         """
         longest = max(examples, key=lambda example: example.prompt_length, default=None)
         if longest is None or self.answering.has_room(longest):
@@ -67,10 +67,10 @@ class Scorer:
         )
 
     def settle(self, model: Any, examples: Sequence[Example]) -> None:
-        """Sample one prompt at a time where, on this machine, a row of a batch depends on the other rows.
+        """Test whether rows of a batch depend on each other on this machine; if so, sample one prompt at a time.
 
         Args:
-            examples: some to try it with.
+            examples: examples for the test.
         """
         prompts = [example.ids[: example.prompt_length] for example in examples[: self._sampling.rows]]
         if prompts and not check_row_independence(model, prompts, sampling=self._sampling):
@@ -83,7 +83,7 @@ class Scorer:
         Under privacy every pass of a step has one shape, see `rollouts`; without it the draw is no secret.
 
         Raises:
-            UserError: the reward fails, or leaves its range.
+            UserError: the reward fails, or its value is out of range.
         """
         prompts = [example.ids[: example.prompt_length] for example in examples]
         sampling = self._sampling if self._private else fitting(self._sampling, prompts)
@@ -99,7 +99,7 @@ class Scorer:
 
 
 def reward_figures(rollouts: Sequence[Rollout]) -> dict[str, Any]:
-    """Return mean, spread and axes of the rewards, the answers' mean length in tokens and the share that was cut.
+    """Return the rewards' mean, spread and axes, the answers' mean length in tokens, and the share of cut answers.
 
     They are functions of private records. Without any rollout (an empty draw) they are None.
     """
@@ -107,7 +107,7 @@ def reward_figures(rollouts: Sequence[Rollout]) -> dict[str, Any]:
 
 
 def observed(rollout: Rollout) -> dict[str, Any]:
-    """Return what `figures_of_observed` needs of a rollout, as plain data."""
+    """Return the part of a rollout that `figures_of_observed` needs, as plain data."""
     return {
         "reward": rollout.score.value,
         "axes": dict(rollout.score.axes),
@@ -117,7 +117,7 @@ def observed(rollout: Rollout) -> dict[str, Any]:
 
 
 def figures_of_observed(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return `reward_figures` from what was `observed` of each rollout, in whichever process."""
+    """Return the `reward_figures` of rollouts that any process has `observed`."""
     rewards = [row["reward"] for row in rows]
     return {
         "reward_mean": _mean(rewards),

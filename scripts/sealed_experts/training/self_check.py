@@ -1,4 +1,4 @@
-"""Before a private run: its per-unit gradients, on its own examples, against one-at-a-time truth."""
+"""Before a private run: compare per-unit gradients with gradients computed one unit at a time, on its own examples."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -30,15 +30,15 @@ def check_gradients(
     """Check the engine of this name on units from the shortest to the longest, in two padded batches.
 
     Raises:
-        UserError: the gradients differ: training under privacy would be unsound, and is refused.
+        UserError: the gradients differ, so training under privacy would be unsound.
     """
     device = next(model.parameters()).device
-    # What each unit would contribute to a step, rows that belong together included.
+    # All rows that each unit would contribute to a step.
     units = longest_first(dataset.examples(np.arange(len(dataset)), step=0, stream=stream))
     units = [rows for rows in units if any(row.response_tokens for row in rows)] or units
     units = sorted(units, key=lambda rows: max((len(row.ids), row.ids) for row in rows))
     chosen = [units[int(index)] for index in np.linspace(0, len(units) - 1, min(UNITS, len(units)))]
-    # Short and long units side by side, so that padding is there to be wrong about.
+    # Each batch mixes short and long units, so that it has padding: errors with padding would show.
     halves = [half for half in (chosen[0::2], chosen[1::2]) if half]
     batches = [_one_batch(half, pad_id=pad_id, device=device) for half in halves]
     try:

@@ -50,8 +50,8 @@ def train_stage(job: StageJob, make_objective: MakeObjective) -> None:
     """Train a stage, from its newest checkpoint if there is one, and write its adapter file.
 
     Raises:
-        Interrupted: asked to stop; the same command goes on from here.
-        UserError: a mistake in data or settings, a changed base, an unsound gradient, or a folder in use.
+        Interrupted: training was asked to stop; the same command continues it.
+        UserError: a mistake in data or settings, a changed base, a wrong gradient, or a folder in use.
     """
     with (
         Interruption() as interruption,
@@ -62,7 +62,7 @@ def train_stage(job: StageJob, make_objective: MakeObjective) -> None:
             check_processes(job, count=processes.count)
             if processes.is_first:
                 held.enter_context(folder_lock(job.checkpoints, while_waiting=interruption.check))
-        if processes.count == 1:  # the launcher leases for several
+        if processes.count == 1:  # for several processes, the launcher holds the lease
             held.enter_context(device_lease(job.device, while_waiting=interruption.check))
         progress = (ProgressFiles if processes.is_first else NoProgressFiles)(
             job.output.parent,
@@ -88,7 +88,7 @@ def train_stage(job: StageJob, make_objective: MakeObjective) -> None:
 
 
 def engine_of(job: StageJob) -> str | None:
-    """Return the gradient engine that the adapter's kind names for the base; None without privacy.
+    """Return the gradient engine that the adapter kind names for this base; None without privacy.
 
     Raises:
         UserError: the base's config.json cannot be read.
@@ -97,7 +97,7 @@ def engine_of(job: StageJob) -> str | None:
 
 
 class _Stage:
-    """The parts of one training run, put together in the order in which they depend on each other."""
+    """The parts of one training run, built in the order of their dependencies."""
 
     def __init__(self, job: StageJob, make_objective: MakeObjective, around: Surroundings) -> None:
         self.job, self.around, self.processes = job, around, around.processes
@@ -136,13 +136,13 @@ class _Stage:
         self.environment = self._environment()
 
     def open(self) -> None:
-        """Settle which run this is, with its folder and its key; the first process makes what is missing."""
+        """Determine the run, with its folder and its key. The first process creates what is missing."""
         self.processes.agree("settings, data, libraries or hardware", digest_of([self.subject, self.environment]))
         with self.processes.together():
             if self.processes.is_first:
                 self.run = self._settled()
         if not self.processes.is_first:
-            self.run = self._settled()  # finds what the first has made
+            self.run = self._settled()  # finds what the first process has created
         self.processes.agree("key or first weights", [key_id(self.run.key), tensors_digest(self.initial)])
 
     def train(self) -> None:
@@ -157,7 +157,7 @@ class _Stage:
             receipt = unprotected_receipt(stage=self.job.stage, unit=self.data.unit, prior=self.ancestors.receipt)
             self._finish(self._loop(gradients), privacy=receipt)
             return
-        assert self.engine is not None, "a stage under privacy has one"
+        assert self.engine is not None, "a stage under privacy has an engine"
         with self.processes.together():
             check_gradients(
                 model=self.model,
@@ -197,7 +197,7 @@ class _Stage:
             run=self.run,
             around=self.around,
         )
-        loop.run()
+        loop.train()
         return loop
 
     def _settled(self) -> Run:
@@ -246,7 +246,7 @@ class _Stage:
         )
 
     def _subject(self) -> dict[str, Any]:
-        """What this run computes, and from what: its name towards people, and its fingerprint."""
+        """Return what this run computes and from what. It names the run in messages, and enters its fingerprint."""
         job, manifest = self.job, self.base.manifest
         return {
             "adapter_name": job.expert,
@@ -258,7 +258,7 @@ class _Stage:
             "code": job.settings.code(),
             "dataset_size": len(self.data.train),
             **self.data.digests,
-            # Noise and steps as they were settled: `auto` may settle otherwise with another accountant.
+            # The resulting noise and steps: with another accountant, `auto` may give other values.
             "plan": self.plan.describe() if self.plan else None,
             "base_digest": manifest["digest"],
             **self.ancestors.digests(),

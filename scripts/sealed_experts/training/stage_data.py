@@ -1,4 +1,4 @@
-"""The records of a stage: those that it trains on, and those that it is validated on."""
+"""The records of a stage: for training and for validation."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from sealed_experts.data.records import read_records, records_digest
 from sealed_experts.files.canonical import read_json
 from sealed_experts.files.digests import digest_of
 from sealed_experts.training.batches import Example
-from sealed_experts.training.dataset import UnitDataset, apart
+from sealed_experts.training.dataset import UnitDataset, one_unit_per_record
 from sealed_experts.training.job import StageJob
 
 
@@ -19,11 +19,11 @@ class StageData:
     """A stage's records, tokenized.
 
     Attributes:
-        train: what it trains on.
-        validated: the rows of what it is validated on, each record as a unit of its own.
+        train: the training records.
+        validated: the rows of the validation records; each record is a separate unit.
         unit: what a unit of privacy is.
         kinds: the kinds of the records.
-        digests: of all of them, as they are in the files and as tokens.
+        digests: digests of all records, as they are in the files and as tokens.
     """
 
     train: UnitDataset
@@ -37,7 +37,8 @@ class StageData:
         """Read and tokenize the records of a job.
 
         Raises:
-            UserError: a file cannot be read, the template cannot say a record, or a held-out record is trained on.
+            UserError: a file cannot be read, the template cannot express a record, or a held-out record is also a
+                training record.
         """
         train = read_records(job.train)
         held_out = held_out_records(job.val, train=job.train, private=job.settings.privacy.enabled)
@@ -50,7 +51,7 @@ class StageData:
         stats = read_json(job.stats)
         return cls(
             train=learned,
-            validated=apart(validated.records()[: job.settings.eval_examples]),
+            validated=one_unit_per_record(validated.records()[: job.settings.eval_examples]),
             unit=stats["unit"],
             kinds=list(dict.fromkeys(type(record) for record in (*train, *held_out))),
             digests={

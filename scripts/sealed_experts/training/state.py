@@ -1,4 +1,4 @@
-"""What a run changes, and how checkpoints hold it."""
+"""The state that training changes, and how checkpoints hold it."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +12,9 @@ from sealed_experts.training.objective import Objective
 
 @dataclass(kw_only=True)
 class TrainingState:
-    """What a step counts.
+    """Counters and history of a run.
 
-    `best` holds the adapter's weights as the best validation saw them, where they are to be kept.
+    `best` holds the adapter's weights at the best validation, if the settings keep them.
     """
 
     step: int = 0
@@ -26,7 +26,7 @@ class TrainingState:
 
 
 class Trained:
-    """What an optimizer moves, and what goes with it: the adapter's weights, their moments, the objective's state."""
+    """The adapter's weights, with the state of the optimizer and of the objective."""
 
     def __init__(self, *, model: Any, objective: Objective, learning_rate: float, weight_decay: float) -> None:
         self.model, self.objective = model, objective
@@ -44,7 +44,7 @@ class Trained:
         }
 
     def restore(self, saved: dict[str, Any]) -> TrainingState:
-        """Take back what `snapshot` returned; return the state that it was given."""
+        """Restore what `snapshot` returned; return its training state."""
         load_adapter_state(self.model, saved["model_state_dict"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.objective.load_state_dict(saved["objective"])
@@ -53,7 +53,7 @@ class Trained:
         )
 
     def digest(self) -> str:
-        """Return a digest of the weights and of all that goes with them."""
+        """Return a digest of the weights, the optimizer's state and the objective's state."""
         return state_digest(
             {
                 "weights": {str(index): weight.detach() for index, weight in enumerate(self.parameters)},

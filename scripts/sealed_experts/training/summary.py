@@ -1,4 +1,4 @@
-"""A stage's figures, derived from its adapter file."""
+"""The metrics of a stage, derived from its adapter file."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ from sealed_experts.training.objectives import stage_of
 
 
 def stage_metrics(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of a stage's metrics file: the figures of every stage, and its own.
+    """Return the content of a stage's metrics file: the figures that every stage has, and those of this stage.
 
-    Losses are means over response tokens in nats, times in seconds. They are functions of private records, as
-    everything in results/ is. `kept` is the validation whose weights the adapter file holds, None for the last step's;
-    the final validation loss is that of these weights.
+    Losses are means over response tokens in nats; times are in seconds. All are functions of private records, like
+    everything in results/. `kept` is the validation whose weights the adapter file holds; None means the last step's
+    weights. The final validation loss belongs to the kept weights.
     """
     train = [line for line in state["history"] if "loss" in line]
     validation = [line for line in state["history"] if "val_loss" in line]

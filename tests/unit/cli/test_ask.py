@@ -78,7 +78,7 @@ def test_chat_ends_with_its_input(engine, capsys, monkeypatch):
 
 
 def test_ask_takes_the_key_of_an_encrypted_package(engine, tmp_path, monkeypatch):
-    """The other commands had --identity; `ask` had the variable alone."""
+    """`ask` once accepted only the variable, not --identity as the other commands do."""
     anna, ben = generate_identity(), generate_identity()
     save_identity(tmp_path / "anna.pem", anna)
     save_identity(tmp_path / "ben.pem", ben)

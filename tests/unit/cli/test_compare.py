@@ -1,4 +1,4 @@
-"""`sealed-experts compare`: what it shows, at any width, and what it says when there is nothing to show."""
+"""`sealed-experts compare`: its output at any width, and its messages if there is nothing to show."""
 
 import json
 import subprocess

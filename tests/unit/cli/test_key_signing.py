@@ -1,4 +1,4 @@
-"""Which key signs, which was rotated out and which opens packages: what `sealed-experts keys` says of each."""
+"""`sealed-experts keys` says which key signs, which one is retired, and which one opens packages."""
 
 import json
 import shlex
@@ -20,14 +20,14 @@ def command_in(text: str) -> list[str]:
 
 
 def test_rotating_says_how_the_old_key_is_revoked(capsys, tmp_path, monkeypatch):
-    """The name of the rotated key names the new one, and nothing said how the old one is called."""
+    """After a rotation, the key's name means the new key, and no message gave the old key's new name."""
     monkeypatch.chdir(tmp_path)
     run(capsys, "create", "--name", "bank")
     old = private_keys.public_half(private_keys.key_path("bank")).fingerprint
     shown = run(capsys, "rotate", "--name", "bank", "--output", "rotation.json")
     lines = [line for line in shown.splitlines() if f"--name bank.retired-{old[:8]} " in line]
     assert len(lines) == 1
-    run(capsys, *command_in(lines[0][lines[0].index("this revokes it") :]))
+    run(capsys, *command_in(lines[0]))
     assert load_trust().find(old).status() == "revoked"
     assert [entry.status() for entry in load_trust() if entry.fingerprint != old] == ["trusted"]
 
@@ -94,7 +94,7 @@ def test_the_first_key_signs_and_no_hint_is_given(capsys):
 
 @pytest.mark.parametrize("folder", [False, True])
 def test_a_fresh_home_has_one_message_for_a_missing_key(capsys, tmp_path, folder):
-    """Without the folder of keys, the message was that it cannot be read."""
+    """Without the folder of keys, the message once said that it cannot be read."""
     if folder:
         private_keys.keys_folder().mkdir(parents=True, mode=0o700)
     path = tmp_path / "tiny.expert"
@@ -112,10 +112,10 @@ def test_a_fresh_home_has_one_message_for_a_missing_key(capsys, tmp_path, folder
 
 
 def test_a_recipients_key_is_listed_and_export_says_where_its_public_half_is(capsys):
-    """`keys list` showed none, and `keys export` said that `keys create` makes one."""
+    """`keys list` once did not show it, and `keys export` once said that `keys create` makes one."""
     made = json.loads(run(capsys, "create", "--recipient", "--name", "reader", "--json"))
     assert f"opens:   reader {made['fingerprint']} (public half: {made['public']})" in run(capsys, "list").splitlines()
     (listed,) = json.loads(run(capsys, "list", "--json"))["recipients"]
     assert listed == {"name": "reader", "public": made["public"], "fingerprint": made["fingerprint"]}
-    assert f"give {made['public']} to those" in run(capsys, "export", "--name", "reader", code=1)
+    assert f"give {made['public']} to everyone" in run(capsys, "export", "--name", "reader", code=1)
     assert "--identity" in run(capsys, "create", "--recipient", "--name", "other")

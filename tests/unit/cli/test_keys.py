@@ -1,4 +1,4 @@
-"""`sealed-experts keys`, as a person and as a program use it, rotation and revocation end to end among them."""
+"""`sealed-experts keys`, with text and with JSON output, including rotation and revocation end to end."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.attacks import building
 
 
 def run(capsys, *command: str, code: int = 0, shows: str = "") -> str:
-    """Run a command and return what it printed; a refusal is one line on standard error, after what it `shows`."""
+    """Run a command and return its output. An error must be one line on standard error, after the output `shows`."""
     found = main([str(part) for part in ("keys", *command)])
     shown = capsys.readouterr()
     assert found == code, shown.err
@@ -29,7 +29,7 @@ def run(capsys, *command: str, code: int = 0, shows: str = "") -> str:
 
 
 def package(folder: Path, name: str) -> Path:
-    """Return a package signed by the key in place with everything that it has."""
+    """Return a package that the current key signed with all its algorithms."""
     path = folder / name
     path.write_bytes(building.package(by=private_keys.load_key()))
     return path
@@ -103,7 +103,7 @@ def public(tmp_path):
 
 
 def test_trust_shows_the_fingerprint_of_every_key(capsys, public):
-    """Whoever compares the first alone would trust any second key that somebody put beside it."""
+    """A user who compares only the first would trust any second key that somebody added."""
     shown = run(capsys, "trust", public)
     for key in building.key(second=True).public.keys:
         assert key.fingerprint in shown
@@ -124,9 +124,9 @@ def test_trust_with_scopes_and_an_expiry_that_can_be_changed(capsys, public):
     ("options", "match"),
     [
         (["--expires", "tomorrow"], "write it as 2030-12-31, or never"),
-        (["--expires", "2020-01-01"], "that day is past"),
-        (["--scope", "a/b"], "is no pattern of names"),
-        (["--scope", ""], "is no pattern of names"),
+        (["--expires", "2020-01-01"], "that day is in the past"),
+        (["--scope", "a/b"], "is not a pattern of names"),
+        (["--scope", ""], "is not a pattern of names"),
         (["--name", "A B"], "cannot name a key"),
     ],
 )
@@ -136,7 +136,7 @@ def test_mistakes_in_trusting_change_nothing(capsys, public, options, match):
 
 
 def test_a_statement_brings_its_own_scopes(capsys, tmp_path):
-    assert "brings the scopes" in run(capsys, "trust", tmp_path / "rotation.json", "--scope", "x", code=1)
+    assert "keeps the scopes" in run(capsys, "trust", tmp_path / "rotation.json", "--scope", "x", code=1)
 
 
 def test_list_for_people_and_programs(capsys, public, tmp_path):
@@ -200,7 +200,7 @@ def test_trust_for_programs(capsys, public, tmp_path):
 
 
 def test_rotation_and_revocation_between_two_people(capsys, tmp_path, monkeypatch):
-    """A bank seals, rotates its key, seals again, and revokes the old one; a customer follows."""
+    """A bank seals, rotates its key, seals again, and revokes the old key. A customer applies both statements."""
     ours, customer = str(home_folder()), str(tmp_path / "customer")
     run(capsys, "create")
     run(capsys, "export", "--output", tmp_path / "bank.pub")
@@ -244,10 +244,10 @@ def test_rotation_and_revocation_between_two_people(capsys, tmp_path, monkeypatc
 def test_a_revocation_in_advance(capsys, tmp_path):
     run(capsys, "create")
     shown = run(capsys, "revoke", "--in-advance", "--reason", "it may be lost", "--output", tmp_path / "some-day.json")
-    assert shown.startswith(f"nothing is revoked; whoever gets {tmp_path / 'some-day.json'} can revoke publisher")
+    assert shown.startswith(f"nothing is revoked yet. Anyone who has {tmp_path / 'some-day.json'} can revoke publisher")
     assert private_keys.load_key()
     assert "revoked: publisher (it may be lost)" in run(capsys, "revoke", "--statement", tmp_path / "some-day.json")
-    assert "are for one's own key" in run(
+    assert "are for your own key" in run(
         capsys, "revoke", "--in-advance", "--statement", tmp_path / "some-day.json", code=1
     )
     assert "goes with --statement" in run(
@@ -256,20 +256,20 @@ def test_a_revocation_in_advance(capsys, tmp_path):
 
 
 def test_following_onto_a_publisher_that_is_trusted_says_so(capsys, tmp_path):
-    """It once said that the key None had certified it."""
+    """The message once said "certified by the key None"."""
     for number in (1, 2):
         (tmp_path / f"bank{number}.pub").write_text(building.key(number).public.pem)
         run(capsys, "trust", tmp_path / f"bank{number}.pub")
     statement = rotation_statement(old=building.key(1), new=building.key(2))
     (tmp_path / "rotation.json").write_text(json.dumps(statement))
-    assert "already trusted: bank2, on its own account" in run(capsys, "trust", tmp_path / "rotation.json")
+    assert "already trusted: bank2, by its own key" in run(capsys, "trust", tmp_path / "rotation.json")
 
 
 def test_revoke_needs_its_own_options(capsys, tmp_path):
     run(capsys, "create")
     assert "--reason is missing" in run(capsys, "revoke", "--output", tmp_path / "r.json", code=1)
     run(capsys, "revoke", "--output", tmp_path / "r.json", "--reason", "lost", "--json")
-    assert "a statement brings both" in run(
+    assert "a statement holds all of that" in run(
         capsys, "revoke", "--statement", tmp_path / "r.json", "--reason", "lost", code=1
     )
     with pytest.raises(SystemExit) as usage:

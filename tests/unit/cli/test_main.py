@@ -1,4 +1,4 @@
-"""The command line for people: `route`, `summary`, help, and how commands end."""
+"""The command line: `route`, `summary`, help, and how commands end."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def config(tmp_path):
 
 
 def call(*arguments, **keywords):
-    """Run the command in a process of its own."""
+    """Run the command in a separate process."""
     return subprocess.run(
         [sys.executable, "-m", "sealed_experts.cli.main", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")},
@@ -247,7 +247,7 @@ def test_nothing_of_the_unsigned_file_steers_the_terminal(config, capsys, path):
 
 @pytest.mark.parametrize("command", [["summary"], ["route", "loan"]])
 def test_an_experts_name_that_steers_the_terminal_is_refused(config, capsys, command):
-    """It was once printed as it stands in the unsigned file."""
+    """The name in the unsigned file was once printed unchanged."""
     content = changed("experts", "a", "stage", to="sft")
     content["experts"][f"a{STEERING}"] = content["experts"].pop("a")
     content["routing_order"] = [f"a{STEERING}", "b"]
@@ -256,7 +256,7 @@ def test_an_experts_name_that_steers_the_terminal_is_refused(config, capsys, com
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.rstrip("\n").isprintable()
-    assert "is no expert's name" in captured.err
+    assert "is not an expert's name" in captured.err
 
 
 def test_route_shows_matched_keywords_without_steering_the_terminal(config, capsys):

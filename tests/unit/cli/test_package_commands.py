@@ -1,4 +1,4 @@
-"""`sealed-experts verify`, `inspect` and `unpack` for packages of both containers, as people and programs use them."""
+"""`sealed-experts verify`, `inspect` and `unpack` for both containers, with text and with JSON output."""
 
 import json
 import os
@@ -21,7 +21,7 @@ CONTAINERS = ("tgsp", "expert")
 
 
 def write(folder: Path, container: str, number: int = 1, **changes) -> Path:
-    """Write a package by that key."""
+    """Write a package that the key `number` signed."""
     path = folder / f"tiny.{container}"
     package = building.package(by=building.key(number), **changes)
     path.write_bytes(package if container == "tgsp" else expert_building.sealed(package, number=number))
@@ -85,7 +85,7 @@ def test_verify_codes_for_what_else_is_wrong(path, tmp_path, capsys):
     for content in (b"", b"hello", b"\x1f", b"PK\x03\x04"):
         (tmp_path / "text").write_bytes(content)
         assert main(["verify", str(tmp_path / "text")]) == 11
-        assert "this is no package" in capsys.readouterr().err
+        assert "this is not a package" in capsys.readouterr().err
     os.mkfifo(tmp_path / "pipe")
     assert main(["verify", str(tmp_path / "pipe")]) == 1
     assert main(["verify", str(path), "--trust", str(path)]) == 1
@@ -117,7 +117,7 @@ def test_a_key_given_by_file_is_the_only_one_trusted(path, tmp_path, capsys):
 
 @pytest.mark.parametrize("command", ["verify", "inspect", "unpack", "install"])
 def test_naming_a_file_does_not_take_a_revocation_back(command, path, tmp_path, capsys):
-    """A file once passed --trust though its key was revoked here; one of its keys is enough."""
+    """A file was once accepted with --trust although its key was revoked here. One revoked key is enough to refuse."""
     mark_revoked(building.key(second=True).public, reason="the laptop was stolen")
     own, mixed = tmp_path / "own.pub", tmp_path / "mixed.pub"
     own.write_text(building.key().public.pem)
@@ -160,22 +160,22 @@ def test_allow_untrusted_is_loud(path, capsys):
     facts = json.loads(shown.out)
     assert (facts["trusted"], facts["publisher_name"]) == (False, "nobody you trust")
     assert shown.err.count("WARNING: ") == 2
-    assert "do not load it" in shown.err
+    assert "Do not load it" in shown.err
     assert main(["verify", str(path), "--allow-untrusted"]) == 0
     assert f"{path}: NOT verified: nobody you trust signed it" in capsys.readouterr().out
 
 
 def test_the_help_of_verify_says_what_the_code_0_is_worth_for_a_stranger(capsys):
-    """It said that 0 means that all of it holds, and --allow-untrusted exits with 0."""
+    """The help once said that 0 means that everything is verified, but --allow-untrusted also exits with 0."""
     with pytest.raises(SystemExit):
         main(["verify", "--help"])
-    assert '--json then has "ok": true beside "trusted": false' in " ".join(capsys.readouterr().out.split())
+    assert '--json then prints "ok": true and "trusted": false' in " ".join(capsys.readouterr().out.split())
 
 
 def test_allow_untrusted_writes_to_a_new_folder_and_says_what_that_is_worth(path, tmp_path, capsys):
     assert main(["unpack", str(path), str(tmp_path / "out"), "--allow-untrusted"]) == 0
     shown = capsys.readouterr()
-    assert "unvouched" in shown.out
+    assert "NOT verified" in shown.out
     assert "WARNING" in shown.err
     assert main(["verify", str(path)]) == 5, "nothing has become trusted"
 
@@ -220,7 +220,7 @@ def test_inspect_of_an_unknown_publisher_shows_the_manifest_and_says_that_nobody
 
 @pytest.mark.usefixtures("_trusted")
 def test_inspect_shows_the_privacy_receipt(path, capsys):
-    """It showed the manifest's few privacy fields; events and what ε protects stayed hidden."""
+    """It once showed only the manifest's few privacy fields, not the events or what ε protects."""
     assert main(["inspect", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     receipt = json.loads(building.parts()[1]["privacy_receipt.json"])
@@ -268,7 +268,7 @@ def test_inspect_shows_what_nobody_sees(tmp_path, capsys, container):
 
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_inspect_of_a_strangers_package_reads_nothing_but_its_manifest(tmp_path, capsys, container, monkeypatch):
-    """Decompressing and linting a stranger's payload took seconds and hundreds of megabytes."""
+    """Decompressing and linting the payload of an unknown publisher once took seconds and hundreds of megabytes."""
     package = building.with_member("adapter_config.json", building.adapter_config(auto_mapping={}))
     path = tmp_path / f"p.{container}"
     path.write_bytes(package if container == "tgsp" else expert_building.converted(package))
@@ -307,7 +307,7 @@ def test_an_encrypted_package_needs_its_recipients_key(tmp_path, capsys):
     assert main(["inspect", str(path), "--json"]) == 1
     shown = json.loads(capsys.readouterr().out)
     assert (shown["verified"], shown["manifest_verified"], shown["receipt"]) == (False, True, None)
-    assert main(["inspect", str(path)]) == 1, "not all of it is verified"
+    assert main(["inspect", str(path)]) == 1, "it is not verified completely"
     assert "VERIFIED IN ITS MANIFEST ONLY" in capsys.readouterr().out
     assert main(["verify", str(path), "--identity", str(tmp_path / "mine.pem"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["recipients"] == [identity.recipient.fingerprint]
@@ -345,7 +345,7 @@ def test_recompute_privacy_refuses_a_receipt_that_claims_less(tmp_path, capsys):
                 assert found["recomputed"]["delta"] == found["privacy"]["delta"]
 
 
-# Files that are in the way, and names that are none
+# Files that are in the way, and impossible names
 
 
 LONG = "/tmp/" + "x/" * 4000
@@ -354,7 +354,7 @@ LONG = "/tmp/" + "x/" * 4000
 @pytest.mark.usefixtures("_trusted")
 @pytest.mark.parametrize("place", ["x" * 300, LONG, "\x1b[31m/\n", "file/x", "locked/x"])
 def test_a_place_that_cannot_be_is_one_line(path, tmp_path, capsys, monkeypatch, place):
-    """A path too long, under a file, or in a folder that nobody may read once gave a traceback."""
+    """A path that is too long, below a file, or in an unreadable folder once gave a traceback."""
     (tmp_path / "file").write_text("")
     (tmp_path / "locked").mkdir(mode=0o000)
     target = str(tmp_path / place)

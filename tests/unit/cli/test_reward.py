@@ -1,4 +1,4 @@
-"""`sealed-experts reward`: one answer, a file of them, options, and what is said to mistakes."""
+"""`sealed-experts reward`: one answer, a file of answers, options, and error messages."""
 
 import io
 import json
@@ -24,7 +24,7 @@ PAIRS = [
 
 
 def call(*arguments, **keywords):
-    """Run the command in a process of its own."""
+    """Run the command in a separate process."""
     return subprocess.run(
         [sys.executable, "-m", "sealed_experts.cli.main", "reward", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")},
@@ -57,7 +57,7 @@ def test_for_people_it_is_a_table_whose_contributions_add_up(capsys):
     text = printed(capsys, "finance", "--prompt", "Should I buy it?", "--response", "Buy a bond.")
     assert text.splitlines()[0] == "reward 0.300"
     rows = {row.split()[0]: row.split()[1:] for row in text.splitlines()[3:]}
-    # Of "should" and the rest, only "buy" comes again, and it has three letters.
+    # Of the prompt's words only "buy" is in the answer, and it has three letters.
     assert rows == {
         "format": ["0.400", "0.400", "0.160"],
         "terminology": ["0.400", "0.300", "0.120"],
@@ -126,7 +126,7 @@ def test_options_inline_or_in_a_file(tmp_path, capsys):
 
 def test_list_has_one_line_a_reward(capsys):
     known = {name: reward.about for name, reward in REWARDS.items()}
-    known["module:function"] = "a function of your own, f(prompt, response)"
+    known["module:function"] = "your own function, f(prompt, response)"
     lines = printed(capsys, "--list").splitlines()
     assert [re.split(" {2,}", line) for line in lines] == [[name, text] for name, text in known.items()]
     assert json.loads(printed(capsys, "--list", "--json")) == known

@@ -1,4 +1,4 @@
-"""`sealed-experts run`: one run at a time, stale locks removed, signals passed on; with a Snakemake of paper."""
+"""`sealed-experts run`: one run at a time, old locks removed, signals passed on. A small script plays Snakemake."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from sealed_experts.files.canonical import write_json
 from tests.conftest import ROOT
 from tests.unit.moe.test_configuration import CONTENT
 
-# Writes down how it was called; locks as Snakemake does; with "wait" it has a job that notes signals and ends.
+# Records its arguments and locks as Snakemake does. With "wait" it starts a job that records signals and ends.
 SNAKEMAKE = """
 import json, os, pathlib, signal, subprocess, sys, time
 with open("calls.jsonl", "a") as calls:
@@ -57,7 +57,7 @@ pathlib.Path("job.orphan").touch()
 
 
 class Folder:
-    """A folder with a Snakefile, a blank in its name and our Snakemake."""
+    """A folder with a space in its name, a Snakefile and our script instead of Snakemake."""
 
     def __init__(self, path: Path) -> None:
         self.path = path / "my experts"
@@ -103,7 +103,7 @@ class Folder:
 
 
 def leave_package(folder: Folder) -> Path:
-    """Make a package of one stage, which lost its adapter, and begin a second; return where the adapter would be."""
+    """Make a package of one stage without its adapter, and start a second stage. Return the missing adapter's path."""
     expert = folder.path / "results" / "experts" / "one"
     (expert / "sft").mkdir(parents=True)
     (expert / "rl" / "checkpoints").mkdir(parents=True)
@@ -254,7 +254,7 @@ def test_second_run_waits_and_refuses_naming_the_first(folder, monkeypatch, caps
 
 
 def test_lock_of_a_plain_snakemake_is_not_removed(folder, monkeypatch, capsys):
-    """Started without `run`, it holds no lock of ours, and its own lock names no process."""
+    """A plain Snakemake does not take our lock, and its own lock names no process."""
     plain = subprocess.Popen(
         [sys.executable, "-m", "snakemake", "wait"],
         cwd=folder.path,
@@ -279,7 +279,7 @@ def test_signal_reaches_the_jobs_and_run_waits_for_them(folder, sent, received):
     process.send_signal(sent)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 75
-    assert err == "Stopped. What was trained is saved; the same command goes on from there.\n"
+    assert err == "Stopped. All progress is saved; run the same command again to continue.\n"
     assert (folder.path / "job.signal").read_text() == received
     assert not (folder.path / ".snakemake/locks/0.output.lock").exists()
 
@@ -331,12 +331,12 @@ def test_killed_snakemake_leaves_a_lock_that_the_next_run_removes(folder):
 
 
 def test_a_package_that_a_begun_training_will_replace_is_told_of(folder):
-    """Asked for by its name, such a package is up to date for Snakemake."""
+    """If the user asks for such a package by its name, Snakemake believes that it is up to date."""
     adapter = leave_package(folder)
     code, _, err = folder.run("results/packages/one.tgsp")
     assert code == 0
-    assert "note: results/packages/one.tgsp is of an earlier training" in err
-    assert "results/experts/one/sft/adapter_final.pt, is not there" in err
+    assert "note: results/packages/one.tgsp is from an earlier training" in err
+    assert "results/experts/one/sft/adapter_final.pt is missing" in err
     assert "note:" not in folder.run("packages")[2], "the target makes the adapter, too"
     adapter.touch()
     assert "note:" not in folder.run("results/packages/one.tgsp")[2], "the second stage was begun for no package yet"

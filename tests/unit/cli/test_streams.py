@@ -1,4 +1,4 @@
-"""Streams that are closed or full, bytes that are no text, and options beyond what a model takes."""
+"""Closed or full streams, bytes that are not text, and options outside a model's limits."""
 
 import errno
 import io
@@ -127,7 +127,7 @@ def test_the_ends_of_the_options_work(experts, options):
     assert experts.answer("What is a bank?", max_new_tokens=3, **{"temperature": 0.5, **options}).text is not None
 
 
-# What Snakemake would be given (20).
+# The arguments that Snakemake would get (20).
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`sealed-experts watch`: how it shows a run, and when it ends."""
+"""`sealed-experts watch`: what it shows, and when it ends."""
 
 import argparse
 import dataclasses
@@ -80,7 +80,7 @@ def test_before_its_first_step_only_the_held_out_reward_is_known() -> None:
 
 def test_summary_line() -> None:
     assert command.summary_line([RUNNING, FAILED, WAITING, WAITING]) == "2 waiting, 1 resumed, 1 failed"
-    assert command.summary_line([DONE, DONE]) == "all done, of the last run: 2 stages"
+    assert command.summary_line([DONE, DONE]) == "all done in the last run: 2 stages"
 
 
 def test_a_stage_that_the_budget_cut_short_says_so() -> None:
@@ -153,7 +153,7 @@ def watch_arguments(*arguments: str) -> argparse.Namespace:
 def test_once_without_a_configuration_shows_what_has_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = watch_arguments("--results", str(tmp_path), "--once")
     assert args.run(args) == 0
-    assert capsys.readouterr().out == "nothing has begun yet\n"
+    assert capsys.readouterr().out == "nothing has started yet\n"
     leave(tmp_path, state={"state": "failed", "error": "why"})
     assert args.run(args) == 0
     assert "banking_expert sft: failed, step 20 of 60" in capsys.readouterr().out
@@ -216,7 +216,7 @@ def test_off_a_terminal_only_changes_are_printed_and_the_watch_ends_with_the_run
     lines = out.splitlines()
     assert len(lines) == 2
     assert lines[0].startswith("banking_expert sft: done, step 60 of 60 (100%)")
-    assert lines[1] == "all done, of the last run: 1 stage"
+    assert lines[1] == "all done in the last run: 1 stage"
     assert (err, process.returncode) == ("", 0)
 
 
@@ -229,7 +229,7 @@ def test_the_watch_stays_while_a_run_makes_anew_what_the_last_one_had_done(tmp_p
         process.stdout.readline()
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=0.5)
-    assert process.communicate(timeout=20)[0] == "all done, of the last run: 1 stage\n"
+    assert process.communicate(timeout=20)[0] == "all done in the last run: 1 stage\n"
 
 
 def test_once_is_there_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -304,7 +304,10 @@ def test_the_licence_member_is_the_owners_text_or_names_the_licence():
     named = licence_bytes("Apache-2.0", author="Bank", text=None).decode()
     assert named.startswith("SPDX-License-Identifier: Apache-2.0\n")
     assert "Bank" in named
-    assert "No licence is stated. Ask whoever signed" in licence_bytes("NOASSERTION", author="", text=None).decode()
+    assert (
+        "No licence is stated. Ask the publisher that signed"
+        in licence_bytes("NOASSERTION", author="", text=None).decode()
+    )
 
 
 LLAMA = {

@@ -274,7 +274,7 @@ def test_every_feature_that_is_named_is_asked_for_its_extra(tmp_path, monkeypatc
     metrics = {METRICS[name] for name in settings.experts[0].evaluation.metrics}
     assert set(named_features(settings)) == {Demo, Lora, Sft, Reinforce, Finance, *metrics}
     check_extras(named_features(settings))
-    for feature in (Demo, Lora, Sft, Finance):
+    for feature in (Demo, Lora, Sft, Finance, METRICS["perplexity"]):
         with monkeypatch.context() as patch:
             patch.setattr(feature, "extra", {"no_such_module": "chroma", "json": "never"})
             assert missing_extras([*named_features(settings)] * 2) == {"chroma": [feature.feature]}

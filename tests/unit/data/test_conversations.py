@@ -1,4 +1,4 @@
-"""Conversations, comparisons and labelled texts as tokens: what is learned, and where generation starts."""
+"""Conversations, comparisons and labelled texts as tokens: which tokens have loss, and where generation starts."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from tests.unit.data.test_templates import TOKENIZERS, byte_level
 
 PLAIN = TOKENIZERS["plain"]
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).map(str.strip).filter(bool)
-# Roles are special tokens on both sides, so that cutting the text there changes no token.
+# Special tokens surround each role, so that cutting the text there changes no token.
 MARKED = (
     "{% for m in messages %}<|{{ m['role'] }}|>{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}"
     "{{ eos_token }}{% endgeneration %}{% else %}{{ m['content'] }}{% endif %}{% endfor %}"
@@ -73,7 +73,7 @@ def test_one_exchange_is_the_instruction_of_the_same_texts(template):
 @settings(max_examples=50, deadline=None)
 @given(texts=st.lists(TEXT, min_size=4, max_size=4), system=st.none() | TEXT)
 def test_tokens_and_loss_are_those_of_transformers_own_mask(texts, system):
-    """Of a template that marks what the assistant says, the library itself tells which tokens that is."""
+    """For a template that marks the assistant's turns, transformers itself reports their tokens."""
     tokenizer = byte_level()
     tokenizer.chat_template = MARKED
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|system|>", "<|user|>", "<|assistant|>"]})
@@ -163,12 +163,12 @@ def test_a_template_without_a_system_turn_refuses_one():
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
         "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
     )
-    with pytest.raises(UserError, match=r"cannot say a conversation of system, user \(System role not supported\)"):
+    with pytest.raises(UserError, match=r"cannot express a conversation of system, user \(System role not supported\)"):
         row_of(chat("a", "b", system="s"), template="tokenizer", tokenizer=tokenizer)
 
 
 def test_a_template_that_ends_answers_in_its_own_way_keeps_its_end_before_the_next_turn():
-    """The end of sequence is added all the same: generation stops there."""
+    """The end of sequence is still added: generation stops there."""
     tokenizer = byte_level()
     tokenizer.chat_template = (
         "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] | trim }}[end]{% endfor %}"
@@ -210,6 +210,6 @@ def test_labels_of_a_batch_are_the_tokens_of_the_learned_turns():
     batch = batch_of(dataset.rows())
     learned = batch.labels[0][batch.labels[0] != IGNORED]
     assert PLAIN.decode(learned) == "one<eos>three<eos>"
-    # Each is predicted at the position before it.
+    # Each token is predicted at the position before it.
     places = (batch.labels[0] != IGNORED).nonzero()[:, 0] + 1
     assert torch.equal(batch.input_ids[0][places], learned)

@@ -1,4 +1,4 @@
-"""CSV whose quotes are wrong: what cannot be told apart is never passed off as somebody's record."""
+"""CSV with wrong quotes: ambiguous rows never become a record of some unit."""
 
 import csv
 import io
@@ -52,7 +52,7 @@ def test_rows_swallowed_between_two_stray_quotes_are_no_record_of_the_last_unit(
         assert longest < 20
         assert len(found) == 500
     else:
-        assert longest > 20  # three lines or fewer may well be one text: stated in docs/data.md
+        assert longest > 20  # three lines or fewer may be one text: see docs/data.md
 
 
 def test_a_swallowed_region_with_a_bad_row_in_it_is_still_seen(tmp_path):

@@ -1,4 +1,4 @@
-"""The demo's glossary, worked numbers and questions: enough, distinct, correct, and apart from the base's text."""
+"""The demo's glossary, calculations and questions: enough, distinct, correct, and different from the base's text."""
 
 import math
 import re
@@ -21,7 +21,7 @@ QUESTIONS = {domain: house_questions(domain, folder=FOLDER) for domain in DOMAIN
 
 
 def amortize(amount, rate, years, payment):
-    """Pay a loan month by month; return what is left, the interest in all, and the first month's interest."""
+    """Pay a loan month by month; return the remaining debt, the total interest, and the first month's interest."""
     balance, interest, first = amount, 0.0, None
     for _ in range(12 * years):
         due = balance * rate / 12 / 100
@@ -35,7 +35,7 @@ def by_root(low, high, difference):
     return optimize.brentq(difference, low, high, xtol=1e-12, rtol=1e-14)
 
 
-# Each worked out another way than the library does: month by month, by simulation of the cash flows, or by a root.
+# Each is computed in another way than in the library: month by month, by simulated cash flows, or by a root.
 
 
 def loan(amount, rate, years):
@@ -91,7 +91,7 @@ def _annual_yield(rate, compounding):
 
 def _fee_apr(amount, rate, fee):
     received, repaid = amount * (1 - fee / 100), amount * (1 + rate / 100)
-    # The rate at which what is repaid after a year is worth what was received.
+    # The rate at which the repayment after a year has the value of the received amount.
     return {"cost": repaid - received, "apr": 100 * by_root(0, 1, lambda apr: repaid / (1 + apr) - received)}
 
 
@@ -279,7 +279,7 @@ def test_a_broken_glossary_is_named(tmp_path):
     with pytest.raises(UserError, match=r"loans\.yaml is not a glossary"):
         read_terms("banking", folder=tmp_path)
     (tmp_path / "banking" / "calculations.yaml").write_text("horoscope: {}\n")
-    with pytest.raises(UserError, match="no function works out 'horoscope'"):
+    with pytest.raises(UserError, match="no function computes 'horoscope'"):
         instances("banking", folder=tmp_path)
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(UserError, match="not valid YAML"):

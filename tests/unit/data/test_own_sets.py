@@ -1,4 +1,4 @@
-"""Validation and test sets of the user's own: nothing in them is trained on, and they decide nothing about training."""
+"""The user's validation and test sets: no record of them is trained on, and they do not influence training."""
 
 import json
 
@@ -24,7 +24,7 @@ def words(texts):
 
 
 class Desk:
-    """A folder of files and of what is prepared from them."""
+    """A folder with files and the datasets that are prepared from them."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -86,7 +86,7 @@ def test_with_a_test_file_alone_the_rest_is_split_as_without_it(desk):
 
 
 def test_held_out_records_that_are_trained_on_are_dropped_and_counted(desk):
-    """The same record, or the same question where each record is a unit of its own."""
+    """The same record, or, if each record is a unit, the same question."""
     val = [*VAL, row("t1"), row("t2", "another answer"), row("v1")]
     made = desk.prepare(TRAIN, val, [*TEST, row("t3")])
     assert len(made.train) == 20
@@ -100,7 +100,7 @@ def test_customers_may_be_validated_on_later_questions_of_theirs(desk):
     later = [row("t1", "another answer", who="c1"), row("new", who="c2"), row("t3", who="c9"), row("t3", who="c3")]
     made = desk.prepare(owned, later, unit="who")
     assert [(record.instruction, record.unit) for record in made.val] == [("t1", "c1"), ("new", "c2")]
-    assert made.dropped_from_val == 2  # the record t3, whoever asks
+    assert made.dropped_from_val == 2  # the record t3, from any customer
 
 
 @settings(max_examples=40, deadline=None)
@@ -153,7 +153,7 @@ def test_a_dataset_may_hold_everything_out(desk):
 def test_a_test_set_is_written_where_there_is_one_and_nowhere_else(desk):
     for made, test in ((desk.prepare(TRAIN, VAL), desk.folder / "test.jsonl"), (desk.prepare(TRAIN, VAL, TEST), None)):
         paths = {name: desk.folder / f"{name}.jsonl" for name in ("train", "val")}
-        with pytest.raises(UserError, match=r"dataset x has (a|no) test set of its own"):
+        with pytest.raises(UserError, match=r"dataset x has (a|no) separate test set"):
             write_prepared(made, **paths, test=test, stats=desk.folder / "stats.json", count_tokens=words)
 
 
@@ -167,7 +167,7 @@ def test_a_combination_inherits_test_sets_and_tests_on_nothing_that_a_part_train
     assert desk.stats("both")["test"]["records"] == len(both.test)
 
 
-# A validation set of another dataset
+# A validation set from another dataset
 
 
 def prepared_files(tmp_path, train, val):
@@ -197,7 +197,7 @@ def test_another_datasets_records_that_are_trained_on_are_left_out(tmp_path, cap
 
 
 def test_under_privacy_a_common_record_is_refused(tmp_path):
-    """Left out, it would be missing in numbers that are published as those of public records alone."""
+    """If it were left out, it would be missing in published numbers about public records."""
     train, val = prepared_files(tmp_path, records(("a", "1")), records(("d", "1"), ("a", "1")))
     with pytest.raises(UserError, match=rf"1 of 2 records.*{read_records(train)[0].id}.*remove them from one of the"):
         held_out_records(val, train=train, private=True)
@@ -206,7 +206,7 @@ def test_under_privacy_a_common_record_is_refused(tmp_path):
 
 
 def test_both_sides_of_one_dataset_are_left_as_they_were_prepared(tmp_path):
-    """Two customers may have asked the same."""
+    """Two customers may have asked the same question."""
     for name, unit in (("train", "c1"), ("val", "c2")):
         write_records(tmp_path / f"{name}.jsonl", records(("a", "1"), unit=unit))
     val = tmp_path / "val.jsonl"

@@ -1,4 +1,4 @@
-"""The kinds of records: what a row must hold, what names a record, what prepared files and statistics say of it."""
+"""The kinds of records: what a row must hold, what decides the id, prepared files and statistics."""
 
 import csv
 import datetime
@@ -50,7 +50,7 @@ def source(path, **more):
 
 
 def in_format(folder, ending, rows):
-    """Write rows as a file of a format; CSV and Parquet take lists in their own way."""
+    """Write rows as a file of a format; CSV and Parquet hold lists in their own way."""
     path = folder / f"rows{ending}"
     if ending == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -220,7 +220,7 @@ def test_a_prepared_line_of_another_kind_says_which(tmp_path, kind):
 
 
 def vars_of(made):
-    """Return a record's own fields."""
+    """Return a record's content fields."""
     return {name: value for name, value in vars(made).items() if name not in ("id", "unit", "metadata")}
 
 
@@ -242,8 +242,8 @@ def test_records_of_every_kind_survive_their_file(tmp_path_factory, one, two, th
     ("change", "message"),
     [
         ({"chosen": "edited"}, "the id does not belong"),
-        ({"kind": "poem"}, "of a kind that is not known; known are instruction, chat"),
-        ({"kind": ["pair"]}, "of a kind that is not known"),
+        ({"kind": "poem"}, "of an unknown kind; known are instruction, chat"),
+        ({"kind": ["pair"]}, "of an unknown kind"),
         ({"kind": "labelled"}, "exactly the fields id, unit, input, label"),
         ({"extra": 1}, "exactly the fields id, unit, prompt, chosen, rejected"),
         ({"chosen": 5}, "a field is not text"),
@@ -299,7 +299,7 @@ def test_duplicates_drop_and_records_of_one_question_stay_together(tmp_path, kin
     assert (made.kind, made.duplicates_dropped) == (kind, 7)
     assert len(made.train) + len(made.val) == 80
     assert made.val
-    asked = [{found.kin for found in side} for side in (made.train, made.val)]
+    asked = [{found.related_by for found in side} for side in (made.train, made.val)]
     assert len(asked[0]) + len(asked[1]) == 40
     assert not asked[0] & asked[1]
 

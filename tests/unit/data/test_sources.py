@@ -1,4 +1,4 @@
-"""Reading rows: every format, every kind of bad row with its place, and clear refusals."""
+"""Reading rows: every format, every kind of bad row with its file and line, and clear errors."""
 
 import csv
 import io

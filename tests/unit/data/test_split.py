@@ -150,7 +150,7 @@ def test_too_many_bad_rows_name_the_first_twenty_and_log_all(tmp_path):
 
 @pytest.mark.parametrize(("fraction", "side"), [(0.999999, "train"), (0.000001, "val")])
 def test_an_empty_side_is_refused(tmp_path, fraction, side):
-    with pytest.raises(UserError, match=f"dataset x: no record falls on the {side} side"):
+    with pytest.raises(UserError, match=f"dataset x: no record is on the {side} side"):
         prepare(source(tmp_path, [row(number) for number in range(5)], val_fraction=fraction), name="x", seed=1)
 
 

@@ -1,4 +1,4 @@
-"""Templates: what carries loss, and that generation starts from exactly the tokens that training started from."""
+"""Templates: which tokens have loss, and that generation starts from exactly the tokens of training."""
 
 import pytest
 from hypothesis import given, settings

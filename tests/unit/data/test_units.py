@@ -1,4 +1,4 @@
-"""Who a record belongs to: the scheme of a dataset's ids, and what a combination may hold out."""
+"""Which unit a record belongs to: the scheme of a dataset's ids, and what a combination may hold out."""
 
 import json
 
@@ -135,7 +135,7 @@ def test_a_combination_of_two_splits_holds_out_no_question_that_it_trains_on(des
     held_out = {record.question for record in both.val}
     assert held_out
     assert not held_out & {record.question for record in both.train}
-    # What is trained on is what the parts train on: dropping looks at others, and only ever at the held-out side.
+    # The combination trains on what the parts train on: only held-out rows are dropped because of other rows.
     assert texts(both.train) == texts(few.train) | texts(many.train)
     assert both.dropped_from_val == len(few.val) + len(many.val) - len(both.val) > 0
 

@@ -130,7 +130,7 @@ def test_pretraining_sees_an_exchange_as_fine_tuning_does():
 
 
 def test_sizes_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(UserError, match="hidden_size 24 over heads 16"):
+    with pytest.raises(UserError, match="hidden_size 24 divided by heads 16"):
         build_demo_base(DemoBaseSettings(hidden_size=24, heads=16), seed=1, folder=tmp_path, documents=DOCUMENTS)
     with pytest.raises(UserError, match="choose a smaller vocabulary"):
         train_tokenizer(DOCUMENTS[:5], vocab_size=5000)

@@ -100,7 +100,7 @@ def test_an_honest_package_is_opened():
         ({"lora_magnitude_vector": ...}, "v_proj has no lora_magnitude_vector"),
         ({"lora_magnitude_vector": np.ones(WIDTH + 1, dtype="<f4")}, r"has the shape \[5\]; it must be \[4\]"),
         ({"lora_magnitude_vector": np.ones((WIDTH, 1), dtype="<f4")}, r"has the shape \[4, 1\]; it must be \[4\]"),
-        ({"lora_magnitude_vector.weight": np.ones(WIDTH, dtype="<f4")}, "is no tensor of a `dora` adapter"),
+        ({"lora_magnitude_vector.weight": np.ones(WIDTH, dtype="<f4")}, "is not a tensor of a `dora` adapter"),
         ({"lora_B.weight": ...}, r"v_proj has no lora_B\.weight"),
         ({"lora_A.weight": np.ones((RANK + 1, WIDTH), dtype="<f4")}, r"it must be \[2, inputs\]"),
     ],
@@ -128,7 +128,8 @@ def test_a_config_that_no_dora_adapter_has(changes, match):
 
 def test_a_lora_package_with_doras_tensors_or_mark_is_refused():
     refuse(
-        building.with_member(WEIGHTS, building.weights(tensors())), "magnitude_vector is no tensor of a `lora` adapter"
+        building.with_member(WEIGHTS, building.weights(tensors())),
+        "magnitude_vector is not a tensor of a `lora` adapter",
     )
     refuse(building.with_member(CONFIG, building.adapter_config(use_dora=True)), "use_dora is True; it must be False")
     dora = building.adapter_config(use_dora=True), building.weights(tensors())
@@ -141,5 +142,5 @@ def test_a_folder_without_a_manifest_is_taken_for_what_its_config_says():
     assert isinstance(lint_adapter({CONFIG: config, WEIGHTS: weights}).adapter, Dora)
     with pytest.raises(PackageError, match="q_proj has no lora_magnitude_vector"):
         lint_adapter({CONFIG: config, WEIGHTS: building.weights()})
-    with pytest.raises(PackageError, match="is no tensor of a `lora` adapter"):
+    with pytest.raises(PackageError, match="is not a tensor of a `lora` adapter"):
         lint_adapter({CONFIG: building.adapter_config(), WEIGHTS: weights})

@@ -115,7 +115,7 @@ def change_config(source, **values):
 
 def test_a_model_that_needs_its_own_code_is_refused(tmp_path, source):
     change_config(source, auto_map={"AutoModel": "evil.Model"})
-    with pytest.raises(UserError, match="needs code of its own"):
+    with pytest.raises(UserError, match="needs its own code"):
         fetch(BaseSettings(name=str(source)), tmp_path / "base")
 
 

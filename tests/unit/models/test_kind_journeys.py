@@ -16,6 +16,7 @@ from sealed_experts.metrics.loss import Loss
 from sealed_experts.metrics.reward import Reward
 from sealed_experts.models.adapters import KINDS, PREFIX
 from sealed_experts.models.attachment import attach_adapter, load_adapter_state
+from sealed_experts.models.classes import CAUSAL
 from sealed_experts.models.loading import load_base, load_tokenizer
 from sealed_experts.moe.composition import check_composition
 from sealed_experts.moe.engine import Engine
@@ -197,6 +198,8 @@ def test_the_evaluation_has_the_stages_own_numbers(journey):
         template="alpaca",
         device="cpu",
         adapter=journey.adapter,
+        model_class=CAUSAL,
+        model_options={},
         stages=("sft", "reinforce"),
         eval_examples=6,
         max_seq_len=120,
@@ -212,8 +215,9 @@ def test_the_evaluation_has_the_stages_own_numbers(journey):
         rewarded=journey.rl.settings,
     )
     adapters = [journey.sft.output, journey.rl.output]
-    val = journey.dataset / "val.jsonl"
-    found = evaluate_expert(run, base=journey.base, val=val, adapters=adapters, reward=Vowels()).content["models"]
+    val, train = (journey.dataset / f"{side}.jsonl" for side in ("val", "train"))
+    evaluated = evaluate_expert(run, base=journey.base, val=val, train=train, adapters=adapters, reward=Vowels())
+    found = evaluated.content["models"]
     after = stage_metrics(load_state(journey.rl.output))
     assert found["reinforce"]["metrics"]["reward"]["mean"] == after["mean_reward_after"]
     assert found["reinforce"]["kl"] == after["kl_after"] > 0

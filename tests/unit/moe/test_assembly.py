@@ -71,7 +71,7 @@ def test_same_input_gives_the_same_bytes(workshop):
 def test_package_of_another_expert_is_refused(workshop):
     packages = workshop.sources
     packages.package("banking_expert").write_bytes(packages.package("investment_expert").read_bytes())
-    with pytest.raises(IncompatibleError, match="holds the expert 'investment_expert', where 'banking_expert'"):
+    with pytest.raises(IncompatibleError, match="holds the expert 'investment_expert', but 'banking_expert'"):
         workshop.assemble()
     assert not workshop.config.exists()
 
@@ -193,7 +193,7 @@ def test_excluded_words_and_priorities_are_written_where_they_say_something_and_
     ],
 )
 def test_experts_whose_constraints_do_not_hold_together_are_not_assembled(workshop, constraints, message):
-    """What packages say of one another was held against the registry alone."""
+    """The constraints of packages were once checked only in the registry."""
     workshop.make_expert("banking_expert", constraints=constraints)
     with pytest.raises(IncompatibleError, match=message):
         workshop.assemble()
@@ -209,7 +209,7 @@ def test_experts_whose_constraints_hold_together_are_assembled(workshop):
 def test_an_expert_archive_stands_in_for_a_package(workshop):
     path = workshop.sources.package("banking_expert")
     opened = open_package(path, trust=load_trust())
-    key = building.key(3)  # Ed25519 alone
+    key = building.key(3)  # only Ed25519
     digest = seal_expert(path.with_suffix(".expert"), manifest=opened.manifest, members=opened.members, key=key)
     path.unlink()
     trust_publisher(key.public)

@@ -1,4 +1,4 @@
-"""The composition test passes on a sound mixture, and each of its checks fails on one that is broken for it."""
+"""The composition test passes on a correct mixture, and each of its checks fails on a mixture broken in that way."""
 
 import gc
 import weakref
@@ -26,7 +26,7 @@ EXPERTS = list(ROUTING)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, tiny_base):
-    """An assembled mixture and whom to trust; read only."""
+    """An assembled mixture and a trust store. Do not change them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEALED_EXPERTS_HOME", str(tmp_path_factory.mktemp("home")))
         workshop = Workshop(tmp_path_factory.mktemp("made"), tiny_base)
@@ -81,7 +81,7 @@ def test_the_same_mixture_gives_the_same_report(made):
 
 
 def test_logits_are_those_of_peft_and_transformers_alone(made):
-    """What is compared are the model's logits of template, question and answer, and nothing else."""
+    """The compared values are exactly the model's logits of template, question and answer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     workshop, trust = made
@@ -118,7 +118,7 @@ def asked(tmp_path, tiny_base, monkeypatch, routing):
 
 
 def test_questions_that_go_elsewhere_are_skipped(tmp_path, tiny_base, monkeypatch):
-    """`loan` comes first with another expert, and `loan rate` matches two of the other's keywords."""
+    """Another expert wins the tie for `loan`, and `loan rate` matches two of that expert's keywords."""
     first = RoutingSettings(keywords=("loan", "rate", "fee"))
     second = RoutingSettings(keywords=("loan", "loan rate", "bond", "stock", "ETF", "yield"))
     found = asked(tmp_path, tiny_base, monkeypatch, {"first": first, "second": second})
@@ -132,7 +132,7 @@ def test_the_fallback_is_asked_what_holds_nobodys_keyword(tmp_path, tiny_base, m
     found = asked(
         tmp_path, tiny_base, monkeypatch, {"first": RoutingSettings(keywords=("do", "work")), "general": general}
     )
-    # "What should I do first?" and "How does this work?" hold keywords of the first, "Why is that so?" of its own.
+    # The first expert has keywords in "What should I do first?" and "How does this work?", this in "Why is that so?".
     assert [(question.text, question.matched) for question in found["general"]] == [
         ("What is why?", ("why",)),
         ("Who are you?", ()),
@@ -140,7 +140,7 @@ def test_the_fallback_is_asked_what_holds_nobodys_keyword(tmp_path, tiny_base, m
 
 
 def test_an_expert_that_is_never_reached_is_still_checked(tmp_path, tiny_base, monkeypatch):
-    """The router sends ties to the first expert; that this one is never asked makes the mixture no worse."""
+    """The router sends ties to the first expert, so this one is never asked. The mixture is still correct."""
     same = RoutingSettings(keywords=("loan",))
     made = mixture_of(tmp_path, tiny_base, monkeypatch, {"first": same, "second": same})
     experts = check(made)["experts"]
@@ -173,7 +173,7 @@ def test_a_mixture_without_fallback_passes(tmp_path, tiny_base, monkeypatch):
 
 
 def test_an_expert_without_keywords_or_fallback_is_asked_past_the_router(made, tmp_path):
-    """No configuration of ours makes one, but the file may be another program's."""
+    """Our configurations never make such an expert, but another program may have written the file."""
     config = made[0].config.with_name("edited.json")
     config.write_bytes(made[0].config.read_bytes())
     edit(config, lambda content: content["experts"]["shared_attention"].update(always_active=False))
@@ -187,7 +187,7 @@ def test_an_expert_without_keywords_or_fallback_is_asked_past_the_router(made, t
 
 @pytest.mark.parametrize("broken", EXPERTS)
 def test_switching_that_changes_weights_is_found(made, monkeypatch, broken):
-    """Leaving one expert moves one of its weights a little, wherever it stands in the order."""
+    """Switching away from one expert changes one of its weights a little. Its place in the order does not matter."""
     switch = PeftModel.set_adapter
     number = f"sealed{EXPERTS.index(broken):06d}"
 
@@ -204,7 +204,7 @@ def test_switching_that_changes_weights_is_found(made, monkeypatch, broken):
 
 
 def test_experts_that_always_change_each_others_answers_are_found(made, monkeypatch):
-    """All adapters at once, always: as stable as can be, and yet not what each expert says alone."""
+    """All adapters are always active: the answers are stable, but differ from those of each expert alone."""
 
     one = Experts._model_of
 
@@ -220,7 +220,7 @@ def test_experts_that_always_change_each_others_answers_are_found(made, monkeypa
 
 
 def test_an_expert_with_anothers_weights_is_found(made, monkeypatch):
-    """The last expert got those of the first: alone, it has its own."""
+    """In the mixture, the last expert has the weights of the first. Alone, it has its own."""
     fill = generation._fill
     filled = {}
 
@@ -234,7 +234,7 @@ def test_an_expert_with_anothers_weights_is_found(made, monkeypatch):
 
 
 def test_a_base_that_an_expert_changes_is_found(made, monkeypatch):
-    """An expert that is merged into the base stays in everybody's answers."""
+    """An expert that was merged into the base changes the answers of all experts."""
     build = generation._with_adapters
 
     def merges_one(model, packages):
@@ -253,7 +253,7 @@ def test_a_base_that_an_expert_changes_is_found(made, monkeypatch):
 
 
 def test_logits_that_are_not_finite_are_found(tmp_path, tiny_base, monkeypatch):
-    """Weights that are finite, so that the linter lets them through, but too large to compute with."""
+    """The weights are finite, so the linter accepts them, but they are too large to compute with."""
     tensors = load(adapter_files(tiny_base.parent, name="tiny", seed=3)[1])
     huge = save({name: torch.full_like(tensor, 3e38) for name, tensor in tensors.items()})
     made = mixture_of(tmp_path, tiny_base, monkeypatch, ROUTING, investment_expert=huge)
@@ -263,7 +263,7 @@ def test_logits_that_are_not_finite_are_found(tmp_path, tiny_base, monkeypatch):
 
 
 def test_a_single_nan_is_found(made, monkeypatch):
-    """The linter lets none through, so it is put in after the package was verified."""
+    """The linter accepts no NaN, so the test inserts it after the package was verified."""
     read = generation.load_tensors
     others = []
 
@@ -289,7 +289,7 @@ def test_an_altered_package_is_refused(made, tmp_path, tiny_base, monkeypatch):
         check(mixture)
 
 
-# What it costs
+# Its cost
 
 
 def test_one_base_and_one_package_are_in_memory_at_a_time(made, monkeypatch):
@@ -314,7 +314,7 @@ def test_one_base_and_one_package_are_in_memory_at_a_time(made, monkeypatch):
     monkeypatch.setattr(generation, "_with_adapters", attaches)
     check(made)
     assert len(bases) == 2
-    # The whole mixture first, then one package after the other, each gone (but for the loop's own) before the next.
+    # First the whole mixture, then one package after the other. Each is freed before the next, except the current one.
     assert len(alone) == 1 + len(EXPERTS)
     assert max(alone) <= 1
 

@@ -52,7 +52,7 @@ PATH = Path("/run/results/moe/moe_config.json")
 
 
 def changed(*path, to):
-    """Return the sound content with one value replaced, or removed where `to` is None and the key is there."""
+    """Return valid content with one value replaced, or removed if `to` is None and the key exists."""
     content = copy.deepcopy(CONTENT)
     place = content
     for key in path[:-1]:
@@ -108,11 +108,11 @@ STEERING = ["\x1b[31mred", "a\nb", "\u202eevil", "A", "", "-a", "a" * 101, "a b"
 
 @pytest.mark.parametrize("name", STEERING)
 def test_an_experts_name_is_one_that_a_package_can_have(name):
-    """The file is unsigned, and commands once printed its names as they stand: escape sequences for a terminal."""
+    """The file is unsigned, and commands once printed its names unchanged, with escape sequences for the terminal."""
     content = copy.deepcopy(CONTENT)
     content["experts"][name] = content["experts"].pop("a")
     content["routing_order"] = ["b", name]
-    with pytest.raises(UserError, match="is no expert's name") as caught:
+    with pytest.raises(UserError, match="is not an expert's name") as caught:
         parse_mixture(content, path=PATH)
     assert str(caught.value).isprintable()
     assert not jsonschema.Draft202012Validator(SCHEMA).is_valid(content)

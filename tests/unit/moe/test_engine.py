@@ -1,4 +1,4 @@
-"""The engine loads a verified mixture or nothing, and its experts answer as their adapters say."""
+"""The engine loads a verified mixture or nothing, and its experts answer by their adapters."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ QUESTIONS = {"banking_expert": "What is a loan?", "investment_expert": "Which bo
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, tiny_base):
-    """An assembled mixture and whom to trust; read only."""
+    """An assembled mixture and a trust store. Do not change them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEALED_EXPERTS_HOME", str(tmp_path_factory.mktemp("home")))
         folder = tmp_path_factory.mktemp("made")
@@ -49,14 +49,14 @@ def engine(made):
 
 @pytest.fixture
 def copy(made, tmp_path):
-    """A copy of the mixture that a test may damage: its folder and its configuration."""
+    """A copy of the mixture that a test may change: its folder and its configuration."""
     workshop, _ = made
     folder = Path(shutil.copytree(workshop.folder, tmp_path / "moved results"))
     return folder, folder / "moe" / "moe_config.json"
 
 
 def refused(config, trust, monkeypatch, kind, message):
-    """Load a mixture, expecting a refusal before anything of the model is loaded."""
+    """Load a mixture, and expect a refusal before any part of the model is loaded."""
     import sealed_experts.moe.generation as generation
 
     def loads(*_args, **_kwargs):
@@ -84,7 +84,7 @@ def test_a_moved_mixture_loads(copy, made, engine):
 
 
 def test_answer_is_that_of_peft_and_transformers_alone(made, engine):
-    """Each expert alone, loaded from an unpacked folder by PEFT's own door, generates the same tokens."""
+    """Each expert alone, loaded by PEFT from an unpacked folder, generates the same tokens."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -104,7 +104,7 @@ def test_answer_is_that_of_peft_and_transformers_alone(made, engine):
 
 
 def greedy(model, ids, *, steps, eos):
-    """Return the likeliest continuation, token by token, without a cache."""
+    """Return the greedy continuation, token by token, without a cache."""
     tokens = []
     with torch.no_grad():
         while len(tokens) < steps and eos not in tokens:
@@ -115,7 +115,7 @@ def greedy(model, ids, *, steps, eos):
 
 
 def test_the_kind_may_give_generation_other_first_inputs(engine, monkeypatch):
-    """Of embedded inputs, transformers returns the answer alone."""
+    """If the inputs are embeddings, transformers returns only the answer."""
     expected = engine.answer(QUESTIONS["banking_expert"], max_new_tokens=8).text
 
     def embedded(cls, model, inputs):
@@ -144,7 +144,7 @@ def test_logits_after_switching_are_bit_equal(engine):
 
 
 def test_names_within_names_do_not_mix_adapters(tmp_path, tiny_base, monkeypatch):
-    """PEFT looks adapters up by substrings of tensor names: `bank`, `bank_2` and `layers` must not get each other's."""
+    """PEFT finds adapters by parts of tensor names: `bank`, `bank_2` and `layers` must not get each other's tensors."""
     names = {"bank": 1, "bank_2": 2, "layers": 3, "default": 1}
     monkeypatch.setattr("tests.mixtures.ROUTING", dict.fromkeys(names, ROUTING["shared_attention"]))
     monkeypatch.setattr("tests.mixtures.DATASETS", dict.fromkeys(names, "banking"))
@@ -171,7 +171,7 @@ def test_temperature_draws_by_seed_and_leaves_the_generator_alone(engine):
 
 def test_answer_ends_within_the_context(engine):
     engine.answer("loan " * 40, max_new_tokens=500)
-    with pytest.raises(UserError, match=r"the base reads 256 in all: ask a shorter one"):
+    with pytest.raises(UserError, match=r"the base reads at most 256: ask a shorter one"):
         engine.answer("loan " * 400, max_new_tokens=5)
 
 
@@ -189,7 +189,7 @@ def test_options_out_of_range_are_refused(engine, options, message):
 
 
 def test_altered_package_is_refused(copy, made, monkeypatch):
-    """The last package in the order: the ones before it must not have been loaded either."""
+    """The altered package is the last one in the order. The packages before it must not be loaded either."""
     folder, config = copy
     path = folder / "packages" / "shared_attention.tgsp"
     data = bytearray(path.read_bytes())
@@ -209,7 +209,7 @@ def test_untrusted_publisher_is_refused(copy, monkeypatch):
 
 
 def test_another_package_of_the_expert_is_refused(copy, made, monkeypatch, tiny_base):
-    """Signed by a trusted key, the right expert, the right base: but not the package that was assembled."""
+    """It is signed by a trusted key, for the right expert and base, but it is not the assembled package."""
     folder, config = copy
     monkeypatch.setenv("SEALED_EXPERTS_HOME", str(folder / "home"))
     other = Workshop(folder, tiny_base)
@@ -224,7 +224,7 @@ def test_another_publisher_than_recorded_is_refused(copy, made, monkeypatch):
 
 
 def test_swapped_packages_are_refused(copy, made, monkeypatch):
-    """The digest goes with the path, so only the signed name tells that the experts were exchanged."""
+    """Path and digest were swapped together, so only the signed name shows that the experts were exchanged."""
 
     def swap(content):
         experts = content["experts"]
@@ -274,7 +274,7 @@ def test_rank_above_the_limit_is_refused(copy, made, monkeypatch):
 
 
 def test_adapter_of_another_shape_is_refused(copy, made, tmp_path, monkeypatch):
-    """Well signed and linted, but made for a wider model."""
+    """Signature and linter are correct, but the adapter was made for a wider model."""
     from safetensors.torch import load, save
 
     folder, config = copy
@@ -301,13 +301,13 @@ def test_key_withdrawn_after_assembly_is_refused(tmp_path, tiny_base, monkeypatc
 
 
 def test_checkpoint_is_never_read(copy, made):
-    """The `.pt` named by the configuration is for people: an engine reads no pickle."""
+    """The `.pt` in the configuration is only information: the engine reads no pickle."""
     shutil.rmtree(copy[0] / "experts")
     Engine.load(copy[1], trust=made[1], device="cpu").answer("loan", max_new_tokens=2)
 
 
 def test_an_expert_archive_answers_as_its_package_does(copy, made, engine):
-    """An installed .expert could not be asked: the engine read .tgsp alone."""
+    """The engine once read only .tgsp, so it could not use an installed .expert."""
     folder, config = copy
     _, trust = made
     path = folder / "packages" / "banking_expert.tgsp"
@@ -326,7 +326,7 @@ def test_an_expert_archive_answers_as_its_package_does(copy, made, engine):
     loaded = Engine.load(config, trust=both, policy=one_signature, device="cpu")
     question = QUESTIONS["banking_expert"]
     assert loaded.answer(question, max_new_tokens=8) == engine.answer(question, max_new_tokens=8)
-    with pytest.raises(SignatureError, match=r"an \.expert carries ed25519 alone"):
+    with pytest.raises(SignatureError, match=r"an \.expert has only ed25519"):
         Engine.load(config, trust=both, device="cpu")
 
 

@@ -1,4 +1,4 @@
-"""What an assembled mixture promises: its joint ε, on whose records, and what the file tells beside it."""
+"""The promise of an assembled mixture: its joint ε, for which records, and what else the file states."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ def event_of(name):
 
 
 def test_joint_epsilon_is_that_of_the_worst_record(workshop):
-    """The datasets of banking and investment are apart; the combined one holds both: no record is in three."""
+    """The datasets of banking and investment share no records; the combined one has both. No record is in three."""
     sealed_here(workshop)
     dp_accounting = pytest.importorskip("dp_accounting")
     privacy = workshop.assemble()["privacy"]
@@ -46,7 +46,7 @@ def test_joint_epsilon_is_that_of_the_worst_record(workshop):
 
 
 def independent_epsilon(dp_accounting, copies):
-    """ε of `copies` experts on one record, by dp_accounting alone."""
+    """ε of `copies` experts on one record, computed only with dp_accounting."""
     event = event_of(EXPERTS[0])
     accountant = dp_accounting.pld.PLDAccountant()
     step = dp_accounting.PoissonSampledDpEvent(event.sample_rate, dp_accounting.GaussianDpEvent(event.noise_multiplier))
@@ -62,7 +62,7 @@ def test_without_common_records_epsilon_does_not_add_up(workshop):
 
 
 def test_another_publishers_package_is_not_given_the_lineage_of_ones_own(workshop):
-    """It learned from records that nobody here knows, and was once taken for trained on the records lying here."""
+    """It learned from records that are unknown here, but once counted as trained on the present records."""
     sealed_here(workshop)
     names = ("banking_expert", "investment_expert")
     own = workshop.assemble(workshop.run(names=names))["privacy"]
@@ -73,11 +73,11 @@ def test_another_publishers_package_is_not_given_the_lineage_of_ones_own(worksho
     both = [GaussianEvent.from_json(bobs["events"][0]), event_of("investment_expert")]
     assert privacy["epsilon"] == epsilon(both, delta=DELTA) > 1.05 * own["epsilon"]
     assert privacy["over_releases"]["epsilon"] is None
-    assert "does not tell which records banking_expert learned from" in privacy["over_releases"]["reason"]
+    assert "does not know which records banking_expert learned from" in privacy["over_releases"]["reason"]
 
 
 def test_lineage_is_what_was_sealed_and_not_what_lies_here_now(workshop):
-    """The data may be prepared anew after an expert was sealed, or be gone."""
+    """After an expert was sealed, the data may be prepared again, or deleted."""
     sealed_here(workshop)
     before = workshop.assemble()["privacy"]
     shutil.rmtree(workshop.folder / "data")
@@ -92,7 +92,7 @@ def test_without_a_release_log_all_records_count_as_common(workshop, monkeypatch
 
 
 def test_each_experts_epsilon_stands_beside_its_own_delta(workshop):
-    """It once stood beside the mixture's δ, at which it does not hold."""
+    """It was once stated with the mixture's δ, for which it is not valid."""
     sealed_here(workshop)
     event = event_of("banking_expert")
     tight = {**private_receipt("banking_expert"), "delta": 1e-7, "epsilon": epsilon([event], delta=1e-7)}
@@ -107,7 +107,7 @@ def test_each_experts_epsilon_stands_beside_its_own_delta(workshop):
 
 
 def test_that_experts_have_records_in_common_is_declared_public(workshop):
-    """The joint ε tells it: it is another one where they have none."""
+    """The joint ε reveals it, because it differs if they share no records."""
     sealed_here(workshop)
     privacy = workshop.assemble()["privacy"]
     for statement in (privacy, privacy["over_releases"]):
@@ -145,7 +145,7 @@ def test_epsilon_over_releases_comes_from_the_log(workshop):
 
 
 def sealed_here(workshop, *versions):
-    """Enter each expert's package in the release log, as sealing it here would have; and `versions` of banking."""
+    """Record each expert's package in the release log, as sealing it here does; and `versions` of banking."""
     log = ReleaseLog(home_folder())
     for name in EXPERTS:
         lines = (workshop.data / DATASETS[name] / "train.jsonl").read_text().splitlines()
@@ -168,7 +168,7 @@ def test_a_mixture_within_its_limit_is_assembled_as_without_one(workshop):
 
 
 def test_joint_epsilon_above_the_limit_is_refused(workshop):
-    """Each expert alone is within the limit: it is the records they share that are not."""
+    """Each expert alone is within the limit, but the ε of the shared records is not."""
     sealed_here(workshop)
     privacy = workshop.assemble()["privacy"]
     workshop.config.unlink()
@@ -182,7 +182,7 @@ def test_joint_epsilon_above_the_limit_is_refused(workshop):
 
 
 def test_epsilon_over_releases_above_the_limit_is_refused(workshop):
-    """The present packages are within the limit, but an older version was given away too."""
+    """The present packages are within the limit, but an older version was published too."""
     sealed_here(workshop, "an older version")
     privacy = workshop.assemble()["privacy"]
     assert privacy["epsilon"] < privacy["over_releases"]["epsilon"]
@@ -200,13 +200,13 @@ def test_a_limit_needs_an_epsilon(workshop):
     with pytest.raises(
         UserError,
         match=r"the joint ε of these experts cannot be stated, but moe\.max_epsilon is 1000: banking_expert claims no "
-        r"privacy: the seed reveals the noise; mend that",
+        r"privacy: the seed reveals the noise; correct this",
     ):
         workshop.assemble(limited(workshop, 1000))
 
 
 def test_a_limit_needs_to_know_what_was_released_before(workshop):
-    """Packages that were sealed elsewhere: nobody here can say which other versions there are."""
+    """For packages that were sealed elsewhere, the other versions are unknown here."""
     with pytest.raises(UserError, match=r"over all versions .* cannot be stated.*the release log of this machine"):
         workshop.assemble(limited(workshop, 1000))
     assert not workshop.config.exists()

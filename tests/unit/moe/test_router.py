@@ -14,7 +14,7 @@ WORDS = st.text(alphabet=string.ascii_lowercase, min_size=1, max_size=8)
 
 
 def found(keyword, question, *, match="word"):
-    """Say whether one expert with one keyword claims the question."""
+    """Say whether one expert with this one keyword gets the question."""
     router = Router([Route(expert="a", keywords=(keyword,), match=match), Route(expert="b", always_active=True)])
     return router.decide(question).expert == "a"
 
@@ -74,7 +74,7 @@ def test_found(keyword, question):
         ("C++", "C is fast"),
         ("401(k)", "401k"),
         ("a.c", "abc"),
-        ("हिन", "हिन्दी"),  # the next character is a vowel sign: the word goes on
+        ("हिन", "हिन्दी"),  # the next character is a vowel sign: the word continues
     ],
 )
 def test_not_found(keyword, question):
@@ -271,7 +271,7 @@ def test_an_excluded_word_keeps_the_fallback_out_too():
     other = Route(expert="b", always_active=True)
     assert chosen("anything", fallback, other) == "a"
     assert chosen("a medicine", fallback, other) == "b"
-    with pytest.raises(UserError, match=r"holds a word that keeps a out \(`routing.exclude`\)"):
+    with pytest.raises(UserError, match=r"contains a word that excludes a \(`routing.exclude`\)"):
         Router([fallback]).decide("a medicine")
 
 
@@ -304,7 +304,7 @@ def test_priority_chooses_among_fallbacks():
 
 @given(st.lists(st.tuples(WORDS, st.integers(-2, 2)), min_size=1, max_size=6), st.lists(WORDS, max_size=6))
 def test_the_winner_is_the_first_of_the_best_by_matches_then_priority(experts, words):
-    """Against the rule written as a sort: most matches, then highest priority, then the routing order."""
+    """Compare with the rule written as a sort: most matches, then highest priority, then the routing order."""
     routes = [
         Route(expert=str(index), keywords=(keyword,), priority=priority)
         for index, (keyword, priority) in enumerate(experts)

@@ -1,4 +1,4 @@
-"""The peak memory of this process. Not getrusage's: across exec that keeps the peak of whoever started it."""
+"""The peak memory of this process. Not from getrusage: after exec it still has the peak of the parent process."""
 
 from pathlib import Path
 

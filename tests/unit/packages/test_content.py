@@ -1,4 +1,4 @@
-"""From a run to its package: what goes in, what stays out, and that the bytes depend on nothing else."""
+"""From a run to its package: what it contains, what stays out, and that the bytes depend on nothing else."""
 
 import hashlib
 import json
@@ -82,7 +82,7 @@ PRIVATE = ["7654", "987654", "424242", "3.125", "2.0625", "2.03125", "1.984375",
 
 
 def test_counts_losses_seeds_and_digests_of_private_data_stay_out():
-    """Searched for in every byte of the file, not only in the fields one would think of."""
+    """The test searches every byte of the file, not only the likely fields."""
     data = building.package()
     assert json.dumps(building.metrics()).count("7654") >= 1
     for secret in PRIVATE:
@@ -107,7 +107,7 @@ def test_held_out_numbers_are_published_only_where_the_dataset_says_so():
     assert few == {"published": True, "metrics": [{**loss, "interval": None}]}
     for unmeasured in (None, evaluation(mean=None)):
         quality = opened(settings=PUBLIC, evaluation=unmeasured).manifest["quality"]
-        assert quality == {"published": False, "reason": "nothing was measured on held-out records"}
+        assert quality == {"published": False, "reason": "no measurements on held-out records"}
 
 
 def test_an_evaluation_of_private_records_stays_out_even_if_it_is_given():
@@ -141,7 +141,7 @@ def test_without_a_claim_the_manifest_says_why(changes, summary):
 
 
 def test_the_noise_keys_id_stays_out_where_it_follows_from_the_data():
-    """A reproducible run's key derives from its fingerprint, so the id would confirm a guess at the data."""
+    """A reproducible run's key follows from its fingerprint, so the id would allow to test a guess at the data."""
     release = json.loads(receipt_bytes(building.privacy()))
     reproducible = json.loads(receipt_bytes(building.privacy(mode="reproducible", epsilon=None, reason="seed")))
     assert release["events"][0]["key_id"] == "0" * 32
@@ -225,7 +225,7 @@ def test_files_of_the_safetensors_library_are_read():
 
 
 def test_every_key_that_peft_writes_is_known_and_a_package_loads_in_peft(tmp_path, tiny_base):
-    """Another version of PEFT may write other keys: this test is where one notices."""
+    """Another version of PEFT may write other keys: this test would notice it."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 

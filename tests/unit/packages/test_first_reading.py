@@ -1,4 +1,4 @@
-"""The one reading of a payload: what it sees under the signature is what the weights' own check would have seen."""
+"""The first reading of a payload gives the same results as a separate check of the weights."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from tests.unit.packages.test_tgsp_streaming import content, large_adapter
 
 
 def of_payload(data: bytes, *, offset: int = 0) -> payload.FirstReading:
-    """Return the reading of a payload that begins at `offset`, when it has run."""
+    """Return the completed first reading of a payload that begins at `offset`."""
     frame = building.container.Frame(
         header=b"", manifest=b"", recipients=b"", payload_offset=offset, payload_size=len(data) - offset, signatures=()
     )
@@ -37,7 +37,7 @@ def large_weights(folder: Path) -> Path:
 
 
 def sealed(weights: Path) -> Path:
-    """Return a package of these weights, beside them."""
+    """Return a package of these weights, in the same folder."""
     manifest, members = content(weights)
     path = weights.with_name("p.tgsp")
     seal_package(path, manifest=manifest, members=members, key=building.key())
@@ -112,7 +112,7 @@ def handed_over(weights, rest, offset):
 
 
 def read_places(monkeypatch) -> list[tuple[int, int]]:
-    """Return a list that will hold what is read of files: offset and length."""
+    """Return a list that records every read of a file: offset and length."""
     places = []
     plain, into = source.OpenFile.read, source.OpenFile.read_into
     monkeypatch.setattr(
@@ -132,7 +132,7 @@ def test_finite_weights_are_read_once(tmp_path, monkeypatch):
 
 
 def test_large_values_are_read_again_and_are_fine(tmp_path, monkeypatch):
-    """Their squares are infinite, which the quick look cannot tell from a value that is."""
+    """Their squares are infinite, so the quick check cannot distinguish them from infinite values."""
     with open(large_weights(tmp_path), "r+b") as stream:
         stream.seek(9 * BLOCK)
         stream.write(np.float32(1e30).tobytes())

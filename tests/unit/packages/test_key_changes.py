@@ -1,4 +1,4 @@
-"""Rotating and revoking keys end to end, and every way to bend the statements that carry it to others."""
+"""Rotate and revoke keys end to end, and every way to manipulate the statements for others."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def revocation(tmp_path):
 
 
 def accepted(*signers) -> str:
-    """Return whose signatures these are, by the store as it stands on disk."""
+    """Return whose signatures these are, according to the trust store on disk."""
     presented = [(key.algorithm, key.raw) for signer in signers for key in signer.public.keys]
     return trust.load_trust().publisher_of(presented).name
 
@@ -69,7 +69,7 @@ def test_rotating_puts_a_new_key_in_place_and_keeps_the_old_one(tmp_path):
     assert done.retired.stat().st_mode & 0o777 == private_keys.key_path().stat().st_mode & 0o777 == 0o600
     assert done.new.certified_by == old.fingerprint
     assert {entry.fingerprint for entry in trust.load_trust()} == {old.fingerprint, done.new.fingerprint}
-    with pytest.raises(UserError, match="was retired: sign with the one that took its place"):
+    with pytest.raises(UserError, match="was retired: sign with the key that replaced it"):
         private_keys.load_key(done.retired)
     assert json.loads(done.retired.with_suffix(".rotation.json").read_text()) == json.loads(
         (tmp_path / "rotation.json").read_text()
@@ -131,9 +131,9 @@ def every_cut(monkeypatch, tmp_path, *, prepare, work):
 
 @pytest.mark.parametrize("secret", [None, b"word"])
 def test_a_rotation_cut_short_leaves_a_key_to_sign_with(tmp_path, monkeypatch, secret):
-    """Every write of it is cut in turn; the key in place is always a whole one that is trusted, the old one is kept.
+    """Each write is interrupted in turn. The current key is always complete and trusted, and the old one is kept.
 
-    Under a passphrase, the fingerprint once came from a .pub file that was the next key's already.
+    With a passphrase, the fingerprint once came from a .pub file that already belonged to the next key.
     """
     monkeypatch.setattr(pkcs8, "_COST", 16)
     if secret:
@@ -171,7 +171,7 @@ def _check_rotation(old, replaced, cut):
 
 
 def test_what_a_killed_command_left_is_cleared_up(tmp_path):
-    """A half-written private key lay about for ever, and a statement by which one could trust a key that was lost."""
+    """A partly written private key once stayed for ever, and so did a statement that made others trust a lost key."""
     old = private_keys.create_key()
     folder = private_keys.keys_folder()
     killed = folder / ".publisher.pem.0123456789abcdef.tmp"
@@ -210,7 +210,7 @@ def test_rotating_ones_own_key_keeps_its_scopes_and_its_expiry(tmp_path):
 
 
 def test_an_expired_key_is_not_rotated(tmp_path):
-    """The new one would expire with it, or the expiry would be worth nothing."""
+    """The new key would be expired too, or the expiry would mean nothing."""
     key = private_keys.create_key()
     trust.trust_publisher(replace(key, expires=today().replace(year=today().year - 1, day=1)))
     with pytest.raises(UserError, match=r"expired here on .*keys trust.*--expires"):
@@ -301,7 +301,7 @@ def test_a_reason_is_one_visible_line(tmp_path, reason):
 
 
 def test_a_retired_or_revoked_key_is_not_rotated(tmp_path):
-    """Its statement would introduce a key that nobody may follow to."""
+    """Its statement would introduce a key that nobody may trust."""
     private_keys.create_key()
     done = rotate_key(output=tmp_path / "first.json")
     with pytest.raises(UserError, match="was retired"):
@@ -401,7 +401,7 @@ def test_a_revocation_is_followed_and_names_whom_the_key_introduced(rotation, re
 
 @pytest.mark.parametrize("ever_trusted", [True, False])
 def test_a_revocation_of_a_key_that_nobody_trusts_is_kept(revocation, ever_trusted):
-    """It was thrown away after `untrust`, so that a stale public file was trusted again afterwards."""
+    """It was once ignored after `untrust`, so an old public file could be trusted again later."""
     if ever_trusted:
         trust.trust_publisher(replace(OLD.public, name="bank"))
         trust.untrust_key("bank")
@@ -435,7 +435,7 @@ def followed_chain(folder: Path, *numbers: int) -> list:
 
 @pytest.mark.parametrize("forgotten", [(), (0,), (1,), (0, 1)])
 def test_a_revocation_names_all_that_rest_on_the_key(tmp_path, forgotten):
-    """It once named the first generation alone; and forgetting one in between must not cut the others off."""
+    """It once named only the first generation. Untrusting a key in between must not hide the later ones."""
     entries = followed_chain(tmp_path, 1, 2, 3, 4)
     for index in forgotten:
         trust.untrust_key(entries[index].fingerprint)
@@ -459,7 +459,7 @@ def test_a_revocation_in_the_middle_leaves_the_earlier_keys(tmp_path):
 
 
 def test_a_revocation_that_shares_a_key_with_a_trusted_publisher_does_not_break_the_store(tmp_path):
-    """Who has broken one algorithm alone could state a key of their own beside the publisher's other one."""
+    """Someone who broke only one algorithm could combine their own key with the publisher's other key."""
     trust.trust_publisher(replace(OLD.public, name="bank"))
     mixed = {"ed25519": MALLORY._private["ed25519"], "ml-dsa-65": OLD._private["ml-dsa-65"]}
     bent = revocation_statement(key=private_keys.PublisherKey.of(mixed, name="mixed"), reason="it was lost")
@@ -527,7 +527,7 @@ def test_a_statement_cut_at_any_length_is_refused(tmp_path):
 
 
 def sign_anew(statement: dict, signers: dict) -> dict:
-    """Sign whatever a statement says by now."""
+    """Sign the present content of a statement again."""
     unsigned = {field: value for field, value in statement.items() if field != "signatures"}
     message = f"{unsigned['format']}\n{canonical_json(unsigned)}".encode()
     signatures = {
@@ -603,7 +603,7 @@ def test_attacks_on_a_rotation_statement(attack, tmp_path):
 
 
 def test_half_an_old_key_does_not_speak_for_both(tmp_path):
-    """Who has broken one algorithm alone writes a sound statement of an Ed25519-only publisher; it is not trusted."""
+    """Someone who broke only Ed25519 can write a valid statement of an Ed25519-only publisher. It is not trusted."""
     trust.trust_publisher(replace(OLD.public, name="bank"))
     bent = written(tmp_path / "bent.json", rotation_statement(old=building.key(1), new=MALLORY))
     with pytest.raises(UserError, match="not signed with every key that bank is trusted with"):

@@ -1,4 +1,4 @@
-"""Publishers' files: one PEM block an algorithm, a passphrase that is expensive to guess, nowhere near a project."""
+"""Publishers' files: one PEM block per algorithm, a passphrase that is expensive to guess, never inside a project."""
 
 import itertools
 import os
@@ -184,7 +184,7 @@ def test_two_files_under_one_passphrase_share_nothing():
 
 
 def test_a_guess_at_the_passphrase_is_expensive():
-    """scrypt with N = 2^14, r = 8, p = 5; the library's own form takes less than a millisecond a guess."""
+    """scrypt with N = 2^14, r = 8, p = 5. The library's own form takes less than a millisecond per guess."""
     content = private_pem([CURVE], passphrase=b"word")
     started = time.process_time()
     load_pem_private_key(content, b"word")
@@ -211,7 +211,7 @@ def test_the_environment_gives_the_passphrase_to_new_keys_and_opens_them(monkeyp
 
 
 def test_the_fingerprint_needs_no_passphrase(monkeypatch):
-    """Snakemake asks for it whenever it reads the rules: nobody can be asked then."""
+    """Snakemake needs it whenever it reads the rules, and nobody can type a passphrase then."""
     key = private_keys.create_key(secret=b"word")
     assert private_keys.ensure_publisher_key() == building.own_fingerprint() == key.fingerprint
     private_keys.key_path().with_suffix(".pub").unlink()
@@ -225,12 +225,12 @@ def test_the_fingerprint_needs_no_passphrase(monkeypatch):
 
 
 def test_public_halves_that_are_not_the_private_ones_are_refused():
-    """They are read before the passphrase opens the file, which then has to agree."""
+    """They are read before the passphrase opens the file. The private keys must then match them."""
     content = private_pem(BOTH.values(), passphrase=b"word")
     assert raw(parse_private(content + public(*BOTH.values()), where="file", secret=b"word")) == raw(BOTH)
     other = Ed25519PrivateKey.from_private_bytes(bytes(32))
     for stated in (public(CURVE), public(other, LATTICE)):
-        with pytest.raises(UserError, match="states other public keys than its private ones have"):
+        with pytest.raises(UserError, match="states other public keys"):
             parse_private(content + stated, where="file", secret=b"word")
     with pytest.raises(UserError, match="must hold PKCS8 private keys alone"):
         parse_private(private_pem(BOTH.values(), passphrase=None) + public(CURVE, LATTICE), where="file", secret=None)
@@ -248,7 +248,7 @@ def test_a_missing_or_stale_public_file_is_mended_when_the_key_is_opened(monkeyp
 
 @pytest.mark.parametrize(("given", "match"), [("", f"set {VARIABLE}"), ("wrong", "the passphrase does not open")])
 def test_a_key_that_jobs_could_not_open_is_refused_before_the_first_job(monkeypatch, given, match):
-    """Hours of training went by until the sealing job said so. A dry-run needs no passphrase."""
+    """The error once came only in the sealing job, after hours of training. A dry-run needs no passphrase."""
     key = private_keys.create_key(secret=b"word")
     monkeypatch.setenv(VARIABLE, given)
     assert settle_publisher({"bank": ()}, create=False) == key.fingerprint
@@ -266,7 +266,7 @@ def test_an_empty_passphrase_in_the_environment_is_none(empty, monkeypatch):
 
 
 def typed(command: list[str], *answers: str) -> tuple[int, str]:
-    """Run a command on a terminal of its own, answer what it asks, and return its code and what was shown."""
+    """Run a command in a separate terminal, type the answers, and return its exit code and its output."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
     pid, terminal = pty.fork()
     if pid == 0:
@@ -364,7 +364,7 @@ def test_a_snakefile_in_the_home_folder_makes_no_project_of_it(tmp_path, monkeyp
 
 
 def test_a_project_is_one_in_the_home_folder_too(tmp_path, monkeypatch):
-    """Where ${HOME} is the project itself, a key lay in it unnoticed."""
+    """If ${HOME} was the project itself, a key inside it was not noticed."""
     (tmp_path / "Snakefile").write_text("")
     (tmp_path / "home").mkdir()
     for home in (tmp_path, tmp_path / "home"):
@@ -399,7 +399,7 @@ READERS = {
 
 @pytest.mark.parametrize(("make", "read"), READERS.values(), ids=READERS)
 def test_private_files_of_every_kind_are_held_to_the_same(tmp_path, make, read):
-    """Recipients' and model-signing keys were once read from a project, and from folders that others can write."""
+    """Recipients' and model-signing keys were once read even in a project, or in folders that others can write to."""
     path = tmp_path / "own" / "key.pem"
     path.parent.mkdir(mode=0o700)
     make(path)
@@ -479,7 +479,7 @@ def test_other_choices_of_algorithms_are_refused(chosen, match):
 
 def test_no_key_is_made_under_the_name_of_a_retired_one():
     """It could sign nothing, and `rotate` would refuse it too."""
-    with pytest.raises(UserError, match="is a name of retired keys"):
+    with pytest.raises(UserError, match="is reserved for retired keys"):
         private_keys.create_key(name="my.retired-key")
     assert not home_folder().joinpath("keys", "my.retired-key.pem").exists()
 

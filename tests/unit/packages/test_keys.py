@@ -1,4 +1,4 @@
-"""Publishers' keys and the trust store: who may read them, who makes the first one, whom one trusts."""
+"""Publishers' keys and the trust store: who may read them, how the first key is made, who is trusted."""
 
 import datetime
 import json
@@ -189,11 +189,11 @@ def test_a_publisher_key_that_may_not_sign_an_expert_is_refused_before_anything_
 
 
 def test_a_publisher_key_that_is_trusted_with_other_keys_is_refused_before_anything_is_sealed_with_it():
-    """The store knew its first key alone, so that every package of both was refused when it was sealed."""
+    """The store had only its first key, so every package with both signatures was refused when it was sealed."""
     key = private_keys.create_key()
     trust.untrust_key(key.fingerprint)
     building.trust_key(key.raw, name="publisher")
-    with pytest.raises(UserError, match=r"is trusted here with other ones.*keys untrust publisher"):
+    with pytest.raises(UserError, match=r"is trusted here with other keys.*keys untrust publisher"):
         private_keys.ensure_publisher_key()
 
 
@@ -205,7 +205,7 @@ def test_an_untrusted_publisher_key_is_refused_before_anything_is_sealed_with_it
 
 
 def test_first_use_keeps_another_key_that_is_trusted_as_publisher():
-    """The name may stand for a colleague's key: making one's own must not push that out of the store."""
+    """The name may belong to a colleague's key: making the user's own key must not remove that from the store."""
     building.trust_key(b"\1" * 32, name="publisher")
     made = private_keys.ensure_publisher_key()
     assert trust.load_trust().find(made) is not None
@@ -230,7 +230,7 @@ def test_processes_that_start_at_once_agree_on_one_first_key():
 
 
 def test_the_fingerprint_costs_little_and_neither_torch_nor_numpy():
-    """It is a parameter of a rule, so every command of Snakemake's asks for it."""
+    """It is a parameter of a rule, so every Snakemake command computes it."""
     private_keys.create_key()
     code = (
         "import sys, json, dataclasses, typing, time; start = time.process_time();"
@@ -353,7 +353,7 @@ def test_one_damaged_home_is_reported(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("kind", ["fifo", "folder"])
 def test_a_key_that_is_no_regular_file_is_refused_and_nothing_waits(kind):
-    """A folder once left through Python's own IsADirectoryError."""
+    """A folder once caused an IsADirectoryError with a traceback."""
     private_keys.create_key()
     private_keys.key_path().unlink()
     os.mkfifo(private_keys.key_path()) if kind == "fifo" else private_keys.key_path().mkdir()

@@ -62,7 +62,7 @@ def test_the_commands_of_the_document_exist():
 
 
 def test_the_document_says_how_the_key_before_a_rotation_is_revoked():
-    """It said "revoke it", and the name that one had used revoked the new key."""
+    """It once said only "revoke it", but the old key's name then meant the new key."""
     command = f"--name NAME{RETIRED}XXXXXXXX --reason"
     assert command in section("Rotating a key")
     assert f"--name publisher{RETIRED}01234567 --reason" in section("In short")

@@ -1,4 +1,4 @@
-"""The manifest's own rules: what its fields must say of each other, and that its allow-list is one."""
+"""The manifest's rules: consistency between its fields, and a complete allow-list."""
 
 import functools
 import json
@@ -33,7 +33,7 @@ def opened(**changes: Any):
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
-    """Return a sound manifest with one field changed; `...` removes it."""
+    """Return a valid manifest with one field changed; `...` removes it."""
     manifest, _ = building.parts()
     *parents, last = path.split(".")
     place = manifest
@@ -58,7 +58,7 @@ def test_the_schema_is_valid():
 
 
 def test_a_validator_is_made_once(monkeypatch):
-    """To make one for every package took longer than to use it."""
+    """Making one for every package once took longer than using it."""
     check_manifest(building.parts()[0])
     monkeypatch.setattr(jsonschema, "Draft202012Validator", None)
     check_manifest(building.parts()[0])
@@ -71,9 +71,9 @@ def test_the_manifest_survives_its_bytes():
 
 @pytest.mark.parametrize("path", [path for path in fields(building.parts()[0]) if not path.startswith("members")])
 def test_every_mapping_refuses_a_field_more(path):
-    """An allow-list has no holes: beside each field, another one is refused."""
+    """The allow-list has no gaps: an additional field is refused in every mapping."""
     *parents, _ = path.split(".")
-    refusal = r"(Additional|additional) properties|valid under|no setting that the stage|no such setting"
+    refusal = r"(Additional|additional) properties|valid under|not a setting that the stage|no such setting"
     with pytest.raises(PackageError, match=refusal) as caught:
         check_manifest(changed(".".join([*parents, "unheard_of"]), 1))
     assert "\n" not in str(caught.value)
@@ -104,7 +104,7 @@ def test_the_manifest_says_what_the_specification_lists():
     [
         ("adapter.settings.rank", 0, r"adapter\.settings\.rank: 0 is not a whole number from 1 to 4096"),
         ("adapter.settings.rank", ..., r"adapter\.settings: rank is missing"),
-        ("adapter.settings.kind", "lora", r"adapter\.settings: kind is no setting that a `lora` adapter states"),
+        ("adapter.settings.kind", "lora", r"adapter\.settings: kind is not a setting of a `lora` adapter"),
         ("adapter.settings.target_modules", ["v_proj", "q_proj"], r"adapter\.settings is .*, but it must be"),
         ("adapter.settings.rank", {"a": 1}, r"adapter\.settings\.rank: "),
         ("adapter.settings.Rank", 2, r"adapter\.settings: 'Rank' does not match"),
@@ -134,7 +134,7 @@ def test_the_manifest_says_what_the_specification_lists():
         ("constraints.max_chain", 0, r"constraints\.max_chain: "),
         ("constraints.load_order", 0.5, r"constraints\.load_order: "),
         ("routing.priority", 10**6, r"routing\.priority: "),
-        ("training.seed", 1, r"training\.seed: only a reproducible run states it"),
+        ("training.seed", 1, r"training\.seed: only a reproducible run may state it"),
         ("training.started", "2026-01-31", r"training\.started: "),
         ("training.datasets", [], r"training\.datasets: "),
         ("training.datasets", [{"sha256": "0" * 64}], r"training\.datasets\.0: "),
@@ -164,7 +164,7 @@ HUGE = {
 
 @pytest.mark.parametrize(("path", "value"), HUGE.values(), ids=HUGE)
 def test_a_manifest_of_a_megabyte_is_judged_at_once(path, value):
-    """`inspect` of 72 kB of anybody's once took minutes: each item of a list was compared with each other."""
+    """`inspect` of an untrusted file of 72 kB once took minutes: each item of a list was compared with every other."""
     content = canonical_json(changed(path, value)).encode()
     assert len(content) < MAX_MANIFEST
     started = time.process_time()
@@ -175,7 +175,7 @@ def test_a_manifest_of_a_megabyte_is_judged_at_once(path, value):
 
 
 def test_duplicate_names_are_found_at_once():
-    """The search for them once took minutes on a megabyte, before any signature."""
+    """The search for them once took minutes on a megabyte, before the check of any signature."""
     text = "{" + ",".join(f'"{number:x}":0' for number in range(100_000)) + ',"1869f":0}'
     started = time.process_time()
     with pytest.raises(PackageError, match="duplicate key '1869f'"):
@@ -239,7 +239,7 @@ def test_settings_reach_the_manifest_and_the_card():
     assert manifest["base"]["quantization"] == {"method": "gptq", "bits": 4}
     assert b"Apache-2.0" in package.members["LICENSE"]
     for text in (
-        *("An expert by Bank of Nowhere. Licence: Apache-2.0; see `LICENSE`.", "Kept out by: river."),
+        *("An expert by Bank of Nowhere. Licence: Apache-2.0; see `LICENSE`.", "Excluded by: river."),
         *("It needs `a@^1.2`.", "It must not be installed with `b@*`.", "quantized by gptq", "## How to load"),
         *("## Data", "## Training", "## Privacy", "## Evaluation", "## Limits"),
     ):

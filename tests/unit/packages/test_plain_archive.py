@@ -1,4 +1,4 @@
-"""The one tar.gz of a list of members: what Python's own modules read from it, and what they would write."""
+"""The only tar.gz of a list of members, compared with what Python's own modules read and write."""
 
 import gzip
 import io
@@ -30,7 +30,7 @@ def read(data: bytes, limits=LIMITS) -> dict[str, bytes]:
 
 
 def tarred(members=MEMBERS, **changes) -> bytes:
-    """What Python's tarfile writes for plain files."""
+    """Return the archive that Python's tarfile writes for plain files."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name in sorted(members):
@@ -43,7 +43,7 @@ def tarred(members=MEMBERS, **changes) -> bytes:
 
 
 def zipped(content: bytes) -> bytes:
-    """The gzip file of any content."""
+    """Return the gzip file of any content."""
     stream = io.BytesIO()
     writer = plain_gzip.PlainGzipWriter(stream, size=len(content))
     writer.write(content)
@@ -60,7 +60,7 @@ def test_what_is_written_is_read_again():
 
 
 def test_the_gzip_has_stored_blocks_only_and_a_constant_header():
-    """Walked here by RFC 1951's words, with other code."""
+    """The blocks are read here by RFC 1951, with other code."""
     data, content = written(), tarred()
     assert data[:10] == bytes.fromhex("1f8b08000000000000ff")
     position, found, final = 10, b"", 0
@@ -180,17 +180,17 @@ def test_padding_and_trailer_must_be_zeros():
 def test_more_or_fewer_zeros_at_the_end_are_refused():
     content = tarred({"a.txt": b"x"})
     for other in (content + bytes(10_240), content[: 4 * 512]):
-        with pytest.raises(PackageError, match=r"where its members give|cut short"):
+        with pytest.raises(PackageError, match=r"but its members need|cut short"):
             read(zipped(other))
 
 
 @pytest.mark.parametrize("level", [0, 1, 9])
 def test_another_encoding_of_the_same_tar_says_how_to_seal_it_again(level):
-    """Also level 0 of a library: its stored blocks have other lengths."""
+    """This includes level 0 of a library: its stored blocks have other lengths."""
     data = gzip.compress(tarred(), compresslevel=level, mtime=0)
     with pytest.raises(PackageError, match="run `sealed-experts publish` on the folder"):
         read(data)
-    with pytest.raises(PackageError, match=r"run `sealed-experts publish` on the folder|no content gives"):
+    with pytest.raises(PackageError, match=r"run `sealed-experts publish` on the folder|impossible size"):
         read(data[:9] + b"\xff" + data[10:])
 
 

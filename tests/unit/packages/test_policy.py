@@ -83,7 +83,7 @@ def test_mistakes_in_a_file_name_their_place(read, text, message):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    """A policy that silently is none would accept what it was written to refuse."""
+    """Without the error, the policy would silently accept what it was written to refuse."""
     with pytest.raises(UserError, match=r"none\.yaml"):
         Policy.read(tmp_path / "none.yaml")
 
@@ -137,9 +137,9 @@ def test_epsilon(epsilon, most, fits):
 
 @pytest.mark.parametrize("delta", [1.1e-3, 0.9999, None])
 def test_a_bound_on_epsilon_is_one_on_delta_too(delta):
-    """At δ = 0.9999 any ε can be stated, and once passed."""
+    """For δ = 0.9999 any ε can be stated, and this was once accepted."""
     stated = {"epsilon": 0.0001, "delta": delta}
-    refused(PackageError, "ε at δ up to 0.001; this package states it at", Policy(max_epsilon=8.0), privacy=stated)
+    refused(PackageError, "δ up to 0.001; this package states its ε for", Policy(max_epsilon=8.0), privacy=stated)
     refused(PackageError, "δ up to 1e-06", Policy(max_epsilon=8.0, max_delta=1e-6), privacy={**stated, "delta": 1e-5})
     check(Policy(max_epsilon=8.0), privacy={**stated, "delta": 1e-3})
     check(Policy(), privacy=stated)
@@ -147,7 +147,7 @@ def test_a_bound_on_epsilon_is_one_on_delta_too(delta):
 
 def test_a_bound_on_delta_alone_says_nothing(tmp_path):
     (tmp_path / "policy.yaml").write_text("max_delta: 1.0e-6\n")
-    with pytest.raises(UserError, match=r"max_delta: it belongs to max_epsilon"):
+    with pytest.raises(UserError, match=r"max_delta: it has no meaning without max_epsilon"):
         Policy.read(tmp_path / "policy.yaml")
     (tmp_path / "policy.yaml").write_text("max_delta: 1.0e-6\nmax_epsilon: 8\n")
     assert Policy.read(tmp_path / "policy.yaml") == Policy(max_epsilon=8.0, max_delta=1e-6)

@@ -107,14 +107,14 @@ def test_private_data_and_settings_are_named_by_hmac_and_public_data_by_digest()
 
 
 def test_every_stage_of_a_chain_is_named():
-    """Only the shipped stage's settings, code and libraries once were, though it began from the one before."""
+    """Once only the shipped stage's settings, code and libraries were named, although it started from another stage."""
     sft = building.metrics(environment={**ENVIRONMENT, "code": "6" * 64, "libraries": {"torch": "2.12.0"}})
     reinforce = building.metrics(**building.reinforce_metrics(), environment=ENVIRONMENT)
     found = statement(
         settings=building.run(stages=("sft", "reinforce")),
         selection={"stage": "reinforce", "reason": "the last", "candidates": ["sft", "reinforce"]},
         metrics=reinforce,
-        chain={"sft": sft, "reinforce": reinforce},
+        stages={"sft": sft, "reinforce": reinforce},
     )["predicate"]["buildDefinition"]
     names = building.inputs().names
     assert found["internalParameters"]["stages"] == [
@@ -238,9 +238,12 @@ REFUSED = {
     "another subject": (lambda c: c["subject"][1]["digest"].update(sha256="0" * 64), "its subject is not"),
     "a subject more": (lambda c: c["subject"].append(c["subject"][0]), "its subject is not"),
     "no subject": (lambda c: c["subject"].clear(), "its subject is not"),
-    "another name": (lambda c: build(c)["externalParameters"].update(name="other"), "what it says of 'name'"),
-    "other training": (lambda c: build(c)["externalParameters"].pop("training"), "what it says of 'training'"),
-    "an unknown parameter": (lambda c: build(c)["externalParameters"].update(path="/home/x"), "what it says of 'path'"),
+    "another name": (lambda c: build(c)["externalParameters"].update(name="other"), "what it says about 'name'"),
+    "other training": (lambda c: build(c)["externalParameters"].pop("training"), "what it says about 'training'"),
+    "an unknown parameter": (
+        lambda c: build(c)["externalParameters"].update(path="/home/x"),
+        "what it says about 'path'",
+    ),
     "another statement": (lambda c: c.update(_type="https://in-toto.io/Statement/v0.1"), "_type"),
     "another predicate": (lambda c: c.update(predicateType="https://example.org"), "predicateType"),
     "an unknown field": (lambda c: c["predicate"].update(byproducts=[]), "predicate: .*byproducts"),
@@ -267,7 +270,7 @@ REFUSED = {
     "no stage": (lambda c: build(c)["internalParameters"]["stages"].clear(), "internalParameters.stages"),
     "false for 0": (
         lambda c: build(c)["externalParameters"]["training"].update(warmup_steps=False),
-        "what it says of 'training'",
+        "what it says about 'training'",
     ),
     "an escape sequence": (
         lambda c: build(c)["internalParameters"]["stages"][0]["libraries"].update(torch="\x1b[2J"),

@@ -1,4 +1,4 @@
-"""The receipt as a member of a package: what breaks the ledger's rules is refused as a package's content."""
+"""The receipt as a member of a package: if it breaks the ledger's rules, the package is refused."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The registry: what is installed was verified, fits what is there, and arrives whole or not at all."""
+"""The registry: an installed package was verified, fits the others, and is complete or not there."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def made(
     storage=None,
     **options,
 ) -> Path:
-    """Write a package; `base` is its base, `by` its publisher's number, the other options are its constraints."""
+    """Write a package: `base` is its base, `by` is its publisher's number, the other options are its constraints."""
     base = options.pop("base", {"name": "tiny", "revision": None, "digest": "b" * 64})
     settings = building.run(
         name=name, version=version, package=PackageSettings(constraints=ConstraintSettings(**options))
@@ -113,7 +113,7 @@ def test_what_does_not_verify_is_not_installed(registry, tmp_path):
 
 
 def test_a_package_that_is_swapped_while_it_is_installed_is_not_what_was_verified(registry, tmp_path, monkeypatch):
-    """The copy is verified, not the path that somebody else can write to."""
+    """The copy is verified, not the file at a path that somebody else can write to."""
     path, verified = made(tmp_path), []
     verify = registries.opening.verify_any
 
@@ -130,14 +130,14 @@ def test_a_package_that_is_swapped_while_it_is_installed_is_not_what_was_verifie
 
 
 def test_what_no_package_can_be_is_not_even_copied(registry, tmp_path, monkeypatch):
-    """Two sparse gigabytes once became two real ones before their framing was looked at."""
+    """A sparse file of two gigabytes was once copied to two real ones before its framing was checked."""
     path = tmp_path / "huge.expert"
     with open(path, "wb") as stream:
         stream.write(expert_building.honest()[:100])
         stream.truncate(1 << 42)
     copied = []
     monkeypatch.setattr(registries, "_copy", lambda *arguments: copied.append(arguments))
-    with pytest.raises(UserError, match=r"its gzip layer has|no content gives"):
+    with pytest.raises(UserError, match=r"its gzip layer has|impossible size"):
         registry.install(path)
     assert not registry.folder.exists()
     frame = building.container.HEADER.pack(building.container.MAGIC, 1, 2, 0, 2 << 30, 200)
@@ -151,7 +151,7 @@ def test_what_no_package_can_be_is_not_even_copied(registry, tmp_path, monkeypat
     assert copied == []
     monkeypatch.undo()
     path.write_text("no package")
-    with pytest.raises(UserError, match="this is no package"):
+    with pytest.raises(UserError, match="this is not a package"):
         registry.install(path)
     assert not registry.folder.exists()
 
@@ -251,11 +251,11 @@ def test_a_version_never_changes(registry, tmp_path):
 
 @pytest.mark.parametrize("upgrade", [False, True])
 def test_an_upgrade_does_not_replace_the_same_version_in_the_other_container(registry, tmp_path, upgrade):
-    """A .tgsp of two signatures gave way to the Ed25519-only file of its own version."""
+    """A .tgsp with two signatures was once replaced by the Ed25519-only file of the same version."""
     installed = registry.install(made(tmp_path, container="tgsp")).path
     before, other = installed.read_bytes(), made(tmp_path)
     with pytest.raises(
-        UserError, match=r"is installed as tiny_expert-tiny\.v1\.0\.0\.tgsp, .* uninstall that one first"
+        UserError, match=r"is installed as tiny_expert-tiny\.v1\.0\.0\.tgsp, .* uninstall the installed one first"
     ):
         registry.install(other, upgrade=upgrade)
     assert (names(registry), installed.read_bytes()) == (["tiny_expert-tiny.v1.0.0.tgsp"], before)
@@ -309,7 +309,7 @@ def test_a_file_that_was_altered_where_it_lies_is_refused(registry, tmp_path):
 
 
 def narrowed(registry: Registry, number: int = 2, **options) -> Registry:
-    """The same registry for who trusts one key alone for this command, and others besides."""
+    """Return the same registry for a user who trusts several publishers, but only one for this command."""
     return Registry(
         folder=registry.folder,
         trust=building.trust(number),
@@ -327,7 +327,7 @@ def two_known():
 
 @pytest.mark.usefixtures("two_known")
 def test_a_narrower_trust_does_not_take_constraints_away(registry, tmp_path):
-    """Packages that --trust did not accept once counted for nothing, with all that they exclude and require."""
+    """Packages that --trust did not accept were once ignored, with all their constraints."""
     registry.install(made(tmp_path, "loans", incompatible_with=("cards@*",)))
     with pytest.raises(IncompatibleError, match=r"loans 1\.0\.0 is incompatible with cards"):
         narrowed(registry).install(made(tmp_path, "cards", by=2))
@@ -445,13 +445,13 @@ def test_an_adapter_that_fits_its_base_is_installed(tmp_path, capsys, container)
     base = made_base(tmp_path / "base")
     path = fitting(tmp_path, base, container=container)
     assert main(["verify", str(path), "--base", str(base)]) == 0
-    assert f"{path}: fits the base tiny: its digest and every tensor" in capsys.readouterr().out.splitlines()
+    assert f"{path}: fits the base tiny (compared its digest and every tensor)" in capsys.readouterr().out.splitlines()
     assert main(["install", str(path), "--base", str(base)]) == 0
     assert main(["install", str(path), "--base", str(base / "base.json")]) == 0
 
 
 def test_verify_says_for_programs_what_it_found_about_the_base(tmp_path, capsys):
-    """It said nothing: whoever misspelt the option could not tell."""
+    """It once printed nothing, so a user could not notice a wrong option."""
     building.trust_key(building.key().public.raw, name="bank")
     base = made_base(tmp_path / "base")
     path = fitting(tmp_path, base)
@@ -478,7 +478,7 @@ def test_verify_says_for_programs_what_it_found_about_the_base(tmp_path, capsys)
     ],
 )
 def test_an_adapter_that_its_base_has_no_place_for_is_refused(tmp_path, capsys, changes, code, message):
-    """Only the digest was compared: an adapter of other shapes was found when it was loaded."""
+    """Once only the digest was compared, and an adapter of other shapes was found only when it was loaded."""
     building.trust_key(building.key().public.raw, name="bank")
     base = made_base(tmp_path / "base", **changes)
     path = fitting(tmp_path, base)

@@ -1,4 +1,4 @@
-"""What a package says about a reinforce stage, and that nothing it measured on private records is in it."""
+"""What a package says about a reinforce stage. It contains nothing that the stage measured on private records."""
 
 import json
 
@@ -51,7 +51,7 @@ def reinforced_package(**changes) -> VerifiedPackage:
 
 
 def test_the_manifest_states_how_a_reinforce_stage_was_trained():
-    """It once stated no batch, because that setting has another name there."""
+    """It once stated no batch size, because this setting has another name in reinforce."""
     package = reinforced_package()
     assert package.manifest["training"] == {
         "datasets": [{"hmac_sha256": building.inputs().names.of_data("e" * 64)}],
@@ -89,7 +89,7 @@ def test_the_manifest_states_how_a_reinforce_stage_was_trained():
 
 
 def test_what_a_reward_is_told_about_the_owners_data_stays_out():
-    """Its options may hold the owner's own words."""
+    """A reward's options may contain the owner's own text."""
     assert b"wolpertinger" in json.dumps(building.reinforce_metrics()).encode()
     run = building.run(**RL_RUN, public_evaluation=True)
     assert b"wolpertinger" not in building.package(settings=run, metrics=reinforced(), selection=RL_CHAIN)
@@ -122,7 +122,7 @@ def measured(value, found=None) -> set[str]:
 
 
 def test_nothing_that_reinforce_measured_on_records_enters_a_package_of_private_data():
-    """Every number of rl_metrics.json is recognisable but for settings; searched for in every byte of the file."""
+    """Every number in rl_metrics.json except settings is unique. The test searches every byte of the file for them."""
     run = building.run(**RL_RUN)
     metrics = reinforced(privacy={})
     numbers = measured(metrics) - measured(metrics["settings"]["training"])

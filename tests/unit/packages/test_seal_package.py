@@ -33,7 +33,7 @@ from tests.scripts import run_script
 
 
 def project(folder: Path, **package: object) -> list[str]:
-    """Write everything the script reads into `folder`; return its arguments but for publisher and output."""
+    """Write all inputs of the script into `folder`. Return its arguments, except publisher and output."""
     (folder / "peft").mkdir(parents=True, exist_ok=True)
     (folder / "peft" / "adapter_config.json").write_bytes(building.adapter_config())
     (folder / "peft" / "adapter_model.safetensors").write_bytes(building.weights())
@@ -114,7 +114,7 @@ def test_the_script_seals_the_same_bytes_whatever_hash_seed_time_and_folder(tmp_
 
 
 def test_a_package_of_an_earlier_stage_carries_the_privacy_of_the_whole_chain(tmp_path):
-    """Its receipt was once the shipped stage's own, though the choice had looked at the later stage's weights."""
+    """Its receipt once covered only the shipped stage, although the choice looked at the later stage's weights."""
     publisher = private_keys.ensure_publisher_key()
     folder = tmp_path / "a"
     project(folder)
@@ -178,12 +178,12 @@ def test_the_script_refuses_a_key_that_is_not_the_publishers(tmp_path):
     private_keys.ensure_publisher_key()
     run = sealed(tmp_path / "a", publisher="0" * 64)
     assert run.returncode == 1
-    assert run.stderr.startswith("error: the key at hand has the fingerprint")
+    assert run.stderr.startswith("error: the signing key has the fingerprint")
     assert not (tmp_path / "a" / "out.tgsp").exists()
 
 
 def test_two_builds_differ_in_nothing_but_the_ml_dsa_signature(tmp_path):
-    """ML-DSA is randomised: whatever stands before its block is the same."""
+    """ML-DSA is randomised. All bytes before its block are the same."""
     publisher = private_keys.ensure_publisher_key()
     runs = [sealed(tmp_path / folder, publisher=publisher) for folder in "ab"]
     assert [run.returncode for run in runs] == [0, 0], runs
@@ -222,7 +222,7 @@ def test_without_agreement_a_key_has_every_algorithm_and_a_dry_run_makes_none():
 
 
 def test_two_runs_that_start_at_once_make_one_key(monkeypatch, capsys):
-    """Both have seen that there is none before either may make it."""
+    """Both runs see that there is no key before one of them makes it."""
     both_have_looked = threading.Barrier(2, timeout=20)
 
     def lock(folder):
@@ -276,7 +276,7 @@ def test_an_expert_file_is_made_neither_of_another_publishers_package_nor_of_an_
     run = sealed(tmp_path, publisher=publisher, package={"recipients": [str(tmp_path / "reader.pub")]})
     assert run.returncode == 0, run.stderr
     run = as_expert(tmp_path)
-    assert (run.returncode, "is encrypted, and an .expert never is" in run.stderr) == (1, True)
+    assert (run.returncode, "is encrypted, but an .expert is never" in run.stderr) == (1, True)
     (tmp_path / "out.tgsp").write_bytes(building.package())
     run = as_expert(tmp_path)
     assert (run.returncode, "is not trusted here" in run.stderr) == (5, True)
@@ -292,7 +292,7 @@ def test_no_plain_expert_file_of_an_earlier_package_stays_beside_an_encrypted_on
     run = sealed(tmp_path / "a", publisher=publisher, package={"recipients": [str(tmp_path / "reader.pub")]})
     assert run.returncode == 0, run.stderr
     assert not (tmp_path / "a" / "out.expert").exists()
-    assert "out.expert, which was made of the package before" in run.stdout
+    assert "out.expert, which was made from the old package" in run.stdout
 
 
 @pytest.mark.parametrize("epoch", ["-1", "1.5", "yesterday", "1" * 13, "١"])

@@ -1,4 +1,4 @@
-"""Nothing private is in a package: looked for in every byte of a small one, not in the fields one thinks of."""
+"""Nothing private is in a package. The test searches every byte of a small one, not only the likely fields."""
 
 import base64
 import dataclasses
@@ -24,7 +24,7 @@ MACHINE = "node-of-nowhere"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Everything that the sealing script reads, made from real records, with every number recognisable."""
+    """All inputs of the sealing script, made from real records; every number in them is unique."""
     folder = tmp_path_factory.mktemp("secret-folder")
     data = build_tiny_dataset(folder / "data")
     for split in ("train", "val"):
@@ -95,7 +95,7 @@ def seal(folder: Path) -> Path:
 
 
 def spellings(secret: str) -> list[bytes]:
-    """Return the forms in which a text, or the bytes that it writes in hexadecimal, could stand in a file."""
+    """Return the forms in which a file could contain a text, or the bytes that the text gives in hexadecimal."""
     forms = [secret.encode(), json.dumps(secret)[1:-1].encode(), base64.b64encode(secret.encode())[:-4]]
     if len(secret) == 64 and set(secret) <= set("0123456789abcdef"):
         raw = bytes.fromhex(secret)
@@ -115,7 +115,7 @@ def test_the_search_finds_what_is_there():
 
 
 def private_things(folder: Path) -> dict[str, str]:
-    """Return everything that must not be in a package of private data, by what it is."""
+    """Return everything that must not be in a package of private data, by description."""
     data, metrics = folder / "data", read_json(folder / "rl_metrics.json")
     secrets: dict[str, str] = {}
     for split in ("train", "val"):
@@ -170,7 +170,7 @@ def test_the_owner_alone_finds_the_data_again(run):
 
 
 def _outer(key: bytes, message: bytes) -> bytes:
-    """Return what RFC 2104's outer hash is taken over, so that the test needs no library's HMAC."""
+    """Return the input of RFC 2104's outer hash, so that the test needs no HMAC library."""
     padded = key.ljust(64, b"\0")
     inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded) + message).digest()
     return bytes(byte ^ 0x5C for byte in padded) + inner

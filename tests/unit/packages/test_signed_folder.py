@@ -1,4 +1,4 @@
-"""Model signatures beside PEFT folders: ours pass the real command line, its own pass here, nothing altered does."""
+"""Model signatures of PEFT folders: the real tool accepts ours, we accept its own, and nothing altered is accepted."""
 
 import base64
 import hashlib
@@ -82,7 +82,7 @@ def test_signing_and_verifying(folder, keys):
 
 
 def test_the_envelope_is_dsse_over_an_in_toto_statement(folder, keys):
-    """Rebuilt here from the specifications' words: DSSE's PAE, in-toto's statement, ECDSA by the library alone."""
+    """The bytes are built here from the specifications: DSSE's PAE, in-toto's statement, ECDSA from the library."""
     import hashlib
 
     from cryptography.hazmat.primitives import hashes, serialization
@@ -233,7 +233,7 @@ def test_another_statement_is_refused_even_when_signed(folder, keys, change, kin
 
 
 def test_a_statement_of_only_some_files_is_refused(folder, keys):
-    """Its digests give its subject; the folder's set of files does not."""
+    """Its subject matches its digests, but the folder has more files."""
 
     def fewer(_bundle, statement):
         from sealed_experts.packages.model_signature import _root

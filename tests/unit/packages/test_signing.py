@@ -1,4 +1,4 @@
-"""Signature algorithms against their standards, and against whoever would bend a signature."""
+"""Signature algorithms against their standards, and against manipulated signatures."""
 
 import base64
 import json
@@ -76,7 +76,7 @@ def test_ed25519_against_rfc_8032(number):
 
 
 def test_ml_dsa_65_against_wycheproof():
-    """Key generation, the encoding of the message with an empty context, and verification are the standard's."""
+    """Key generation, message encoding with an empty context, and verification follow the standard."""
     key = MLDSA65PrivateKey.from_seed_bytes(bytes.fromhex(WYCHEPROOF["seed"]))
     assert key.public_key().public_bytes_raw().hex() == WYCHEPROOF["public_key"]
     verify_signature(**wycheproof())
@@ -159,7 +159,7 @@ def test_a_label_of_the_other_algorithm_is_refused():
 def test_a_signature_by_a_weak_key_is_refused_although_it_matches():
     """Under the neutral point, R = the same point and S = 0 sign every message."""
     raw = bytes([1]) + bytes(31)
-    with pytest.raises(SignatureError, match="anybody can sign"):
+    with pytest.raises(SignatureError, match="anyone can make signatures"):
         verify_signature(algorithm=ED25519, public_key=raw, value=raw + bytes(32), message=b"any message")
 
 
@@ -173,7 +173,7 @@ def test_a_signature_for_another_context_is_refused():
 
 @pytest.fixture
 def _without_ml_dsa(monkeypatch):
-    """As where OpenSSL is too old."""
+    """Act as if OpenSSL were too old."""
 
     class Absent(MLDSA65PublicKey):
         @classmethod

@@ -1,4 +1,4 @@
-"""Reading a file twice: the second reading is trusted only where the system keeps writers away."""
+"""Read a file twice: the second reading is trusted only if the system keeps writers away."""
 
 import contextlib
 import mmap
@@ -19,7 +19,7 @@ NAN = struct.pack("<f", float("nan"))
 
 
 def package_of_nan(container):
-    """A package that a dishonest but trusted publisher signed: one of its weights is not a number."""
+    """A package that a dishonest but trusted publisher signed: one of its weights is NaN."""
     arrays = building.tensors()
     next(iter(arrays.values()))[0, 0] = float("nan")
     package = building.with_member(building.WEIGHTS, building.weights(arrays))
@@ -28,7 +28,7 @@ def package_of_nan(container):
 
 @contextlib.contextmanager
 def healed_between_readings(monkeypatch, path):
-    """Between the first reading and the second, write a finite number over the other, through a map made before."""
+    """Between the two readings, write a finite number over the NaN, through a memory map made before."""
     with open(path, "r+b") as stream, mmap.mmap(stream.fileno(), 0) as mapped:
         place = mapped.find(NAN)
         mapped[place : place + 4] = NAN  # the page is dirty now: writing to it again changes no time of the file

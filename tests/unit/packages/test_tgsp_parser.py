@@ -90,7 +90,7 @@ def stored(compression: str, encryption: str) -> bytes:
 @QUICK
 @given(st.binary(max_size=100), st.integers(0, 3), st.booleans())
 def test_arbitrary_recipients_under_a_good_signature(start, count, honest):
-    """Also such as have the right length and the reader's own name."""
+    """This includes parts of the right length with the reader's own fingerprint."""
     part = start
     if honest:
         name = bytes.fromhex(IDENTITY.recipient.fingerprint)
@@ -105,7 +105,7 @@ def test_arbitrary_recipients_under_a_good_signature(start, count, honest):
 @QUICK
 @given(st.binary(max_size=300), st.sampled_from(["none", "zstd"]), st.booleans())
 def test_arbitrary_payload_under_a_good_signature(payload, compression, wrapped):
-    """Under encryption the reader's content key is right, and the payload is not, or opens to something else."""
+    """With encryption, the content key is right, but the payload does not open, or opens to something else."""
     encryption = "hpke-mlkem768-x25519" if wrapped else "none"
     manifest = stored(compression, encryption)
     recipients = wrap_key(bytes(32), recipients=[IDENTITY.recipient], manifest=manifest) if wrapped else b""
@@ -204,7 +204,7 @@ def test_what_is_no_regular_file_neither_hangs_nor_opens(kind, tmp_path, monkeyp
 
 
 def test_the_file_is_read_once(tmp_path, monkeypatch):
-    """Between check and use nothing looks at the path again."""
+    """Nothing uses the path again between check and use."""
     path = tmp_path / "p.tgsp"
     path.write_bytes(HONEST)
     opened = []

@@ -1,4 +1,4 @@
-"""Sealing and verifying from files: the memory they take, what they leave behind, and that they agree with bytes."""
+"""Seal and verify from files: memory, remaining files, and the same results as from bytes in memory."""
 
 import json
 import os
@@ -31,7 +31,7 @@ STORAGES = {
     "both": {"compression": "zstd", "recipients": [IDENTITY.recipient]},
 }
 MOST_GROWTH = 16  # MB: some blocks of a megabyte, and what the libraries for compression and encryption hold
-# A process of its own, which imports what `sealed-experts verify` does and tells its peak memory in MB.
+# A separate process that imports the same as `sealed-experts verify` and prints its peak memory in MB.
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -111,7 +111,7 @@ def test_memory_does_not_grow_with_the_adapter(storage, tmp_path):
         assert peaks[1 << 21, action] - peaks[1 << 11, action] < MOST_GROWTH, peaks
 
 
-# The same for a package that is there: what is done with it, and by whom it may be read.
+# The same for an existing package, by action and by storage.
 USED = """
 import sys
 from pathlib import Path
@@ -137,7 +137,7 @@ print(peak_memory())
 @pytest.mark.parametrize("action", ["unpack", "install"])
 @pytest.mark.parametrize("storage", ["expert", "plain", "both"])
 def test_unpacking_and_installing_take_no_more_memory_than_verifying(storage, action, tmp_path):
-    """For 64 MB of weights: `unpack` held them two to three times."""
+    """For 64 MB of weights. `unpack` once held them in memory two or three times."""
     peaks = [_peak_of_using(tmp_path / str(width), storage, action, width=width) for width in (1 << 11, 1 << 21)]
     assert peaks[1] - peaks[0] < MOST_GROWTH
 
@@ -162,7 +162,7 @@ def _peak_of_using(tmp_path, storage, action, *, width):
 
 @pytest.mark.parametrize("container", ["tgsp", "expert"])
 def test_what_is_unpacked_is_hashed_as_it_is_written(container, tmp_path, monkeypatch):
-    """The second reading gives other bytes than the first, unnoticed by the file's times."""
+    """The second reading gives other bytes than the first, and the file's times do not show it."""
     path = tmp_path / f"p.{container}"
     path.write_bytes(building.package() if container == "tgsp" else expert_building.honest())
     place = path.read_bytes().index(building.weights()[-64:])
@@ -203,7 +203,7 @@ def test_a_disk_that_is_full_while_a_package_is_unpacked_leaves_nothing(containe
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("width", [4, BLOCK // 8, BLOCK // 8 + 1, BLOCK])
 def test_files_and_memory_agree(storage, width, tmp_path):
-    """The weights end before, at and after the ends of blocks."""
+    """The weights end before, at and after the end of a block."""
     large_adapter(tmp_path / building.WEIGHTS, width=width)
     manifest, members = content(tmp_path / building.WEIGHTS)
     path = tmp_path / "p.tgsp"
@@ -219,7 +219,7 @@ def test_files_and_memory_agree(storage, width, tmp_path):
         assert data == path.read_bytes()
 
 
-# What it leaves behind
+# Remaining files
 
 
 def test_a_refused_package_leaves_nothing_and_what_was_there_stays(tmp_path):

@@ -1,4 +1,4 @@
-"""The base's tokenizer in a package: the base's own files, which transformers loads, and nothing that loads code."""
+"""The base's tokenizer in a package: the base's files, which transformers can load, and nothing that loads code."""
 
 import json
 

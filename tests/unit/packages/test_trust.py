@@ -1,4 +1,4 @@
-"""Who may be trusted: keys that stand for somebody, in files that nobody else can write."""
+"""Who may be trusted: strong keys, in files that nobody else can write."""
 
 import datetime
 import json
@@ -25,7 +25,7 @@ from tests.attacks import building
 
 @pytest.mark.parametrize("meant", ["bank", "the-bank", fingerprint(b"\1" * 32)])
 def test_untrust_removes_a_key_under_all_of_its_names(meant):
-    """It once said `no longer trusted` while the key still was, under a second name."""
+    """It once said `no longer trusted`, but the key was still trusted under a second name."""
     entry = trust_entry.entry_of(building.trust_key(b"\1" * 32, name="bank"))
     (trust.trust_folder() / "the-bank.json").write_text(json.dumps({**entry, "name": "the-bank"}))
     with pytest.raises(UserError, match="same ed25519 key"):
@@ -57,7 +57,7 @@ def test_an_algorithm_has_its_own_fingerprint_to_untrust_by():
 
 
 def test_a_name_cannot_be_taken_for_a_fingerprint():
-    """`untrust` takes either: a name of this shape would remove another key than one means."""
+    """`untrust` accepts both: a name like a fingerprint could remove the wrong key."""
     with pytest.raises(UserError, match="cannot name a key"):
         building.trust_key(b"\1" * 32, name="0" * 64)
 
@@ -66,7 +66,7 @@ def test_a_name_cannot_be_taken_for_a_fingerprint():
 
 
 def give_away(path, monkeypatch):
-    """Make `path` belong to another user than the one who reads it."""
+    """Make `path` belong to another user."""
     if os.geteuid() == 0:
         os.chown(path, 4242, -1)
     else:
@@ -83,7 +83,7 @@ PLACES = {
 @pytest.mark.parametrize("wide", [0o666, 0o664, 0o646, 0o777])
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 def test_trust_that_others_can_write_is_refused(place, wide):
-    """An entry of mode 0666, or a home folder of mode 0777, was once read without a word."""
+    """An entry of mode 0666, or a home folder of mode 0777, was once read without an error."""
     building.trust_key(b"\1" * 32, name="bank")
     place().chmod(wide if place().is_file() else wide | 0o700)
     with pytest.raises(UserError, match=r"other users can write to .*chmod go-w it"):
@@ -92,7 +92,7 @@ def test_trust_that_others_can_write_is_refused(place, wide):
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 def test_trust_that_belongs_to_another_user_is_refused(place, monkeypatch):
-    """Whoever owns it can change it at any time, whatever its mode."""
+    """Its owner can change it at any time, with any mode."""
     building.trust_key(b"\1" * 32, name="bank")
     give_away(place(), monkeypatch)
     with pytest.raises(UserError, match=r"belongs to another user .*chown it"):
@@ -121,14 +121,14 @@ def test_an_entry_that_is_no_file_is_refused_and_nothing_waits():
         trust.load_trust()
 
 
-# Keys under which anybody can sign
+# Keys under which anyone can make signatures
 
 P = 2**255 - 19
 D = -121665 * pow(121666, P - 2, P) % P
 
 
 def point(encoded: bytes):
-    """Decode as RFC 8032, section 5.1.3, but for its refusal of y >= p; None if there is no such point."""
+    """Decode as in RFC 8032, section 5.1.3, but accept y >= p; None if there is no such point."""
     number = int.from_bytes(encoded, "little")
     sign, y = number >> 255, (number & (2**255 - 1)) % P
     square = (y * y - 1) * pow(D * y * y + 1, P - 2, P) % P
@@ -155,7 +155,7 @@ def times_eight(start):
 
 
 def small_order() -> list[bytes]:
-    """Every encoding of a point whose order divides 8, found on the curve itself: eight points, y also as y + p."""
+    """Return every encoding of a point whose order divides 8, found by computation: eight points, y also as y + p."""
     order = 2**252 + 27742317777372353535851937790883648493
     found = set()
     for seed in range(2, 40):  # multiplied by the large prime order, any point falls into the group of eight
@@ -188,12 +188,12 @@ def test_the_list_of_weak_points_is_the_curves_own():
 
 @pytest.mark.parametrize("raw", SMALL, ids=lambda raw: raw.hex()[:6] + raw.hex()[-2:])
 def test_a_key_under_which_anybody_can_sign_is_not_trusted(raw, tmp_path):
-    """Under the neutral point, one constant is a signature of every message; it could be trusted once."""
+    """For the neutral point, one constant is a signature of every message. Such a key could once be trusted."""
     file = tmp_path / "weak.pub"
     file.write_text(PublicKey(raw=raw).pem)
-    with pytest.raises(UserError, match=r"weak\.pub.*anybody can sign"):
+    with pytest.raises(UserError, match=r"weak\.pub.*anyone can make signatures"):
         read_public_keys(file)
-    with pytest.raises(UserError, match="anybody can sign"):
+    with pytest.raises(UserError, match="anyone can make signatures"):
         building.trust_key(raw, name="weak")
     assert main(["keys", "trust", str(file)]) == 1
     assert main(["verify", str(file), "--trust", str(file)]) == 1
@@ -209,7 +209,7 @@ def test_an_entry_of_a_weak_key_is_refused():
     path = trust.trust_folder() / "bank.json"
     entry = json.loads(path.read_text()) | {"keys": {"ed25519": raw.hex()}, "fingerprint": fingerprint(raw)}
     path.write_text(json.dumps(entry))
-    with pytest.raises(UserError, match=r"bank\.json.*anybody can sign.*delete it"):
+    with pytest.raises(UserError, match=r"bank\.json.*anyone can make signatures.*delete it"):
         trust.load_trust()
 
 
@@ -247,7 +247,7 @@ def test_an_unknown_key_is_refused():
 
 @pytest.mark.parametrize("stripped", ["ed25519", "ml-dsa-65"])
 def test_a_stripped_signature_is_refused_whichever_it_is(stripped):
-    """The attack: take one signature off, so that who breaks the other algorithm can forge."""
+    """The attack: remove one signature, so that breaking the other algorithm is enough to forge."""
     kept = [name for name in ("ed25519", "ml-dsa-65") if name != stripped]
     store = trust.TrustStore([publisher()])
     refused(store, signers(publisher(), algorithms=kept), f"the {stripped} signature of key1 is missing")
@@ -273,7 +273,7 @@ def test_signatures_of_two_publishers_are_refused():
 
 
 def test_a_second_signature_by_an_unknown_key_is_refused():
-    """The trust store knows an older public file, or somebody put a key of their own beside the publisher's."""
+    """The trust store has an older public file, or somebody added their own key to the publisher's."""
     refused(trust.TrustStore([building.key().public]), signers(publisher()), "which is not trusted here")
 
 
@@ -300,7 +300,7 @@ def test_a_key_expires_after_its_last_day():
 
 
 def test_a_store_refuses_two_publishers_with_one_key():
-    """A signature could not tell them apart: the one's scopes or revocation could be had around by the other's."""
+    """A signature could not distinguish them: one publisher could evade the limits of the other."""
     half = replace(publisher(2), keys=(publisher(2).keys[0], publisher(1).keys[1]))
     for other in (replace(publisher(1), name="other"), publisher(1, revoked="lost"), half):
         with pytest.raises(UserError, match=r"have the same .* key"):
@@ -343,7 +343,7 @@ def test_an_entry_holds_everything():
 
 
 def test_nobody_is_told_to_delete_a_damaged_revocation():
-    """Whoever does so trusts the revoked key again with the next stale file."""
+    """After deleting it, an old file could make the user trust the revoked key again."""
     path = trust.trust_folder() / "bank.json"
     trust.trust_publisher(publisher(name="bank"))
     path.write_text(path.read_text().replace("bank", "tank"))
@@ -360,7 +360,7 @@ def test_nobody_is_told_to_delete_a_damaged_revocation():
 
 
 def test_a_key_to_be_revoked_takes_nobodys_name():
-    """Eight digits of a fingerprint can be hit on purpose: the other's entry would be gone."""
+    """An attacker can make a key with the same eight digits: another publisher's entry would be lost."""
     other = publisher(1)
     taken = f"revoked-{other.fingerprint[:8]}"
     victims = [
@@ -374,7 +374,7 @@ def test_a_key_to_be_revoked_takes_nobodys_name():
 
 
 def test_a_second_algorithm_can_be_added_but_none_taken_away():
-    """Else a file with the first key alone would make the second signature strippable."""
+    """Otherwise a file with only the first key would allow to remove the second signature."""
     trust.trust_publisher(building.key().public)
     trust.trust_publisher(publisher())
     with pytest.raises(UserError, match=r"is trusted with the ml-dsa-65 key .*, which this file lacks"):
@@ -416,12 +416,12 @@ def test_a_key_that_nobody_trusts_can_be_kept_as_revoked():
 
 @pytest.mark.parametrize("scopes", [(), ("",), ("A*",), ("[ab]",), ("a b",), ("../x",), ("x" * 65,)])
 def test_a_scope_that_is_no_pattern_is_refused(scopes):
-    with pytest.raises(UserError, match="is no pattern of names"):
+    with pytest.raises(UserError, match="is not a pattern of names"):
         trust.trust_publisher(publisher(scopes=scopes))
 
 
 def test_nothing_half_written_is_ever_read(monkeypatch):
-    """A crash in the middle of a change leaves the former entry."""
+    """A crash in the middle of a change leaves the old entry."""
     trust.trust_publisher(publisher(name="bank"))
 
     def crash(*_):
@@ -438,7 +438,7 @@ def test_nothing_half_written_is_ever_read(monkeypatch):
 
 
 def test_naming_a_file_takes_back_neither_scope_nor_expiry_nor_a_second_key(tmp_path):
-    """`--trust` of a key that the store knows once knew nothing of what limits it there."""
+    """`--trust` once ignored the limits that the store has for the same key."""
     file, day = tmp_path / "bank.pub", datetime.timedelta(days=1)
     file.write_text(building.key().public.pem)
     (unknown,) = trust_in_file(file)
@@ -459,7 +459,7 @@ def test_naming_a_file_takes_back_neither_scope_nor_expiry_nor_a_second_key(tmp_
 
 
 def test_what_a_revoked_key_signed_is_refused_even_where_nobody_is_trusted(tmp_path, capsys):
-    """`--allow-untrusted` accepts whoever made it, but not whom this user has refused for good."""
+    """`--allow-untrusted` accepts any publisher, except those that the user has revoked."""
     package = tmp_path / "tiny.tgsp"
     package.write_bytes(building.package())
     assert main(["verify", str(package), "--allow-untrusted"]) == 0

@@ -13,7 +13,7 @@ from sealed_experts.packages.errors import PackageError
 from sealed_experts.packages.settings import VERSION_PATTERN as PATTERN
 from sealed_experts.settings.texts import VERSION
 
-# semver.org, section 11.4, in ascending order; and what lies around them.
+# The versions of semver.org, section 11.4, in ascending order, and their neighbours.
 ASCENDING = (
     *("0.0.0-0", "0.0.0", "0.0.1", "0.9.9", "1.0.0-alpha", "1.0.0-alpha.1", "1.0.0-alpha.beta", "1.0.0-beta"),
     *("1.0.0-beta.2", "1.0.0-beta.11", "1.0.0-rc.1", "1.0.0", "1.0.1", "1.2.0", "1.10.0", "2.0.0-0", "2.0.0"),
@@ -103,7 +103,7 @@ def test_ranges_of_plain_versions_agree_with_the_packaging_library(version, low,
 
 @given(plain, st.integers(0, 30), numbers, numbers, st.integers(1, 3))
 def test_a_caret_is_the_range_that_its_numbers_mean(version, major, minor, patch, given_numbers):
-    """Against packaging's `==` with a prefix: the number that must stay, and those before it, are that prefix."""
+    """Compare with packaging's `==` and a prefix: the numbers up to the one that must stay the same."""
     numbers_given = [major, minor, patch][:given_numbers]
     first = next((place for place, number in enumerate(numbers_given) if number), given_numbers - 1)
     prefix = ".".join(map(str, numbers_given[: first + 1]))

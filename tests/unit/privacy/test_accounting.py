@@ -1,4 +1,4 @@
-"""ε against independent accountants, closed forms, published values, and the laws it must obey."""
+"""ε against independent accountants, closed forms, published values, and general laws."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ from sealed_experts.privacy.ledger.events import GaussianEvent
 DELTA = 1e-5
 # (sample rate, noise multiplier, steps): the demo, the full-size run, and the corners around them.
 CASES = [(0.064, 1.0, 60), (8 / 5000, 1.0, 2000), (0.064, 0.5, 60), (0.064, 20.0, 60), (0.2, 2.0, 1)]
-# Slow enough that few examples must do; every one is a new computation.
+# Each example is a new, slow computation, so use only a few.
 slow = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -71,7 +71,7 @@ def test_sampling_of_nearly_everyone_joins_the_analytic_gaussian():
 
 @pytest.mark.parametrize("case", CASES)
 def test_against_opacus(case):
-    """Never below PRV's own lower end, within its error of its upper end, and below RDP."""
+    """ε is never below PRV's lower bound, at most PRV's error above its upper bound, and below RDP."""
     from opacus.accountants import PRVAccountant, RDPAccountant
 
     rate, noise, steps = case
@@ -86,7 +86,7 @@ def test_against_opacus(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_never_below_the_truth(case):
-    """Between an optimistic estimate, which is a lower bound, and dp_accounting's own accountant as it comes."""
+    """ε is between an optimistic estimate (a lower bound) and dp_accounting's accountant with default options."""
     from dp_accounting import dp_event
     from dp_accounting.pld import PLDAccountant
     from dp_accounting.pld import privacy_loss_distribution as pld
@@ -104,7 +104,7 @@ def test_never_below_the_truth(case):
     ours = one(*case)
     assert optimistic.get_epsilon_for_delta(DELTA) <= ours + 1e-9
     assert ours == pytest.approx(accountant.get_epsilon(DELTA), rel=2e-3)
-    # Grids are nested: a coarser one than the library's can only give more.
+    # Grids are nested: a grid coarser than the library's can only give a larger ε.
     if distributions.grid_interval([(rate, noise)]) >= 1e-4:
         assert ours >= accountant.get_epsilon(DELTA) - 1e-9
 
@@ -150,7 +150,7 @@ def test_measured_values_of_opacus():
 
 
 def test_passes_over_one_draw_are_not_further_draws():
-    """Four passes over each of 100 draws (q 0.02, σ 1): by RDP, 11.6 is true where 400 draws would pass for 2.87."""
+    """Four passes over each of 100 draws (q 0.02, σ 1): by RDP, ε is 11.6. Counted as 400 draws it would be 2.87."""
     from opacus.accountants import RDPAccountant
 
     for case, by_rdp in (((0.02, 1.0 / math.sqrt(4), 100), 11.6), ((0.02, 1.0, 400), 2.87)):
@@ -176,7 +176,7 @@ def test_hardly_anything_released_costs_hardly_anything():
 @given(rate=st.floats(0.01, 0.3), noise=st.floats(0.7, 10.0), steps=st.integers(1, 300))
 def test_more_steps_more_sampling_less_noise_never_cost_less(rate, noise, steps):
     base = one(rate, noise, steps)
-    tolerance = 2e-3 * base + 1e-6  # another rate or noise may come from another grid
+    tolerance = 2e-3 * base + 1e-6  # another rate or noise may use another grid
     assert one(rate, noise, steps + 50) >= base - 1e-9
     assert one(min(1.0, 1.3 * rate), noise, steps) >= base - tolerance
     assert one(rate, 1.3 * noise, steps) <= base + tolerance
@@ -233,7 +233,7 @@ def test_one_key_counts_once():
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -0.3, 0.01])
 def test_a_numerical_failure_falls_back_on_renyi(monkeypatch, broken):
-    """A PLD of 0.01 is below what a plain hypothesis test proves, so it is no ε."""
+    """A PLD of 0.01 is below the bound of a hypothesis test, so it cannot be the true ε."""
     accounting._account.cache_clear()
     monkeypatch.setattr(distributions, "pld_epsilon", lambda groups, delta: broken)
     result = account([event(0.064, 1.0, 60)], delta=DELTA)

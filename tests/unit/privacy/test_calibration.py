@@ -1,4 +1,4 @@
-"""What is said where no noise keeps a stage within its target: what spends it, and settings that every stage has."""
+"""The messages if no noise keeps a stage within its target: they name the cause, and settings that the stage has."""
 
 import pytest
 

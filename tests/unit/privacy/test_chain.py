@@ -1,4 +1,4 @@
-"""A chain whose second stage asks two questions of each draw: one ledger, one ε, and no claim where a link is open."""
+"""A chain of stages; the second has two queries per draw. One ledger, one ε, and no claim if a stage is unprotected."""
 
 import pytest
 from dp_accounting.pld import privacy_loss_distribution as pld
@@ -71,7 +71,7 @@ def test_gradient_and_mean_reward_of_one_draw_are_one_gaussian():
 def test_receipt_recomputation_and_release_log_agree_with_a_composition_by_hand(tmp_path):
     truth = by_hand((1.0, 0.064, 60), (COMBINED, 0.032, 25))
     without_the_query = by_hand((1.0, 0.064, 60), (0.8, 0.032, 25))
-    assert truth > 1.02 * without_the_query  # else a ledger that forgot the query would pass
+    assert truth > 1.02 * without_the_query  # otherwise a ledger that forgot the query would pass
     receipt = chain()
     sealed = released(receipt, expert="banking", units="ab", log=ReleaseLog(tmp_path / "home"))
     again = epsilon(events_from_json(receipt["events"]), delta=receipt["delta"])
@@ -83,7 +83,7 @@ def test_receipt_recomputation_and_release_log_agree_with_a_composition_by_hand(
 
 
 def test_two_versions_of_a_chain_compose_and_share_their_first_stage(tmp_path):
-    """Trained again from the same sft adapter: its steps were released once."""
+    """Both versions start from the same sft adapter, so the steps of sft were released only once."""
     log = ReleaseLog(tmp_path / "home")
     first = stage_receipt(plan("sft"), steps=60, key_id="k1")
     released(chain(), expert="banking", units="ab", log=log)
@@ -110,7 +110,7 @@ OPEN_CHAINS = {
 
 @pytest.mark.parametrize("receipt", OPEN_CHAINS.values(), ids=OPEN_CHAINS)
 def test_a_chain_with_an_open_link_claims_nothing(receipt, tmp_path):
-    """Such a receipt once stated no ε, and yet that every unit was protected against whoever holds the package."""
+    """Such a receipt once stated no ε, but also that every unit is protected against anyone with the package."""
     sealed = released(receipt, expert="banking", units="ab", log=ReleaseLog(tmp_path / "home"))
     assert sealed["epsilon"] is sealed["over_releases"]["epsilon"] is None
     assert sealed["reason"]
@@ -122,7 +122,7 @@ def test_a_chain_with_an_open_link_claims_nothing(receipt, tmp_path):
 
 
 def test_an_open_link_leaves_its_stage_in_the_receipt():
-    """The unprotected stage released no event, and once vanished from the list of stages."""
+    """The unprotected stage has no event, and was once missing in the list of stages."""
     receipt = OPEN_CHAINS["not, then private"]
     assert receipt["stage_epsilon"] == {"sft": None, "reinforce": None}
     assert receipt["reason"].startswith("stage sft: privacy is off")

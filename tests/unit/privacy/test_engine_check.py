@@ -1,4 +1,4 @@
-"""The check before a private run: it passes exact engines, and refuses what is wrong with a plain message."""
+"""The check before a private run: it passes exact engines, and refuses wrong ones with a clear message."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ SFT = SupervisedFineTuning(max_seq_len=64)
 
 
 def fresh(*targets):
-    """A model with LoRA as it starts: every gradient of A is zero."""
+    """A model with untrained LoRA: every gradient of A is zero."""
     base = tiny_qwen2().requires_grad_(False)
     return attach_adapter(base, Lora(rank=4, alpha=8, target_modules=targets), seed=1)
 
@@ -42,7 +42,7 @@ def check(model, objective=SFT, *, engine="hooks", sizes=SINGLE, rows=None):
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_it_passes_at_the_adapters_start_and_restores_the_weights(recompute):
-    """Truth once came from autograd.grad, which recomputed activations forbid."""
+    """The truth once came from autograd.grad, which does not work with recomputed activations."""
     model = fresh("q_proj", "down_proj")
     if recompute:
         enable_gradient_checkpointing(model)
@@ -62,7 +62,7 @@ def test_it_passes_pairs_on_every_exact_engine(engine, kind):
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("prompt", "got 1 gradients for 3 examples"),  # silently: it takes the whole batch for one example
+        ("prompt", "got 1 gradients for 3 examples"),  # silently wrong: it treats the whole batch as one example
         ("ia3", "got no per-example gradient"),
         ("dora", r"the gradient engine `hooks` fails on this model \(TypeError: DoraLinearLayer"),
     ],
@@ -103,7 +103,7 @@ def test_it_refuses_an_engine_that_forgets_rows_of_a_unit(monkeypatch):
         return [gradient[first] for gradient in gradients]
 
     monkeypatch.setattr(hooks, "sum_by_unit", first_rows)
-    assert check(adapted("lora")) < 1e-4  # units of one row each cannot show it
+    assert check(adapted("lora")) < 1e-4  # units with one row each cannot show the error
     with pytest.raises(GradientMismatch, match="differs from the one computed alone"):
         check(adapted("lora"), Preference(), sizes=PAIRS)
 
@@ -124,12 +124,12 @@ def test_it_refuses_a_loss_for_each_row_of_a_unit():
             response = response_logits(model, batch)
             return response.row_means(response.losses()), {}
 
-    with pytest.raises(GradientMismatch, match=r"the objective gave losses of shape \[6\] to 3 units"):
+    with pytest.raises(GradientMismatch, match=r"the objective returned losses of shape \[6\] for 3 units"):
         check(adapted("lora"), PerRow(max_seq_len=64), sizes=PAIRS)
 
 
 def test_it_refuses_a_layer_whose_rows_are_not_examples():
-    """The output head sees selected positions, not examples: an adapter there has no per-example gradient by hooks."""
+    """The output head's rows are positions, not examples: hooks give no per-example gradient there."""
     model = fresh("lm_head")
     with pytest.raises(GradientMismatch, match="gradients for"):
         check(model)
@@ -146,7 +146,7 @@ def test_a_defect_of_the_objective_is_no_mismatch():
 
 
 def test_an_example_that_teaches_nothing_is_no_mismatch_but_all_of_them_are():
-    """An answer sampled from nuclei of one token has no gradient; that says nothing about the engine."""
+    """An answer sampled from nuclei of one token has no gradient. That is no fault of the engine."""
     model, rows = adapted("lora"), units(SINGLE)
     silent = [dataclasses.replace(row, prompt_length=len(row.ids)) for row in rows]
     assert check(model, rows=[silent[0], *rows[1:]]) < 1e-3

@@ -1,4 +1,4 @@
-"""Per-unit gradients of every engine against a plain backward pass for each unit alone, written out here."""
+"""Per-unit gradients of every engine against a plain backward pass for each unit alone, written in this file."""
 
 import subprocess
 import sys
@@ -81,7 +81,7 @@ def assert_exact(kind, model, objective, batch, loss, *, noise=1e-4):
     assert float(norms.min()) > 1e-6
     for engine in NAMES:
         if kind in EXACT[engine]:
-            for _ in range(2):  # a second batch must not see anything of the first
+            for _ in range(2):  # nothing of the first batch may affect the second
                 gradients, found = measured(engine, model, objective, batch)
                 assert float(((gradients - expected).norm(dim=1) / norms).max()) < noise, engine
                 assert found.losses.tolist() == pytest.approx(losses, rel=noise, abs=1e-5)
@@ -104,7 +104,7 @@ def test_they_do_on_a_base_in_bfloat16(kind):
 
 
 def answers(model, *, top_p):
-    """Rollouts with made-up advantages and nuclei; where a nucleus ends, two likelihoods are well apart."""
+    """Rollouts with invented advantages and nuclei. The likelihoods at the end of a nucleus differ clearly."""
     rollouts = []
     for index, row in enumerate(units(seed=1)):
         with torch.no_grad():
@@ -134,7 +134,7 @@ def reinforce(model, **changes):
 
 
 def reinforce_loss(settings, reference):
-    """The loss by its formula, term by term, from whole probability vectors."""
+    """The loss by its formula, term by term, from complete probability vectors."""
 
     def loss(model, rows):
         total = 0.0
@@ -159,7 +159,7 @@ def reinforce_loss(settings, reference):
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.8, 0.7), (1.0, 0.7), (1.0, 1.0)])
 @pytest.mark.parametrize("kind", ["lora", "ia3", "prompt", "prefix"])
 def test_reinforce_is_exact_with_its_reference_nuclei_divergence_and_entropy(kind, temperature, top_p):
-    """The reference is the same model with other weights: inside `vmap` a swap of them would be without effect."""
+    """The reference is the same model with other weights. Swapping weights inside `vmap` would have no effect."""
     model = adapted(kind)
     objective, settings = reinforce(model, temperature=temperature, top_p=top_p)
     reference = [parameter.detach().clone() for parameter in trainable_parameters(model)]

@@ -1,4 +1,4 @@
-"""The journal: no crash, at any byte, may lose a step that was on disk."""
+"""The journal: a crash at any byte must not lose a step that was on disk."""
 
 import errno
 import os
@@ -84,7 +84,7 @@ def test_no_truncation_loses_a_step_and_the_journal_goes_on(tmp_path_factory, da
 @settings(max_examples=30, deadline=None)
 @given(tail=st.binary(min_size=1, max_size=12).filter(lambda tail: b"\n" not in tail))
 def test_whatever_a_torn_line_holds_it_counts_and_is_mended(tmp_path_factory, tail):
-    """Some file systems leave zeros where a write was cut off by a loss of power."""
+    """After a power loss, some file systems leave zeros in place of an unfinished write."""
     path = tmp_path_factory.mktemp("journal") / "journal"
     whole = write(path, [1, 2])
     path.write_bytes(whole + tail)
@@ -95,7 +95,7 @@ def test_whatever_a_torn_line_holds_it_counts_and_is_mended(tmp_path_factory, ta
 
 
 def test_a_header_without_its_end_is_refused(tmp_path):
-    """It was renamed into place whole: whoever cut it may have cut steps as well."""
+    """The file was created with its complete header, so someone cut it, and may have cut steps too."""
     path = tmp_path / "journal"
     whole = write(path, [1])
     header = whole.index(b"\n")

@@ -99,7 +99,7 @@ def test_a_release_starts_from_nothing():
 
 
 def test_a_unit_of_several_rows_is_clipped_once():
-    """Clipped row by row, a unit of two rows could move the sum by twice the clip."""
+    """If each row were clipped alone, a unit of two rows could change the sum by twice the clipping norm."""
     gradients = [10 * torch.ones((2, *shape)) for shape in SHAPES]
     summed = sum_by_unit(gradients, torch.tensor([0, 0]))
     assert [g.shape[0] for g in summed] == [1, 1]
@@ -123,7 +123,7 @@ def test_a_query_is_the_clipped_sum_with_its_own_noise_over_the_expected_batch_s
 
 
 def test_one_unit_moves_a_query_by_at_most_one():
-    """Whatever a value claims to be: the noise is for a sensitivity of one."""
+    """This holds for any value, because the noise is made for a sensitivity of one."""
     without = mechanism(queries={"mean_reward": 1.0}).release(step=1).queries["mean_reward"]
     for value in (1e9, float("inf"), float("nan"), -5.0, 1.0):
         subject = mechanism(queries={"mean_reward": 1.0})
@@ -150,7 +150,7 @@ def test_a_query_starts_anew_after_each_release():
 
 
 def test_a_query_that_nobody_pays_for_is_refused():
-    with pytest.raises(ValueError, match="pays for the queries"):
+    with pytest.raises(ValueError, match="the plan has the queries"):
         mechanism().ask({"mean_reward": torch.ones(1)})
-    with pytest.raises(ValueError, match="pays for the queries"):
+    with pytest.raises(ValueError, match="the plan has the queries"):
         mechanism(queries={"mean_reward": 5.0}).ask({})

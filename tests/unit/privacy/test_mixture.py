@@ -84,7 +84,7 @@ def test_the_statement_holds_at_its_own_delta():
 
 
 def test_a_thousand_disjoint_experts_are_quick():
-    """Their ε need computing only until no other can be worse."""
+    """The computation stops as soon as no other expert can have a larger ε."""
     members = [member(f"expert_{index}", [f"u{index}"], noise=1.0 + index % 7) for index in range(1000)]
     assert mixture_privacy(members, delta=DELTA).epsilon == joint(members[0])
 
@@ -101,7 +101,7 @@ def test_members_come_from_receipts():
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.none() | st.sets(st.sampled_from("abcdef")), min_size=1, max_size=6))
 def test_the_worst_group_is_the_worst_unit(holdings):
-    """Against the definition: for every unit, all members that hold it."""
+    """Compare with the definition: for every unit, all members that have it."""
     members = [member(str(index), units) for index, units in enumerate(holdings)]
     groups = mixture._largest_groups(members, None)
     known = sorted(set().union(*(units for units in holdings if units)))
@@ -112,7 +112,7 @@ def test_the_worst_group_is_the_worst_unit(holdings):
 
 
 def test_mixed_units_never_compare_as_equal():
-    """Two combined datasets may both be `mixed`, and still name one record in two ways."""
+    """Two combined datasets may both be `mixed`, and still give one record two different ids."""
     mixed = [member(name, units, unit="mixed") for name, units in (("a", "xy"), ("b", "zw"))]
     assert mixture_privacy(mixed, delta=DELTA).epsilon is None
     assert "different kinds of units" in str(mixture_privacy(mixed, delta=DELTA).reason)

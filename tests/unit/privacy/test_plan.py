@@ -1,4 +1,4 @@
-"""The plan: what it settles, what it refuses, and that mechanism and ledger read the same numbers."""
+"""The plan: what it decides, what it refuses, and that mechanism and ledger read the same numbers."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""What a version's receipt says over time, and of a chain that ships an earlier stage."""
+"""A version's receipt over time, and the receipt of a package that ships an earlier stage."""
 
 import json
 
@@ -32,7 +32,7 @@ def log(tmp_path):
 
 
 def test_versions_from_other_units_do_not_count_in_over_releases(log):
-    """One unprotected version on unrelated records once left every later package without an ε over releases."""
+    """After one unprotected version on unrelated records, no later package had an ε over releases."""
     released(UNPROTECTED, expert="banking", units="xy", log=log)
     released(receipt(event("k1")), expert="banking", units="pq", log=log)
     sealed = released(receipt(event("k2")), expert="banking", units="ab", log=log)
@@ -49,15 +49,15 @@ def test_an_unprotected_version_from_a_common_unit_leaves_no_epsilon_over_releas
 
 
 def test_another_name_takes_nothing_back(log):
-    """Versions of another name from the same units once did not count: a new name began at zero."""
+    """Versions with another name from the same units once did not count: a new name started at zero."""
     released(receipt(event("k1")), expert="banking", units="ab", log=log)
     sealed = released(receipt(event("k2")), expert="banking_b", units="ab", log=log)
     assert sealed["over_releases"]["epsilon"] == epsilon([event("k1"), event("k2")], delta=DELTA)
-    assert "whatever the experts' names" in sealed["over_releases"]["meaning"]
+    assert "all versions of all experts" in sealed["over_releases"]["meaning"]
 
 
 def test_a_version_that_is_sealed_again_has_the_same_receipt(log):
-    """Else its bytes would depend on what was sealed since."""
+    """Otherwise its bytes would depend on what was sealed since."""
     first = released(receipt(event("k1")), expert="banking", units="ab", log=log)
     released(receipt(event("k2")), expert="shared", units="bc", log=log)
     assert released(receipt(event("k1")), expert="banking", units="ab", log=log) == first
@@ -79,7 +79,7 @@ def test_that_versions_have_units_in_common_is_declared_public(log):
     assert json.loads(receipt_bytes(sealed))["public"] == sealed["public"]
 
 
-# A chain of which an earlier stage is shipped
+# Packages that ship an earlier stage
 
 SFT, CHAIN = receipt(event("k1")), receipt(event("k1"), event("k2", stage="reinforce"))
 CANDIDATES = ["sft", "reinforce"]

@@ -11,7 +11,7 @@ from sealed_experts.privacy.ledger.events import events_from_json
 from sealed_experts.privacy.ledger.receipt import joined_receipts, stage_receipt, unprotected_receipt
 from sealed_experts.privacy.plan import PrivacyPlan
 
-# What training_metrics.json promises to hold.
+# The fields that training_metrics.json must have.
 CONTRACT = {
     "enabled", "mode", "unit", "neighbouring", "sampling", "sample_rate", "noise_multiplier", "max_grad_norm", "steps",
     "accountant", "delta", "target_epsilon", "epsilon", "events", "stage_epsilon", "key_id",
@@ -134,7 +134,7 @@ def test_one_silent_adapter_silences_what_learns_from_it(first):
     receipts = [quiet, loud, seeded] if first else [seeded, loud, quiet]
     receipt = stage_receipt(plan("distill"), steps=10, key_id="k4", prior=joined_receipts(receipts))
     assert receipt["epsilon"] is None
-    assert receipt["reason"] == quiet["reason"]  # it is open to more people than what a seed reveals
+    assert receipt["reason"] == quiet["reason"]  # the data are exposed to more people than by a known seed
     assert [event["key_id"] for event in receipt["events"] if "key_id" in event][-1] == "k4"
 
 

@@ -1,4 +1,4 @@
-"""What a receipt's fields must say of each other, and of the chain whose package holds it."""
+"""Rules between the fields of a receipt, and between a receipt and the stages of its package."""
 
 import json
 import re
@@ -60,9 +60,9 @@ ALTERED = {
     "less over releases": ({**CHAIN, "over_releases": {**OVER, "epsilon": 1.0}}, r"over_releases\.epsilon is 1"),
     "another delta over releases": (
         {**CHAIN, "over_releases": {**OVER, "delta": 0.9}},
-        r"over_releases\.delta must be",
+        r"over_releases\.delta must equal",
     ),
-    "no delta over releases": ({**CHAIN, "over_releases": {"epsilon": 99.0}}, r"over_releases\.delta must be"),
+    "no delta over releases": ({**CHAIN, "over_releases": {"epsilon": 99.0}}, r"over_releases\.delta must equal"),
     "over releases as a list": ({**CHAIN, "over_releases": [1]}, "over_releases: "),
     "noise without end": (altered(noise_multiplier=1e200), r"events\.1\.noise_multiplier: "),
     "next to no noise": (altered(noise_multiplier=1e-200), r"events\.1\.noise_multiplier: "),
@@ -85,7 +85,7 @@ def test_a_receipt_that_contradicts_itself_is_refused(false, match):
 
 @pytest.mark.parametrize("change", [{"stage": "dpo"}, {"noise_multiplier": 2.0}, {"sample_rate": 0.5}])
 def test_one_key_that_is_said_to_have_released_two_things_is_refused(change):
-    """Two stages of one key were once counted as one release, so that a chain cost no more than its longest stage."""
+    """Two stages with one key once counted as one release, so all stages together cost only as much as the longest."""
     first = HONEST["events"][0]
     false = {**HONEST, "events": [{**first, **change}, first]}
     with pytest.raises(ReceiptError, match=r"events: .*two privacy events of key .* disagree"):
@@ -93,13 +93,13 @@ def test_one_key_that_is_said_to_have_released_two_things_is_refused(change):
 
 
 def test_every_stage_of_the_chain_has_an_event_and_a_claim():
-    """A receipt of the first stage alone once passed for a chain of two."""
+    """A receipt of only the first stage was once accepted for two stages."""
     chain = ["sft", "reinforce"]
     with pytest.raises(ReceiptError, match="stage 'reinforce' has no event"):
         check_receipt(HONEST, stages=chain)
-    with pytest.raises(ReceiptError, match="stage_epsilon: it has no sft"):
+    with pytest.raises(ReceiptError, match="stage_epsilon: it lacks sft"):
         check_receipt({**CHAIN, "stage_epsilon": {"reinforce": CHAIN["epsilon"]}}, stages=chain)
-    # The stages of an adapter that the chain started from are counted beside its own.
+    # The stages of an adapter that the first stage started from are counted too.
     check_receipt(CHAIN, stages=["reinforce"])
 
 

@@ -65,7 +65,7 @@ def library(groups, *, delta, pessimistic, interval=1e-4):
     ],
 )
 def test_with_sampling_the_bounds_meet_dp_accountings(groups):
-    """dp_accounting's two estimates enclose the true ε, and so do ours: they must overlap, and ours be narrow."""
+    """dp_accounting's two estimates enclose the true ε, and so do ours. They must overlap, and ours must be close."""
     above = library(groups, delta=DELTA, pessimistic=True)
     below = library(groups, delta=DELTA, pessimistic=False)
     bounds = epsilon_bounds(groups, delta=DELTA, near=above)
@@ -75,7 +75,7 @@ def test_with_sampling_the_bounds_meet_dp_accountings(groups):
 
 
 def test_one_step_against_numerical_integration():
-    """δ(ε) of one subsampled step is an integral over the outcomes; no grid, no transform, no composition."""
+    """δ(ε) of one subsampled step is an integral over the outcomes: it needs no grid, transform or composition."""
     import numpy as np
 
     rate, noise = 0.1, 0.9
@@ -105,7 +105,7 @@ def test_opacus_prv_accountant_agrees():
 
 @pytest.mark.parametrize(("cells", "steps", "share"), [(4096, 300, 0.01), (1 << 18, 3000, 0.3), (1 << 20, 10**6, 1e-4)])
 def test_the_transforms_error_is_less_than_is_counted(cells, steps, share):
-    """Steps of a loss of 1 with this probability, else 0, sum to a binomial distribution."""
+    """Steps with a loss of 1 with this probability, otherwise 0, sum to a binomial distribution."""
     import numpy as np
     from scipy import fft
     from scipy.stats import binom
@@ -176,7 +176,7 @@ def test_a_stage_that_claims_less_is_refused():
 
 
 def test_a_delta_beyond_doubles_is_beyond_what_can_be_recomputed():
-    with pytest.raises(ReceiptError, match="beyond what can be"):
+    with pytest.raises(ReceiptError, match="cannot be recomputed"):
         recompute_privacy({**HONEST, "delta": 1e-12, "epsilon": 99.0})
 
 
@@ -204,7 +204,7 @@ def test_a_receipt_that_claims_nothing_has_nothing_to_recompute(privacy):
 
 
 def test_the_longest_receipt_is_judged_in_bounded_time():
-    """Each of 64 kinds of steps once had a grid of its own full size: minutes."""
+    """Each of 64 kinds of steps once had its own grid of full size, which took minutes."""
     events = [
         {**HONEST["events"][0], "steps": 10, "sample_rate": 0.01 + number * 1e-6, "key_id": f"{number:032}"}
         for number in range(63)

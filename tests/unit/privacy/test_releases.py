@@ -1,4 +1,4 @@
-"""The release log: every sealed version once, nobody's data readable from it."""
+"""The release log: it has every sealed version once, and reveals no data."""
 
 import json
 import stat
@@ -93,7 +93,7 @@ def test_releases_have_numbers_and_the_same_version_keeps_its_own(log):
 
 
 def test_a_longer_run_of_one_key_is_a_release_of_its_own(log):
-    """It came after what was sealed between the two, and what was sealed between them came before it."""
+    """Versions sealed between the shorter and the longer run come before the longer one."""
     short = log.record(expert="banking", receipt=receipt(event("k1", steps=30)), units="ab")
     between = log.record(expert="other", receipt=receipt(event("k2")), units="ab")
     longer = log.record(expert="banking", receipt=receipt(event("k1", steps=60)), units="ab")
@@ -111,7 +111,7 @@ def test_unknown_units_are_common_with_everyone(log):
 
 
 def test_unknown_units_stay_unknown(log):
-    """An unprotected version on unknown units was once forgotten when another one on known units followed it."""
+    """An unprotected version on unknown units was once forgotten after a version on known units."""
     unprotected = receipt(epsilon=None, reason="privacy is off")
     for first, second in ((None, "zz"), ("zz", None)):
         log.record(expert="other", receipt=receipt(event("k1")), units="ab")
@@ -205,7 +205,7 @@ def test_a_damaged_entry_is_refused(log, home):
 
 @pytest.mark.parametrize("place", ["home", "home/releases", "home/releases/banking"])
 def test_a_home_that_cannot_be_made_is_named(tmp_path, place):
-    """A file in a folder's place once left through Python's own FileExistsError."""
+    """A file in the place of a folder once caused a FileExistsError with a traceback."""
     target = tmp_path / place
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     target.write_text("a file stands here")

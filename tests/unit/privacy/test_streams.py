@@ -10,7 +10,7 @@ KEY = bytes(range(32))
 
 
 def test_the_keystream_is_chacha20_as_rfc_8439_defines_it():
-    """Independent reference: RFC 8439's block function, written out, under the derived key."""
+    """Independent reference: RFC 8439's block function, written in this file, with the derived key."""
     key = derive_key(KEY, "noise", 3, 0)
     assert Stream(KEY).integers("noise", 3, 8).astype("<u8").tobytes() == _chacha20_block(key, counter=0)
 
@@ -39,7 +39,7 @@ def test_uniforms_are_uniform_and_never_touch_the_ends():
 def test_normals_are_normal_to_the_tails():
     values = Stream(KEY).normals("noise", 1, 500_000)
     assert stats.kstest(values, "norm").pvalue > 1e-3
-    # Of normal values one key in 400,000 is above (D'Agostino and Stephens, "Goodness-of-Fit Techniques", table 4.9).
+    # One key in 400,000 of normal values exceeds it (D'Agostino and Stephens, "Goodness-of-Fit Techniques", table 4.9).
     assert stats.anderson(values, method="interpolate").statistic < 2.5
     # 687 values are expected beyond 3.2 standard deviations on either side, and six times their own deviation is 157.
     assert abs(int((np.abs(values) > 3.2).sum()) - 687) < 160

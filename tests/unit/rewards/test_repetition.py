@@ -98,7 +98,7 @@ def test_good_answers_lose_next_to_nothing(name):
 
 def test_the_demos_own_answers_lose_next_to_nothing():
     rows = [row for domain in ("banking", "investment") for row in Demo(domain=domain, records=500).read()]
-    measured = [repetition(row.output) for row in rows]
+    measured = [repetition(row.record.answer) for row in rows]
     assert len(measured) >= 500
     assert statistics.fmean(measured) < 0.005
     assert max(measured) < 0.25  # a comparison of two terms defined in the same words

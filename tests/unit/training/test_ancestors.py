@@ -1,4 +1,4 @@
-"""Adapters that a stage learns from without training them: which model it gets, what it costs, what is refused."""
+"""Adapters that a stage learns from without training them: the model, its privacy cost, and what is refused."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 class Taught(Sft):
-    """Fine-tuning that is given another adapter, to look at it."""
+    """Fine-tuning with another adapter, which it only records."""
 
     teacher: FrozenModel | None = setting("A teacher.", default=None)
 
@@ -36,7 +36,7 @@ class Taught(Sft):
 
 
 def pupil(folder, base, dataset, teacher, *, public=False, privacy=PRIVATE):
-    """Return the job of a stage that learns from the adapter of another job."""
+    """Return the job of a stage that learns from another job's adapter."""
     job = make_job(folder, base, dataset, privacy=privacy, max_steps=3)
     chosen = FrozenModel(expert=teacher.expert, stage=teacher.stage, public=public)
     settings = Taught(**{**dict(job.settings), "teacher": chosen})
@@ -48,7 +48,7 @@ def pupil(folder, base, dataset, teacher, *, public=False, privacy=PRIVATE):
 
 @pytest.fixture(scope="module", params=[PRIVATE, PLAIN], ids=["private", "plain"])
 def teacher(request, tmp_path_factory, tiny_base, tiny_dataset):
-    """A trained teacher of another adapter kind than its pupils."""
+    """A trained teacher; its adapter kind differs from that of its pupils."""
     folder = tmp_path_factory.mktemp("teacher")
     job = make_job(folder, tiny_base, tiny_dataset, privacy=request.param, max_steps=4)
     job = dataclasses.replace(job, adapter=Dora(rank=4, alpha=4))
@@ -83,7 +83,7 @@ def test_a_stage_gets_the_frozen_model_beside_its_own_and_shares_the_base(teache
     assert torch.equal(seen["own"], logits(fresh, ids))
     assert not torch.equal(seen["given"], seen["own"])
     assert not seen["trainable"]
-    # Only the weights of the adapter itself are held twice.
+    # Only the adapter's weights exist twice.
     adapted = sum("lora_" in name for name, _ in alone.named_parameters())
     assert seen["copied"] == adapted
 

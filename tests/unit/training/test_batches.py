@@ -89,5 +89,5 @@ def test_padded_positions_are_each_rows_responses_in_order_then_positions_withou
 def test_values_of_rows_are_added_up_by_unit():
     rows = [Example(ids=(1,) * length, prompt_length=0, unit=unit) for length, unit in ((3, 7), (2, 4), (5, 7))]
     batch = cut(rows)[0]
-    assert batch.rows_by_unit() == [[0, 1], [2]]  # the unit with the longest row first
+    assert batch.rows_by_unit() == [[0, 1], [2]]  # the unit with the longest row comes first
     assert batch.by_unit(torch.tensor([1.0, 2.0, 4.0])).tolist() == [3.0, 4.0]

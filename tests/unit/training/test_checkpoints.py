@@ -1,4 +1,4 @@
-"""Checkpoints: durable, checked, pruned, never another run's, and the key beside them."""
+"""Checkpoints: durable, checked, pruned, and only of their own run; and the key in their folder."""
 
 import os
 import shutil
@@ -41,7 +41,7 @@ def test_a_damaged_newest_checkpoint_is_said_loudly_and_the_older_one_used(tmp_p
     assert subject.load_newest()["step"] == 1
     assert "WARNING: checkpoint of step 2 is not usable" in capsys.readouterr().err
     folder(tmp_path, keep=1).save(state(1), step=1)
-    assert folder(tmp_path).load_newest()["step"] == 1  # pruning did not take the damaged one for the newest
+    assert folder(tmp_path).load_newest()["step"] == 1  # pruning did not treat the damaged checkpoint as the newest
 
 
 def test_when_none_loads_the_run_is_not_silently_started_again(tmp_path):
@@ -128,7 +128,7 @@ def test_bfloat16_survives(tmp_path):
 
 @pytest.mark.parametrize("made_anew", [False, True], ids=["gone", "made anew"])
 def test_a_stopped_run_saves_nothing_into_the_folder_of_the_run_that_replaced_it(tmp_path, made_anew):
-    """It was removed, and another run has begun in one of the same name, with another key."""
+    """The folder was removed, and another run with another key has begun in a folder of the same name."""
     stopped = folder(tmp_path)
     stopped.save(state(1), step=1)
     shutil.rmtree(stopped.path)
@@ -172,7 +172,7 @@ def test_a_folder_that_is_moved_away_and_put_back_is_the_same(tmp_path):
     ids=["nan", "bytes", "big", "complex", "set", "sparse", "meta", "keys"],
 )
 def test_a_foreign_file_that_carries_a_digest_is_set_aside_as_any_damaged_one(tmp_path, capsys, value):
-    """What no state of ours holds once stopped the run, or ended it with a traceback."""
+    """A bug: values that our states never hold stopped the run, or gave a traceback."""
     subject = folder(tmp_path)
     subject.save(state(1), step=1)
     torch.save({"digest": "x", "value": value}, subject.path / "checkpoint_step_2.pt")

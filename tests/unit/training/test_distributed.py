@@ -1,4 +1,4 @@
-"""Several processes train what one would: the same batches, weights within rounding, one journal, the same ε."""
+"""Several processes train like one: the same batches, equal weights up to rounding, one journal, the same ε."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import torch
 from sealed_experts.errors import UserError, reports_user_errors
 from sealed_experts.privacy.mechanism import GradientMechanism
 from sealed_experts.training.checkpoints import CheckpointFolder, load_state
-from sealed_experts.training.command import run_job
+from sealed_experts.training.command import train_job
 from sealed_experts.training.interruption import EXIT_INTERRUPTED
 from sealed_experts.training.launcher import EXIT_PEER, EXIT_STOPPED
 from sealed_experts.training.loop import TrainingLoop
@@ -31,7 +31,7 @@ def job_in(folder, base, dataset, **changes):
 
 
 def close(one, other):
-    """Weights that differ by rounding alone."""
+    """Return whether weights differ only by rounding."""
     assert one["model_state_dict"].keys() == other["model_state_dict"].keys()
     for name, tensor in one["model_state_dict"].items():
         torch.testing.assert_close(other["model_state_dict"][name], tensor, rtol=1e-4, atol=1e-5)
@@ -69,7 +69,7 @@ def recorded(path):
     ids=["plain", "fewer than processes", "reproducible", "a few, private", "private"],
 )
 def test_processes_train_what_one_would(tmp_path, tiny_base, tiny_dataset, monkeypatch, privacy, batch, count):
-    """Batches of 8 or 2, drawn or shuffled, over 2 or 3: shares are uneven, and some of them empty."""
+    """Batches of 8 or 2, drawn or shuffled, on 2 or 3 processes: shares are uneven, and some are empty."""
     key = bytes(range(32))
     monkeypatch.setattr(CheckpointFolder, "secret_key", lambda self: key)
     alone, shared = (
@@ -79,7 +79,7 @@ def test_processes_train_what_one_would(tmp_path, tiny_base, tiny_dataset, monke
     for name in ("one", "many"):
         (tmp_path / name).mkdir()
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingLoop, "_differentiate", TrainingLoop._differentiate)  # to be put back
+        patch.setattr(TrainingLoop, "_differentiate", TrainingLoop._differentiate)  # restored below
         recorder(tmp_path / "one")(0)
         expected = train(alone)
     ended = train_as(count, shared, supervised, folder=tmp_path / "said", before=recorder(tmp_path / "many"))
@@ -107,7 +107,7 @@ def test_the_order_of_the_sum_is_defined_so_that_a_run_repeats_itself(tmp_path, 
 
 
 def test_sums_are_those_in_the_order_of_ranks(tmp_path):
-    """Of numbers whose sum depends on the order."""
+    """The sum of these numbers depends on the order."""
     values = [1e16, 1.0, -1e16, 1.0, 3.0]
 
     def work(rank):
@@ -117,7 +117,7 @@ def test_sums_are_those_in_the_order_of_ranks(tmp_path):
             tensors = [torch.full((2, 3), values[rank], dtype=torch.float64), torch.zeros(0, dtype=torch.float64)]
             total, empty = processes.sum(tensors)
             assert (total.shape, empty.numel()) == ((2, 3), 0)
-            assert set(total.flatten().tolist()) == {sum(values)}  # from the left
+            assert set(total.flatten().tolist()) == {sum(values)}  # added from the left
             assert processes.exchange({"rank": rank, "n": float("nan")})[3]["rank"] == 3
             shares = processes.exchange(processes.share(range(13)))
             assert sorted(item for share in shares for item in share) == list(range(13))
@@ -194,7 +194,7 @@ def test_processes_that_drift_apart_stop_and_keep_the_last_checkpoint(tmp_path, 
     assert "Traceback" not in "".join(ended.said)
     assert [path.name for path in job.checkpoints.glob("*/*.pt")] == ["checkpoint_step_2.pt"]
     assert not job.output.exists()
-    # Without a comparison in between, the one before the next checkpoint finds it.
+    # Without a comparison before, the one before the next checkpoint finds it.
     late = job_in(tmp_path / "late", tiny_base, tiny_dataset, checkpoint_steps=2, sync_steps=100)
     ended = train_as(2, late, supervised, folder=tmp_path / "said", before=before)
     assert "after step 4 of process 1 differ" in ended.said[0]
@@ -202,7 +202,7 @@ def test_processes_that_drift_apart_stop_and_keep_the_last_checkpoint(tmp_path, 
 
 
 def dies_in_step(number, how, *, rank=1):
-    """Make process `rank` end in the middle of a step."""
+    """Make process `rank` die in the middle of a step."""
 
     def before(own):
         original = TrainingLoop._differentiate
@@ -233,7 +233,7 @@ def test_a_dead_process_stops_the_others_which_say_so(tmp_path, tiny_base, tiny_
     assert "Traceback" not in "".join(ended.said)
     assert [path.name for path in job.checkpoints.glob("*/*.pt")] == ["checkpoint_step_2.pt"]
     state = json.loads((job.output.parent / "state.json").read_text())
-    assert state["state"] == ("failed" if rank else "running")  # a killed first process can say nothing
+    assert state["state"] == ("failed" if rank else "running")  # a killed first process cannot print a message
 
 
 def test_a_signal_to_one_process_saves_and_ends_all_of_them_and_the_run_goes_on_exactly(
@@ -277,11 +277,11 @@ def test_a_mistake_that_one_process_meets_is_told_once_and_ends_all(tmp_path, ti
 
 
 def test_processes_with_other_data_are_refused(tmp_path, tiny_base, tiny_dataset):
-    """Told apart by their fingerprints, as other devices or libraries would be."""
+    """Their fingerprints differ, as they would with other devices or libraries."""
     jobs = [job_in(tmp_path, tiny_base, tiny_dataset, max_steps=steps) for steps in (2, 3)]
 
     def work(rank):
-        return reports_user_errors(run_job)(jobs[rank], supervised)
+        return reports_user_errors(train_job)(jobs[rank], supervised)
 
     ended = Forked(work, count=2, folder=tmp_path / "said").wait()
     assert ended.codes == [1, EXIT_PEER]

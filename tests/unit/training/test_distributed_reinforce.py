@@ -1,4 +1,4 @@
-"""Policy gradients on several processes: from the same rollouts the same rewards, baseline, weights and noise."""
+"""Policy gradients on several processes: the same rollouts give the same rewards, baseline, weights and noise."""
 
 import json
 
@@ -36,7 +36,7 @@ def jobs(tmp_path, tiny_base, tiny_dataset):
     ("privacy", "batch", "count"), [(PLAIN, 8, 2), (REPRODUCIBLE, 8, 2), (REPRODUCIBLE, 2, 3)], ids=str
 )
 def test_from_the_same_rollouts_processes_refine_as_one_would(tmp_path, jobs, monkeypatch, privacy, batch, count):
-    """A token at the edge between two is decided by the last bit of a logit, which the shape of a pass moves."""
+    """Rollouts are fixed, because the shape of a pass can change a token at the edge between two."""
     alone, shared = jobs(privacy=privacy, batch=batch, steps=3)
     kept = {}
     original = Scorer.roll_out
@@ -70,7 +70,7 @@ def test_from_the_same_rollouts_processes_refine_as_one_would(tmp_path, jobs, mo
     assert state["objective"]["baseline"] == pytest.approx(expected["objective"]["baseline"], abs=1e-9)
     for ours, theirs in zip(comparable(state["history"]), comparable(expected["history"]), strict=True):
         if "loss" not in ours:
-            continue  # the held-out answers are sampled anew
+            continue  # the held-out answers are sampled again
         assert ours.pop("axes") == pytest.approx(theirs.pop("axes"))
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
     assert state["privacy"] == expected["privacy"]

@@ -1,4 +1,4 @@
-"""A run goes on with another number of processes: nothing is lost, no noise is used twice, every step is counted."""
+"""Continue a run with another number of processes: nothing is lost, no noise is reused, every step is counted."""
 
 import json
 import secrets
@@ -24,7 +24,7 @@ STEPS = 6
 
 @pytest.fixture
 def claiming(monkeypatch):
-    """Let this one process pass for `count`: what a run is told by is the number in its environment."""
+    """Let this process act as one of `count`: a run is identified by the number in its environment."""
     original = stage_module.numeric_environment
 
     def claim(count):
@@ -36,7 +36,7 @@ def claiming(monkeypatch):
 
 
 def stop_after(monkeypatch, job, step):
-    """Train to somewhere after `step`, when a signal comes."""
+    """Train until a signal comes, some time after `step`."""
     original, done = stage_module.TrainingLoop._train_step, []
 
     def train_step(self, number):
@@ -51,13 +51,13 @@ def stop_after(monkeypatch, job, step):
 
 
 def runs(job):
-    """Return {number of processes: folder}, of a chain without repetitions."""
+    """Return {number of processes: folder}, for a chain in which no number occurs twice."""
     folders = [path.parent for path in job.checkpoints.glob("*/run.json")]
     return {json.loads((folder / "run.json").read_text())["environment"]["processes"]: folder for folder in folders}
 
 
 def independent_epsilon(state, steps):
-    """By dp_accounting alone: so many equal steps."""
+    """Compute ε for `steps` equal steps with dp_accounting only."""
     privacy = state["privacy"]
     loss = pld.from_gaussian_mechanism(
         standard_deviation=privacy["effective_noise_multiplier"], sampling_prob=privacy["sample_rate"]
@@ -91,20 +91,20 @@ def test_in_release_mode_every_key_is_used_for_one_number_of_processes_and_all_a
     train_as(2, job, supervised, folder=tmp_path / "said", before=dies_in_step(4, kill_itself))
     first = runs(job)[2]
     before = {path.name: path.read_bytes() for path in first.iterdir()}
-    stop_after(monkeypatch, job, 4)  # on one process, from step 2
+    stop_after(monkeypatch, job, 4)  # with one process, from step 2
     assert "the noise has a new key, and ε counts what was noised under each" in capfd.readouterr().out
     second = runs(job)[1]
     taken_over = CheckpointFolder(job.checkpoints, fingerprint=second.name, keep=1).newest_step
     assert taken_over == 4
     assert train_as(3, job, supervised, folder=tmp_path / "said").codes == [0, 0, 0]
     third = runs(job)[3]
-    assert {path.name: path.read_bytes() for path in first.iterdir()} == before  # an ended run is never touched
+    assert {path.name: path.read_bytes() for path in first.iterdir()} == before  # a continued run is never changed
 
     state = load_state(job.output)
     keys = [folder / "key" for folder in (first, second, third)]
     assert len({key.read_bytes() for key in keys}) == 3
     counts = [len((folder / "journal").read_text().splitlines()) - 1 for folder in (first, second, third)]
-    assert counts[0] == 3  # one more than the state that was taken over: its result may have been seen
+    assert counts[0] == 3  # one more than the taken-over state has: somebody may have seen its result
     assert counts[2] == STEPS - taken_over
     events = state["privacy"]["events"]
     assert [(event["steps"], event["stage"]) for event in events] == [(count, "sft") for count in counts]
@@ -112,7 +112,7 @@ def test_in_release_mode_every_key_is_used_for_one_number_of_processes_and_all_a
     assert state["privacy"]["epsilon"] == pytest.approx(independent_epsilon(state, sum(counts)), rel=5e-3)
     assert state["history"][-2]["epsilon"] == state["privacy"]["epsilon"]
     assert state["stopped_reason"] == "max_steps"
-    recompute_privacy(json.loads(receipt_bytes(state["privacy"])))  # what a package's reader recomputes
+    recompute_privacy(json.loads(receipt_bytes(state["privacy"])))  # what the reader of a package computes again
 
 
 def test_a_continued_run_that_is_interrupted_ends_bit_for_bit(tmp_path, tiny_base, tiny_dataset, monkeypatch, claiming):

@@ -1,4 +1,4 @@
-"""Several processes that are asked to stop, or run out of memory, at an awkward moment: together, or not at all."""
+"""Several processes are asked to stop, or run out of memory, at a bad moment: all stop and save, or none."""
 
 import os
 import signal
@@ -54,7 +54,7 @@ def asked_in_its_second_validation(own):
 def test_a_signal_that_one_process_sees_before_the_others_start_or_validate_stops_all_of_them(
     tmp_path, tiny_base, tiny_dataset
 ):
-    """It blamed the hardware, because one saved while the other trained; and validation went on to its end."""
+    """A bug: the message blamed the hardware, because one saved while the other trained. Validation did not stop."""
     whole, broken = (
         make_job(tmp_path / name, tiny_base, tiny_dataset, privacy=PLAIN, max_steps=3, eval_steps=2)
         for name in ("whole", "broken")
@@ -62,7 +62,7 @@ def test_a_signal_that_one_process_sees_before_the_others_start_or_validate_stop
     assert train_as(2, whole, supervised, folder=tmp_path / "said").codes == [0, 0]
     for before, step in [
         (asked_before_its_first_step(1), 0),  # at the start
-        (asked_before_its_first_step(0), 0),  # and when it goes on
+        (asked_before_its_first_step(0), 0),  # and when it continues
         (asked_in_its_second_validation, 2),
     ]:
         ended = train_as(2, broken, supervised, folder=tmp_path / "said", before=before)
@@ -73,7 +73,7 @@ def test_a_signal_that_one_process_sees_before_the_others_start_or_validate_stop
 
 
 def test_a_process_without_memory_for_a_sum_ends_all_of_them_and_says_what_is_kept(tmp_path, tiny_base, tiny_dataset):
-    """The others wait for its part and cannot be asked whether they hold the same: nothing is saved."""
+    """The others wait for its part, so their weights cannot be compared: nothing is saved."""
 
     def before(rank):
         original = PlainGradients.release
@@ -94,10 +94,10 @@ def test_a_process_without_memory_for_a_sum_ends_all_of_them_and_says_what_is_ke
 
 @pytest.mark.parametrize("size", ["", "two", "0", "-1", "1.5"])
 def test_a_number_of_processes_that_is_none_is_refused(monkeypatch, size):
-    """It ended with a ValueError's traceback."""
+    """A bug: it gave the traceback of a ValueError."""
     monkeypatch.setenv("WORLD_SIZE", size)
     with (
-        pytest.raises(UserError, match=r"the variable WORLD_SIZE is .*, which is no number of processes: unset it"),
+        pytest.raises(UserError, match=r"the variable WORLD_SIZE is .*, which is not a number of processes: unset it"),
         joined(timeout_minutes=1),
     ):
         pass

@@ -1,4 +1,4 @@
-"""Direct preference optimization: its loss by the book, a whole stage of it, and its reference."""
+"""Direct preference optimization: its loss by definition, a whole stage, and its reference."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ BETA = 0.3
 
 
 def pairs(folder, *, count=60):
-    """Write prompts whose better answer says how the prompt ends, and whose worse one says how another does."""
+    """Write pairs: the better answer repeats the end of its prompt, the worse one the end of another prompt."""
     folder.mkdir()
     made = []
     for index in range(count):
@@ -83,7 +83,7 @@ def objective_on(model, **settings):
 
 
 def by_the_book(model, reference, rows):
-    """-log sigmoid(β (log π(w) - log ref(w) - log π(l) + log ref(l))), from whole logits in float64, one row a time."""
+    """-log sigmoid(β (log π(w) - log ref(w) - log π(l) + log ref(l))), from all logits in float64, row by row."""
 
     def log_likelihood(of, row):
         ids = torch.tensor([row.ids])

@@ -1,4 +1,4 @@
-"""No memory left: a real limit on a real process, one line, and the last whole state on disk."""
+"""No memory left: a real limit on a real process gives a one-line message, and the last complete state is on disk."""
 
 import gc
 import json
@@ -17,14 +17,14 @@ from sealed_experts.training.progress import ProgressFiles
 from tests.conftest import ROOT
 from tests.unit.training.test_stage import PLAIN, comparable, make_job, share_key, train
 
-# A trainer whose process may not grow any more from its ninth physical batch on, and then needs 256 MB.
+# From its ninth physical batch on, this trainer's process must not grow any more, and then it needs 256 MB.
 LIMITED = """
 import resource, sys
 from pathlib import Path
 import torch
 from tests.unit.training.test_stage import PLAIN, make_job, supervised
 from sealed_experts.errors import reports_user_errors
-from sealed_experts.training.command import run_job
+from sealed_experts.training.command import train_job
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
 
 original, calls = SupervisedFineTuning.per_example_loss, iter(range(10**6))
@@ -39,7 +39,7 @@ def hungry(self, model, batch, constants):
 SupervisedFineTuning.per_example_loss = hungry
 folder, base, dataset = map(Path, sys.argv[1:])
 job = make_job(folder, base, dataset, privacy=PLAIN, checkpoint_steps=100)
-sys.exit(reports_user_errors(lambda: run_job(job, supervised))())
+sys.exit(reports_user_errors(lambda: train_job(job, supervised))())
 """
 
 
@@ -80,15 +80,15 @@ def whole(tmp_path_factory, tiny_base, tiny_dataset):
     [
         (_CurveFrom, "epsilon_at", 3, 2),
         (SupervisedFineTuning, "figures", 3, 2),
-        (ProgressFiles, "log", 4, 3),  # the first is of a validation
-        (ProgressFiles, "log", 5, 3),  # as is the fifth
+        (ProgressFiles, "log", 4, 3),  # the first belongs to a validation
+        (ProgressFiles, "log", 5, 3),  # and so does the fifth
     ],
 )
 def test_a_step_without_memory_for_its_line_is_logged_all_the_same_once_the_run_goes_on(
     tmp_path, tiny_base, tiny_dataset, monkeypatch, whole, owner, name, call, saved
 ):
-    """The step was saved, its line was not, and the resumed run never wrote it."""
-    monkeypatch.setattr(stage_module, "check_gradients", lambda **_: None)  # slow, and not what is tested
+    """A bug: the step was saved but its line was not, and the resumed run never wrote it."""
+    monkeypatch.setattr(stage_module, "check_gradients", lambda **_: None)  # slow, and not part of this test
     monkeypatch.setattr(gc, "collect", lambda *_: 0)
     job = make_job(tmp_path, tiny_base, tiny_dataset)
     share_key(job, whole[0])

@@ -1,4 +1,4 @@
-"""What else goes wrong around a stage: each with a message, nothing lost, and no silent start from the beginning."""
+"""Other failures of a stage: each gives a message, nothing is lost, and no stage restarts silently."""
 
 import dataclasses
 import gc
@@ -27,13 +27,13 @@ REPRODUCIBLE = PRIVATE.replace(mode="reproducible")
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """Without what takes most of a small run's time, and is not what is tested."""
+    """Leave out what takes most of a small run's time and is not part of these tests."""
     monkeypatch.setattr(stage_module, "check_gradients", lambda **_: None)
     monkeypatch.setattr(gc, "collect", lambda *_: 0)
 
 
 def interrupted(job, monkeypatch, *, polls=16):
-    """Train `job` to somewhere in its middle, and return the step of its newest checkpoint."""
+    """Train `job` about half of its steps, and return the step of its newest checkpoint."""
     with monkeypatch.context() as patch:
         interrupt_after(patch, polls)
         with pytest.raises(Interrupted):
@@ -107,14 +107,14 @@ def test_a_clock_that_goes_backwards_changes_nothing(tmp_path, tiny_base, tiny_d
 def test_a_loss_that_is_not_finite_stops_a_run_without_privacy_and_no_private_one(
     tmp_path, tiny_base, tiny_dataset, monkeypatch
 ):
-    """One record's loss is infinite though every gradient is finite: under privacy, to stop for it would tell."""
+    """One record's loss is infinite, but all gradients are finite. Under privacy, stopping would reveal the record."""
     original = SupervisedFineTuning.per_example_loss
     calls = iter(range(10**6))
 
     def lost(self, model, batch, constants):
         loss, figures = original(self, model, batch, constants)
         offset = torch.full_like(loss, float("inf") if next(calls) >= 5 else 0.0)
-        return loss + offset, figures  # the derivative of a constant is zero
+        return loss + offset, figures  # a constant has a zero gradient
 
     monkeypatch.setattr(SupervisedFineTuning, "per_example_loss", lost)
     plain = make_job(tmp_path / "plain", tiny_base, tiny_dataset, privacy=PLAIN, checkpoint_steps=1)
@@ -168,7 +168,7 @@ def test_a_state_of_a_later_version_is_refused_with_the_reason_and_left_alone(
 
 
 def test_a_state_from_before_versions_is_read_as_it_was(tmp_path):
-    """Files of the releases before it carry no version: their content is that of the first."""
+    """Files of earlier releases have no version: their content is that of version 1."""
     state = {"a": torch.arange(3.0), "fingerprint": "f"}
     torch.save({**state, "digest": state_digest(state)}, tmp_path / "old.pt")
     assert load_state(tmp_path / "old.pt")["a"].tolist() == [0.0, 1.0, 2.0]
@@ -179,7 +179,7 @@ def test_a_state_from_before_versions_is_read_as_it_was(tmp_path):
 def test_another_file_of_ours_in_a_checkpoints_place_is_no_checkpoint(tmp_path, capsys):
     folder = CheckpointFolder(tmp_path, fingerprint="f" * 64, keep=2)
     folder.save({"step": 1}, step=1)
-    save_state({"step": 2, "settings": {}}, folder.path / "checkpoint_step_2.pt")  # as an adapter file is
+    save_state({"step": 2, "settings": {}}, folder.path / "checkpoint_step_2.pt")  # like an adapter file
     assert folder.load_newest()["step"] == 1
     assert "belongs to another run" in capsys.readouterr().err
 
@@ -190,7 +190,7 @@ def test_another_file_of_ours_in_a_checkpoints_place_is_no_checkpoint(tmp_path, 
     ids=["unreadable", "memory"],
 )
 def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(tmp_path, monkeypatch, error, message):
-    """Set aside, it would be lost although nothing is wrong with it."""
+    """If it were renamed, it would be lost although it is not damaged."""
     folder = CheckpointFolder(tmp_path, fingerprint="f" * 64, keep=2)
     for step in (1, 2):
         folder.save({"step": step}, step=step)
@@ -229,17 +229,17 @@ def test_only_the_newest_of_many_other_runs_is_told(tmp_path, capsys):
 
 
 def test_a_run_whose_folder_was_replaced_writes_no_adapter(tmp_path, tiny_base, tiny_dataset, monkeypatch):
-    """It would be one of the key of another run: the folder was deleted, and that one has begun in it."""
+    """The folder was deleted, and another run with another key has begun in it."""
     job = make_job(tmp_path, tiny_base, tiny_dataset, privacy=PLAIN, max_steps=1)
-    original = stage_module.TrainingLoop.run
+    original = stage_module.TrainingLoop.train
 
-    def run(self):
+    def train_and_replace(self):
         original(self)
         shutil.move(job.checkpoints, tmp_path / "away")
         shutil.copytree(tmp_path / "away", job.checkpoints)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage_module.TrainingLoop, "run", run)
+        patch.setattr(stage_module.TrainingLoop, "train", train_and_replace)
         with pytest.raises(UserError, match="was removed while this run was using it, and another one is in its place"):
             train_stage(job, supervised)
     assert [path.name for path in job.output.parent.glob("*.pt")] == []

@@ -1,4 +1,4 @@
-"""A full disk at each write of a stage, of sealing and of assembly; a read-only disk; a folder that is taken away."""
+"""A full disk at each write of a stage, of sealing and of assembly; a read-only disk; a folder that disappears."""
 
 import gc
 import importlib.util
@@ -22,13 +22,13 @@ from tests.mixtures import ROUTING, Workshop
 from tests.unit.packages.test_seal_package import project
 from tests.unit.training.test_stage import PLAIN, PRIVATE, comparable, make_job, supervised, train
 
-# Its key follows from the seed, so that two folders give the same bits.
+# The seed gives its key, so that two folders give the same bits.
 REPRODUCIBLE = PRIVATE.replace(mode="reproducible")
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """Without what takes most of a small run's time, and is not what is tested."""
+    """Leave out what takes most of a small run's time and is not part of these tests."""
     monkeypatch.setattr(stage_module, "check_gradients", lambda **_: None)
     monkeypatch.setattr(gc, "collect", lambda *_: 0)
 
@@ -42,12 +42,12 @@ def disk(tmp_path):
 
 
 def unfinished(folder):
-    """Files that a write of ours left half done."""
+    """Return files that an interrupted write has left."""
     return [path.name for path in folder.rglob("*") if path.name.endswith((".tmp", ".draft", ".new"))]
 
 
 def refusal(action):
-    """What a person is told; None where nothing went wrong."""
+    """Return the error message for the user; None if there was no error."""
     try:
         action()
     except UserError as error:
@@ -68,7 +68,7 @@ def test_a_disk_full_at_each_write_of_a_stage_costs_nothing_but_the_run(disk, tm
         assert not unfinished(disk.folder)
         assert comparable(train(job)) == expected
         shutil.rmtree(disk.folder / str(number))
-    # Lock, run, journal, metrics and state, a checkpoint a step, the adapter.
+    # Lock, run, journal, metrics and state, one checkpoint per step, the adapter.
     assert disk.opened > 12
     assert number > disk.opened
 
@@ -94,7 +94,7 @@ def test_a_disk_full_at_each_write_of_sealing_leaves_no_package_and_the_next_cal
             assert not output.exists()
             assert not unfinished(disk.folder)
             assert seal(home, output) == 0
-        # Never interrupted; the owner's key, which is drawn anew in each home, enters the names of private data.
+        # Never interrupted. Names of private data depend on the owner's key, which each home draws.
         whole = tmp_path / f"home {number}"
         shutil.copytree(keys, whole)
         shutil.copy2(home / "owner.key", whole)
@@ -132,7 +132,7 @@ def test_a_disk_full_while_assembling_keeps_the_mixture_before_it(disk, tiny_bas
 
 
 def test_a_log_on_a_full_disk_hides_neither_the_end_nor_its_code(capfd):
-    """/dev/full refuses every byte, as the log beside the checkpoints would."""
+    """/dev/full refuses every byte, as a log on the full disk would."""
     program = (
         "import sys; from sealed_experts.errors import UserError, reports_user_errors\n"
         "def main():\n    print('x', flush=True)\n"
@@ -140,7 +140,7 @@ def test_a_log_on_a_full_disk_hides_neither_the_end_nor_its_code(capfd):
     )
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode in (1, 120)  # the latter of a stream that cannot be flushed at the end
+    assert done.returncode in (1, 120)  # Python ends with 120 if it cannot flush a stream at exit
     assert "error: no space left on a disk" in done.stderr
     assert "Traceback (most recent call last)" not in done.stderr.split("error: no space")[0]
 

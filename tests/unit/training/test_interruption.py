@@ -1,4 +1,4 @@
-"""A run that has to end saves and says so in time, whatever ends it: real processes, real signals."""
+"""A run that has to stop saves and reports it in time, whatever the reason: real processes, real signals."""
 
 import dataclasses
 import multiprocessing
@@ -11,18 +11,18 @@ import time
 import pytest
 
 from sealed_experts.training import deadline, interruption
-from sealed_experts.training.command import run_job
+from sealed_experts.training.command import train_job
 from sealed_experts.training.deadline import Deadline, job_deadline, parse_time_left
 from sealed_experts.training.interruption import EXIT_INTERRUPTED, Interruption
 from tests.conftest import ROOT
 from tests.unit.training.test_stage import PLAIN, make_job, supervised
 
-SECONDS = 10.0  # what docs/resume.md promises
+SECONDS = 10.0  # the limit that docs/resume.md promises
 
 
 @pytest.fixture(autouse=True)
 def _terminal():
-    """What `nohup` starts ignores SIGHUP, and so would the processes of these tests."""
+    """Reset SIGHUP: a process under `nohup` ignores it, and so would the processes of these tests."""
     previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, previous)
@@ -30,7 +30,7 @@ def _terminal():
 
 @pytest.fixture
 def endless(tmp_path, tiny_base, tiny_dataset, monkeypatch):
-    """A job of more steps than anybody waits for."""
+    """A job with more steps than a test can wait for."""
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     job = make_job(tmp_path / "run", tiny_base, tiny_dataset, privacy=PLAIN)
     settings = job.settings.replace(max_steps=10**6, checkpoint_steps=10**6, checkpoint_minutes=10**6)
@@ -38,17 +38,17 @@ def endless(tmp_path, tiny_base, tiny_dataset, monkeypatch):
 
 
 def trains(job):
-    """What a rule's script does, in a forked process: torch is loaded already."""
+    """Do what a rule's script does, in a forked process, where torch is already loaded."""
     interruption.STARTED_BY = os.getppid()
-    os._exit(run_job(job, supervised))
+    os._exit(train_job(job, supervised))
 
 
 def starts_a_trainer_and_dies(job, pid, code):
-    """Snakemake's part; what it started goes on without it, and says here how it ends."""
+    """Act as Snakemake: start a trainer and die. The trainer continues and reports its exit code here."""
     child = os.fork()
     if child == 0:
         interruption.STARTED_BY = os.getppid()
-        code.value = run_job(job, supervised)
+        code.value = train_job(job, supervised)
         os._exit(0)
     pid.value = child
     time.sleep(60)
@@ -98,7 +98,7 @@ def test_a_run_under_nohup_outlives_its_terminal():
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-# Instead of the seconds that these libraries take, whichever is asked for first.
+# A sleep stands for the time to import whichever of these libraries comes first.
 LIBRARIES = ("torch", "transformers", "peft", "numpy")
 SLOW = """
 import time
@@ -117,7 +117,7 @@ for _ in range(600):  # not one long one: a signal just before it would wait for
     ],
 )
 def test_a_signal_while_the_program_is_loading_is_no_failure(tmp_path, script, number):
-    """SLURM's warning ended a job that was still loading as one that failed; Ctrl-C showed a traceback."""
+    """A bug: SLURM's warning made a loading job end as failed, and Ctrl-C gave a traceback."""
     for library in LIBRARIES:
         (tmp_path / f"{library}.py").write_text(SLOW)
     process = subprocess.Popen(
@@ -155,7 +155,7 @@ def test_the_death_of_the_parent_ends_a_run_with_a_checkpoint_in_time(endless):
 
 
 def slurm_says(tmp_path, monkeypatch, *answers):
-    """Put a `squeue` on PATH that gives these answers in turn, the last one for ever; return the file of its calls."""
+    """Put a `squeue` on PATH that gives these answers in turn and repeats the last one; return the log of its calls."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for index, answer in enumerate(answers):
@@ -177,7 +177,7 @@ def test_a_run_ends_before_its_slurm_job_does(endless, tmp_path, monkeypatch):
     try:
         trainer.join(SECONDS)
         assert trainer.exitcode == EXIT_INTERRUPTED
-        assert time.monotonic() - began > 2.9  # not at once either
+        assert time.monotonic() - began > 2.9  # nor did it stop at once
     finally:
         trainer.kill()
     assert max(saved_steps(endless)) >= 1

@@ -1,4 +1,4 @@
-"""The launcher of several processes: signals go down, exit codes come up, nobody is left behind."""
+"""The launcher of several processes: it passes signals on, returns one exit code, and leaves no process behind."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from sealed_experts.training.interruption import EXIT_INTERRUPTED
 from sealed_experts.training.launcher import EXIT_PEER, EXIT_STOPPED
 
 LAUNCHER = Path(__file__).resolve().parents[3] / "scripts" / "sealed_experts" / "training" / "launcher.py"
-# A process that tells its place, lets signals through when it is ready, and saves when it is asked to.
+# A process that reports its rank, unblocks signals when it is ready, and saves when it is asked to stop.
 RANK = """
 import os, signal, sys, time
 rank, how = int(os.environ["RANK"]), sys.argv[1]
@@ -34,7 +34,7 @@ if how != "killed":
     signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping)
 time.sleep(60)
 """
-# A process that looks for a reason to stop as the training loop does.
+# A process that checks whether it has to stop, as the training loop does.
 LOOP = """
 import os, time
 from sealed_experts.training.interruption import Interruption
@@ -48,7 +48,7 @@ with Interruption() as interruption:
 
 @pytest.fixture(autouse=True)
 def _terminal():
-    """What `nohup` starts ignores SIGHUP, and so would the processes of these tests."""
+    """Reset SIGHUP: a process under `nohup` ignores it, and so would the processes of these tests."""
     previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, previous)
@@ -93,7 +93,7 @@ def test_its_exit_code_is_that_of_the_job(tmp_path, how, code):
     process = start(tmp_path, how, processes=3)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == code
-    assert out == "rank 0\n"  # what goes well is said once
+    assert out == "rank 0\n"  # only the first process prints progress
     assert [path.read_text().split()[1:] for path in sorted(tmp_path.glob("place-*"))] == [
         ["3", "0"],
         ["3", "1"],
@@ -105,8 +105,8 @@ def test_its_exit_code_is_that_of_the_job(tmp_path, how, code):
 def test_a_killed_process_ends_the_others_even_where_they_hang(tmp_path):
     (tmp_path / "rank.py").write_text(RANK)
     code = f"""import sys
-from sealed_experts.training.launcher import run
-sys.exit(run([{sys.executable!r}, "rank.py", "killed"], processes=2, grace_seconds=0.5))"""
+from sealed_experts.training.launcher import launch
+sys.exit(launch([{sys.executable!r}, "rank.py", "killed"], processes=2, grace_seconds=0.5))"""
     environment = {**os.environ, "PYTHONPATH": str(LAUNCHER.parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
@@ -135,7 +135,7 @@ def test_a_job_under_nohup_outlives_its_terminal(tmp_path):
         process.wait(0.5)
     process.terminate()
     process.communicate(timeout=30)
-    assert process.returncode == 0  # of processes that take it for their end
+    assert process.returncode == 0  # SIGTERM ends these processes normally
     assert ready(tmp_path)
 
 

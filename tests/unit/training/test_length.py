@@ -23,7 +23,7 @@ BEST = 4
 
 
 class Distance(SupervisedFineTuning):
-    """A validation of the weights alone: how far their norm is from a target, which they pass as they grow."""
+    """A validation that needs only the weights: the distance of their norm from a target. Growing weights pass it."""
 
     def __init__(self, target):
         super().__init__(max_seq_len=64)
@@ -41,7 +41,7 @@ def job_in(folder, base, dataset, *, privacy=PLAIN, **changes):
 
 
 def measure(folder, base, dataset, privacy=PLAIN):
-    """Return the norms that validation sees, one a step, the start first."""
+    """Return the norms that validation sees: one at the start, then one per step."""
     objective = Distance(0.0)
     train_stage(job_in(folder, base, dataset, privacy=privacy), lambda materials: objective)
     return objective.norms
@@ -55,7 +55,7 @@ def use_one_key(patch):
 
 @pytest.fixture(scope="module", params=[PLAIN, PRIVATE], ids=["plain", "private"])
 def growing(request, tmp_path_factory, tiny_base, tiny_dataset):
-    """Privacy settings, a target that is nearest after step 4, and the run that never looks at it."""
+    """Privacy settings, a target that is nearest after step 4, and a run that does not choose by it."""
     with pytest.MonkeyPatch.context() as patch:
         use_one_key(patch)
         norms = measure(tmp_path_factory.mktemp("norms"), tiny_base, tiny_dataset, request.param)
@@ -76,7 +76,7 @@ def one_key(monkeypatch):
         (2, 4, 10, 6, 5),
         (3, 5, 10, 6, 6),
         (0.5, 4, 10, 2, 2),
-        (0.1, 1, 30, 3, 3),  # as floats, a hair more than 3
+        (0.1, 1, 30, 3, 3),  # in floating point, slightly more than 3
         (1, 64, 10, 1, 1),
         (50, 16, 4000, 12500, 12500),
     ],
@@ -118,7 +118,7 @@ def test_patience_ends_the_run_and_the_best_weights_are_kept(tmp_path, tiny_base
     assert kept == pytest.approx(objective.norms[BEST], rel=1e-6)
     metrics = stage_metrics(state)
     assert (metrics["total_steps"], metrics["kept"]["step"]) == (BEST + 3, BEST)
-    if privacy.enabled:  # every step that was taken is paid for
+    if privacy.enabled:  # every step counts
         assert state["privacy"]["steps"] == state["privacy"]["events"][0]["steps"] == BEST + 3
 
 
@@ -145,7 +145,7 @@ def test_an_early_stop_is_the_same_after_an_interruption(
             train_stage(broken, lambda materials: Distance(target))
     train_stage(broken, lambda materials: Distance(target))
     assert comparable(load_state(broken.output)) == comparable(load_state(whole.output))
-    # A finished early stop stays finished, and its file is made again as it was.
+    # A run that has stopped early stays finished, and writes the same file again.
     broken.output.unlink()
     train_stage(broken, lambda materials: Distance(target))
     assert comparable(load_state(broken.output)) == comparable(load_state(whole.output))
@@ -173,7 +173,7 @@ def test_validation_that_measures_nothing_cannot_decide(tmp_path, tiny_base, tin
     ("less_is_better", "values", "best", "over"),
     [
         (True, [1.0, 9.0, 8.0, 8.0, 7.0], 4, False),  # the start does not count
-        (True, [1.0, 8.0, 9.0, 8.0], 1, True),  # an equal one is not better
+        (True, [1.0, 8.0, 9.0, 8.0], 1, True),  # an equal value is not better
         (False, [9.0, 1.0, 2.0, 1.5, 1.9], 2, True),
         (True, [1.0], None, False),
     ],

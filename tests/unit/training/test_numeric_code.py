@@ -1,4 +1,4 @@
-"""Whose edit abandons which run: the code that decides a run's numbers, and no other."""
+"""Which edit abandons which run: only the code that decides a run's numbers."""
 
 import json
 import subprocess
@@ -24,14 +24,14 @@ def with_edit(edited, addition=b"\nEDITED = True\n"):
 
 @pytest.mark.parametrize("run", RUNS)
 def test_an_edit_moves_the_runs_that_use_the_code_and_no_others(run):
-    """Every file of the library is edited in turn."""
+    """Edit every file of the library in turn."""
     before, deciding = code_digest(RUNS[run]), numeric_modules(RUNS[run])
     moved = {name_of(file) for file in FILES if code_digest(RUNS[run], read=with_edit(file)) != before}
     assert moved == deciding
 
 
 def test_whatever_a_trainer_loads_is_part_of_it_but_for_what_is_named():
-    """Python itself says what the trainer's modules import; only modules that import nothing when run may be missed."""
+    """Compare with the modules that Python loads."""
     code = f"""
 import importlib, json, os, sys
 import opacus, peft, torch, transformers  # once for all runs
@@ -71,7 +71,7 @@ def test_what_decides_some_runs_only():
 
 
 def test_a_new_feature_abandons_nobody(tmp_path):
-    """A new `dpo.py` once made every unfinished run in the world start again."""
+    """A bug: a new `dpo.py` made every unfinished run start again."""
     before = code_digest(SFT)
     new = LIBRARY / "training" / "objectives" / "brand_new.py"
     assert not new.exists()

@@ -1,4 +1,4 @@
-"""What a run's numbers depend on: fixed, or part of its name."""
+"""What a run's numbers depend on: it is fixed, or part of the fingerprint."""
 
 import os
 
@@ -24,7 +24,7 @@ def described():
 
 @pytest.fixture
 def _imprecise(monkeypatch):
-    """As TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 leaves it when torch is loaded."""
+    """Set the state that TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 gives when torch is loaded."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     torch.set_float32_matmul_precision("high")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -35,7 +35,7 @@ def _imprecise(monkeypatch):
 
 @pytest.mark.usefixtures("_imprecise")
 def test_the_environment_chooses_neither_precision_nor_workspace():
-    """TF32 was left on, and the workspace that a user had set; neither was in the fingerprint."""
+    """A bug: TF32 and the user's workspace setting stayed on, and neither was in the fingerprint."""
     make_deterministic(threads=torch.get_num_threads())
     assert torch.get_float32_matmul_precision() == "highest"
     assert not torch.backends.cuda.matmul.allow_tf32

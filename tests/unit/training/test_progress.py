@@ -1,4 +1,4 @@
-"""How far a run has come, read from the files that its trainers leave behind."""
+"""The progress of a run, read from the files that its trainers write."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def test_a_running_stage_shows_its_newest_figures(tmp_path: Path) -> None:
     assert progress.figures["Held-out loss"] == 2.9
     assert (progress.epsilon, progress.target_epsilon) == (2.5, 8.0)
     assert progress.tokens_per_second == 1234.5
-    assert progress.seconds_left == pytest.approx(80.0)  # 40 steps to go at 2 s a step
+    assert progress.seconds_left == pytest.approx(80.0)  # 40 steps left at 2 s per step
 
 
 def test_the_time_left_runs_down_between_log_lines_and_stops_at_zero(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_the_time_left_follows_the_present_pace(tmp_path: Path) -> None:
     slow_start = [step_line(1, seconds=500.0), step_line(11, seconds=510.0), step_line(21, seconds=520.0)]
     folder = leave(tmp_path, state={"step": 21}, metrics=slow_start)
     with folder_lock(folder / "checkpoints"):
-        assert look(tmp_path).seconds_left == pytest.approx(39.0)  # 1 s a step since the first logged step
+        assert look(tmp_path).seconds_left == pytest.approx(39.0)  # 1 s per step since the first logged step
 
 
 def test_a_resumed_stage_says_so(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_resumed_stage_says_so(tmp_path: Path) -> None:
 def test_running_without_a_living_trainer_is_interrupted(tmp_path: Path) -> None:
     folder = leave(tmp_path, state={}, metrics=[step_line(20)])
     with folder_lock(folder / "checkpoints"):
-        pass  # the lock's file stays behind, as it does when its holder is killed
+        pass  # the lock file remains, as after a kill
     progress = look(tmp_path)
     assert progress.state == "interrupted"
     assert progress.seconds_left is None
@@ -183,7 +183,7 @@ def test_stages_are_found_by_their_traces(tmp_path: Path) -> None:
 def test_a_stage_that_the_budget_cut_short_is_noted(tmp_path: Path) -> None:
     folder = leave(tmp_path, state={"state": "done", "step": 1, "max_steps": 3}, metrics=[step_line(1)])
     (folder / "adapter_final.pt").write_bytes(b"weights")
-    assert look(tmp_path).note is None  # its metrics are not there yet
+    assert look(tmp_path).note is None  # its metrics do not exist yet
     (folder / "training_metrics.json").write_text(json.dumps({"stopped_reason": "privacy_budget"}))
     assert (look(tmp_path).state, look(tmp_path).note) == ("done", "privacy budget spent")
 

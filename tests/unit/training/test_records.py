@@ -1,4 +1,4 @@
-"""Records of every kind on their way into a step, and a stage that learns from conversations."""
+"""Records of every kind in a step, and a stage that learns from conversations."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from sealed_experts.models.attachment import adapter_state, attach_adapter, trai
 from sealed_experts.models.loading import load_base
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.training.batches import physical_batches
-from sealed_experts.training.dataset import UnitDataset, apart
+from sealed_experts.training.dataset import UnitDataset, one_unit_per_record
 from sealed_experts.training.samplers import ShuffledSampler
 from tests.tiny import QUESTIONS, SENTENCES
 from tests.unit.data.test_templates import TOKENIZERS
@@ -50,7 +50,7 @@ def test_a_drawn_unit_contributes_both_answers_of_one_pair():
         ]  # fmt: skip
         assert rows[0].prompt == rows[1].prompt
         seen |= {row.prompt for row in rows}
-    # Every pair has its turn, in steps that the key decides.
+    # Each pair is used in some step; the key decides which.
     assert seen == {f"q {n}" for n in range(12) if n % 3 != 1}
     again = dataset_of(owned)
     assert again.examples(np.array([2]), step=5, stream=STREAM) == dataset.examples(
@@ -69,7 +69,7 @@ def test_both_answers_of_a_pair_stay_in_one_physical_batch():
 
 def test_held_out_records_are_units_of_their_own_and_pairs_are_not_torn_apart():
     dataset = dataset_of([pair(n, unit="c") for n in range(5)])
-    held_out = apart(dataset.records()[:3])
+    held_out = one_unit_per_record(dataset.records()[:3])
     assert [row.unit for row in held_out] == [0, 0, 1, 1, 2, 2]
     assert [row.part for row in held_out] == ["chosen", "rejected"] * 3
 
@@ -97,7 +97,7 @@ def test_the_digest_sees_what_is_learned_and_what_it_is_labelled():
 
 
 def conversations(folder, *, count=24, metadata=False):
-    """Write a dataset of conversations of two exchanges, of which some turns are not learned."""
+    """Write a dataset of conversations with two exchanges; some turns are not learned."""
     folder.mkdir()
     made = []
     for index in range(count):
@@ -113,7 +113,7 @@ def conversations(folder, *, count=24, metadata=False):
 
 
 def test_a_step_on_conversations_is_pytorchs_own_on_the_assistants_tokens(tmp_path, tiny_base):
-    """Written out: tokens of the whole conversation, labels on what the assistant says, the model's own loss."""
+    """Computed by hand: tokens of the whole conversation, labels on the assistant's turns, the model's own loss."""
     data, drawn = conversations(tmp_path / "chats"), []
     original = ShuffledSampler.draw
     with pytest.MonkeyPatch.context() as patch:
@@ -141,7 +141,7 @@ def test_a_step_on_conversations_is_pytorchs_own_on_the_assistants_tokens(tmp_pa
 
 
 def test_conversations_are_learned_under_privacy(tmp_path, tiny_base):
-    """The check before training compares their per-example gradients with one-at-a-time truth."""
+    """The check before training compares per-example gradients with those computed one at a time."""
     privacy = PRIVATE.replace(delta=1e-2)
     state = train(make_job(tmp_path, tiny_base, conversations(tmp_path / "chats"), max_seq_len=128, privacy=privacy))
     assert state["privacy"]["units"] == 20
@@ -149,7 +149,7 @@ def test_conversations_are_learned_under_privacy(tmp_path, tiny_base):
 
 
 def test_metadata_decide_nothing_and_are_in_no_digest(tmp_path, tiny_base):
-    """The same run: the same fingerprint, so the same folder of checkpoints."""
+    """The fingerprint is the same, so the folder of checkpoints is the same."""
     states, names = [], []
     for metadata in (False, True):
         folder = tmp_path / str(metadata)
@@ -167,12 +167,12 @@ def test_metadata_decide_nothing_and_are_in_no_digest(tmp_path, tiny_base):
         assert torch.equal(tensor, rich["model_state_dict"][name])
 
 
-# A validation set of another dataset
+# A validation set from another dataset
 
 
 @pytest.fixture
 def public(tmp_path, tiny_dataset):
-    """Records of another dataset, one of which is among the training records."""
+    """Records of another dataset; one of them is also a training record."""
     common = read_records(tiny_dataset / "train.jsonl")[0]
     others = [Instruction.of(instruction=f"What is public fact {n}?", output="It is known.") for n in range(6)]
     (tmp_path / "public").mkdir()

@@ -1,4 +1,4 @@
-"""What an adapter file must have been made with, whoever uses it; and what a gradient engine cannot do."""
+"""What an adapter file must have been made with, and what a gradient engine cannot do."""
 
 import types
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""REINFORCE: log-probabilities, divergence, loss, baseline and queries against definitions written out."""
+"""REINFORCE: log-probabilities, divergence, loss, baseline and queries, compared with their definitions."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def adapted():
     model = attach_adapter(model, Lora(rank=2, alpha=4), seed=1)
     moved(model, 3)
     with torch.no_grad():
-        model.get_output_embeddings().weight.mul_(10.0)  # a random head says all tokens alike
+        model.get_output_embeddings().weight.mul_(10.0)  # a random head gives all tokens similar probabilities
     return model
 
 
@@ -82,7 +82,7 @@ def prepared(model, objective, step=1):
 
 
 def test_recomputed_log_probabilities_equal_those_of_sampling(tokenizer):
-    """With a cache and left padding there, with right padding and a mask of positions here."""
+    """Sampling uses a cache and left padding; the loss uses right padding and a mask of positions."""
     model = adapted()
     objective = objective_of(model, tokenizer)
     (batch,) = prepared(model, objective)
@@ -99,7 +99,7 @@ def test_recomputed_log_probabilities_equal_those_of_sampling(tokenizer):
 def test_a_nucleus_always_holds_its_token():
     logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]])
     unlikely = nucleus_log_probs(logits, torch.tensor([3]), sizes=torch.tensor([1]), temperature=1.0)
-    assert unlikely.tolist() == [0.0]  # alone in it
+    assert unlikely.tolist() == [0.0]  # the nucleus holds only this token
     swapped = nucleus_log_probs(logits, torch.tensor([3]), sizes=torch.tensor([2]), temperature=1.0)
     assert swapped.tolist() == pytest.approx([float(logits[:, [0, 3]].log_softmax(1)[0, 1])])
     full = nucleus_log_probs(logits, torch.tensor([1]), sizes=torch.tensor([4]), temperature=2.0)
@@ -172,7 +172,7 @@ def test_other_weights_are_used_without_gradient_and_given_back(tokenizer):
 
 
 def loss_written_out(model, rollout, *, reference, settings):
-    """One rollout's loss by the issue's formula, term by term, from whole probability vectors."""
+    """One rollout's loss by its formula, term by term, from whole probability vectors."""
     ids = torch.tensor([rollout.ids])
     with torch.no_grad(), other_weights(trainable_parameters(model), reference):
         before = model(input_ids=ids).logits[0].softmax(1)
@@ -234,7 +234,7 @@ def test_the_baseline_is_bias_corrected_and_stays_in_range():
     baseline = Baseline(decay=0.99)
     assert baseline.value == 0.5
     baseline.update(0.8)
-    assert baseline.value == pytest.approx(0.8)  # an average from zero would say 0.008
+    assert baseline.value == pytest.approx(0.8)  # an average that starts at zero would give 0.008
     baseline.update(0.4)
     assert baseline.value == pytest.approx((0.99 * 0.8 + 0.4) / 1.99)
     again = Baseline(decay=0.99)
@@ -271,7 +271,7 @@ def test_prompts_that_leave_no_room_are_refused_before_training(tokenizer, tmp_p
 
 
 def test_the_expected_gradient_is_that_of_the_expected_reward(tokenizer):
-    """The policy gradient theorem (Williams, 1992), over all answers of one token, each weighed by its probability."""
+    """The policy gradient theorem (Williams, 1992): sum over all one-token answers, weighted by probability."""
     model = adapted()
     settings = SETTINGS.replace(kl_coef=0.0, entropy_coef=0.0, temperature=1.0, top_p=1.0)
     objective = objective_of(model, tokenizer, settings)
@@ -289,7 +289,7 @@ def test_the_expected_gradient_is_that_of_the_expected_reward(tokenizer):
             truncated=True,
             response="",
             score=Score(reward, {}),
-            advantage=reward - 0.5,  # whatever is subtracted cancels out
+            advantage=reward - 0.5,  # any baseline cancels out
         )
         for token, reward in zip(tokens, rewards, strict=True)
     ]

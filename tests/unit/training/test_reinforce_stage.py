@@ -24,7 +24,7 @@ from sealed_experts.training.stage import train_stage
 from sealed_experts.training.summary import stage_metrics
 from tests.unit.training.test_stage import comparable, interrupt_after, make_job, share_key, supervised
 
-pytestmark = pytest.mark.xdist_group("reinforce_stage")  # they share the runs of two fixtures
+pytestmark = pytest.mark.xdist_group("reinforce_stage")  # these tests share the runs of two fixtures
 
 PRIVATE = PrivacySettings(noise_multiplier=1.0, max_grad_norm=2.0, target_epsilon=80.0, delta=1e-3)
 PLAIN = PrivacySettings(enabled=False)
@@ -82,7 +82,7 @@ def train(job):
 
 @pytest.fixture(scope="module", params=["private", "plain"])
 def tuned(request, tmp_path_factory, tiny_base, tiny_dataset):
-    """An expert after its supervised fine-tuning, and the privacy that it and what follows are trained under."""
+    """An expert after supervised fine-tuning, and the privacy settings of this stage and the next."""
     privacy = PRIVATE if request.param == "private" else PLAIN
     job = make_job(tmp_path_factory.mktemp("tuned"), tiny_base, tiny_dataset, privacy=privacy, max_steps=3)
     train_stage(job, supervised)
@@ -91,7 +91,7 @@ def tuned(request, tmp_path_factory, tiny_base, tiny_dataset):
 
 @pytest.fixture(scope="module")
 def whole(tuned, tmp_path_factory):
-    """The uninterrupted run, which the others are held against."""
+    """The uninterrupted run, with which the others are compared."""
     job = rl_job(tmp_path_factory.mktemp("whole"), tuned[0], privacy=tuned[1])
     return job, train(job)
 
@@ -133,7 +133,7 @@ def test_a_step_is_logged_with_rewards_axes_and_health(whole):
         assert 1 <= line["response_tokens"] <= 6
         assert 0 <= line["truncated_share"] <= 1
         assert line["entropy"] > 0
-    assert steps[0]["kl"] == pytest.approx(0.0, abs=1e-6)  # it starts on its reference
+    assert steps[0]["kl"] == pytest.approx(0.0, abs=1e-6)  # it starts at its reference
     assert steps[-1]["kl"] > 1e-6  # and moves away from it
     validated = [line["step"] for line in whole[1]["history"] if "val_reward" in line]
     assert validated == [0, 2, 4, 5]
@@ -147,7 +147,7 @@ def test_held_out_rewards_use_the_same_draws_before_and_after(tuned, tmp_path, w
 
 
 def test_privacy_is_that_of_both_stages_and_of_the_baseline(tuned, whole):
-    """One Gaussian of σ_eff = (σ_g⁻² + σ_b⁻²)^(-1/2) a step, composed with SFT's by another accountant."""
+    """Per step one Gaussian with σ_eff = (σ_g⁻² + σ_b⁻²)^(-1/2), composed with SFT's by another accountant."""
     if not tuned[1].enabled:
         assert whole[1]["privacy"]["epsilon"] is None
         return
@@ -175,7 +175,7 @@ def test_the_budget_stop_looks_at_the_joint_epsilon(tuned, whole, tmp_path):
 
 
 def test_the_baseline_learns_of_other_records_through_noise_alone(tuned, whole):
-    """Without noise it would be the moving average of the logged means, clipped; with it, it is somewhere else."""
+    """Without noise the baseline would be the clipped moving average of the logged means; noise moves it away."""
     lines = [line for line in whole[1]["history"] if "loss" in line]
     plain = Baseline(decay=Reinforce().baseline_decay)
     noiseless = []
@@ -185,7 +185,7 @@ def test_the_baseline_learns_of_other_records_through_noise_alone(tuned, whole):
     logged = [line["baseline"] for line in lines]
     if not tuned[1].enabled:
         assert logged == pytest.approx(noiseless)
-    else:  # a single one may agree: noise and mean can both be clipped to the same end of the range
+    else:  # one value may agree: noise and mean can both be clipped to the same end of the range
         assert logged != pytest.approx(noiseless, abs=1e-6)
 
 
@@ -235,7 +235,7 @@ def test_recomputed_activations_change_no_rollout(tuned, tmp_path):
 
 
 class Watched(PolicyGradient):
-    """Keeps the exact expected reward of one-token answers to all prompts before each step: no noise of sampling."""
+    """Records, before each step, the exact expected reward of one-token answers to all prompts, without sampling."""
 
     def check(self, examples, *, path):
         super().check(examples, path=path)
@@ -278,7 +278,7 @@ def test_the_expected_reward_rises_in_a_whole_run_without_privacy(tuned, tmp_pat
 
 
 def test_a_held_out_prompt_without_room_is_refused_before_training(tuned, tmp_path):
-    """It was found by an index error in the middle of validation, or not at all."""
+    """A bug: it gave an index error in the middle of validation, or no error."""
     job = rl_job(tmp_path, tuned[0], privacy=tuned[1])
     long = tmp_path / "val.jsonl"
     write_records(long, [Instruction.of(instruction=text, output="So.") for text in ("Why?", "Who?", "why " * 60)])
@@ -288,7 +288,7 @@ def test_a_held_out_prompt_without_room_is_refused_before_training(tuned, tmp_pa
 
 
 def test_a_signal_while_divergences_are_measured_is_heeded_within_a_batch(tuned, whole, tmp_path, monkeypatch):
-    """Held-out answers looked for a reason to stop, what was then measured on them did not."""
+    """A bug: sampling held-out answers reacted to signals, but measuring them did not."""
     if tuned[1].enabled:
         pytest.skip("the same without privacy")
     job = rl_job(tmp_path, tuned[0], privacy=PLAIN)
@@ -303,7 +303,7 @@ def test_a_signal_while_divergences_are_measured_is_heeded_within_a_batch(tuned,
     monkeypatch.setattr(held_out, "response_logits", logits)
     with pytest.raises(Interrupted, match="received SIGTERM; saved after step 0 of 5"):
         train(job)
-    assert len(passes) == 2  # with the reference and without: the first batch's
+    assert len(passes) == 2  # the passes with and without the reference, for the first batch
     assert comparable(train(job)) == comparable(whole[1])
     validations = sum("val_kl" in line for line in whole[1]["history"])
-    assert len(passes) - 2 >= validations * 2 * 2  # of at least two batches each
+    assert len(passes) - 2 >= validations * 2 * 2  # at least two batches each

@@ -1,4 +1,4 @@
-"""Sampling: what is drawn, from what, and that padding, batching and caching change none of it."""
+"""Sampling: which token is drawn from which set; padding, batching and caching change nothing."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def draw(model, prompts=PROMPTS, units=None, step=1, **changes):
 
 
 def token_by_token(model, prompt, unit, *, step=1, temperature=0.7, top_p=0.9, max_new_tokens=6):
-    """One prompt, no cache, no padding, a sorted list: sampling as the definition says it."""
+    """Sample by definition: one prompt, no cache, no padding, a sorted list."""
     uniforms = STREAM.uniforms(f"rollout/{unit}", step, max_new_tokens)
     ids, tokens, log_probs, sizes = list(prompt), [], [], []
     for uniform in uniforms:
@@ -140,7 +140,7 @@ def test_a_batch_that_does_not_fit_at_once_is_cut_and_draws_the_same():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_an_answer_is_the_same_to_the_last_bit_whoever_else_is_drawn(dtype):
-    """Under privacy one record's presence must not move another one's answer; in bfloat16 a batch's shape did."""
+    """Under privacy, one record must not change another record's answer; in bfloat16 the batch's shape did."""
     model = policy().to(dtype)
     prompts = [[5 + i, *range(20, 22 + i % 19)] for i in range(24)]
     units = list(range(24))
@@ -160,7 +160,7 @@ def test_passes_of_one_shape_give_every_row_its_own_bits(dtype):
 
 def test_rows_that_depend_on_each_other_are_noticed():
     class Coupled(torch.nn.Module):
-        """A model whose logits carry a trace of the whole batch."""
+        """A model whose logits depend on the whole batch."""
 
         def __init__(self, inner):
             super().__init__()
@@ -179,7 +179,7 @@ def test_rows_that_depend_on_each_other_are_noticed():
 
 
 def test_equal_scores_are_ordered_by_token_whatever_the_neighbours_need(monkeypatch):
-    """bfloat16 logits tie often; how many candidates a flat neighbour asks for must not reorder them."""
+    """Equal bfloat16 logits are common; a neighbour that needs more candidates must not reorder them."""
     generator = torch.Generator().manual_seed(4)
     row = torch.randn(1, 2000, generator=generator).mul(3).to(torch.bfloat16).float()
     flat = torch.zeros(1, 2000)
@@ -248,7 +248,7 @@ def test_recomputed_activations_do_not_forbid_the_cache():
 
 
 def test_the_kind_may_put_something_before_a_prompt(monkeypatch):
-    """A kind whose prefix is one token draws what prompts that begin with this token draw, position by position."""
+    """A kind with a one-token prefix draws the same tokens as prompts that begin with this token."""
     model, prompts = policy(), [[5, 9, 11], [20, 21, 22]]
     expected = draw(model, [[33, *prompt] for prompt in prompts], prompt_tokens=4)
 

@@ -1,6 +1,6 @@
-"""Runs of one stage under changing numbers of processes, killed anywhere: one chain, and every step is counted.
+"""Runs of one stage with changing numbers of processes, killed anywhere: one chain, and every step is counted.
 
-The trainer is a stand-in that settles its run, writes its journal and saves its steps as a stage does, and no model.
+The trainer is a stand-in without a model. Like a stage, it settles its run, writes its journal and saves its steps.
 """
 
 import itertools
@@ -53,7 +53,7 @@ def job(root):
 
 
 def attempt(root, *, processes, plan, saves_every=2):
-    """Train as a stage does. Return the run, the step it began after, and the steps that its state has seen."""
+    """Train as a stage does. Return the run, the step after which it began, and the steps in its state."""
     environment = {"device": "cpu", "processes": processes}
     run = settle_run(job(root), subject=SUBJECT, environment=environment, plan=plan, prior_events=(), max_steps=LAST)
     with run.journal(writes=True) as journal:
@@ -71,7 +71,7 @@ def attempt(root, *, processes, plan, saves_every=2):
 
 
 def killed(root, *, at, moments, **named):
-    """Make an attempt that is killed before (even `at`) or after (odd) one of `moments`; return whether it was."""
+    """Train, killed before (even `at`) or after (odd) one of `moments`; return whether it was killed."""
     passed = itertools.count()
 
     def passes():
@@ -98,7 +98,7 @@ def killed(root, *, at, moments, **named):
 
 
 def runs(root):
-    """Return what the folders that are described say, by their names."""
+    """Return the content of every run.json, by folder name."""
     return {path.parent.name: json.loads(path.read_text()) for path in root.glob("*/run.json")}
 
 
@@ -107,7 +107,7 @@ def newest(root):
 
 
 def check_chain(root, *, processes, plan):
-    """Train to the end with `processes`: nothing that was saved is lost, and nothing that was noised uncounted."""
+    """Train to the end with `processes`: no saved step is lost, and every noised step is counted."""
     saved = newest(root)
     run, begun, seen = attempt(root, processes=processes, plan=plan)
     assert begun >= saved
@@ -115,7 +115,7 @@ def check_chain(root, *, processes, plan):
     origins = {name: described.get("continues") for name, described in runs(root).items()}
     assert sum(origin is None for origin in origins.values()) == 1
     followed = [origin["fingerprint"] for origin in origins.values() if origin]
-    assert len(followed) == len(set(followed))  # each is gone on from once
+    assert len(followed) == len(set(followed))  # each run is continued once
     if plan is None:
         return
     before = run.accounts.before
@@ -133,7 +133,7 @@ def check_chain(root, *, processes, plan):
 @pytest.mark.parametrize("kind", ["private", "plain"])
 @pytest.mark.parametrize("counts", ["121", "212", "112", "1231", "2121"])
 def test_a_chain_of_runs_killed_anywhere_stays_one_chain_and_counts_every_step(tmp_path, plan, counts, kind, capsys):
-    """An empty run of the same number was once taken for the newest: training began at its first step, silently."""
+    """A bug: an empty run of the same number counted as the newest, and training restarted silently."""
     *interrupted, last = map(int, counts)
     chosen = plan if kind == "private" else None
     moments = list(itertools.product(range(26 if chosen else 10), repeat=len(interrupted)))
@@ -159,7 +159,7 @@ def stopped(tmp_path, plan):
 
 @pytest.mark.parametrize("lost", ["deleted", "cut", "emptied"])
 def test_a_lost_or_shortened_journal_is_told_whatever_the_number_of_processes(tmp_path, plan, stopped, lost):
-    """With another number the steps were once not counted; and the refusal for the same one left an empty journal."""
+    """A bug: with another number the steps did not count; the refusal for the same one left an empty journal."""
     lines = stopped.journal.read_bytes().splitlines(keepends=True)
     stopped.journal.unlink()
     if lost != "deleted":
@@ -202,7 +202,7 @@ def test_the_journal_of_another_run_counts_for_no_other_number_of_processes(tmp_
 
 
 def test_a_run_that_has_lost_its_checkpoints_says_that_it_starts_again(tmp_path, plan, stopped, capsys):
-    """It once repeated its steps in silence."""
+    """A bug: it repeated its steps silently."""
     for path in stopped.path.glob("checkpoint_step_*.pt"):
         path.unlink()
     capsys.readouterr()
@@ -213,7 +213,7 @@ def test_a_run_that_has_lost_its_checkpoints_says_that_it_starts_again(tmp_path,
 
 
 def test_a_run_that_has_lost_what_it_took_over_takes_it_over_again(tmp_path, plan, stopped, capsys):
-    """Its journal begins after that step: to start before it was once a traceback."""
+    """A bug: its journal begins after that step, and an earlier start gave a traceback."""
     run, _, _ = attempt(tmp_path, processes=2, plan=plan)
     for path in run.checkpoints.path.glob("checkpoint_step_*.pt"):
         path.unlink()
@@ -229,7 +229,7 @@ def test_a_run_that_has_lost_what_it_took_over_takes_it_over_again(tmp_path, pla
 
 
 def test_a_run_that_was_gone_on_from_is_never_gone_on_with(tmp_path, plan, stopped):
-    """Deleting the one between once made it the last again, and lost those after it from the count."""
+    """A bug: deleting the run in between made it the last run again, and later runs were not counted."""
     second, _, _ = attempt(tmp_path, processes=2, plan=plan)
     third, _, _ = attempt(tmp_path, processes=1, plan=plan)
     shutil.rmtree(second.checkpoints.path)

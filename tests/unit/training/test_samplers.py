@@ -1,4 +1,4 @@
-"""Samplers are pure functions of (key, step) with the distribution that the accountant assumes."""
+"""Samplers: pure functions of (key, step), with the distribution that the accountant assumes."""
 
 import numpy as np
 from scipy import stats

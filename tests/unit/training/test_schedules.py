@@ -1,4 +1,4 @@
-"""Schedules against PyTorch's and transformers' own."""
+"""Schedules, compared with those of PyTorch and transformers."""
 
 import itertools
 
@@ -18,7 +18,7 @@ def test_cosine_with_warmup_equals_the_one_of_transformers(warmup):
         if step > warmup:
             assert ours == pytest.approx(reference.get_last_lr()[0], abs=1e-12)
         else:
-            # Theirs starts at zero, a step that trains nothing; ours starts one step up the same line.
+            # Theirs starts with a step of rate zero, which trains nothing; ours starts one step later on the same line.
             assert ours == pytest.approx(reference.get_last_lr()[0] + 0.3 / warmup)
         optimizer.step()
         reference.step()

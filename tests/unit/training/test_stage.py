@@ -85,7 +85,7 @@ def comparable(value):
 
 
 def interrupt_after(monkeypatch, polls):
-    """Make the run ask itself to stop after the loop looked `polls` times."""
+    """Make the run stop after the loop has checked `polls` times."""
     seen = iter(range(10**9))
     monkeypatch.setattr(
         Interruption, "reason", property(lambda self: "asked by a test" if next(seen) >= polls else None)
@@ -108,7 +108,7 @@ def whole(request, tmp_path_factory, tiny_base, tiny_dataset):
     return job, train(job)
 
 
-# At every file operation, and at random moments, in tests/faults.
+# tests/faults interrupts at every file operation and at random moments.
 @pytest.mark.xdist_group("stage")
 @pytest.mark.parametrize("polls", [1, 5, 14])
 def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
@@ -144,7 +144,7 @@ def test_the_engine_is_the_one_that_the_kind_names_for_the_base(tmp_path, tiny_b
 
         monkeypatch.setattr(module.Chosen, "per_unit", counted)
     monkeypatch.setattr(Lora, "engine", engine)
-    monkeypatch.setattr(memory, "total_memory", lambda device: 1)  # would ask for recomputation
+    monkeypatch.setattr(memory, "total_memory", lambda device: 1)  # this would ask for recomputation
     state = train(make_job(tmp_path / "private", tiny_base, tiny_dataset, max_steps=1))
     assert (set(asked), set(used)) == ({"qwen2"}, {"vmap"})
     assert state["environment"]["gradient_checkpointing"] is False
@@ -211,14 +211,14 @@ def test_without_privacy_it_learns_and_metrics_say_what_happened(tmp_path, tiny_
     metrics = stage_metrics(train(job))
     assert metrics["final_val_loss"] < metrics["first_val_loss"] - 0.1  # on other seeds it falls by 0.19 to 0.28
     assert metrics["best_val_loss"] == min(line["val_loss"] for line in metrics["history"]["validation"])
-    assert metrics["examples_seen"] == 5 * 60  # each epoch ends with a batch of what is left
+    assert metrics["examples_seen"] == 5 * 60  # the last batch of an epoch holds the remaining units
     assert metrics["total_steps"] == 40
     assert metrics["privacy"]["enabled"] is False
     assert metrics["privacy"]["epsilon"] is None
 
 
 def test_the_first_steps_equal_pytorchs_own_adamw(tmp_path, tiny_base, tiny_dataset):
-    """One step without privacy against plain autograd and AdamW over the same batch, written out."""
+    """One step without privacy, compared with plain autograd and AdamW on the same batch."""
     from sealed_experts.models.attachment import adapter_state, attach_adapter, trainable_parameters
     from sealed_experts.models.loading import load_base
     from sealed_experts.training.samplers import ShuffledSampler
@@ -252,7 +252,7 @@ def test_an_empty_draw_is_a_step_like_any_other(tmp_path, tiny_base, tiny_datase
     lines = [line for line in state["history"] if "loss" in line]
     assert [(line["loss"], line["examples_seen"], line["tokens_seen"]) for line in lines] == [(None, 0, 0)] * 2
     assert state["privacy"]["events"][0]["steps"] == 2
-    assert state["weight_change"] > 0  # noise alone
+    assert state["weight_change"] > 0  # only noise
 
 
 def test_a_unit_of_many_rows_gives_one_row_a_step(tmp_path, tiny_base, tiny_dataset):
@@ -321,7 +321,7 @@ def test_weights_that_stop_being_finite_end_the_run_and_keep_the_checkpoint(
 def test_running_out_of_memory_keeps_a_whole_state_and_says_what_to_change(
     tmp_path, tiny_base, tiny_dataset, monkeypatch, where
 ):
-    """Out of memory in the middle of an optimizer step, a save would mix two steps under one noise key."""
+    """In the middle of an optimizer step, a save would mix two steps under one noise key."""
     whole = make_job(tmp_path / "whole", tiny_base, tiny_dataset)
     expected = train(whole)
     job = make_job(tmp_path / "broken", tiny_base, tiny_dataset)
@@ -350,7 +350,7 @@ def test_running_out_of_memory_keeps_a_whole_state_and_says_what_to_change(
 
 
 def test_settled_noise_and_steps_are_part_of_the_fingerprint(tmp_path, tiny_base, tiny_dataset, monkeypatch):
-    """`auto` may settle otherwise tomorrow; then the old key must not be used again."""
+    """`auto` may give another result later; then the old key must not be used again."""
     from sealed_experts.training import stage as stage_module
 
     privacy = PRIVATE.replace(noise_multiplier="auto", target_epsilon=4.0)
@@ -410,7 +410,7 @@ def test_every_step_is_in_the_journal_before_its_noise_is_made(tmp_path, tiny_ba
 
     def release(self, *, step):
         (journal,) = job.checkpoints.glob("*/journal")
-        seen.append((step, len(journal.read_bytes().splitlines()) - 1))  # but for the header
+        seen.append((step, len(journal.read_bytes().splitlines()) - 1))  # except the header
         return original(self, step=step)
 
     monkeypatch.setattr(GradientMechanism, "release", release)
@@ -473,7 +473,7 @@ def test_checkpoints_are_saved_by_the_clock_too(tmp_path, tiny_base, tiny_datase
 def test_a_signal_during_validation_is_heeded_within_a_batch_and_nothing_of_it_is_lost(
     tmp_path, tiny_base, tiny_dataset, monkeypatch
 ):
-    """It waited for the end of the validation, which can take minutes."""
+    """A bug: the signal waited for the end of the validation, which can take minutes."""
     from sealed_experts.training import response
 
     jobs = [
@@ -494,5 +494,5 @@ def test_a_signal_during_validation_is_heeded_within_a_batch_and_nothing_of_it_i
         patch.setattr(response, "response_logits", logits)
         with pytest.raises(Interrupted, match="received SIGTERM; saved after step 3 of 3"):
             train(jobs[1])
-    assert batches[-1] is batches[0]  # none came after it
+    assert batches[-1] is batches[0]  # no batch came after it
     assert comparable(train(jobs[1])) == comparable(expected)

@@ -1,4 +1,4 @@
-"""Units of several rows in a step: means over units, one clipping a unit, and nothing that tears one apart."""
+"""Units of several rows in a step: means over units, one clip per unit, and units that stay whole."""
 
 from types import SimpleNamespace
 
@@ -23,16 +23,16 @@ from tests.pairs import Preference, batch_of, units
 
 CPU = torch.device("cpu")
 SFT = SupervisedFineTuning(max_seq_len=64)
-CLIP = 1e-4  # below every gradient's norm here
+CLIP = 1e-4  # below the norm of every gradient here
 
 
 def pairs(rows):
-    """Return units of one record each, which all rows of the unit are."""
+    """Return units of one record each: all rows of the unit form one record."""
     return UnitDataset([[[row for row in rows if row.unit == unit]] for unit in sorted({row.unit for row in rows})])
 
 
 class Asking(Preference):
-    """Asks for one value a unit besides."""
+    """It also asks a query: one value per unit."""
 
     query_noise = {"share": 1e-9}  # noqa: RUF012
 
@@ -41,7 +41,7 @@ class Asking(Preference):
 
 
 def alone(model, objective, batch):
-    """Each unit's loss and gradient, by a plain backward pass."""
+    """Return each unit's loss and gradient from a plain backward pass."""
     for unit in batch.units():
         losses, _ = objective.per_example_loss(model, unit, objective.constants(model, unit))
         parts = torch.autograd.grad(losses.sum(), trainable_parameters(model))
@@ -95,13 +95,13 @@ def test_a_query_with_more_than_one_value_a_unit_is_a_defect(tmp_path):
             return {"share": torch.full((len(batch.examples),), 0.25)}
 
     source = private(adapted("lora"), Rows(), "hooks", tmp_path, queries={"share": 0.0})
-    with pytest.raises(ValueError, match="one value a unit"):
+    with pytest.raises(ValueError, match="one value per unit"):
         source.add(batch_of(units()))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_adding_a_unit_moves_the_sum_by_the_clip_and_no_more(tmp_path, size):
-    """Clipped row by row, a pair would move it by up to twice that. The noise is the same, and cancels."""
+    """If rows were clipped separately, a pair could move it twice as far. The noise is the same and cancels."""
     released = []
     rows = units((1, 1, size))
     for kept in (rows, [row for row in rows if row.unit < 2]):
@@ -132,7 +132,7 @@ def test_the_logged_loss_is_the_mean_over_units_and_units_are_counted(tmp_path):
         settings=settings,
         folder=tmp_path,
     )
-    state = loop.run()
+    state = loop.train()
     logged = next(line["loss"] for line in state.history if "loss" in line)
     assert logged == pytest.approx(sum(expected) / 4, rel=1e-4)
     assert (state.examples_seen, state.tokens_seen) == (4, sum(len(row.ids) for row in rows))
@@ -193,7 +193,7 @@ def test_validation_loss_is_the_token_mean_however_it_is_cut():
 
 
 def test_the_bases_dropout_is_off_while_it_trains():
-    """It would be randomness that no key decides, and no two passes over an example would agree."""
+    """No key decides dropout, and two passes over an example would differ."""
     from transformers import OPTConfig, OPTForCausalLM
 
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Training records: one module a kind, named as in the configuration; and the prepared files that hold them."""
+"""Training records, and the prepared files that hold them. Each kind is one module, named as in the configuration."""
 
 import dataclasses
 import functools
@@ -18,11 +18,11 @@ from sealed_experts.settings.fields import Group
 if TYPE_CHECKING:
     from sealed_experts.data.templates import Encoded
 
-INSTRUCTION = "instruction"  # the kind that is meant where none is named
+INSTRUCTION = "instruction"  # the default kind
 
 
 class Columns(Group):
-    """Which columns of a source's row hold the parts of a record. Each kind of record has its own."""
+    """Which columns of a source's row hold the parts of a record. Each kind of record has a subclass."""
 
     def optional(self) -> list[str]:
         """Return the columns that a table may lack."""
@@ -31,39 +31,39 @@ class Columns(Group):
 
 @dataclasses.dataclass(frozen=True)
 class Record(Feature):
-    """One record. A subclass adds its content as fields that are given by name.
+    """One record. A subclass adds its content as keyword-only fields.
 
     Attributes:
         id: SHA-256 of the content, before any template.
-        unit: whom it belongs to, the unit of privacy; where nobody is named, the record itself.
-        metadata: further columns. They stay on the trainer's side and decide nothing.
+        unit: the unit of privacy that the record belongs to; by default the record itself.
+        metadata: further columns. They stay on the trainer's side and have no effect.
     """
 
     id: str
     unit: str
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict, kw_only=True, compare=False)
 
-    columns: ClassVar[type[Columns]]  # what a dataset's `fields` may say
-    parts: ClassVar[tuple[str, ...]] = ()  # texts that stats.json describes one by one, not only all together
+    columns: ClassVar[type[Columns]]  # the class of a dataset's `fields`
+    parts: ClassVar[tuple[str, ...]] = ()  # texts that stats.json describes separately, besides all together
 
     def __init_subclass__(cls) -> None:
-        """Name a kind as its module, also where it is imported without `RECORDS`."""
+        """Set the kind's name to its module's name, also if it is imported without `RECORDS`."""
         cls.feature = cls.__module__.rpartition(".")[2]
 
     @classmethod
     def of(cls, *, unit: str | None = None, metadata: Mapping[str, Any] | None = None, **content: Any) -> Self:
-        """Make a record from its content; without `unit` it is its own unit of privacy."""
+        """Make a record from its content; without `unit` the record itself is the unit of privacy."""
         record = cls("", "", metadata=dict(metadata or {}), **content)
-        identity = digest_of(record.named_by())
+        identity = digest_of(record.id_content())
         return dataclasses.replace(record, id=identity, unit=identity if unit is None else unit)
 
     @classmethod
     def read(cls, values: Mapping[str, Any], columns: Any) -> dict[str, Any]:
-        """Return the content that a source's row holds, for `of`.
+        """Return the content of a source's row, as the arguments for `of`.
 
         Args:
             values: {column: value}.
-            columns: which columns to look at, settings of the class `columns`.
+            columns: which columns to read; an object of the class `columns`.
 
         Raises:
             Unusable: a value is missing or wrong.
@@ -71,32 +71,32 @@ class Record(Feature):
         raise NotImplementedError
 
     def content(self) -> dict[str, Any]:
-        """Return the content as plain data, as a prepared file holds it."""
+        """Return the content as plain data, for a prepared file."""
         return {name: getattr(self, name) for name in content_names(type(self))}
 
     @classmethod
     def restored(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the content for `of` from what `content` returned.
+        """Return the arguments for `of` from the data that `content` returned.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: `content` did not return such data.
         """
         if not all(isinstance(value, str) for value in content.values()):
             raise ValueError("a field is not text")
         return dict(content)
 
-    def named_by(self) -> Any:
-        """Return the plain data whose canonical JSON the id is the SHA-256 of."""
+    def id_content(self) -> Any:
+        """Return the plain data that decides the id. The id is the SHA-256 of its canonical JSON."""
         return self.content()
 
     @property
     def is_own_unit(self) -> bool:
-        """Whether nobody is named whom it belongs to."""
+        """Whether the record itself is the unit of privacy."""
         return self.unit == self.id
 
     @property
     def question(self) -> str:
-        """What is asked, without any template: what a reward reads."""
+        """The question, without any template. Rewards read it."""
         raise NotImplementedError
 
     @property
@@ -110,27 +110,27 @@ class Record(Feature):
         raise NotImplementedError
 
     @property
-    def kin(self) -> str:
-        """What it has in common with records that belong on its side of the split, where no group or unit is named."""
+    def related_by(self) -> str:
+        """Records with the same value here stay on one side of the split, if neither group nor unit is given."""
         return self.question
 
     def texts(self) -> Sequence[tuple[str, str]]:
-        """Return what stats.json measures: (part, text)."""
+        """Return the texts that stats.json measures, as (part, text)."""
         raise NotImplementedError
 
     def encoded(self, *, template: str, tokenizer: Any, max_seq_len: int) -> "list[Encoded]":
-        """Return the rows of tokens that a model is trained on, the parts of one comparison as several.
+        """Return the rows of tokens that a model is trained on: several for a comparison, otherwise one.
 
         Raises:
-            UserError: the template cannot say this record.
+            UserError: the template cannot express this record.
         """
         raise NotImplementedError
 
     @classmethod
     def figures(cls, records: Sequence[Any]) -> dict[str, Any]:
-        """Return what stats.json says about records of this kind besides their number and lengths.
+        """Return further figures about records of this kind for stats.json, besides their number and lengths.
 
-        A list of numbers, one a record, is described by its percentiles there.
+        For a list of numbers, one per record, stats.json holds percentiles.
         """
         return {}
 
@@ -139,30 +139,30 @@ RECORDS = Features(Record, noun="kind of records")
 
 
 def content_names(kind: type[Record]) -> list[str]:
-    """Return the names of what a kind of record adds."""
+    """Return the names of the fields that a kind of record adds."""
     common = {field.name for field in dataclasses.fields(Record)}
     return [field.name for field in dataclasses.fields(kind) if field.name not in common]
 
 
-def sayings(record: Record) -> set[str]:
-    """Return what must not be held out where it is trained on.
+def overlap_keys(record: Record) -> set[str]:
+    """Return keys of a record. A record must not be held out if a training record has one of its keys.
 
-    Records that are their own units are split by their questions, so these are not torn apart. Units such as customers
-    may well ask the same.
+    Records that are their own units are split by their questions, so the question is a key. Different units, such as
+    customers, may ask the same question.
     """
-    said = {f"record:{record.id}"}
-    return said | {f"question:{record.question}"} if record.is_own_unit else said
+    keys = {f"record:{record.id}"}
+    return keys | {f"question:{record.question}"} if record.is_own_unit else keys
 
 
 def write_records(path: str | Path, records: Iterable[Record]) -> None:
-    """Write records as JSON Lines, one canonical JSON object a line; atomic and durable."""
+    """Write records as JSON Lines, one canonical JSON object per line; atomic and durable."""
     with atomic_writer(path) as stream:
         for record in records:
             stream.write(_line(record, metadata=record.metadata))
 
 
 def records_digest(records: Iterable[Record]) -> str:
-    """Return the SHA-256 of the records' file as it would be without metadata, which never leave."""
+    """Return the SHA-256 of the records' file without metadata, which never leave this machine."""
     digest = hashlib.sha256()
     for record in records:
         digest.update(_line(record, metadata={}))
@@ -173,8 +173,8 @@ def read_records(path: str | Path) -> list[Record]:
     """Read the records of a prepared file.
 
     Raises:
-        UserError: the file is missing or cannot be read, or a line is not a prepared record; the message names file
-            and line.
+        UserError: the file is missing or cannot be read, or a line is not a prepared record; the message names the file
+            and the line.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")
@@ -204,7 +204,7 @@ def _parse(line: bytes, where: str) -> Record:
         raise UserError(problem("not a prepared record"))
     named = value.pop("kind", INSTRUCTION)
     if not isinstance(named, str) or named not in RECORDS:
-        raise UserError(problem(f"a record of a kind that is not known; known are {', '.join(RECORDS)}"))
+        raise UserError(problem(f"a record of an unknown kind; known are {', '.join(RECORDS)}"))
     kind, metadata = RECORDS[named], value.pop("metadata", {})
     names = ["id", "unit", *content_names(kind)]
     if value.keys() != set(names) or not isinstance(metadata, dict):

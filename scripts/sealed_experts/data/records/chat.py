@@ -1,4 +1,4 @@
-"""A conversation, of which the assistant's turns are learned."""
+"""A conversation. The model learns the assistant's turns."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ class ChatColumns(Columns):
     """Which field of a row holds the turns."""
 
     messages: str = setting(
-        "Field of the turns: a list of {role, content}, or its JSON text; an assistant's turn with `train: false` is"
-        " not learned.",
+        "Field of the turns: a list of {role, content}, or its JSON text. The model does not learn an assistant's turn"
+        " with `train: false`.",
         default="messages",
         min_length=1,
     )
@@ -26,7 +26,7 @@ class ChatColumns(Columns):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chat(Record):
-    """A conversation: perhaps a system turn, then user and assistant in turn, the assistant last."""
+    """A conversation: an optional system turn, then user and assistant in turn, the assistant last."""
 
     messages: tuple[Turn, ...]
 
@@ -42,7 +42,7 @@ class Chat(Record):
             try:
                 messages = strict_json(messages)
             except ValueError as error:
-                raise Unusable("not JSON", f"`{name}` is a text, but not one of JSON: {error}") from error
+                raise Unusable("not JSON", f"`{name}` is a text that is not JSON: {error}") from error
         if not isinstance(messages, list):
             raise Unusable("wrong type", f"`{name}` is {type(messages).__name__}, not a list of turns")
         turns = tuple(_turn(message, f"{name}[{place}]") for place, message in enumerate(messages))
@@ -50,7 +50,7 @@ class Chat(Record):
         return {"messages": turns}
 
     def content(self) -> dict[str, Any]:
-        """Return the turns as a list; only a turn that is not learned says `train`."""
+        """Return the turns as a list; only turns that are not learned have `train`."""
         return {
             "messages": [
                 {"role": turn.role, "content": turn.content, **({} if turn.train else {"train": False})}
@@ -60,12 +60,12 @@ class Chat(Record):
 
     @classmethod
     def restored(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the turns again."""
+        """Return the turns."""
         return cls.read(content, ChatColumns())
 
     @property
     def question(self) -> str:
-        """What stands before the last turn that is learned: its text alone, or with who says what, if it is several."""
+        """The turns before the last learned turn: the text of a single turn, or several turns with their roles."""
         before = self.messages[: self._last_learned]
         if len(before) == 1:
             return before[0].content
@@ -77,8 +77,8 @@ class Chat(Record):
         return self.messages[self._last_learned].content
 
     @property
-    def kin(self) -> str:
-        """The first words of the user: parts and other endings of one conversation stay together."""
+    def related_by(self) -> str:
+        """The user's first turn: parts of one conversation, and versions with other endings, stay together."""
         return next(turn.content for turn in self.messages if turn.role == USER)
 
     def texts(self) -> Sequence[tuple[str, str]]:
@@ -86,10 +86,10 @@ class Chat(Record):
         return [(turn.role, turn.content) for turn in self.messages]
 
     def encoded(self, *, template: str, tokenizer: Any, max_seq_len: int) -> list[Encoded]:
-        """Return one row of the whole conversation. Generation starts where the last learned turn does."""
+        """Return one row for the whole conversation. Generation starts where the last learned turn starts."""
         ids, answers = encode_chat(template=template, turns=self.messages, tokenizer=tokenizer)
-        said_by_assistant = [turn for turn in self.messages if turn.role == ASSISTANT]
-        learned = [span for span, turn in zip(answers, said_by_assistant, strict=True) if turn.train]
+        by_assistant = [turn for turn in self.messages if turn.role == ASSISTANT]
+        learned = [span for span, turn in zip(answers, by_assistant, strict=True) if turn.train]
         kept = [(start, min(end, max_seq_len)) for start, end in learned if start < max_seq_len]
         return [
             Encoded(ids=tuple(ids[:max_seq_len]), prompt_length=min(learned[-1][0], max_seq_len), spans=tuple(kept))
@@ -97,7 +97,7 @@ class Chat(Record):
 
     @classmethod
     def figures(cls, records: Sequence["Chat"]) -> dict[str, Any]:
-        """Return how many turns a conversation has."""
+        """Return the number of turns of each conversation."""
         return {"turns": [len(record.messages) for record in records]}
 
     @property
@@ -106,7 +106,7 @@ class Chat(Record):
 
 
 def _turn(message: Any, name: str) -> Turn:
-    """Return one turn. Blanks around its text are no part of it: chat templates differ in whether they keep them."""
+    """Return one turn, without white space around its text: only some chat templates keep it."""
     if not isinstance(message, Mapping):
         raise Unusable("wrong type", f"`{name}` is {type(message).__name__}, not a turn of role and content")
     role = message.get("role")
@@ -128,7 +128,7 @@ def _check_order(turns: Sequence[Turn], name: str) -> None:
         raise Unusable(
             _WRONG_TURNS,
             f"`{name}` is {', '.join(roles) or 'empty'}; it must be user and assistant in turn, the assistant last,"
-            " perhaps after one system turn",
+            " optionally after one system turn",
         )
     if not any(turn.train for turn in turns if turn.role == ASSISTANT):
         raise Unusable(_WRONG_TURNS, f"no turn of the assistant in `{name}` is learned")

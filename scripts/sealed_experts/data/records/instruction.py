@@ -15,12 +15,12 @@ class InstructionColumns(Columns):
 
     instruction: str = setting("Field of the instruction (the question).", default="instruction", min_length=1)
     input: str | None = setting(
-        "Field of the optional input (the context); a row without it has none.", default="input", min_length=1
+        "Field of the optional input (the context); a row may lack it.", default="input", min_length=1
     )
     output: str = setting("Field of the output (the answer).", default="output", min_length=1)
 
     def optional(self) -> list[str]:
-        """The input, unless it was asked for by another name."""
+        """Return the input's column, unless the settings give it another name."""
         return ["input"] if self.input == "input" else []
 
 
@@ -44,13 +44,13 @@ class Instruction(Record):
             "input": optional_text(values, columns.input),
         }
 
-    def named_by(self) -> list[str]:
+    def id_content(self) -> list[str]:
         """Return the three texts."""
         return [self.instruction, self.input, self.output]
 
     @property
     def question(self) -> str:
-        """The instruction and, under it, the input."""
+        """The instruction, and the input on the next line."""
         return f"{self.instruction}\n{self.input}" if self.input else self.instruction
 
     @property
@@ -64,8 +64,8 @@ class Instruction(Record):
         return self.output
 
     @property
-    def kin(self) -> str:
-        """The instruction: what is asked of several inputs stays together."""
+    def related_by(self) -> str:
+        """The instruction: records with the same instruction and different inputs stay together."""
         return self.instruction
 
     def texts(self) -> Sequence[tuple[str, str]]:

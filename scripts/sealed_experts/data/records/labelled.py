@@ -1,4 +1,4 @@
-"""A text and the class that it belongs to."""
+"""A text and its class."""
 
 import collections
 import dataclasses
@@ -49,7 +49,7 @@ class Labelled(Record):
         return [("input", self.input)]
 
     def encoded(self, *, template: str, tokenizer: Any, max_seq_len: int) -> list[Encoded]:
-        """Return one row, the text alone: a class is read off it, and nothing is asked of it."""
+        """Return one row with only the text: a classifier reads it without a prompt."""
         ids = encode_text(self.input, tokenizer=tokenizer)[:max_seq_len]
         return [Encoded(ids=tuple(ids), prompt_length=len(ids), label=self.label)]
 

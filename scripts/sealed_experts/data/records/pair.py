@@ -31,7 +31,7 @@ class Pair(Record):
 
     @classmethod
     def read(cls, values: Mapping[str, Any], columns: PairColumns) -> dict[str, Any]:
-        """Return the three texts; the answers differ."""
+        """Return the three texts; the two answers must differ."""
         content = {part: text(values, getattr(columns, part)) for part in cls.parts}
         if content["chosen"] == content["rejected"]:
             raise Unusable("equal answers", f"`{columns.chosen}` and `{columns.rejected}` are the same text")
@@ -44,7 +44,7 @@ class Pair(Record):
 
     @property
     def answer(self) -> str:
-        """The better one."""
+        """The better answer."""
         return self.chosen
 
     def texts(self) -> Sequence[tuple[str, str]]:
@@ -52,7 +52,7 @@ class Pair(Record):
         return [(part, getattr(self, part)) for part in self.parts]
 
     def encoded(self, *, template: str, tokenizer: Any, max_seq_len: int) -> list[Encoded]:
-        """Return two rows that share their prompt: the better answer, then the worse one."""
+        """Return two rows with the same prompt: the better answer, then the worse one."""
         prompt = encode_prompt(template=template, instruction=self.prompt, tokenizer=tokenizer)
         return [
             dataclasses.replace(encode_answer(prompt, answer, tokenizer=tokenizer, max_seq_len=max_seq_len), part=part)

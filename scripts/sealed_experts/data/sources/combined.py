@@ -1,4 +1,4 @@
-"""Several prepared datasets together; every record stays on the side of the split it has there."""
+"""Several prepared datasets together. Every record stays on the side of the split that it has in its own dataset."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from sealed_experts.settings.messages import Mistake, listed, shown, suggestion
 
 
 class Combined(Source):
-    """Several other datasets together; each record stays on the side of the split it has there."""
+    """Several other datasets together; each record keeps the side of the split that it has in its own dataset."""
 
     source: Literal["combined"] = setting("Other datasets.", default="combined")
     of: Distinct[str] = setting("The datasets to combine.", min_length=1)
@@ -25,7 +25,7 @@ class Combined(Source):
         """Yield the prepared records of `parts`, one folder for each dataset in `of`, in that order.
 
         Raises:
-            UserError: the folders are not those of the datasets, or one is not prepared.
+            UserError: the folders do not match the datasets, or a dataset is not prepared.
         """
         folders = {folder.name: folder for folder in parts}
         if folders.keys() != set(self.of) or len(parts) != len(self.of):
@@ -41,7 +41,7 @@ class Combined(Source):
                     yield Row(str(path), line, record, side=side)
 
     def count_upper_bound(self, datasets: Mapping[str, Source]) -> int | None:
-        """Return the sum of the parts' bounds, or None when one of them is not known."""
+        """Return the sum of the parts' bounds; None if a part has none."""
         bounds = [datasets[name].count_upper_bound(datasets) if name in datasets else None for name in self.of]
         known = [bound for bound in bounds if bound is not None]
         return sum(known) if len(known) == len(bounds) else None
@@ -51,13 +51,13 @@ class Combined(Source):
         return self.of
 
     def places(self, root: Path) -> Iterator[tuple[str, str]]:
-        """Yield nothing: its parts are asked."""
+        """Yield nothing: its parts yield their places."""
         yield from ()
 
     def mistakes(
         self, name: str, datasets: Mapping[str, Source], *, names: Sequence[str], root: Path
     ) -> Iterator[Mistake]:
-        """Yield parts that do not exist, come in twice, do not fit, or forbid what the whole would publish."""
+        """Yield parts that do not exist, occur twice, do not fit, or forbid what the combination would publish."""
         for place, part in enumerate(self.of):
             if part not in names:
                 others = [other for other in names if other != name]
@@ -91,7 +91,7 @@ class Combined(Source):
 
 
 def _leaves(name: str, datasets: Mapping[str, Source], within: tuple[str, ...]) -> list[str] | None:
-    """Return the uncombined datasets that a dataset is made of, each as often as it comes in; None for a circle."""
+    """Return the parts of a dataset that are not combined themselves, as often as they occur; None for a circle."""
     if name in within:
         return None
     if name not in datasets or not datasets[name].parts():

@@ -1,4 +1,4 @@
-"""The demo's own finance questions, made on the spot from config/demo/."""
+"""The demo's finance questions, generated from config/demo/."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,15 +13,15 @@ from sealed_experts.settings.fields import setting
 
 
 class Demo(SplitSource):
-    """Finance questions and answers made on the spot from the glossary and facts in config/demo/."""
+    """Finance questions and answers, generated from the glossary and facts in config/demo/."""
 
-    source: Literal["demo"] = setting("Made on the spot.", default="demo")
+    source: Literal["demo"] = setting("The built-in demo.", default="demo")
     domain: Literal["banking", "investment"] = setting("Which half of the demo data.", default="banking")
-    records: int = setting("How many records to make at most.", default=2500, ge=50)
+    records: int = setting("Largest number of records to generate.", default=2500, ge=50)
     public_evaluation: bool = setting("The demo's records are not private.", default=True)
 
     def read(self, *, parts: Sequence[Path] = (), folder: Path = DEMO_FOLDER) -> Iterator[Row | BadRow]:
-        """Yield at most `records` questions of the domain, always the same; the group is the source fact."""
+        """Yield at most `records` questions of the domain, always the same ones; the group is the source fact."""
         questions = house_questions(self.domain, folder=folder)
         for line, question in enumerate(questions[: self.records], 1):
             yield Row(
@@ -32,13 +32,13 @@ class Demo(SplitSource):
             )
 
     def count_upper_bound(self, datasets: Mapping[str, Source]) -> int | None:
-        """Return how many records were asked for."""
+        """Return `records`."""
         return self.records
 
     def files(self) -> list[str]:
-        """Return the demo's facts."""
+        """Return the files of the demo's facts."""
         return demo_files()
 
     def places(self, root: Path) -> Iterator[tuple[str, str]]:
-        """Yield the domain's facts."""
+        """Yield the domain."""
         yield f"demo {self.domain}", self.domain

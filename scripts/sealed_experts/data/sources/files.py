@@ -1,7 +1,7 @@
 """JSON Lines, CSV and Parquet files.
 
-JSONL and CSV are read line by line rather than through a table library, so that a bad row is reported with its own
-line and the rows after it are still read.
+JSONL and CSV are read line by line, not through a table library. So a bad row is reported with its line, and the rows
+after it are still read.
 """
 
 import codecs
@@ -38,10 +38,10 @@ class Files(Mapped, SplitSource):
         "The files, read in this order; the ending decides the format: .jsonl, .csv or .parquet.", min_length=1
     )
     val_paths: Distinct[KnownFile] = setting(
-        "Files to validate on; nothing of `paths` is then held out for it.", default=()
+        "Files of validation records; then no record of `paths` is held out.", default=()
     )
     test_paths: Distinct[KnownFile] = setting(
-        "Files for the evaluation alone, which otherwise takes the validation records.", default=()
+        "Files of test records for the evaluation; without them it uses the validation records.", default=()
     )
 
     recipe: ClassVar[int] = 2
@@ -50,7 +50,7 @@ class Files(Mapped, SplitSource):
         """Yield the rows of every file in order; `line` is the line in the file (Parquet: the row, from 1).
 
         Raises:
-            UserError: a file is missing or of another format, or a column is missing from its header.
+            UserError: a file is missing or has another format, or a column is missing.
         """
         for setting_of_it, paths, side in self._sets():
             for name in paths:
@@ -65,17 +65,17 @@ class Files(Mapped, SplitSource):
                     ) from error
 
     def count_upper_bound(self, datasets: Mapping[str, Source]) -> int | None:
-        """Return the number of lines (Parquet: rows) of `paths`; None when one is missing, unreadable or large."""
+        """Return the number of lines (Parquet: rows) in `paths`; None if a file is missing, unreadable or large."""
         counts = [_count(Path(name)) for name in self.paths]
         known = [count for count in counts if count is not None]
         return sum(known) if len(known) == len(counts) else None
 
     def files(self) -> list[str]:
-        """All files."""
+        """Return all files."""
         return [path for _, paths, _ in self._sets() for path in paths]
 
     def places(self, root: Path) -> Iterator[tuple[str, str]]:
-        """Yield every file, links followed."""
+        """Yield every file, with links resolved."""
         for path in self.files():
             yield f"file {_real(root / path)}", path
 
@@ -84,13 +84,13 @@ class Files(Mapped, SplitSource):
         return bool(self.test_paths)
 
     def held_out_share(self) -> float:
-        """`val_fraction`, unless the validation records come from files of their own."""
+        """`val_fraction`, or 0 if the validation records come from separate files."""
         return 0.0 if self.val_paths else self.val_fraction
 
     def mistakes(
         self, name: str, datasets: Mapping[str, Source], *, names: Sequence[str], root: Path
     ) -> Iterator[Mistake]:
-        """Yield files that do not exist, stand twice, or have a name that Snakemake cannot take; and two splits."""
+        """Yield files that do not exist, occur twice, or have a name that Snakemake refuses; and a second split."""
         if self.val_paths and "val_fraction" in self.model_fields_set:
             yield Mistake(
                 ("datasets", name, "val_fraction"),
@@ -118,8 +118,8 @@ def _on_side(rows: Iterable[Row | BadRow], side: str | None) -> Iterator[Row | B
 
 
 def _path_mistakes(here: KeyPath, path: str, *, root: Path, first: dict[str, str]) -> Iterator[Mistake]:
-    """Yield what is wrong with one file; `first` holds those that were there before it."""
-    if not os.path.isfile(root / path):  # unlike Path's, it takes any text for a name
+    """Yield mistakes of one file. `first` maps the real path of each earlier file to its name."""
+    if not os.path.isfile(root / path):  # unlike Path.is_file, it accepts any text
         yield Mistake(
             here,
             f"{shown(path)} is not an existing file; put the data there or correct the path"
@@ -137,7 +137,7 @@ def _real(path: Path) -> str:
     try:
         return os.path.realpath(path)
     except (OSError, ValueError):
-        return str(path)  # no such file can exist: said elsewhere
+        return str(path)  # no such file can exist: other checks report it
 
 
 def _count(path: Path) -> int | None:
@@ -149,7 +149,7 @@ def _count(path: Path) -> int | None:
         content = path.read_bytes()
         return sum(1 for line in content.split(b"\n") if line.strip())
     except (OSError, ValueError, UserError):
-        return UNKNOWN  # what is wrong with the file is said where it is read
+        return UNKNOWN  # reading the file reports the error
 
 
 def _read_jsonl(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
@@ -174,7 +174,7 @@ def _read_jsonl(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
 
 def _read_csv(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
     with open(name, "rb") as stream:
-        # Bytes that are not UTF-8 travel as surrogates, which `map_row` reports for the row they stand in.
+        # Bytes that are not UTF-8 become surrogates, which `map_row` reports for their row.
         records = csv_records(_decoded(stream), name=name)
         header = next(records, None)
         columns = [] if header is None else header.fields
@@ -185,8 +185,8 @@ def _read_csv(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
                 yield from _bad_lines(name, record, "wrong number of fields", detail)
             elif record.swallowed_rows(columns=len(columns)):
                 detail = (
-                    f"lines {record.first} to {record.last} stand in quotes as one record, but each would be a row;"
-                    " correct the quotes, or give the rows as .jsonl if it is one text"
+                    f"lines {record.first} to {record.last} are one record because of quotes, but each looks like a"
+                    " row; correct the quotes, or give the rows as .jsonl if it is one text"
                 )
                 yield from _bad_lines(name, record, "rows inside quotes", detail)
             else:
@@ -235,7 +235,7 @@ def _open_parquet(name: str) -> Any:
     import pyarrow.parquet
 
     try:
-        with open(name, "rb"):  # what the system says of a missing or closed file is said as for the other formats
+        with open(name, "rb"):  # so that a missing or unreadable file gives the same error as in other formats
             pass
         return pyarrow.parquet.ParquetFile(name)
     except pyarrow.ArrowException as error:

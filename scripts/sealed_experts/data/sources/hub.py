@@ -17,18 +17,18 @@ class Hub(Mapped, SplitSource):
     source: Literal["hub"] = setting("The hub.", default="hub")
     path: str = setting("The dataset's id.", min_length=1)
     revision: Commit = setting("The dataset's commit (40 hexadecimal digits).")
-    name: str | None = setting("The dataset's configuration, where it has several.", default=None, min_length=1)
-    split: str = setting("Which of its splits to read.", default="train", min_length=1)
+    name: str | None = setting("The dataset's configuration, if it has several.", default=None, min_length=1)
+    split: str = setting("The dataset's split to read.", default="train", min_length=1)
 
     recipe: ClassVar[int] = 2
 
     def read(self, *, parts: Sequence[Path] = ()) -> Iterator[Row | BadRow]:
-        """Yield the rows of one split; `line` is the row from 1.
+        """Yield the rows of one split; `line` is the number of the row, from 1.
 
-        HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are honoured by the library.
+        The library uses HF_HOME, HF_TOKEN and HF_HUB_OFFLINE.
 
         Raises:
-            UserError: no network, unknown id, configuration or split, a gated dataset, or a missing column.
+            UserError: no network; an unknown id, configuration or split; a gated dataset; or a missing column.
         """
         dataset = _load(self)
         check_columns(self.path, dataset.column_names, self)

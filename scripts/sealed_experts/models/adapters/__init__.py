@@ -1,9 +1,8 @@
-"""The trainable part of an expert: one module an adapter kind, named as in the configuration.
+"""The trainable part of an expert: one module for each adapter kind, named as in the configuration.
 
-A kind says everything about itself, most of it as data: its settings, what PEFT's `adapter_config.json` holds, its
-tensors, how it is differentiated, generated with and served. Whoever needs that asks the kind, and names none.
-
-Nothing here imports torch or PEFT but inside functions: configurations and packages are checked without them.
+A kind describes itself, mostly as data: its settings, the content of PEFT's `adapter_config.json`, its tensors, and how
+to differentiate, generate with and serve it. Other code asks the kind and never tests for a kind by name. torch and
+PEFT are imported only inside functions: configurations and packages are checked without them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DEFAULT_KIND = "lora"
-PREFIX = "base_model.model."  # what PEFT puts before a module's name in the name of a tensor
-OUTPUTS, INPUTS = "outputs", "inputs"  # in a shape: the sizes of the module that the tensor belongs to
+PREFIX = "base_model.model."  # PEFT writes this before a module's name in the name of a tensor
+OUTPUTS, INPUTS = "outputs", "inputs"  # in a shape: the sizes of the tensor's module
 Module = Annotated[str, text(r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", "a module's name", min_length=1, max_length=200)]
-_MOST_WORDS = 3  # in the part of a tensor's name behind the module's
+_MOST_WORDS = 3  # in a tensor's name, after the module's name
 Shape = tuple[int, ...]
 Sizes = tuple[int, int]  # outputs and inputs of a linear module
 
@@ -34,28 +33,28 @@ class AdapterKind(Feature, Group):
 
     kind: str
 
-    # Its adapter_config.json, besides what every kind's holds. Other keys and values are refused: some load code.
-    marks: ClassVar[Mapping[str, Any]]  # values that tell it from other kinds; a key that is absent counts as False
-    config_keys: ClassVar[Mapping[str, str]]  # {setting that a package states: its key there}
-    config_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # {key that may be there: its values}
+    # The kind's part of adapter_config.json. Other keys and values are refused: some load code.
+    marks: ClassVar[Mapping[str, Any]]  # values that identify this kind; a missing key counts as False
+    config_keys: ClassVar[Mapping[str, str]]  # {setting that a package states: its key in adapter_config.json}
+    config_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # {other allowed key: its allowed values}
 
-    rank_setting: ClassVar[str | None] = None  # the setting that holds a rank, which a serving engine must allow
-    starts_as_base: ClassVar[bool] = True  # whether the base answers as before until the adapter is trained
-    merges: ClassVar[bool] = True  # whether it can become part of the base's weights
-    converts_to: ClassVar[tuple[str, ...]] = ()  # formats of adapters that can hold the same
-    serving: ClassVar[Mapping[str, str]] = {"PEFT": ""}  # {what serves it on its base: on which condition}
+    rank_setting: ClassVar[str | None] = None  # the setting of the rank that a serving engine must allow
+    starts_as_base: ClassVar[bool] = True  # whether an untrained adapter leaves the base's answers unchanged
+    merges: ClassVar[bool] = True  # whether it can be merged into the base's weights
+    converts_to: ClassVar[tuple[str, ...]] = ()  # adapter formats into which it can be converted
+    serving: ClassVar[Mapping[str, str]] = {"PEFT": ""}  # {engine that can serve it: condition}
 
     @property
     def lora_rank(self) -> int | None:
-        """The rank that a serving engine must allow; None where there is none."""
+        """The rank that a serving engine must allow; None if the kind has no rank."""
         return None if self.rank_setting is None else getattr(self, self.rank_setting)
 
     def facts(self) -> dict[str, Any]:
-        """Return the settings that a package states, as plain data in one spelling."""
+        """Return the settings that a package states, as plain data in canonical form."""
         return {name: plain(getattr(self, name)) for name in self.config_keys}
 
     def peft_config(self, *, task_type: str, base_name: str | None = None, revision: str | None = None) -> "PeftConfig":
-        """Return PEFT's configuration of this adapter; `task_type` is PEFT's name of what the model does."""
+        """Return PEFT's configuration of this adapter; `task_type` is PEFT's name for the model's task."""
         from peft import get_peft_config
 
         facts = self.facts()
@@ -64,10 +63,10 @@ class AdapterKind(Feature, Group):
         return get_peft_config({**content, **where, "task_type": task_type})
 
     def attach(self, base: "PreTrainedModel", *, task_type: str) -> "PeftModel":
-        """Return the base with this adapter on it, as it starts.
+        """Return the base with this adapter attached, untrained.
 
         Raises:
-            UserError: the adapter has no place on this base.
+            UserError: the adapter cannot be attached to this base.
         """
         from peft import get_peft_model
 
@@ -75,7 +74,7 @@ class AdapterKind(Feature, Group):
         return model
 
     def engine(self, base: Mapping[str, Any]) -> str:
-        """Return the name of the cheapest of `privacy.engines` that is exact for it.
+        """Return the name of the cheapest engine in `privacy.engines` that is exact for this adapter.
 
         Args:
             base: content of the base's config.json.
@@ -84,43 +83,43 @@ class AdapterKind(Feature, Group):
 
     @classmethod
     def decoding(cls, model: "PeftModel", inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Return what generates tokens with a cache, and the inputs of its first pass.
+        """Return the model to generate tokens with, using a cache, and the inputs of its first pass.
 
-        Each later pass takes one token a row, the attention mask of the pass before and a 1 more, and, if the first
-        pass had `position_ids`, the next position.
+        Each later pass takes one token per row, the previous attention mask with one more 1, and, if the first pass had
+        `position_ids`, the next position.
 
         Args:
             model: the base with this adapter.
-            inputs: `input_ids` and `attention_mask` of the prompts, [rows, width], and `position_ids` where the base
-                takes them; a kind that puts something before a prompt returns other ones.
+            inputs: `input_ids` and `attention_mask` of the prompts, [rows, width], and `position_ids` if the base takes
+                them. A kind that puts something before the prompt returns changed inputs.
         """
         return model, inputs
 
     def tensor_mistakes(self, shapes: Mapping[str, Shape]) -> Iterator[str]:
-        """Yield what is wrong with the tensors of a package, by name, as far as can be told without the base."""
+        """Yield the mistakes in the tensors of a package, as far as they show without the base."""
         raise NotImplementedError
 
     def tensors_on(self, base: Mapping[str, Sizes | None]) -> dict[str, Shape | None]:
-        """Return the shape of every tensor that it has on a base, by name.
+        """Return the shape of every tensor that this adapter has on a base, by name.
 
         Args:
-            base: outputs and inputs of each matrix of the base, by its module's name. None where they are not known:
-                so is then the shape of a tensor that depends on them.
+            base: (outputs, inputs) of each matrix of the base, by the name of its module. If they are None (unknown),
+                the shape of a tensor that depends on them is None too.
         """
         raise NotImplementedError
 
     def mistakes(self, layers: Layers, *, model_type: str | None, modules: Sequence[str] | None) -> Iterator[Mistake]:
-        """Yield what the base does not have.
+        """Yield settings that ask for something that the base does not have.
 
         Args:
-            model_type: the base's architecture; None where it is not known yet.
-            modules: the linear modules of that architecture; None where they are not known.
+            model_type: the base's architecture; None if it is not known yet.
+            modules: the linear modules of that architecture; None if they are not known.
         """
         yield from ()
 
 
 class ModuleAdapter(AdapterKind):
-    """What the kinds share that change linear modules of the base."""
+    """The base class of kinds that change linear modules of the base."""
 
     target_modules: Distinct[Module] = setting(
         "The base's linear modules that get an adapter.",
@@ -130,18 +129,18 @@ class ModuleAdapter(AdapterKind):
     )
 
     def tensors(self, module: str) -> Mapping[str, tuple[int | str, ...]]:
-        """Return {name behind the module's: shape} of its tensors; OUTPUTS and INPUTS stand for the module's sizes."""
+        """Return {end of a tensor's name, after the module's: shape}; OUTPUTS and INPUTS mean the module's sizes."""
         raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
-        """Return the settings that a package states; the modules are sorted, as PEFT takes them for a set."""
+        """Return the settings that a package states. The modules are sorted, because PEFT reads them as a set."""
         return super().facts() | {"target_modules": sorted(self.target_modules)}
 
     def attach(self, base: "PreTrainedModel", *, task_type: str) -> "PeftModel":
         """Return the base with this adapter on its target modules.
 
         Raises:
-            UserError: the base has none of them.
+            UserError: the base has none of these modules.
         """
         try:
             return super().attach(base, task_type=task_type)
@@ -159,14 +158,14 @@ class ModuleAdapter(AdapterKind):
                 )
 
     def tensor_mistakes(self, shapes: Mapping[str, Shape]) -> Iterator[str]:
-        """Yield tensors that are foreign, missing, or of shapes that no module can have."""
+        """Yield tensors that are foreign or missing, or whose shapes no module can have."""
         modules: dict[str, dict[str, Shape]] = {}
         for name, shape in shapes.items():
             module, part = self._placed(name)
             if not module:
                 yield f"{name} belongs to no module that the adapter targets"
             elif part not in self.tensors(module):
-                yield f"{name} is no tensor of a `{self.kind}` adapter"
+                yield f"{name} is not a tensor of a `{self.kind}` adapter"
             else:
                 modules.setdefault(module, {})[part] = shape
         for module, parts in modules.items():
@@ -176,7 +175,7 @@ class ModuleAdapter(AdapterKind):
                 yield f"no tensor belongs to {target}, which the adapter targets"
 
     def _placed(self, name: str) -> tuple[str, str]:
-        """Return the module that a tensor belongs to, and the rest of its name."""
+        """Return the module of a tensor, and the rest of the tensor's name."""
         words = name.removeprefix(PREFIX).split(".") if name.startswith(PREFIX) else []
         for behind in range(1, min(len(words), _MOST_WORDS + 1)):
             module = ".".join(words[:-behind])
@@ -185,7 +184,7 @@ class ModuleAdapter(AdapterKind):
         return "", name
 
     def _module_mistakes(self, module: str, parts: Mapping[str, Shape]) -> Iterator[str]:
-        sizes: dict[str, int] = {}  # as the tensors so far have them
+        sizes: dict[str, int] = {}  # as seen in the tensors so far
         for part, axes in self.tensors(module).items():
             if part not in parts:
                 yield f"{module} has no {part}"
@@ -211,12 +210,12 @@ class ModuleAdapter(AdapterKind):
 
 
 def _is_target(module: str, target: str) -> bool:
-    """Apply PEFT's rule: a target is a module's name, or the end of one."""
+    """Apply PEFT's rule: a target is a module's name, or the end of a module's name."""
     return module == target or module.endswith(f".{target}")
 
 
 def is_quantized(base: Mapping[str, Any]) -> bool:
-    """Tell from a base's config.json whether its weights are stored in fewer bits."""
+    """Say, from a base's config.json, whether its weights are stored in fewer bits."""
     return bool(base.get("quantization_config"))
 
 
@@ -230,7 +229,7 @@ ADAPTER = Choice(KINDS, key="kind", default=DEFAULT_KIND)
 
 
 def kind_of(config: Mapping[str, Any]) -> type[AdapterKind] | None:
-    """Return the kind that an adapter_config.json is of; None where this program has none such."""
+    """Return the kind of an adapter_config.json; None if this program does not have it."""
     for kind in KINDS.values():
         if all(config.get(key, False) == value for key, value in kind.marks.items()):
             return kind

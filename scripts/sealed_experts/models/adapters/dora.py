@@ -9,7 +9,7 @@ from sealed_experts.settings.fields import setting
 
 
 class Dora(LowRank):
-    """LoRA on the direction of each target module's matrix, and a magnitude of its own for each output."""
+    """LoRA for the direction of each target module's matrix, and a separate magnitude for each output."""
 
     kind: Literal["dora"] = setting("Weight-decomposed low-rank adaptation.", default="dora")
 

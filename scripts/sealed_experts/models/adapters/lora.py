@@ -8,7 +8,7 @@ from sealed_experts.settings.fields import setting
 
 
 class LowRank(ModuleAdapter):
-    """What the kinds share that PEFT trains with its LoRA layers; each is told apart by a mark."""
+    """The base class of kinds that PEFT trains with its LoRA layers. `marks` distinguishes them."""
 
     rank: int = setting("Rank of the update.", default=8, ge=1, le=4096)
     alpha: float = setting("Scale of the update: alpha / rank.", default=16, gt=0, le=1_000_000)
@@ -57,7 +57,7 @@ class LowRank(ModuleAdapter):
     }
 
     def tensors(self, module: str) -> Mapping[str, tuple[int | str, ...]]:
-        """Return A, which narrows the module's inputs to the rank, and B, which widens them to its outputs."""
+        """Return A, from the module's inputs to the rank, and B, from the rank to the module's outputs."""
         return {"lora_A.weight": (self.rank, INPUTS), "lora_B.weight": (OUTPUTS, self.rank)}
 
 
@@ -76,5 +76,5 @@ class Lora(LowRank):
     }
 
     def engine(self, base: Mapping[str, Any]) -> str:
-        """Return `hooks`: the rows of its linear layers are the batch's own, also on a quantised base."""
+        """Return `hooks`: the rows of the linear layers are those of the batch, even on a quantised base."""
         return "hooks"

@@ -1,4 +1,4 @@
-"""Facts from a base model's config.json that are needed to load an adapter on it."""
+"""Facts from a base model's config.json that a program needs to load an adapter on it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from sealed_experts.packages.content.manifest_schema import ROPE_SCALING
 
 
 def quantization_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the manifest's `base.quantization`: method and bits; None for a base that is not quantised.
+    """Return the manifest's `base.quantization`: method and bits; None if the base is not quantised.
 
     Raises:
         UserError: config.json names no method.

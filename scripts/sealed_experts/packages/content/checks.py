@@ -1,4 +1,4 @@
-"""The checks of a package's content, the same for both containers. They come after the signature's check."""
+"""The checks of a package's content, the same for both containers. They run after the check of the signature."""
 
 import hashlib
 import io
@@ -16,13 +16,14 @@ from sealed_experts.packages.content.tensors import TensorCheck
 from sealed_experts.packages.content.tokenizer import check_tokenizer
 from sealed_experts.packages.errors import PackageError
 from sealed_experts.packages.source import Buffer
+from sealed_experts.training.objectives import STAGES
 
 TEXTS = ("README.md", "LICENSE")  # members that must be UTF-8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """Members that passed every check, by name (weights only on request), and the adapter's facts and shapes."""
+    """Members that passed every check, by name, and the adapter's facts and shapes. Weights only if asked for."""
 
     members: dict[str, bytes]
     facts: AdapterFacts
@@ -39,15 +40,16 @@ def check_content(
 ) -> Content:
     """Check the members of a package whose signature and manifest are verified.
 
-    Order: sizes and digests of all members, then texts, receipt, linter, and the manifest's statements about them.
+    The order is: sizes and digests of all members, then texts, receipt, linter, and the manifest's statements about
+    them.
 
     Args:
         manifest: it passed `check_manifest`, so its set of members and their largest sizes are right.
-        read: returns a member's content in blocks, each valid until the next is taken; called once for each member, in
-            the manifest's order.
-        known: digests of members that a signature already fixed; they are not computed again.
-        seen: feeds the weights to their check. Given only if their digest is known and they are not kept; `read` is
-            then not called for them.
+        read: returns a member's content in blocks. A block is valid until the next one is taken. It is called once for
+            each member, in the manifest's order.
+        known: digests of members that a signature already covers. They are not computed again.
+        seen: passes the weights to their check, instead of `read`. Give it only if the digest of the weights is known
+            and the weights are not kept.
         keep_weights: whether the weights are kept in memory and returned.
 
     Raises:
@@ -59,12 +61,12 @@ def check_content(
         path, digest, kept = entry["path"], (known or {}).get(entry["path"]), io.BytesIO()
         take = weights.taker(entry["size"]) if path == WEIGHTS else kept.write
         if path == WEIGHTS and seen is not None:
-            assert digest is not None, "it was hashed when it was seen"
+            assert digest is not None, "it was hashed in the first reading"
             weights.hand_over(seen)
         else:
             digest = _take(_exactly(read(path), entry), take, digest)
         if digest != entry["sha256"]:
-            raise PackageError(f"member {path}: its SHA-256 is not {entry['sha256']}, which the manifest states")
+            raise PackageError(f"member {path}: its SHA-256 is not {entry['sha256']}, as the manifest states")
         members[path] = kept.getvalue()
     _check_texts(members)
     check_receipt_member(manifest, members[RECEIPT])
@@ -80,7 +82,7 @@ def check_content(
 
 
 def _take(blocks: Iterable[Buffer], take: Callable[[Buffer], object], known: str | None) -> str:
-    """Pass blocks on, and return their digest, which is computed unless it is known."""
+    """Pass blocks on, and return their digest. It is computed only if it is not known."""
     state = hashlib.sha256()
     for block in blocks:
         take(block)
@@ -90,7 +92,7 @@ def _take(blocks: Iterable[Buffer], take: Callable[[Buffer], object], known: str
 
 
 class _Weights:
-    """The weights while they are read. A mistake in them is raised only after all digests were found right."""
+    """The weights while they are read. A mistake in them is raised only after all digests proved right."""
 
     def __init__(self, *, keep: bool) -> None:
         self._kept = io.BytesIO() if keep else None
@@ -129,7 +131,7 @@ class _Weights:
 
 
 def _exactly(blocks: Iterable[Buffer], entry: Mapping[str, Any]) -> Iterator[Buffer]:
-    """Pass a member's blocks on, but never more bytes than the manifest states."""
+    """Pass a member's blocks on, but not more bytes than the manifest states."""
     size = 0
     for block in blocks:
         size += len(block)
@@ -159,8 +161,15 @@ def _check_adapter(manifest: Mapping[str, Any], adapter: AdapterKind, facts: Ada
         "base.name": (base["name"], facts.base_name),
         "base.revision": (base["revision"], facts.base_revision),
     }
-    for field, (said, read) in pairs.items():
-        if said != read:
+    for field, (claimed, actual) in pairs.items():
+        if claimed != actual:
             raise PackageError(
-                f"manifest: {field} is {ascii(said)[:100]}, but the adapter's files say {ascii(read)[:100]}"
+                f"manifest: {field} is {ascii(claimed)[:100]}, but the adapter's files say {ascii(actual)[:100]}"
             )
+    # A stage that this program does not have may train any class of model.
+    stage = STAGES.get(manifest["training"]["selected_stage"])
+    if stage is not None and stage.model_class != facts.model_class:
+        raise PackageError(
+            f"{CONFIG}: task_type is that of a {facts.model_class.noun}, but stage {stage.feature} trains a"
+            f" {stage.model_class.noun}"
+        )

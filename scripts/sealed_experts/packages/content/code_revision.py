@@ -11,11 +11,11 @@ _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 def code_revision(root: Path) -> str | None:
     """Return the commit of the repository at `root`.
 
-    None if git or the repository is missing, or if a tracked file of the code was changed. Files that are not code,
-    such as configurations, do not matter.
+    It is None if git or the repository is missing, or if a tracked file of the code was changed. Changes of other
+    files, such as configurations, are allowed.
     """
     top = _git(root, "rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() != root.resolve():  # another repository around this folder
+    if top is None or Path(top).resolve() != root.resolve():  # the folder is inside another repository
         return None
     if _git(root, "diff", "--quiet", "HEAD", "--", "scripts", "rules", "Snakefile", "requirements.txt") is None:
         return None
@@ -24,7 +24,7 @@ def code_revision(root: Path) -> str | None:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    # GIT_DIR and the like, set by a hook for example, would point to another repository.
+    # Variables such as GIT_DIR (a hook may set them) would point to another repository.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The member LICENSE: the owner's text, or the name of a licence whose text is public."""
+"""The member LICENSE: the owner's text, or the name of a public licence."""
 
 from sealed_experts.errors import UserError
 from sealed_experts.packages.settings import NO_LICENCE
@@ -12,7 +12,7 @@ def licence_bytes(licence: str, *, author: str, text: bytes | None) -> bytes:
 
     Args:
         licence: an SPDX expression, or `NOASSERTION`.
-        author: who made the expert; may be empty.
+        author: the expert's author; may be empty.
         text: the licence's text, if the owner gave one.
 
     Raises:
@@ -21,10 +21,10 @@ def licence_bytes(licence: str, *, author: str, text: bytes | None) -> bytes:
     if text is not None:
         if PRIVATE_KEY.search(text.decode("utf-8", "replace")):
             raise UserError(
-                "package.licence_file holds a private key, which everybody would get: give the licence's text"
+                "package.licence_file holds a private key, which every reader would get: give the licence's text"
             )
         return text
-    holder = author or "whoever signed this package"
+    holder = author or "the publisher that signed this package"
     if licence == NO_LICENCE:
         return (
             f"SPDX-License-Identifier: {licence}\n\nNo licence is stated. Ask {holder} before you use, change or pass"
@@ -32,5 +32,5 @@ def licence_bytes(licence: str, *, author: str, text: bytes | None) -> bytes:
         ).encode()
     return (
         f"SPDX-License-Identifier: {licence}\n\nLicensed by {holder} under {licence}. The text of each licence named"
-        " here stands at https://spdx.org/licenses/.\n"
+        " here is at https://spdx.org/licenses/.\n"
     ).encode()

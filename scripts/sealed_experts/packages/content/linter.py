@@ -1,7 +1,7 @@
 """The linter: what an adapter may consist of. It runs when a package is sealed, and when one is opened.
 
-What stands in adapter_config.json and which tensors there are depends on the adapter's kind, and the kind says it. What
-is the same for all kinds is here.
+The adapter's kind defines which settings adapter_config.json holds and which tensors there are. The rules here are the
+same for all kinds.
 """
 
 import re
@@ -24,7 +24,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterConfig:
-    """What adapter_config.json says: the adapter, and the base that it was made on."""
+    """The content of adapter_config.json: the adapter, and the base that it was trained on."""
 
     adapter: AdapterKind
     model_class: ModelClass
@@ -34,7 +34,7 @@ class AdapterConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterFacts(AdapterConfig):
-    """What the adapter's files say about it: also how many numbers it has, and their size in bytes."""
+    """The facts in the adapter's files: also the number of its parameters, and their size in bytes."""
 
     parameters: int
     tensor_bytes: int
@@ -55,9 +55,9 @@ def adapter_facts(
     """Check adapter_config.json, and that the tensors are those of the adapter that it describes.
 
     Args:
-        config_content: its bytes.
-        tensors: what the weights' file holds, by name.
-        kind: the adapter's; by default, the one that adapter_config.json speaks of.
+        config_content: the bytes of adapter_config.json.
+        tensors: the tensors in the file of weights, by name.
+        kind: the adapter's kind; by default, the one that adapter_config.json names.
 
     Raises:
         PackageError: a key, a value, a tensor or a shape is not what it must be.
@@ -76,8 +76,8 @@ def adapter_facts(
 def read_adapter_config(content: bytes, *, kind: type[AdapterKind] | None = None) -> AdapterConfig:
     """Parse PEFT's adapter_config.json by an allow-list of keys and values.
 
-    Some keys make PEFT load code or change the model (`auto_mapping`, `megatron_core`, `modules_to_save`, …), so each
-    known key may hold only what a plain adapter of its kind has there.
+    Some keys make PEFT load code or change the model (`auto_mapping`, `megatron_core`, `modules_to_save`, …). So each
+    known key may have only the values of a plain adapter of its kind.
 
     Raises:
         PackageError: an unknown key, a missing one, or a value that is not allowed.
@@ -116,7 +116,7 @@ def _checked(config: Mapping[str, Any], kind: type[AdapterKind]) -> AdapterConfi
 
 
 def _kind_of(config: Mapping[str, Any]) -> type[AdapterKind]:
-    """Return the kind that a configuration is of; where there is none, the nearest, whose rules then refuse it."""
+    """Return the kind of a configuration. If no kind fits, return the nearest one: its rules then refuse it."""
     found = kind_of(config) or kind_of({"peft_type": config.get("peft_type")})
     if found is None and "peft_type" in config:
         known = " or ".join(dict.fromkeys(repr(kind.marks["peft_type"]) for kind in KINDS.values()))
@@ -133,7 +133,7 @@ def _adapter(kind: type[AdapterKind], config: Mapping[str, Any]) -> AdapterKind:
         raise PackageError(f"{CONFIG}: {one_line(f'{place}: {mistake.text}')}")
     adapter = parse_group(kind, given)
     for name, key in kind.config_keys.items():
-        # In a configuration 2.0 is a whole number; PEFT would take it for a rank and fail.
+        # Settings accept 2.0 as a whole number, but PEFT would fail with such a rank.
         if isinstance(getattr(adapter, name), int) and type(config[key]) is not type(getattr(adapter, name)):
             raise PackageError(f"{CONFIG}: {key} is {ascii(config[key])[:100]}; it must be {getattr(adapter, name)}")
     return adapter
@@ -149,7 +149,7 @@ def _rules_of(kind: type[AdapterKind]) -> dict[str, _Rule]:
 
 
 def _exactly(*values: Any) -> _Rule:
-    """Allow only these values, and only of these types: in Python, 0 == False."""
+    """Allow only these values, with their types: in Python, 0 == False."""
 
     def allowed(value: Any) -> bool:
         return any(type(value) is type(item) and value == item for item in values)
@@ -161,7 +161,7 @@ def _is_short_text_or_null(value: Any) -> bool:
     return value is None or (isinstance(value, str) and len(value) <= 1000)
 
 
-_ANYTHING: _Rule = (lambda value: True, "")  # a setting: the kind's own checks follow
+_ANYTHING: _Rule = (lambda value: True, "")  # a setting: the kind checks it later
 _REQUIRED = {"peft_type", "task_type"}
 _COMMON: dict[str, _Rule] = {
     "task_type": _exactly(*BY_TASK),

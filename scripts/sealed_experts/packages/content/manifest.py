@@ -1,4 +1,4 @@
-"""Reading, checking and writing the manifest: RFC 8785 JSON with an allow-list of fields."""
+"""Read, check and write the manifest: RFC 8785 JSON with an allow-list of fields."""
 
 import re
 import unicodedata
@@ -25,7 +25,7 @@ from sealed_experts.text import FORGING, holds, one_line
 from sealed_experts.training.objectives import STAGES
 
 _MEMBER_NAME = re.compile(MEMBER_NAME)
-LONGEST_NAME = 200  # characters, all of them ASCII: with a suffix, or as a hidden draft, it is a file name everywhere
+LONGEST_NAME = 200  # ASCII characters: with a suffix, or as a hidden draft, this is a valid file name on every system
 _LONGEST_BASE = 80
 _UNUSUAL = re.compile(r"[^A-Za-z0-9._]+")
 _SCHEMA = JsonSchema(MANIFEST_SCHEMA)
@@ -56,10 +56,10 @@ def parse_manifest(content: bytes) -> dict[str, Any]:
 
 
 def canonical_object(content: bytes, name: str) -> dict[str, Any]:
-    """Parse a JSON object whose bytes must be its RFC 8785 form; `name` names it in messages.
+    """Parse a JSON object whose bytes must be in RFC 8785 form; `name` names it in messages.
 
     Raises:
-        PackageError: it is something else.
+        PackageError: it is not a JSON object, or not in this form.
     """
     try:
         value = strict_json(content)
@@ -74,15 +74,15 @@ def canonical_object(content: bytes, name: str) -> dict[str, Any]:
 
 
 def payload_order(paths: Iterable[str]) -> list[str]:
-    """Return members' names in the payload's order: the weights, then the others by name.
+    """Return members' names in the payload's order: first the weights, then the others by name.
 
-    The hash of the payload then starts with the weights, so hashing it also gives the weights' own digest.
+    The payload starts with the weights, so hashing the payload also gives the digest of the weights.
     """
     return sorted(paths, key=lambda path: (path != WEIGHTS, path))
 
 
 def check_manifest(manifest: Mapping[str, Any]) -> None:
-    """Check a manifest by its schema and by the rules between its fields.
+    """Check a manifest against its schema and the rules between its fields.
 
     Raises:
         PackageError: the first mistake, with its field.
@@ -98,7 +98,7 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
 
 
 def long_name(manifest: Mapping[str, Any]) -> str:
-    """Return `{name}-{base}.v{version}`, the package's file name without suffix. The base's name is made to fit."""
+    """Return `{name}-{base}.v{version}`, the package's file name without suffix. A long base name is shortened."""
     base = _UNUSUAL.sub("-", manifest["base"]["name"])[-_LONGEST_BASE:].strip("-.") or "base"
     return f"{manifest['name']}-{base}.v{manifest['version']}"
 
@@ -108,7 +108,7 @@ def _check_long_name(manifest: Mapping[str, Any]) -> None:
     if len(found) > LONGEST_NAME:
         raise PackageError(
             f"manifest: version: the long name {found[:40]}… ({{name}}-{{base}}.v{{version}}) has {len(found)} letters;"
-            f" at most {LONGEST_NAME} are allowed: take a shorter version, or a shorter name"
+            f" at most {LONGEST_NAME} are allowed: use a shorter version, or a shorter name"
         )
 
 
@@ -119,7 +119,7 @@ def _check_training(training: Mapping[str, Any], privacy: Mapping[str, Any]) -> 
         )
     _check_stage_settings(training["selected_stage"], training["settings"])
     if "seed" in training and privacy["mode"] != "reproducible":
-        raise PackageError("manifest: training.seed: only a reproducible run states it")
+        raise PackageError("manifest: training.seed: only a reproducible run may state it")
     if "started" in training and "finished" in training and training["started"] > training["finished"]:
         raise PackageError("manifest: training.finished: it is before training.started")
     if privacy["epsilon"] is None and "reason" not in privacy:
@@ -127,13 +127,15 @@ def _check_training(training: Mapping[str, Any], privacy: Mapping[str, Any]) -> 
 
 
 def _check_stage_settings(name: str, settings: Mapping[str, Any]) -> None:
-    """Refuse settings that the stage does not publish. Of a stage that this program does not have, they say nothing."""
+    """Refuse settings that the stage does not publish. For a stage that this program does not have, accept any."""
     if name not in STAGES:
         return
     foreign = sorted(settings.keys() - STAGES[name].published(settings).keys())
     mistakes = mistakes_in(STAGES[name], dict(settings))
     if foreign:
-        raise PackageError(f"manifest: training.settings: {foreign[0]} is no setting that the stage {name} states")
+        raise PackageError(
+            f"manifest: training.settings: {foreign[0]} is not a setting that the stage {name} publishes"
+        )
     if mistakes:
         raise PackageError(f"manifest: training.settings: {one_line(mistakes[0])}")
 
@@ -146,32 +148,32 @@ def _check_constraints(constraints: Mapping[str, Any], *, own: str) -> None:
 
 
 def adapter_of(manifest: Mapping[str, Any]) -> AdapterKind:
-    """Return the adapter that a manifest states.
+    """Return the adapter that a manifest describes.
 
     Raises:
-        IncompatibleError: this program has no such kind.
-        PackageError: the settings are not ones of that kind, or one is missing.
+        IncompatibleError: this program does not have the adapter's kind.
+        PackageError: a setting is missing, or does not belong to the kind.
     """
     name, settings = manifest["adapter"]["kind"], manifest["adapter"]["settings"]
     if name not in KINDS:
         raise IncompatibleError(
             f"manifest: adapter.kind: this program has no adapter kind {name!a}; it has {', '.join(KINDS)}: a newer"
-            " program may read this package"
+            " version may read this package"
         )
     kind = KINDS[name]
     stated = kind.config_keys.keys()
     for field in sorted(stated - settings.keys()):
-        raise PackageError(f"manifest: adapter.settings: {field} is missing, which every `{name}` adapter states")
+        raise PackageError(f"manifest: adapter.settings: {field} is missing; every `{name}` adapter states it")
     for mistake in mistakes_in(kind, {**settings, "kind": name}):
         raise PackageError(f"manifest: {one_line(f'adapter.settings.{mistake}')}")
     for field in sorted(settings.keys() - stated):
-        raise PackageError(f"manifest: adapter.settings: {field} is no setting that a `{name}` adapter states")
+        raise PackageError(f"manifest: adapter.settings: {field} is not a setting of a `{name}` adapter")
     adapter: AdapterKind = parse_group(kind, {**settings, "kind": name})
     return adapter
 
 
 def _check_adapter(manifest: Mapping[str, Any]) -> None:
-    """Check that size and digest are those of the weights, and that the settings are in the kind's own spelling."""
+    """Check that size and digest are those of the weights, and that the settings are written as the kind does."""
     adapter = manifest["adapter"]
     weights = next(entry for entry in manifest["members"] if entry["path"] == WEIGHTS)
     pairs = {
@@ -223,7 +225,7 @@ def _check_member_names(paths: list[str]) -> None:
 
 
 def _refuse_control_characters(value: Any, place: str = "") -> None:
-    """Refuse fields with a line break or an escape sequence, which could forge what a terminal or a log shows."""
+    """Refuse fields with a line break or an escape sequence: they could fake what a terminal or a log shows."""
     if isinstance(value, str):
         if holds(value, FORGING):
             raise PackageError(f"manifest: {place}: it holds a control character: {one_line(value)!a}")

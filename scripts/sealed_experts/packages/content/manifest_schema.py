@@ -1,4 +1,4 @@
-"""JSON Schema (2020-12) of a package's manifest: the allow-list of what a package says about itself.
+"""JSON Schema (2020-12) of a package's manifest: all fields that a package may state about itself.
 
 `config/schemas/manifest.schema.json` is the same schema for other programs; a test compares the two.
 """
@@ -20,7 +20,7 @@ from sealed_experts.settings.texts import VERSION
 
 MANIFEST_FORMAT = 1
 MAX_MANIFEST = 1 << 20  # bytes
-# The members of every package, in the payload's order, each with its largest size in bytes.
+# The members of every package, in the payload's order, with their largest sizes in bytes.
 REQUIRED_MEMBERS = {
     "adapter_model.safetensors": (1 << 32) - (1 << 20),
     "LICENSE": LARGEST_LICENCE,
@@ -29,7 +29,7 @@ REQUIRED_MEMBERS = {
     "privacy_receipt.json": 1 << 20,
     "provenance.json": 1 << 20,
 }
-# Further members of a package with the base's tokenizer: always the first two, the others if the base has them.
+# More members of a package that includes the base's tokenizer: the first two always, the others if the base has them.
 TOKENIZER_MEMBERS = {
     "tokenizer.json": 1 << 26,
     "tokenizer_config.json": 1 << 20,
@@ -63,28 +63,28 @@ _FACTORS = {
 ROPE_SCALING = {
     "rope_type": text("Name of the method.", most=100),
     "factor": number("Factor of the context's length."),
-    "original_max_position_embeddings": whole("The context it was pretrained on.", least=1),
+    "original_max_position_embeddings": whole("Context length of the pretraining.", least=1),
     **{name: number("See the base's config.json.") for name in _ROPE_NUMBERS},
     "truncate": {"description": "See the base's config.json.", "type": "boolean"},
     "short_factor": _FACTORS,
     "long_factor": _FACTORS,
 }
 _BASE = mapping(
-    "The frozen language model that the adapter belongs to.",
+    "The frozen language model that the adapter was trained on.",
     {
         "name": text("Its name: a hub id, a folder's name or `demo`."),
         "revision": or_null(text("Commit of a hub model.")),
         "digest": matching("SHA-256 over the names and digests of its files.", _DIGEST),
         "quantization": or_null(
             mapping(
-                "How its weights are stored in fewer bits; null: they are not.",
-                {"method": text("Name of the method.", most=100), "bits": whole("Bits a weight.", least=1, most=16)},
+                "How its weights are stored in fewer bits; null if they are not.",
+                {"method": text("Name of the method.", most=100), "bits": whole("Bits per weight.", least=1, most=16)},
                 optional=("bits",),
             )
         ),
         "rope_scaling": or_null(
             mapping(
-                "How its positions are stretched beyond the context it was pretrained on; null: they are not.",
+                "How its positions are scaled beyond the pretrained context length; null if they are not.",
                 ROPE_SCALING,
                 optional=tuple(ROPE_SCALING.keys() - {"rope_type"}),
             )
@@ -96,7 +96,7 @@ _ADAPTER = mapping(
     {
         "kind": matching("Its kind.", _SETTING),
         "settings": {
-            "description": "Settings of its kind: all that it takes to build the adapter. The kind checks them.",
+            "description": "Settings of its kind: everything needed to build the adapter. The kind checks them.",
             "type": "object",
             "maxProperties": 50,
             "propertyNames": {"pattern": _SETTING, "maxLength": 100},
@@ -112,18 +112,18 @@ _ROUTING = mapping(
     "Which questions the expert answers.",
     {
         "keywords": texts("Words and phrases that call it.", least=0, most=10_000),
-        "exclude": texts("Words and phrases that keep it out.", least=0, most=10_000),
-        "priority": whole("Decides between experts with as many matches.", least=-1000, most=1000),
+        "exclude": texts("Words and phrases that exclude it from a question.", least=0, most=10_000),
+        "priority": whole("Decides between experts with equally many matches.", least=-1000, most=1000),
         "always_active": {"description": "Whether it is the fallback.", "type": "boolean"},
         "gate_type": {"description": "Type of the gate.", "enum": ["step", "none"]},
         "match": {"description": "How keywords are matched.", "enum": ["word", "substring"]},
     },
 )
 _CONSTRAINTS = mapping(
-    "What it needs of other packages.",
+    "What it requires of other packages.",
     {
         "requires": _patterns("Packages that must be installed."),
-        "incompatible_with": _patterns("Packages that must not be."),
+        "incompatible_with": _patterns("Packages that must not be installed."),
         "load_order": whole("Place among adapters that are active together: lower first.", least=-1000, most=1000),
         "max_chain": or_null(whole("Most adapters active together, itself included.", least=1, most=1000)),
     },
@@ -136,16 +136,16 @@ _DATASET = {
             {"name": text("Its name.", most=100), "sha256": matching("SHA-256 of its training records.", _DIGEST)},
         ),
         mapping(
-            "Private: named by HMAC-SHA-256 under a key that only the owner has.",
-            {"hmac_sha256": matching("The name.", _DIGEST)},
+            "Private: named by an HMAC-SHA-256 with a key that only the owner has.",
+            {"hmac_sha256": matching("The HMAC.", _DIGEST)},
         ),
     ],
 }
 _TRAINING = mapping(
-    "How it was trained. No number here depends on which private records were drawn, or on what they hold.",
+    "How it was trained. No number here depends on which private records were drawn, or on their content.",
     {
         "datasets": {
-            "description": "What it learned from.",
+            "description": "The training data.",
             "type": "array",
             "items": _DATASET,
             "minItems": 1,
@@ -159,25 +159,27 @@ _TRAINING = mapping(
             "maxItems": MAX_STAGES,
             "uniqueItems": True,
         },
-        "selected_stage": matching("The stage that the package holds; settings and steps are its own.", STAGE),
-        "selection_reason": text("Why that one."),
+        "selected_stage": matching(
+            "The stage that the package holds; settings and steps are those of this stage.", STAGE
+        ),
+        "selection_reason": text("Why this stage was selected."),
         "steps": whole("Optimizer steps of the selected stage.", least=0),
-        "stopped_reason": text("Why it ended.", most=100),
+        "stopped_reason": text("Why the stage ended.", most=100),
         "settings": {
-            "description": "Settings of the selected stage that its kind allows to be stated, by their names.",
+            "description": "Public settings of the selected stage, by name.",
             "type": "object",
             "maxProperties": 100,
             "propertyNames": {"pattern": r"^[a-z][a-z0-9_]{0,63}$"},
             "additionalProperties": {"type": ["number", "string", "boolean"], "maxLength": 200},
         },
-        "seed": whole("The run's seed, only where the run is reproducible by it.", least=0),
-        "started": matching("When training started, if that was to be stated.", TIME),
-        "finished": matching("When it ended, if that was to be stated.", TIME),
+        "seed": whole("The run's seed; only a reproducible run states it.", least=0),
+        "started": matching("When training started; optional.", TIME),
+        "finished": matching("When training ended; optional.", TIME),
     },
     optional=("seed", "started", "finished"),
 )
 _METRIC = mapping(
-    "One of them.",
+    "A measurement.",
     {
         "metric": matching("What was measured, by the metric's name.", r"^[a-z][a-z0-9_]{0,63}$"),
         "title": text("The same in words.", most=100),
@@ -187,7 +189,7 @@ _METRIC = mapping(
         "base_value": number("The base's mean."),
         "interval": or_null(
             mapping(
-                "Interval of the expert's mean; null: of too few records.",
+                "Interval of the expert's mean; null if there are too few records.",
                 {
                     "low": number("Its lower end."),
                     "high": number("Its upper end."),
@@ -198,14 +200,14 @@ _METRIC = mapping(
     },
 )
 _QUALITY = {
-    "description": "Numbers measured on held-out records, only where these are not private.",
+    "description": "Numbers measured on held-out records, only if these are public.",
     "oneOf": [
         mapping(
             "Published.",
             {
                 "published": {"const": True},
                 "metrics": {
-                    "description": "Each with the base's own value on the same records.",
+                    "description": "The measurements, each with the base's value on the same records.",
                     "type": "array",
                     "items": _METRIC,
                     "minItems": 1,
@@ -217,10 +219,10 @@ _QUALITY = {
     ],
 }
 _PRIVACY = mapping(
-    "What is guaranteed to each unit of the training data; the member privacy_receipt.json says how.",
+    "The guarantee for each unit of the training data; the member privacy_receipt.json has the details.",
     {
-        "epsilon": or_null(number("Joint ε of all stages, selected or not; null where none is claimed.", minimum=0)),
-        "delta": or_null(number("The δ at which ε is stated.", exclusiveMinimum=0, exclusiveMaximum=1)),
+        "epsilon": or_null(number("Joint ε of all stages, selected or not; null if none is claimed.", minimum=0)),
+        "delta": or_null(number("The δ for which ε is stated.", exclusiveMinimum=0, exclusiveMaximum=1)),
         "mode": {
             "description": "`release`, `reproducible` (noise follows from the seed) or `none`.",
             "enum": ["release", "reproducible", "none"],
@@ -231,7 +233,7 @@ _PRIVACY = mapping(
     optional=("reason",),
 )
 _MEMBERS = {
-    "description": "The members, in the order in which the payload holds them.",
+    "description": "The members, in the payload's order.",
     "type": "array",
     "minItems": 1,
     "maxItems": 64,
@@ -249,14 +251,14 @@ MANIFEST_SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "Manifest of a sealed expert",
     **mapping(
-        "What a package says about itself. RFC 8785 JSON; every field is listed here, others are refused.",
+        "What a package says about itself. RFC 8785 JSON. No other fields are allowed.",
         {
             "format_version": {"description": "Version of this schema.", "const": MANIFEST_FORMAT},
             "name": matching("The expert's name.", EXPERT_NAME),
             "version": matching("The package's version.", VERSION),
             "description": text("One line about the expert.", least=0),
             "author": text("Who made it.", least=0, most=200),
-            "licence": matching("Its licence, an SPDX expression; NOASSERTION: none is stated.", LICENCE),
+            "licence": matching("Its licence, an SPDX expression; NOASSERTION means that none is stated.", LICENCE),
             "base": _BASE,
             "adapter": _ADAPTER,
             "template": text("How instruction, input and answer become text.", most=100),

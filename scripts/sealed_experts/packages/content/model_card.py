@@ -1,4 +1,4 @@
-"""The model card: README.md of a package, written from its manifest alone."""
+"""The model card: README.md of a package, written from its manifest only."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,8 +26,8 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         _training(manifest["training"]),
         _privacy(manifest["privacy"], manifest["training"]),
         _evaluation(manifest["quality"]),
-        "## Limits\n\nThe expert answers in the style and within the field of its training data; its answers can be "
-        "wrong. The signature says who made the package and that it is unaltered, not that it is right.",
+        "## Limits\n\nThe expert answers in the style and within the field of its training data. Its answers can be "
+        "wrong. The signature shows who made the package and that it is unaltered, not that it is right.",
         _loading(manifest),
     ]
     return "\n\n".join(sections) + "\n"
@@ -61,7 +61,7 @@ def _adapter(manifest: Mapping[str, Any]) -> str:
 
 
 def _serving(adapter: AdapterKind) -> str:
-    """Say what can serve the adapter, and what it can become."""
+    """Say which engines can serve the adapter, and into what it can be converted."""
     places = [f"{name} ({condition})" if condition else name for name, condition in adapter.serving.items()]
     rank = "" if adapter.lora_rank is None else f" A server must allow rank {adapter.lora_rank}."
     forms = [*(["a part of the base's weights"] if adapter.merges else []), *adapter.converts_to]
@@ -79,12 +79,12 @@ def _routing(routing: Mapping[str, Any], constraints: Mapping[str, Any]) -> str:
     called = ", ".join(_plain(keyword) for keyword in routing["keywords"]) or "no keyword"
     lines = [f"## Routing\n\nCalled by: {called}."]
     if routing["always_active"]:
-        lines.append("It also answers what no expert is called for.")
+        lines.append("It also answers questions that call no expert.")
     if routing["exclude"]:
-        lines.append(f"Kept out by: {', '.join(_plain(word) for word in routing['exclude'])}.")
+        lines.append(f"Excluded by: {', '.join(_plain(word) for word in routing['exclude'])}.")
     for field, label in (("requires", "It needs"), ("incompatible_with", "It must not be installed with")):
         if constraints[field]:
-            # Code needs no escapes, and the manifest's schema allows no backtick here.
+            # Text in backticks needs no escapes, and the manifest's schema forbids a backtick here.
             lines.append(f"{label} {', '.join(f'`{pattern}`' for pattern in constraints[field])}.")
     return " ".join(lines)
 
@@ -93,7 +93,7 @@ def _data(datasets: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         f"Public records, `{_plain(each['name'])}`, SHA-256 `{each['sha256']}`."
         if "sha256" in each
-        else f"Private records, named `{each['hmac_sha256']}` under a key of the owner's: nobody else can tell which."
+        else f"Private records, named `{each['hmac_sha256']}` with the owner's key: only the owner can identify them."
         for each in datasets
     ]
     return "\n\n".join(["## Data", *lines])
@@ -124,8 +124,8 @@ def _privacy(privacy: Mapping[str, Any], training: Mapping[str, Any]) -> str:
     stages, selected = training["stages"], training["selected_stage"]
     if selected != stages[-1]:
         claim += (
-            f" It covers all stages ({', '.join(stages)}), not only {selected}, which the package holds: the choice"
-            " looked at the weights of each."
+            f" It covers all stages ({', '.join(stages)}), not only {selected}, which the package holds: {selected} was"
+            " chosen by looking at the weights of all."
         )
     return f"## Privacy\n\n{claim} `privacy_receipt.json` holds the details."
 
@@ -161,6 +161,6 @@ def _loading(manifest: Mapping[str, Any]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text that Markdown shows as it is, and that cannot become HTML."""
+    """Escape text, so that Markdown shows it unchanged and it cannot become HTML."""
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{letter}" if letter in "\\`*_[]|#" else letter for letter in escaped)

@@ -1,4 +1,4 @@
-"""Unpacking into a new folder, which appears when it is complete."""
+"""Unpack into a new folder. The folder appears only when it is complete."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         UserError: the name is taken, or the folder cannot be written.
     """
     if os.path.lexists(folder):
-        raise UserError(f"{folder} exists: name a new folder to unpack into")
+        raise UserError(f"{folder} exists: give a new folder to unpack into")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".unpack-", suffix=".tmp", dir=folder.parent))
@@ -41,7 +41,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 def written(read: Read, folder: Path) -> Read:
     """Return a `read` that also writes each member into a folder, under its name.
 
-    A block is written after its check, so no more bytes are written than a member may have.
+    Each block is checked before it is written, so no more bytes are written than a member may have.
     """
 
     def reading(name: str) -> Iterator[Buffer]:

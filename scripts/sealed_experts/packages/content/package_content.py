@@ -1,4 +1,4 @@
-"""From a run's results to the content of its package. Only fields that are named here leave the machine."""
+"""Make the content of a package from a run's results. Only fields that are named here leave the machine."""
 
 import hashlib
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from sealed_experts.settings.fields import plain
 from sealed_experts.training.objectives import STAGES
 
 _WITHHELD = "measured on held-out private records; the dataset does not declare public_evaluation"
-_NOT_MEASURED = "nothing was measured on held-out records"
+_NOT_MEASURED = "no measurements on held-out records"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,26 +37,26 @@ class SealingInputs:
 
     Attributes:
         settings: what the configuration says about the package.
-        selection: selection.json.
+        selection: the content of selection.json.
         metrics: the selected stage's metrics.
-        chain: the metrics of every stage, in the chain's order.
+        stages: the metrics of every stage, in order.
         privacy: the receipt of everything that the package depends on (`published_receipt.covering`).
-        base: base.json.
+        base: the content of base.json.
         base_config: the base's config.json.
-        evaluation: evaluation.json; used only if the dataset is declared public.
+        evaluation: the content of evaluation.json; used only if the dataset is declared public.
         licence: the licence's text, if the owner gave one.
         adapter_config: content of adapter_config.json.
         adapter_weights: content of adapter_model.safetensors, or its path.
         tokenizer: the files of the base's tokenizer, by name; empty if the package does not hold it.
         names: names for private data.
-        origin: what is known about the program.
-        epoch: SOURCE_DATE_EPOCH in seconds since 1970, or None: the time if the settings state none.
+        origin: facts about the program.
+        epoch: SOURCE_DATE_EPOCH in seconds since 1970, or None. It is the time if the settings state none.
     """
 
     settings: PackageJob
     selection: Mapping[str, Any]
     metrics: Mapping[str, Any]
-    chain: Mapping[str, Mapping[str, Any]]
+    stages: Mapping[str, Mapping[str, Any]]
     privacy: Mapping[str, Any]
     base: Mapping[str, Any]
     base_config: Mapping[str, Any]
@@ -72,7 +72,7 @@ class SealingInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class _Weights:
-    """Size in bytes and SHA-256 of the weights, and what the adapter's files say."""
+    """Size in bytes and SHA-256 of the weights, and the facts in the adapter's files."""
 
     size: int
     digest: str
@@ -97,7 +97,7 @@ def package_content(inputs: SealingInputs) -> tuple[dict[str, Any], dict[str, By
         members[PROVENANCE] = provenance_bytes(
             manifest,
             subject={CONFIG: sha256_bytes(inputs.adapter_config), WEIGHTS: weights.digest},
-            chain=inputs.chain,
+            stages=inputs.stages,
             names=inputs.names,
             origin=inputs.origin,
             public_evaluation=inputs.settings.public_evaluation,
@@ -112,7 +112,7 @@ def package_content(inputs: SealingInputs) -> tuple[dict[str, Any], dict[str, By
 
 
 def _examined(inputs: SealingInputs) -> _Weights:
-    """Lint the adapter and hash its weights, in one pass. The memory needed does not grow with them."""
+    """Lint the adapter and hash its weights, in one pass and constant memory."""
     digest, content = hashlib.sha256(), inputs.adapter_weights
     with open_source(content) if isinstance(content, Path) else nullcontext(Memory(content)) as source:
         check = TensorCheck(size=source.size, member=WEIGHTS)
@@ -147,7 +147,7 @@ def _manifest(inputs: SealingInputs, weights: _Weights) -> dict[str, Any]:
             "quantization": quantization_of(inputs.base_config),
             "rope_scaling": rope_scaling_of(inputs.base_config),
         },
-        # Its settings are the configuration's, so an adapter with other ones is refused.
+        # State the settings of the configuration: an adapter with other settings is then refused.
         "adapter": {
             "kind": settings.adapter.kind,
             "settings": settings.adapter.facts(),
@@ -192,7 +192,7 @@ def _training(inputs: SealingInputs) -> dict[str, Any]:
 
 
 def _seed(inputs: SealingInputs) -> dict[str, int]:
-    """Return the seed of a reproducible run, which needs it. Other runs do not publish theirs."""
+    """Return the seed of a reproducible run. Other runs do not publish theirs."""
     return {"seed": inputs.metrics["seed"]} if privacy_summary(inputs.privacy)["mode"] == "reproducible" else {}
 
 
@@ -204,7 +204,7 @@ def _dataset(inputs: SealingInputs) -> dict[str, str]:
 
 
 def _quality(inputs: SealingInputs) -> dict[str, Any]:
-    """Return what evaluation.json says about the selected stage and the base, if that may be published."""
+    """Return the evaluation of the selected stage and the base, if it may be published."""
     if not inputs.settings.public_evaluation:
         return {"published": False, "reason": _WITHHELD}
     evaluation = inputs.evaluation
@@ -222,7 +222,7 @@ def _quality(inputs: SealingInputs) -> dict[str, Any]:
             "interval": _interval(of_chosen[about["metric"]], confidence),
         }
         for about in evaluation["metrics"]
-        if "." not in about["metric"]  # the name of a part (an axis of a reward) may be the owner's words
+        if "." not in about["metric"]  # the name of a part (an axis of a reward) may be the owner's own text
     ]
     metrics = [one for one in measured if one["value"] is not None and one["base_value"] is not None]
     return {"published": True, "metrics": metrics} if metrics else {"published": False, "reason": _NOT_MEASURED}

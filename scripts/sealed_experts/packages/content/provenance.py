@@ -1,7 +1,7 @@
 """provenance.json: what a package was made from, as an in-toto statement with SLSA's provenance predicate.
 
-Public inputs are named by their digests, private ones by HMAC under the owner's key (`owner_names`), so that only the
-owner can identify them. Nothing here depends on the machine or on the content of private records.
+Public inputs are named by their digests. Private inputs are named by an HMAC with the owner's key (`owner_names`), so
+only the owner can identify them. Nothing here depends on the machine or on the content of private records.
 
 Specifications: https://in-toto.io/Statement/v1 and https://slsa.dev/provenance/v1.
 """
@@ -29,7 +29,7 @@ _DESCRIBED = ("name", "version", "template", "base", "adapter", "training", "pri
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What is known about the program that sealed the package.
+    """Facts about the program that sealed the package.
 
     Attributes:
         version: the program's version.
@@ -46,7 +46,7 @@ def provenance_bytes(
     manifest: Mapping[str, Any],
     *,
     subject: Mapping[str, str],
-    chain: Mapping[str, Mapping[str, Any]],
+    stages: Mapping[str, Mapping[str, Any]],
     names: OwnerNames,
     origin: Origin,
     public_evaluation: bool = False,
@@ -56,7 +56,7 @@ def provenance_bytes(
     Args:
         manifest: the package's manifest; it may lack `payload` and `members`.
         subject: SHA-256 of each of the adapter's files.
-        chain: the metrics of every stage, selected or not, in order: each started where the one before it ended.
+        stages: the metrics of every stage, selected or not, in order. Each stage started from the one before it.
         public_evaluation: whether held-out records are public; if the training data are too, their digests are plain.
     """
     training = manifest["training"]
@@ -74,17 +74,17 @@ def provenance_bytes(
                 "buildType": BUILD_TYPE,
                 "externalParameters": external_parameters(manifest),
                 "internalParameters": {
-                    "stages": [_stage(stage, metrics, names=names) for stage, metrics in chain.items()]
+                    "stages": [_stage(stage, metrics, names=names) for stage, metrics in stages.items()]
                 },
                 "resolvedDependencies": [
                     _base(manifest["base"]),
                     *_data(
-                        chain[training["selected_stage"]],
+                        stages[training["selected_stage"]],
                         names=names,
                         public=any("sha256" in dataset for dataset in training["datasets"]),
                         public_evaluation=public_evaluation,
                     ),
-                    *_code(chain),
+                    *_code(stages),
                     *_origin(origin),
                 ],
             },
@@ -103,7 +103,7 @@ def external_parameters(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_provenance(manifest: Mapping[str, Any], content: bytes) -> None:
-    """Check provenance.json by its schema, and compare it with the complete manifest.
+    """Check provenance.json against its schema, and compare it with the complete manifest.
 
     Raises:
         PackageError: it does not follow the schema, or describes another package.
@@ -117,9 +117,9 @@ def check_provenance(manifest: Mapping[str, Any], content: bytes) -> None:
         raise PackageError(f"{PROVENANCE}: its subject is not this package's {' and '.join(_SUBJECT)}")
     build = statement["predicate"]["buildDefinition"]
     described, expected = build["externalParameters"], external_parameters(manifest)
-    if canonical_json(described) != canonical_json(expected):  # as JSON: Python takes False for 0
+    if canonical_json(described) != canonical_json(expected):  # compare JSON texts: in Python, False == 0
         differing = _differing(described, expected)
-        raise PackageError(f"{PROVENANCE}: what it says of {differing[:50]!a} is not what the manifest says")
+        raise PackageError(f"{PROVENANCE}: what it says about {differing[:50]!a} is not what the manifest says")
     stages = [entry["stage"] for entry in build["internalParameters"]["stages"]]
     if stages != manifest["training"]["stages"]:
         raise PackageError(f"{PROVENANCE}: its stages are {', '.join(stages)[:200]}, not those of the manifest")
@@ -151,7 +151,7 @@ def _base(base: Mapping[str, Any]) -> dict[str, Any]:
         "digest": {"sha256": base["digest"]},
         "annotations": {"digestOf": "canonical JSON of {path: SHA-256}"},
     }
-    # Only models from a hub have a commit; package URLs name them by name and commit.
+    # Only models from a hub have a commit. A package URL identifies them by name and commit.
     return {**found, "uri": f"pkg:huggingface/{base['name']}@{base['revision']}"} if base["revision"] else found
 
 
@@ -175,14 +175,14 @@ def _stage(stage: str, metrics: Mapping[str, Any], *, names: OwnerNames) -> dict
     return {"stage": stage, "configuration": configuration, "libraries": dict(libraries)}
 
 
-def _code(chain: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _code(stages: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "name": "training-code",
             "digest": {"sha256": metrics["environment"]["code"]},
             "annotations": {"digestOf": "canonical JSON of {path: SHA-256}", "stage": stage},
         }
-        for stage, metrics in chain.items()
+        for stage, metrics in stages.items()
         if "code" in (metrics.get("environment") or {})
     ]
 

@@ -22,7 +22,7 @@ _DEPENDENCY = mapping(
         "uri": _SHORT,
         "digest": {**mapping("One of these.", _DIGESTS, optional=tuple(_DIGESTS)), "minProperties": 1},
         "annotations": mapping(
-            "What the digest is over, where it is no file; of which stage.",
+            "What was hashed, if it is not a file, and the stage that it belongs to.",
             {"digestOf": _SHORT, "stage": _STAGE},
             optional=("stage",),
         ),
@@ -36,27 +36,27 @@ _VERSIONS = {
     "additionalProperties": _SHORT,
 }
 _STAGES = mapping(
-    "A stage of the chain.",
+    "A training stage.",
     {"stage": _STAGE, "configuration": mapping("Its settings.", {"hmacSha256": _DIGEST}), "libraries": _VERSIONS},
 )
 _BUILD = mapping(
-    "What was done, and from what.",
+    "The work and its inputs.",
     {
         "buildType": {"const": "urn:sealed-experts:package:v1"},
         "externalParameters": {"type": "object"},  # compared with the manifest
         "internalParameters": mapping(
-            "What else decided the result.",
+            "Other facts that decided the result.",
             {"stages": {"type": "array", "minItems": 1, "maxItems": MAX_STAGES, "items": _STAGES}},
         ),
         "resolvedDependencies": {"type": "array", "minItems": 2, "maxItems": 100, "items": _DEPENDENCY},
     },
 )
 _RUN = mapping(
-    "What did it, and when.",
+    "The program, and the times.",
     {
         "builder": mapping("The program.", {"id": {"const": "urn:sealed-experts:pipeline:v1"}, "version": _VERSIONS}),
         "metadata": mapping(
-            "Times, if they were to be stated.",
+            "Times; optional.",
             {"startedOn": _TIME, "finishedOn": _TIME},
             optional=("startedOn", "finishedOn"),
         ),

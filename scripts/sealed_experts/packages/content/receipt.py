@@ -1,4 +1,4 @@
-"""The member privacy_receipt.json: the ledger's rules, and what the manifest says about it."""
+"""Check the member privacy_receipt.json by the ledger's rules and against the manifest."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ def check_receipt_member(manifest: Mapping[str, Any], content: bytes) -> None:
 
 
 def recompute_receipt(content: bytes) -> "Bounds | None":
-    """Recompute the ε of a verified privacy_receipt.json with a second accountant. Takes seconds.
+    """Recompute the ε of a verified privacy_receipt.json with a second accountant. This takes seconds.
 
     Returns:
         The second accountant's bounds on ε; None if the receipt claims none.

@@ -1,4 +1,4 @@
-"""A strict check of an adapter's safetensors file, which also refuses what the format allows and no adapter needs."""
+"""A strict check of an adapter's safetensors file. It refuses what no adapter needs, even if the format allows it."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from sealed_experts.files.safetensors_header import PREFIX, Rules, Tensor, heade
 from sealed_experts.packages.errors import PackageError
 from sealed_experts.packages.source import BLOCK, Buffer
 
-# All exponent bits set is how every IEEE 754 format, and bfloat16, writes infinities and NaN.
+# In every IEEE 754 format, and in bfloat16, infinities and NaN have all exponent bits set.
 _EXPONENTS: dict[str, tuple[int, np.dtype[Any], np.dtype[Any]]] = {
     "F32": (0x7F800000, np.dtype("<u4"), np.dtype("<i4")),
     "F16": (0x7C00, np.dtype("<u2"), np.dtype("<i2")),
@@ -33,7 +33,7 @@ def read_tensors(content: bytes, *, member: str) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file, by name; `member` names the file in messages.
 
     Raises:
-        PackageError: as `TensorCheck`.
+        PackageError: the file holds something that `TensorCheck` does not allow.
     """
     check, view = TensorCheck(size=len(content), member=member), memoryview(content)
     for start in range(0, len(content), BLOCK):
@@ -42,10 +42,10 @@ def read_tensors(content: bytes, *, member: str) -> dict[str, Tensor]:
 
 
 class TensorCheck:
-    """Checks a safetensors file that arrives in blocks; it never holds more than the header and a block.
+    """Checks a safetensors file that arrives in blocks. It never keeps more than the header and one block.
 
-    Checked: the header's length, strict JSON without duplicate names, metadata of `{"format": "pt"}` or none, names,
-    dtypes, shapes, offsets that fill the data without hole or overlap, and that every value is finite.
+    It checks the header's length, strict JSON without duplicate names, metadata (`{"format": "pt"}` or none), names,
+    dtypes, shapes, offsets that fill the data without gap or overlap, and that every value is finite.
     """
 
     def __init__(self, *, size: int, member: str) -> None:
@@ -68,7 +68,7 @@ class TensorCheck:
             self._data.feed(view)
 
     def skip(self, count: int) -> bool:
-        """Take the next `count` bytes unread, if they are float32 values at multiples of four; return whether.
+        """Skip the next `count` bytes if they are float32 values at multiples of four. Return whether it did.
 
         Call it only for bytes already known to be finite as float32 values (`FiniteFloats`).
         """
@@ -107,20 +107,20 @@ class TensorCheck:
 
 
 class FiniteFloats:
-    """A quick check of any bytes: would all of them be finite as float32 values?"""
+    """A quick check of any bytes: are all of them finite, read as float32 values?"""
 
     def __init__(self) -> None:
-        self._aligned = np.empty(0, dtype="<f4")  # for blocks whose address is no multiple of four
+        self._aligned = np.empty(0, dtype="<f4")  # for blocks whose address is not a multiple of four
 
     def all(self, block: Buffer) -> bool:
         """Return True only if every four bytes of `block` are a finite value.
 
-        One pass is enough: an infinite or NaN term makes the sum of squares infinite or NaN for good.
+        One pass is enough: once a term is infinite or NaN, the sum of squares stays infinite or NaN.
         """
         if len(block) % 4:
             return False
         values = np.frombuffer(block, dtype="<f4")
-        if not values.flags.aligned:  # NumPy would copy it too, into new memory each time, which costs far more
+        if not values.flags.aligned:  # NumPy would copy it too, but into new memory each time, which is far slower
             if len(self._aligned) < len(values):
                 self._aligned = np.empty(len(values), dtype="<f4")
             copied = self._aligned[: len(values)]
@@ -131,7 +131,7 @@ class FiniteFloats:
 
 
 class _FiniteCheck:
-    """Looks for infinities and NaN in the data of tensors that follow each other without holes.
+    """Looks for infinities and NaN in the data of tensors that follow each other without gaps.
 
     `place` is the offset of the data in the file.
     """
@@ -139,7 +139,7 @@ class _FiniteCheck:
     def __init__(self, tensors: Sequence[Tensor], member: str, *, place: int) -> None:
         self._tensors, self._member, self._place = tensors, member, place
         self._index, self._position = 0, 0
-        self._torn = b""  # the first bytes of an element that the end of a block has cut
+        self._torn = b""  # the first bytes of an element that continues in the next block
         self._floats = FiniteFloats()
 
     def skip(self, count: int) -> bool:
@@ -164,7 +164,7 @@ class _FiniteCheck:
         while len(view):
             tensor = self._tensors[self._index]
             last = self._index
-            # Neighbours of one dtype are checked as one array: many small tensors are as fast as one large one.
+            # Check neighbours of one dtype as one array, so that many small tensors are as fast as one large one.
             while last + 1 < len(self._tensors) and self._tensors[last + 1].dtype == tensor.dtype:
                 if self._tensors[last].end >= self._position + len(view):
                     break
@@ -193,8 +193,8 @@ class _FiniteCheck:
             return
         exponent, unsigned_kind, signed_kind = _EXPONENTS[dtype]
         unsigned, signed = np.frombuffer(elements, dtype=unsigned_kind), np.frombuffer(elements, dtype=signed_kind)
-        # Read as integers, infinities and NaN are the largest values: without the sign bit, the largest signed ones;
-        # with it, the largest unsigned ones.
+        # Read as integers, infinities and NaN are the largest values: the largest signed ones if the sign bit is 0,
+        # the largest unsigned ones if it is 1.
         largest = int(np.maximum.reduce(signed, initial=0)), int(np.maximum.reduce(unsigned, initial=0))
         if largest[0] < exponent and largest[1] < exponent + (1 << 8 * unsigned_kind.itemsize - 1):
             return

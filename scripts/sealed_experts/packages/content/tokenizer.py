@@ -1,6 +1,6 @@
 """The base's tokenizer as members of a package, for programs that load it from the adapter's folder.
 
-Our engine never reads it: it uses the tokenizer of the base, whose digest the manifest states.
+Our engine never reads these members. It uses the base's own tokenizer; the manifest states the base's digest.
 """
 
 import re
@@ -24,11 +24,11 @@ def tokenizer_members(folder: Path, *, base: Mapping[str, Any]) -> dict[str, byt
 
     Args:
         folder: the base's folder.
-        base: its base.json.
+        base: the content of its base.json.
 
     Raises:
         UserError: a file is missing, too large, or not the one that base.json describes.
-        PackageError: a file is not what a package may hold.
+        PackageError: a package may not hold the content of a file.
     """
     listed = base["files"]
     for name in (TOKENIZER, TOKENIZER_CONFIG):
@@ -43,13 +43,13 @@ def tokenizer_members(folder: Path, *, base: Mapping[str, Any]) -> dict[str, byt
 
 
 def check_tokenizer(members: Mapping[str, bytes]) -> None:
-    """Check the members that belong to a tokenizer, if there are any.
+    """Check the tokenizer's members, if there are any.
 
-    transformers loads code that tokenizer_config.json names (`auto_map`), and files of any path from keys that end in
-    `_file`. Such keys are refused.
+    transformers loads the code that tokenizer_config.json names (`auto_map`), and any file that a key ending in `_file`
+    names. Such keys are refused.
 
     Raises:
-        PackageError: a member is not strict JSON (the chat template: not UTF-8 text), or has such a key.
+        PackageError: a member is not strict JSON (or the chat template is not UTF-8 text), or has such a key.
     """
     for name in sorted(members.keys() & TOKENIZER_MEMBERS.keys()):
         content = members[name]

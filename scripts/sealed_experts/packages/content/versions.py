@@ -1,13 +1,13 @@
-"""Versions by Semantic Versioning 2.0.0 (semver.org), and the patterns with which a package names others.
+"""Versions by Semantic Versioning 2.0.0 (semver.org), and the patterns by which a package names others.
 
-A pattern is `name@` and one or more conditions, joined by commas. All of them must hold:
+A pattern is `name@` and one or more conditions, joined by commas. All of them must be true:
 
 - `name@*`: any version.
 - `name@1.2.3`: that version.
-- `name@>=1.0.0`, `name@>1.0.0`, `name@<=1.0.0`, `name@<1.0.0`: by precedence, so that 2.0.0-rc.1 is above 1.9.0 and
-  below 2.0.0.
-- `name@^1.2`: at least 1.2.0, and below 2.0.0 and its pre-releases: versions that break nothing. The first number that
-  is not 0 must stay the same: `^0.2` ends below 0.3.0, `^0.0.3` below 0.0.4.
+- `name@>=1.0.0`, `name@>1.0.0`, `name@<=1.0.0`, `name@<1.0.0`: by semver's precedence, so 2.0.0-rc.1 is above 1.9.0
+  and below 2.0.0.
+- `name@^1.2`: at least 1.2.0, and below 2.0.0 and its pre-releases: the compatible versions. The first number that is
+  not 0 must stay the same: `^0.2` ends below 0.3.0, `^0.0.3` below 0.0.4.
 """
 
 import functools
@@ -26,7 +26,7 @@ LONGEST = 200  # characters of a version, and of a pattern
 @functools.total_ordering
 @dataclass(frozen=True)
 class Version:
-    """A version. Its order is semver's precedence, which ignores the build metadata."""
+    """A version, ordered by semver's precedence, which ignores the build metadata."""
 
     major: int
     minor: int
@@ -39,7 +39,7 @@ class Version:
         """Read a version.
 
         Raises:
-            PackageError: the text is not one.
+            PackageError: the text is not a version.
         """
         match = re.fullmatch(VERSION, text) if len(text) <= LONGEST else None
         if match is None:
@@ -70,7 +70,7 @@ class Version:
 
 @dataclass(frozen=True)
 class VersionPattern:
-    """A pattern of the versions of another package."""
+    """A pattern that matches versions of another package."""
 
     name: str
     text: str
@@ -81,7 +81,7 @@ class VersionPattern:
         """Read a pattern such as `name@>=1.0.0`.
 
         Raises:
-            PackageError: the text is not one.
+            PackageError: the text is not a pattern.
         """
         if len(text) > LONGEST or not re.fullmatch(VERSION_PATTERN, text):
             raise PackageError(
@@ -94,7 +94,7 @@ class VersionPattern:
         """Say whether the pattern matches this version of this package.
 
         Raises:
-            PackageError: `version` is not one.
+            PackageError: `version` is not a version.
         """
         found = Version.parse(version)
         return name == self.name and all(holds(found) for holds in self._conditions)
@@ -125,8 +125,8 @@ def _compatible(text: str) -> Callable[[Version], bool]:
     given = [int(number) for number in core.split(".")]
     major, minor, patch = [*given, 0, 0][:3]
     low = Version(major, minor, patch, _identifiers(pre_release))
-    # The first number that is not 0 stays; of zeros alone, the last one that was given.
+    # The first number that is not 0 stays the same; if all are 0, the last given one does.
     place = next((place for place, number in enumerate(given) if number), len(given) - 1)
     above = [*given[:place], given[place] + 1, 0, 0][:3]
-    end = Version(above[0], above[1], above[2], ("0",))  # the lowest pre-release there is
+    end = Version(above[0], above[1], above[2], ("0",))  # the lowest pre-release of the next version
     return lambda version: low <= version < end

@@ -1,1 +1,1 @@
-"""The container `.expert`, which `docs/expert.md` specifies."""
+"""The container `.expert`. `docs/expert.md` specifies it."""

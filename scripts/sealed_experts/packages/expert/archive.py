@@ -1,6 +1,6 @@
 """The archive of an `.expert` file: a plain tar in a plain gzip. Each list of members gives exactly one archive.
 
-Nothing here knows what the members mean or who signed them.
+This module does not know what the members mean or who signed them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,7 +42,7 @@ def write_archive(stream: IO[bytes], members: Mapping[str, BytesOrFile], *, size
 
 @dataclass(kw_only=True)
 class MemberSource:
-    """A member of an archive that was read to its end, as a source of bytes."""
+    """A member of a completely read archive, as a source of bytes."""
 
     content: PlainGzipContent
     start: int
@@ -69,17 +69,17 @@ class MemberSource:
 
 
 class ArchiveReader:
-    """Reads an archive member by member. All other bytes must be those that our writer puts there."""
+    """Reads an archive member by member. All other bytes must be exactly those that our writer writes."""
 
     def __init__(self, source: Source, *, limits: Mapping[str, int]) -> None:
         """Read the start.
 
         Args:
             source: the file.
-            limits: the names that members may have, each with its largest size in bytes.
+            limits: the allowed names of members, each with its largest size in bytes.
 
         Raises:
-            PackageError: the file is not encoded as our writer does it.
+            PackageError: the file is not encoded as our writer encodes it.
         """
         self._source = source
         self._gzip = PlainGzipReader(source, unit=plain_tar.RECORD)
@@ -89,9 +89,9 @@ class ArchiveReader:
         self._position = 0
 
     def members(self) -> Iterator[tuple[str, int, Iterator[bytes]]]:
-        """Yield name, size and content of each member. Read the content to its end before asking for the next.
+        """Yield name, size and content of each member. Read each content to its end before asking for the next one.
 
-        Name and size are checked before the content is read. At the end, everything but gzip's trailer is checked.
+        Name and size are checked before the content is read. At the end everything is checked except gzip's trailer.
 
         Raises:
             PackageError: a header, a name, a size or the padding is not what it must be.
@@ -103,15 +103,13 @@ class ArchiveReader:
             end = self._position + size
             yield name, size, self._content(end)
             if self._position != end:
-                raise ValueError(f"member {name} was not used up")
-            self._expect_zeros(len(plain_tar.padding(size)), f"behind member {name}")
+                raise ValueError(f"member {name} was not read to its end")
+            self._expect_zeros(len(plain_tar.padding(size)), f"after member {name}")
             self._sizes[name] = size
         rest = plain_tar.archive_size(self._sizes.values()) - self._position
         if self._position + rest != self._gzip.size:
-            raise PackageError(
-                f"the archive has {self._gzip.size} bytes, where its members give {self._position + rest}"
-            )
-        self._expect_zeros(rest, "behind the last member")
+            raise PackageError(f"the archive has {self._gzip.size} bytes, but its members need {self._position + rest}")
+        self._expect_zeros(rest, "after the last member")
 
     def finish(self) -> str:
         """Check gzip's trailer after all members were read, and return the file's SHA-256.
@@ -123,7 +121,7 @@ class ArchiveReader:
         return self._gzip.digest()
 
     def member(self, name: str) -> "MemberSource":
-        """Return a member that was read before, to read any part of it again."""
+        """Return a member that was read already, to read any part of it again."""
         content = PlainGzipContent(self._source, size=self._gzip.size)
         return MemberSource(content=content, start=self._starts[name], size=self._sizes[name])
 

@@ -1,6 +1,6 @@
-"""The `.expert` container: the content of a `.tgsp` in a tar.gz whose every byte is signed, or rebuilt and compared.
+"""The `.expert` container: the content of a `.tgsp` as a tar.gz. Each byte is signed, or rebuilt and compared.
 
-`docs/expert.md` specifies it. Its manifest is a package's manifest with the field `integrity`. In its archive, the
+`docs/expert.md` specifies it. Its manifest is a package's manifest plus the field `integrity`. In its archive, the
 member LICENSE is called `license.txt`.
 """
 
@@ -45,7 +45,7 @@ _LIMITS = {
     MANIFEST: 2 * MAX_MANIFEST,  # with `integrity`
     SIGNATURE: SIGNATURE_LENGTH,
 }
-ONE_SIGNATURE = Policy(signatures=(ED25519,))  # all that the format can hold
+ONE_SIGNATURE = Policy(signatures=(ED25519,))  # the format can hold no other
 LARGEST = compressed_size(archive_size(_LIMITS.values()))
 
 
@@ -62,7 +62,7 @@ def open_expert(path: str | os.PathLike[str], *, trust: TrustStore, policy: Poli
         PackageError: a check failed. Its message names the file, what is wrong and what was expected.
     """
     with named(path), open_source(path) as source:
-        ArchiveReader(source, limits=_LIMITS)  # checks the start and the size before all of it is read
+        ArchiveReader(source, limits=_LIMITS)  # checks the start and the size before reading the rest
         if source.size > LARGEST:
             raise PackageError(f"the file has {source.size} bytes; at most {LARGEST} are allowed")
         data = source.read(0, source.size)
@@ -80,7 +80,7 @@ def open_expert_bytes(data: bytes, *, trust: TrustStore, policy: Policy = DEFAUL
 
 
 def verify_expert(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = DEFAULT) -> PackageReport:
-    """Check all that `open_expert` checks. The memory needed does not grow with the file.
+    """Make all checks of `open_expert`, in constant memory.
 
     The file is read twice through one descriptor: for its signature, and then for its content.
 
@@ -94,9 +94,9 @@ def verify_expert(path: str | os.PathLike[str], *, trust: TrustStore, policy: Po
 def unpack_expert(
     path: str | os.PathLike[str], folder: Path, *, trust: TrustStore, policy: Policy = DEFAULT
 ) -> PackageReport:
-    """Verify a file, and write its manifest and members into a new folder. The memory needed does not grow with it.
+    """Verify a file, and write its manifest and members into a new folder, in constant memory.
 
-    The manifest is written without `integrity`, and the members under their names in the manifest.
+    The manifest is written without `integrity`, and the members with their names in the manifest.
 
     Raises:
         UserError: the folder exists or cannot be written, or as for `open_expert`.
@@ -111,7 +111,7 @@ def unpack_expert(
 def verify_expert_manifest(
     path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = DEFAULT
 ) -> PackageReport:
-    """Check the signature and the manifest, and not the content of the members.
+    """Check the signature and the manifest, but not the content of the members.
 
     Raises:
         UserError, PackageError: as for `open_expert`.
@@ -130,14 +130,14 @@ def examine_expert(
     weights: bool = False,
     unpack_to: Path | None = None,
 ) -> PackageReport:
-    """Check everything about an `.expert` file, wherever its bytes come from.
+    """Check everything about an `.expert` file, from any source.
 
-    Order: signature by a trusted key, container, manifest, missing and foreign members, sizes, digests, linter.
+    The order is: signature by a trusted key, container, manifest, missing and foreign members, sizes, digests, linter.
 
     Args:
-        policy: what is required beyond a trusted publisher. By default a signature by each of its keys, so a publisher
-            with a second key is refused unless the policy asks for Ed25519 alone.
-        weights: whether the report holds the weights too.
+        policy: what is required besides a trusted publisher. The default requires a signature by each of its keys, so
+            a publisher with a second key is refused unless the policy asks only for Ed25519.
+        weights: whether the report also holds the weights.
         unpack_to: a new folder to write the members into. Its content is verified only when this function returns.
 
     Raises:
@@ -148,7 +148,7 @@ def examine_expert(
     def read(name: str) -> Iterator[Buffer]:
         return blocks(signed.members[name], offset=0, length=signed.members[name].size)
 
-    # Content that may have changed between the two readings, or that is written, is hashed again.
+    # Hash the content again if it may have changed between the two readings, or if it is written.
     again = unpack_to is not None or not source.constant
     content = check_content(
         signed.manifest,
@@ -161,7 +161,7 @@ def examine_expert(
 
 
 def _checked(source: Source, *, trust: TrustStore, policy: Policy) -> "_Signed":
-    """Check all but the members' content."""
+    """Check everything except the content of the members."""
     signed = _signed(source, trust=trust, policy=policy)
     check_manifest(signed.manifest)
     policy.check(signed.publisher, [(ED25519, signed.publisher.raw)], signed.manifest)
@@ -191,9 +191,9 @@ def _report(
 
 @dataclass(frozen=True, kw_only=True)
 class _Signed:
-    """A file of which a trusted publisher signed every byte, or all that the other bytes follow from.
+    """A file that a trusted publisher signed: every byte is signed, or follows from signed bytes.
 
-    `members` and `entries` use the names of the manifest, and lack the manifest and the signature.
+    `members` and `entries` use the names in the manifest. They do not contain the manifest and the signature.
     """
 
     manifest: dict[str, Any]
@@ -208,7 +208,7 @@ def claimed_keys(source: Source) -> tuple[PublicKey, ...]:
     """Return the key that a file itself names. It proves nothing: anyone can name their own key.
 
     Raises:
-        PackageError: this is no `.expert` file.
+        PackageError: this is not an `.expert` file.
     """
     own, _ = _scan(ArchiveReader(source, limits=_LIMITS))
     return (PublicKey(raw=claimed_key(_manifest(own))),)
@@ -217,8 +217,8 @@ def claimed_keys(source: Source) -> tuple[PublicKey, ...]:
 def _signed(source: Source, *, trust: TrustStore, policy: Policy) -> _Signed:
     """Read a file from start to end and check its signature.
 
-    Before that check, only what the signed message needs is done: members are found by their headers, their content is
-    hashed, and the manifest is parsed as JSON.
+    Before that check, the code does only what the signed message needs: it finds members by their headers, hashes their
+    content, and parses the manifest as JSON.
     """
     reader = ArchiveReader(source, limits=_LIMITS)
     own, entries = _scan(reader)
@@ -240,17 +240,17 @@ def _signed(source: Source, *, trust: TrustStore, policy: Policy) -> _Signed:
 
 
 def _check_one_is_enough(publisher: Publisher, policy: Policy) -> None:
-    """Refuse a publisher that has more keys, unless a policy accepts Ed25519 alone: a forger would choose this format.
+    """Refuse a publisher with several keys, unless a policy accepts Ed25519 alone: a forger would choose this format.
 
     Raises:
-        SignatureError: another signature is required, which the format cannot hold.
+        SignatureError: another signature is required, but this format cannot hold it.
     """
     required = publisher.algorithms if policy.signatures is None else policy.signatures
     missing = sorted(set(required) - {ED25519})
     if missing:
         raise SignatureError(
-            f"a signature with {' and '.join(missing)} is required of {publisher.name} too, and an .expert carries"
-            f" {ED25519} alone: get the package as .tgsp, or accept this one by a policy file (--policy) that says"
+            f"a signature with {' and '.join(missing)} is required of {publisher.name} too, but an .expert has only"
+            f" {ED25519}: get the package as .tgsp, or accept this one by a policy file (--policy) that says"
             f" `signatures: [{ED25519}]`"
         )
 
@@ -258,12 +258,12 @@ def _check_one_is_enough(publisher: Publisher, policy: Policy) -> None:
 def _manifest(own: dict[str, bytes]) -> dict[str, Any]:
     for name in (MANIFEST, SIGNATURE):
         if name not in own:
-            raise PackageError(f"member {name} is missing: the file was altered, or is no .expert package")
+            raise PackageError(f"member {name} is missing: the file was altered, or is not an .expert package")
     return canonical_object(own[MANIFEST], MANIFEST)
 
 
 def _scan(reader: ArchiveReader) -> tuple[dict[str, bytes], dict[str, Entry]]:
-    """Return manifest and signature, and the size and digest of every other member."""
+    """Return the manifest and the signature, and the size and digest of every other member."""
     own, entries = {}, {}
     for name, size, content in reader.members():
         if name in (MANIFEST, SIGNATURE):
@@ -287,6 +287,6 @@ def _check_members(signed: _Signed) -> None:
         found = signed.entries[name]
         if (found.size, found.sha256) != (listed[name]["size"], listed[name]["sha256"]):
             raise PackageError(
-                f"member {name}: it has {found.size} bytes of SHA-256 {found.sha256}, where the manifest states"
+                f"member {name}: it has {found.size} bytes of SHA-256 {found.sha256}, but the manifest states"
                 f" {listed[name]['size']} of {listed[name]['sha256']}"
             )

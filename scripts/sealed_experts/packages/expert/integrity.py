@@ -1,4 +1,4 @@
-"""The message that a publisher signs for an `.expert` file, and `integrity`, the manifest's field about it."""
+"""The message that a publisher signs for an `.expert` file, and the manifest's field `integrity`."""
 
 import os
 import re
@@ -37,11 +37,11 @@ class Entry:
 def signed_message(*, manifest: Mapping[str, Any], entries: Mapping[str, Entry]) -> bytes:
     """Return the message that the publisher signs.
 
-    It contains the manifest without the fields that follow from the rest: `integrity.signature`, `integrity.files`.
+    It contains the manifest without the fields that are computed later: `integrity.signature` and `integrity.files`.
 
     Args:
         manifest: the whole manifest, with `integrity`.
-        entries: every member of the archive but manifest and signature, by its name in the archive.
+        entries: every member of the archive except manifest and signature, by its name in the archive.
     """
     integrity = {field: value for field, value in manifest["integrity"].items() if field not in _COMPUTED}
     reduced = canonical_json({**manifest, "integrity": integrity}).encode()
@@ -51,10 +51,10 @@ def signed_message(*, manifest: Mapping[str, Any], entries: Mapping[str, Entry])
 
 
 def unsigned_integrity(*, public_key: bytes, publisher: str | None, entries: Mapping[str, Entry]) -> dict[str, Any]:
-    """Return `integrity` without its signature. A publisher without a name is named by its key's fingerprint.
+    """Return `integrity` without its signature. Without a publisher's name, it states the key's fingerprint.
 
     Raises:
-        UserError: the publisher's name is unusable, or SOURCE_DATE_EPOCH is not a time.
+        UserError: the publisher's name is not allowed, or SOURCE_DATE_EPOCH is not a time.
     """
     name = fingerprint(public_key) if publisher is None else publisher
     if not _is_publisher(name):
@@ -72,7 +72,7 @@ def created_at() -> str | None:
     """Return SOURCE_DATE_EPOCH as an RFC 3339 time in UTC; None if it is not set. The clock is never used.
 
     Raises:
-        UserError: it is not a number of seconds.
+        UserError: SOURCE_DATE_EPOCH is not a number of seconds.
     """
     text = os.environ.get("SOURCE_DATE_EPOCH")
     if not text:
@@ -86,7 +86,7 @@ def claimed_key(manifest: Mapping[str, Any]) -> bytes:
     """Return the raw Ed25519 key that the manifest names. It proves nothing until a trust store has it.
 
     Raises:
-        PackageError: `integrity` is missing, or has another form.
+        PackageError: `integrity` is missing or malformed.
         SignatureError: it names another algorithm.
     """
     integrity = manifest.get("integrity")
@@ -108,7 +108,7 @@ def signature_value(content: bytes) -> bytes:
     """Return the signature in signature.sig.
 
     Raises:
-        PackageError: it holds something else.
+        PackageError: the file does not hold a signature.
     """
     text = content.decode("ascii", errors="replace")
     if not _SIGNATURE.fullmatch(text):
@@ -117,7 +117,7 @@ def signature_value(content: bytes) -> bytes:
 
 
 def check_integrity(manifest: Mapping[str, Any], *, signature: bytes, entries: Mapping[str, Entry]) -> None:
-    """Compare `integrity` with the archive. Call it after the signature's check.
+    """Compare `integrity` with the archive. Call it after the check of the signature.
 
     Raises:
         PackageError: a field does not match the archive.

@@ -1,7 +1,7 @@
 """gzip (RFC 1952) without compression: each content gives exactly one file, and the reader accepts no other.
 
-A compressor's bytes depend on its library and version, and many streams decode to the same content. Here a constant
-header is followed by the content in stored blocks (RFC 1951, 3.2.4) of 65,535 bytes; the last one is shorter.
+The output of a compressor depends on its library and version, and many streams decode to the same content. Here the
+file is a constant header and the content in stored blocks (RFC 1951, 3.2.4) of 65,535 bytes. The last one is shorter.
 """
 
 import hashlib
@@ -16,18 +16,18 @@ HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 BLOCK = 65_535
 _TRAILER = 8
 _RESEAL = (
-    "only the one encoding that `sealed-experts publish` writes is accepted; unpack it with tar, look at the files, "
+    "only the encoding that `sealed-experts publish` writes is accepted; unpack the file with tar, look at its content "
     "and run `sealed-experts publish` on the folder to seal it again"
 )
 
 
 def compressed_size(size: int) -> int:
-    """Return the size in bytes of the file for a content of `size` bytes; `size` is at least 1."""
+    """Return the size in bytes of the file whose content has `size` bytes; `size` is at least 1."""
     return len(HEADER) + size + 5 * -(-size // BLOCK) + _TRAILER
 
 
 def content_size(size: int) -> int | None:
-    """Return the size in bytes of the content of a file of `size` bytes; None if no content gives such a file."""
+    """Return the size in bytes of the content of a file of `size` bytes; None if no file has this size."""
     rest = size - len(HEADER) - _TRAILER
     content = rest - 5 * -(-rest // (BLOCK + 5))
     return content if content >= 1 and compressed_size(content) == size else None
@@ -45,7 +45,7 @@ class PlainGzipWriter:
         """Write the next piece of the content."""
         view = memoryview(content)
         if self._position + len(view) > self._size:
-            raise ValueError(f"the content is longer than the {self._size} bytes that were announced")
+            raise ValueError(f"the content is longer than the stated {self._size} bytes")
         self._crc = zlib.crc32(view, self._crc)
         while view:
             if self._position % BLOCK == 0:
@@ -58,12 +58,12 @@ class PlainGzipWriter:
     def finish(self) -> None:
         """Write the trailer."""
         if self._position != self._size:
-            raise ValueError(f"the content has {self._position} bytes where {self._size} were announced")
+            raise ValueError(f"the content has {self._position} bytes instead of the stated {self._size}")
         self._stream.write(_trailer(self._crc, self._size))
 
 
 class PlainGzipReader:
-    """Reads a file from its start. Every byte that is not content must be the one that our writer puts there.
+    """Reads a file from its start. Every byte that is not content must be the one that our writer writes.
 
     Attributes:
         size: bytes of the content.
@@ -77,7 +77,7 @@ class PlainGzipReader:
             unit: the content's size is a multiple of this.
 
         Raises:
-            PackageError: the file has another encoding, or a size that no content gives.
+            PackageError: the file has another encoding, or an impossible size.
         """
         self._source, self._offset = source, 0  # in the file
         self._position, self._crc = 0, 0  # of the content
@@ -86,20 +86,20 @@ class PlainGzipReader:
         if start[:2] != HEADER[:2]:
             raise PackageError("this is not an .expert package: its first bytes are not gzip's")
         if start != HEADER:
-            raise PackageError(f"its gzip header is {start.hex()}, where {HEADER.hex()} is expected: {_RESEAL}")
+            raise PackageError(f"its gzip header is {start.hex()}, but must be {HEADER.hex()}: {_RESEAL}")
         first = self._next(1)
         if first and first[0] >> 1 != 0:
-            raise PackageError(f"its gzip layer is compressed, or its first block is no stored one: {_RESEAL}")
+            raise PackageError(f"its gzip layer is compressed, or its first block is not a stored block: {_RESEAL}")
         size = content_size(source.size)
         if size is None or size % unit:
             raise PackageError(
-                f"the file is cut short, or foreign bytes follow it: no content gives {source.size} bytes"
+                f"the file is cut short, or foreign bytes follow it: {source.size} bytes is an impossible size"
             )
         self.size = size
         self._expect(_block_header(0, size), start=first)
 
     def read(self, count: int) -> bytes:
-        """Return the next `count` bytes of the content; fewer only at its end.
+        """Return the next `count` bytes of the content, or fewer at its end.
 
         Raises:
             PackageError: a block's header is wrong.
@@ -118,7 +118,7 @@ class PlainGzipReader:
         return b"".join(pieces)
 
     def finish(self) -> None:
-        """Check the trailer. Call it after all of the content was read.
+        """Check the trailer. Call it after reading the whole content.
 
         Raises:
             PackageError: the trailer does not match the content.
@@ -141,13 +141,13 @@ class PlainGzipReader:
         found = start + self._next(len(expected) - len(start))
         if found != expected:
             raise PackageError(
-                f"its gzip layer has {found.hex()} behind byte {self._position} of the content, where {expected.hex()}"
-                f" is expected: the file was altered, or another program wrote it; {_RESEAL}"
+                f"its gzip layer has {found.hex()} after byte {self._position} of the content, but must have"
+                f" {expected.hex()}: the file was altered, or another program wrote it; {_RESEAL}"
             )
 
 
 class PlainGzipContent:
-    """The content of a file that a `PlainGzipReader` has read to its end; any part can be read again."""
+    """The content of a file that a `PlainGzipReader` has read to its end. Any part of it can be read again."""
 
     def __init__(self, source: Source, *, size: int) -> None:
         self.size, self.constant = size, source.constant

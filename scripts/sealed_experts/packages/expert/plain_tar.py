@@ -25,7 +25,7 @@ _TYPES = {
 
 
 def member_header(name: str, size: int) -> bytes:
-    """Return the header of a plain file of `size` bytes. The name is ASCII of 1 to 100 letters."""
+    """Return the header of a plain file of `size` bytes. The name has 1 to 100 ASCII characters."""
     encoded = name.encode("ascii")
     if not 1 <= len(encoded) <= _NAME or not 0 <= size <= MAX_SIZE:
         raise ValueError(f"tar has no room for a member {name!a} of {size} bytes")
@@ -68,8 +68,8 @@ def read_header(header: bytes) -> tuple[str, int] | None:
         expected = b""
     if header != expected:
         raise PackageError(
-            f"member {name!a}: its tar header is not the one of a plain file of mode 0644, owner 0 and time 0: the file"
-            " was altered, or another program wrote it; unpack it with tar, look at what it holds, and run"
+            f"member {name!a}: its tar header is not that of a plain file of mode 0644, owner 0 and time 0: the file"
+            " was altered, or another program wrote it; unpack it with tar, look at its content, and run"
             " `sealed-experts publish` on the folder to seal it again"
         )
     return name, size

@@ -1,4 +1,4 @@
-"""Sealing an `.expert` file from the manifest and members of a `.tgsp`. It is verified before it appears."""
+"""Write an `.expert` file from the manifest and members of a `.tgsp`, and verify it before it appears."""
 
 import os
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ def seal_expert(
 ) -> str:
     """Write an `.expert` file and return its SHA-256. The same content and key give the same bytes.
 
-    The file appears at `path` only after it was verified as a reader would verify it.
+    The file appears at `path` only after it was verified in the same way as a reader does.
 
     Args:
         manifest: a package's whole manifest, with `payload` and `members`.

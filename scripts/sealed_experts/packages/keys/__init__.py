@@ -1,1 +1,1 @@
-"""Publishers' keys, the store of those that are trusted, and what a key may sign."""
+"""Publishers' keys, the trust store, and what a key may sign."""

@@ -1,4 +1,4 @@
-"""Rotating and revoking keys: the user's own, and those of trusted publishers."""
+"""Rotate and revoke keys: the user's own, and those of trusted publishers."""
 
 import contextlib
 import json
@@ -45,14 +45,14 @@ class Rotated:
 
 
 def rotate_key(*, output: Path, name: str | None = None) -> Rotated:
-    """Replace the user's key by a new one, and write the statement with which others can follow.
+    """Replace the user's key by a new one, and write the statement by which others can trust it.
 
-    The new key has every algorithm that works here, and the old one's passphrase, scopes and expiry. The old key is
-    kept next to the new one and stays trusted, so packages that it signed can still be used. It signs nothing more.
+    The new key has every algorithm that works here, and the old key's passphrase, scopes and expiry. The old key is
+    kept next to the new one and stays trusted, so packages that it signed can still be used. It signs nothing new.
 
     Raises:
-        UserError: as for `load_key`; or the old key expired; or the output exists or cannot be written. Then nothing
-            is changed.
+        UserError: as for `load_key`; or the old key has expired; or the output exists or cannot be written. Then
+            nothing is changed.
     """
     path = _own_path(name)
     refuse_existing(output)
@@ -65,8 +65,8 @@ def rotate_key(*, output: Path, name: str | None = None) -> Rotated:
         statement = rotation_statement(old=old, new=new)
         retired = retired_path(path, old.public)
         with _statement_file(output, statement):
-            # The old key first: if this is interrupted, there is always a key to sign with. The statement gets its name
-            # only when the key that it introduces is in place.
+            # Copy the old key first: after an interruption there is always a key to sign with. The statement gets its
+            # name only when its new key is in place.
             write_bytes(retired, read_private_file(path), mode=0o600)
             write_text(retired.with_suffix(".pub"), old.public.pem)
             staged = stage_statement(retired, statement)
@@ -76,7 +76,7 @@ def rotate_key(*, output: Path, name: str | None = None) -> Rotated:
 
 
 def revoke_key(*, reason: str, output: Path, name: str | None = None, fingerprint: str | None = None) -> Publisher:
-    """Revoke the user's own key here, move it aside, and write the statement with which others refuse it.
+    """Revoke the user's own key here, move it away, and write the statement by which others can refuse it.
 
     Args:
         reason: why; it is public.
@@ -110,9 +110,9 @@ def revoke_key(*, reason: str, output: Path, name: str | None = None, fingerprin
 
 
 def revoke_in_advance(*, reason: str, output: Path, name: str | None = None) -> Publisher:
-    """Write a statement that can revoke the user's own key later, when it is lost. Nothing is revoked now.
+    """Write a statement that can revoke the user's own key later, if it gets lost. Nothing is revoked now.
 
-    The file has mode 0600: whoever gets it can revoke the key.
+    The file has mode 0600: anyone who has it can revoke the key.
 
     Returns:
         The public half of the key.
@@ -130,11 +130,11 @@ def revoke_in_advance(*, reason: str, output: Path, name: str | None = None) -> 
 def follow_rotation(path: Path, *, name: str | None = None) -> Publisher:
     """Trust the key that replaces a trusted one, with the same scopes and expiry, by a rotation statement.
 
-    If the new key is already trusted, its limits stay, and it gains the keys that the statement adds.
+    If the new key is already trusted, it keeps its limits and gains the keys that the statement adds.
 
     Raises:
-        UserError: this is no rotation statement; its old key is not trusted here; it lacks a key that its publisher is
-            trusted with; or as for `trust_publisher`.
+        UserError: this is not a rotation statement; its old key is not trusted here; it lacks a key that the trust
+            store has for its publisher; or as for `trust_publisher`.
         SignatureError: the old key is revoked or expired here, or a signature does not match.
     """
     statement = read_statement(path)
@@ -144,8 +144,8 @@ def follow_rotation(path: Path, *, name: str | None = None) -> Publisher:
     former = _known(store, statement.old, path)
     if former is None:
         raise UserError(
-            f"{path} is signed by the key {statement.old[0].fingerprint}, which is not trusted here: nothing is to be "
-            "done"
+            f"{path} is signed by the key {statement.old[0].fingerprint}, which is not trusted here: there is nothing "
+            "to do"
         )
     check_usable(former)
     fingerprint = statement.new[0].fingerprint
@@ -161,25 +161,25 @@ def follow_rotation(path: Path, *, name: str | None = None) -> Publisher:
 
 
 def follow_revocation(path: Path, *, with_introduced: bool = False) -> tuple[Publisher, tuple[Publisher, ...]]:
-    """Refuse a key from now on, by its owner's revocation statement, even if it was never trusted here.
+    """Revoke a key here by its owner's revocation statement, even if it was never trusted here.
 
     Args:
         path: the statement.
-        with_introduced: whether to revoke also the keys that came through its rotation statements.
+        with_introduced: whether to revoke also the keys that are trusted through its rotation statements.
 
     Returns:
-        The entry of the revoked key, and the entries of all keys that came, directly or not, through its rotation
-        statements and were not revoked before: whoever stole the key could write such statements.
+        The entry of the revoked key, and the entries of all keys that are trusted, directly or not, through its
+        rotation statements and were not revoked before: a thief of the key could write such statements.
 
     Raises:
-        UserError: this is no revocation statement, or it lacks a key that its publisher is trusted with.
+        UserError: this is not a revocation statement, or it lacks a key that the trust store has for its publisher.
         SignatureError: a signature does not match.
     """
     statement = read_statement(path)
     if not isinstance(statement, Revocation):
         raise UserError(f"{path} introduces a new key: give it to `sealed-experts keys trust`")
     first = statement.key[0].fingerprint
-    # An unknown key is entered as revoked too: somebody may still have a public file of it.
+    # Enter an unknown key as revoked too: its public file may still be trusted later.
     unknown = Publisher(name=f"revoked-{first[:8]}", keys=statement.key)
     entry = mark_revoked(_known(load_trust(), statement.key, path) or unknown, reason=statement.reason)
     introduced = tuple(_introduced_by(entry.fingerprint, load_trust()))
@@ -193,14 +193,14 @@ def refuse_existing(output: Path) -> None:
     """Refuse to overwrite a file.
 
     Raises:
-        UserError: it exists.
+        UserError: the file exists.
     """
     if os.path.lexists(output):
-        raise UserError(f"{output} exists: name a new file")
+        raise UserError(f"{output} exists: give the name of a new file")
 
 
 def _own_path(name: str | None) -> Path:
-    """Return the real path of the user's own key, in a folder where others cannot write: a lock is made there."""
+    """Return the real path of the user's own key. Others cannot write to its folder, because a lock is made there."""
     chosen = key_path(name)
     refuse_place(chosen, remedy=MISSING)
     return Path(os.path.realpath(chosen))
@@ -208,7 +208,7 @@ def _own_path(name: str | None) -> Path:
 
 @contextlib.contextmanager
 def _statement_file(output: Path, statement: dict[str, Any], *, mode: int = 0o644) -> Iterator[None]:
-    """Write a statement before the block, which fails if that is impossible, and give it its name after the block."""
+    """Write a statement before the block, or fail if this is impossible. Give it its name after the block."""
     text = json.dumps(statement, indent=2, sort_keys=True) + "\n"
     try:
         with atomic_writer(output, mode=mode) as stream:
@@ -217,11 +217,11 @@ def _statement_file(output: Path, statement: dict[str, Any], *, mode: int = 0o64
             os.fsync(stream.fileno())
             yield
     except OSError as error:
-        raise UserError(f"cannot write {output} ({error.strerror}): name a file in a folder of yours") from error
+        raise UserError(f"cannot write {output} ({error.strerror}): choose a file in a folder of your own") from error
 
 
 def _known(store: TrustStore, keys: Sequence[PublicKey], path: Path) -> Publisher | None:
-    """Return the publisher that signed a statement, or None. Every key that it is trusted with must have signed."""
+    """Return the publisher that signed a statement, or None. All its keys in the trust store must have signed."""
     entry = store.find(keys[0].fingerprint)
     if entry is not None and not all(key in keys for key in entry.keys):
         raise UserError(f"{path} is not signed with every key that {entry.name} is trusted with here: it is refused")
@@ -229,7 +229,7 @@ def _known(store: TrustStore, keys: Sequence[PublicKey], path: Path) -> Publishe
 
 
 def _introduced_by(key_fingerprint: str, store: TrustStore) -> Iterator[Publisher]:
-    """Yield the publishers, not revoked, that came, directly or not, through a key's rotation statements."""
+    """Yield the publishers that are trusted, directly or not, through a key's rotation statements; no revoked ones."""
     resting = {key_fingerprint}
     while more := {each.fingerprint for each in store if resting & set(each.ancestors)} - resting:
         resting |= more

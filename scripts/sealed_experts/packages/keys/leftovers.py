@@ -1,4 +1,4 @@
-"""Files that a killed command leaves in the folder of private keys, and how the next command cleans them up."""
+"""Clean up files that a killed command left in the folder of private keys."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from sealed_experts.files.canonical import read_json, write_json
 from sealed_experts.packages.keys.pem import known_public
 from sealed_experts.packages.keys.private_file import read_private_file
 
-# Names that the atomic writer gives; such a file holds a private key or a part of one.
+# Names that the atomic writer uses. Such a file holds a private key or a part of one.
 _TEMPORARY = re.compile(r"\..+\.(pem|rotation\.json\.staged)\.[0-9a-f]{16}\.tmp")
 _STATEMENT, _STAGED = ".rotation.json", ".staged"
 
@@ -53,7 +53,7 @@ def _introduced(staged: Path) -> set[str]:
 
 
 def _held(folder: Path) -> set[str]:
-    """Return the Ed25519 public keys of a folder's private keys, as hex, where no passphrase is needed to know them."""
+    """Return the Ed25519 public keys of a folder's private keys, as hex. Skip those that need a passphrase."""
     held = set()
     for path in folder.glob("*.pem"):
         with contextlib.suppress(UserError):

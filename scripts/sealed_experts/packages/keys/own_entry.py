@@ -1,4 +1,4 @@
-"""The user's own key in the trust store: its entry, and whether packages that it signs are accepted here."""
+"""The user's own key in the trust store: its entry, and the check that its packages are accepted here."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,7 +15,7 @@ _TRUST = "run `sealed-experts keys export --output publisher.pub` and `sealed-ex
 
 
 def own_entry(path: Path, public: Publisher, *, name: str | None = None) -> Publisher:
-    """Return the trust store's entry of the user's own key. It is named as its file, if that name is free."""
+    """Return the trust store's entry of the user's own key. It has the name of its file, if that name is free."""
     if name is None:
         name = path.stem if NAME.fullmatch(path.stem) else DEFAULT_NAME
         if is_taken(name):
@@ -32,8 +32,8 @@ def following_entry(path: Path, *, old: Publisher, new: Publisher) -> Publisher:
     entry, known = own_entry(path, new), load_trust().find(old.fingerprint) or old
     if known.status() == "expired":
         raise UserError(
-            f"the publisher key {path} expired here on {known.expires}, and a new one would with it: {_TRUST} with a "
-            "later --expires first"
+            f"the publisher key {path} expired here on {known.expires}, and a new key would have the same expiry: "
+            f"first {_TRUST} with a later --expires"
         )
     ancestors = (old.fingerprint, *known.ancestors)
     return replace(entry, scopes=known.scopes, expires=known.expires, ancestors=ancestors)
@@ -43,10 +43,10 @@ def refuse_unusable(path: Path, public: Publisher) -> None:
     """Refuse to sign with a retired or revoked key.
 
     Raises:
-        UserError: the key is one.
+        UserError: the key is retired or revoked.
     """
     if RETIRED in path.stem:
-        raise UserError(f"the publisher key {path} was retired: sign with the one that took its place")
+        raise UserError(f"the publisher key {path} was retired: sign with the key that replaced it")
     known = load_trust().find(public.fingerprint)
     if known is not None and known.revoked is not None:
         raise UserError(
@@ -64,8 +64,8 @@ def check_accepted(path: Path, public: Publisher, *, experts: Iterable[str] = ()
         experts: names of the experts whose packages it will sign.
 
     Raises:
-        UserError: the key is retired, revoked, expired or not trusted; the trust store has other keys of it; or it may
-            not sign an expert of this name.
+        UserError: the key is retired, revoked, expired or not trusted; the trust store has other keys of this
+            publisher; or the key may not sign an expert of this name.
     """
     refuse_unusable(path, public)
     known = load_trust().find(public.fingerprint)
@@ -80,8 +80,8 @@ def check_accepted(path: Path, public: Publisher, *, experts: Iterable[str] = ()
         )
     if known.keys != public.keys:
         raise UserError(
-            f"the publisher key {path} has {' and '.join(public.algorithms)} keys, and {known.name} is trusted here "
-            f"with other ones, so its packages would be refused: run `sealed-experts keys untrust {known.name}`, then "
+            f"the publisher key {path} has {' and '.join(public.algorithms)} keys, but {known.name} is trusted here "
+            f"with other keys, so its packages would be refused: run `sealed-experts keys untrust {known.name}`, then "
             f"{_TRUST.removeprefix('run ')}"
         )
     for expert in experts:

@@ -33,7 +33,7 @@ def new_passphrase() -> bytes:
     given = os.environ.get(VARIABLE)
     if given:
         return _encoded(given)
-    _require_terminal("a key with a passphrase is to be made")
+    _require_terminal("the new key needs a passphrase")
     first = _asked("passphrase of the new key: ")
     if first != _asked("the same again: "):
         raise UserError("the two passphrases differ: run the command again")
@@ -41,18 +41,18 @@ def new_passphrase() -> bytes:
 
 
 def wanted() -> bool:
-    """Say whether the environment gives a passphrase. New keys then get it."""
+    """Say whether the environment gives a passphrase. If so, new keys get it."""
     return bool(os.environ.get(VARIABLE))
 
 
 def require_variable(path: Path) -> None:
-    """Refuse if the environment gives no passphrase: jobs cannot ask for the one of this key.
+    """Refuse if the environment gives no passphrase: a job cannot ask for the passphrase of this key.
 
     Raises:
-        UserError: it gives none.
+        UserError: the environment gives no passphrase.
     """
     if not wanted():
-        raise UserError(f"the private key {path} has a passphrase, for which jobs cannot ask: set {VARIABLE}")
+        raise UserError(f"the private key {path} has a passphrase, and jobs cannot ask for it: set {VARIABLE}")
 
 
 def _asked(prompt: str) -> str:
@@ -63,9 +63,9 @@ def _asked(prompt: str) -> str:
 
 
 def _require_terminal(why: str) -> None:
-    # Without this check, a job of a pipeline would wait for an answer that nobody gives.
+    # Without this check, a job of the pipeline would wait for ever.
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise UserError(f"{why}: set {VARIABLE}, or run the command in a terminal, where it asks for it")
+        raise UserError(f"{why}: set {VARIABLE}, or run the command in a terminal, which asks for it")
 
 
 def _encoded(text: str) -> bytes:

@@ -27,10 +27,10 @@ _MAKE = "`sealed-experts keys create` makes one"
 
 
 def read_public_keys(path: Path) -> tuple[PublicKey, ...]:
-    """Read a publisher's public file: one SubjectPublicKeyInfo for each algorithm, Ed25519 among them.
+    """Read a publisher's public file: one SubjectPublicKeyInfo for each algorithm, including Ed25519.
 
     Raises:
-        UserError: the file is missing, holds something else, or holds a key for which anybody can sign.
+        UserError: the file is missing, holds something else, or holds a weak key.
     """
     return parse_public(read_regular(path, what="the public key", limit=LARGEST_FILE), where=str(path))
 
@@ -51,7 +51,7 @@ def parse_public(content: bytes, *, where: str) -> tuple[PublicKey, ...]:
         try:
             key = load_pem_public_key(block)
         except UnsupportedAlgorithm as error:
-            raise UserError(f"{where} holds a key that the library here cannot use ({error})") from error
+            raise UserError(f"{where} holds a key that the installed library cannot use ({error})") from error
         except ValueError as error:
             raise UserError(f"{where} is not a public key in PEM: {remedy}") from error
         algorithm = _taken(key, found, where)
@@ -74,10 +74,10 @@ def is_encrypted(content: bytes) -> bool:
 
 
 def known_public(content: bytes, *, where: str) -> tuple[PublicKey, ...] | None:
-    """Return the public halves of a private file's content; None if they are encrypted too.
+    """Return the public halves in a private file's content; None if they are encrypted too.
 
     Raises:
-        UserError: it is not what `parse_private` reads.
+        UserError: the content is not that of a private file.
     """
     if not is_encrypted(content):
         return public_keys(parse_private(content, where=where, secret=None))
@@ -97,7 +97,7 @@ def public_keys(private: Mapping[str, PrivateKey]) -> tuple[PublicKey, ...]:
 def parse_private(content: bytes, *, where: str, secret: bytes | None) -> Mapping[str, PrivateKey]:
     """Return the keys in a private file's content by algorithm, Ed25519 first.
 
-    A file with a passphrase may also hold the public halves, so that it shows whose key it is without the passphrase.
+    A file with a passphrase may also hold the public halves, to show whose key it is without the passphrase.
 
     Args:
         content: the file's content.
@@ -105,7 +105,7 @@ def parse_private(content: bytes, *, where: str, secret: bytes | None) -> Mappin
         secret: the passphrase, or None for a file that needs none.
 
     Raises:
-        UserError: it holds something else, the passphrase is wrong, or the library here lacks an algorithm.
+        UserError: the content is something else, the passphrase is wrong, or the library here lacks an algorithm.
     """
     found: dict[str, PrivateKey] = {}
     stated = b""
@@ -118,7 +118,7 @@ def parse_private(content: bytes, *, where: str, secret: bytes | None) -> Mappin
         try:
             key = load_pem_private_key(block, password=secret)
         except UnsupportedAlgorithm as error:
-            raise UserError(f"{where} holds a key that the library here cannot use: {error}") from error
+            raise UserError(f"{where} holds a key that the installed library cannot use: {error}") from error
         except (TypeError, ValueError) as error:
             if secret is not None:
                 raise UserError(f"the passphrase does not open {where}, or the file is damaged") from error
@@ -126,7 +126,7 @@ def parse_private(content: bytes, *, where: str, secret: bytes | None) -> Mappin
         found[_taken(key, found, where)] = key  # type: ignore[assignment]
     _require_ed25519(found, where)
     if stated and parse_public(stated, where=where) != public_keys(found):
-        raise UserError(f"{where} states other public keys than its private ones have: it was altered or damaged")
+        raise UserError(f"{where} states other public keys than those of its private keys: it was altered or damaged")
     return {algorithm: found[algorithm] for algorithm in ALGORITHMS if algorithm in found}
 
 

@@ -1,7 +1,7 @@
 """PKCS8 encrypted so that guessing the passphrase is slow: PBES2 with scrypt (RFC 8018, RFC 7914) and AES-256-CBC.
 
-The library's own writer uses 2,048 rounds of PBKDF2, of which a graphics card tries millions a second. The library and
-OpenSSL read the form that is written here.
+The library's own writer uses 2,048 rounds of PBKDF2: a GPU tries millions of passphrases per second. The library and
+OpenSSL can read the form that is written here.
 """
 
 import base64
@@ -23,12 +23,12 @@ from cryptography.hazmat.primitives.serialization import (
 
 
 class Serialisable(Protocol):
-    """A private key of any kind."""
+    """A private key of any algorithm."""
 
     def private_bytes(
         self, encoding: Encoding, format: PrivateFormat, encryption_algorithm: KeySerializationEncryption
     ) -> bytes:
-        """Return the key's serialisation."""
+        """Return the serialised key."""
         ...
 
 

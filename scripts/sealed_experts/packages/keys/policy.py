@@ -1,4 +1,4 @@
-"""Policies: what is required of a package beyond a trusted publisher. `docs/keys.md` describes the file."""
+"""Policies: what is required of a package besides a trusted publisher. `docs/keys.md` describes the file."""
 
 import os
 import re
@@ -14,19 +14,19 @@ from sealed_experts.packages.keys.signing import ALGORITHMS
 
 _PATTERN = re.compile(r"[a-z0-9_*?.-]{1,64}")
 _KEYS = ("signatures", "publishers", "experts", "max_epsilon", "max_delta")
-_LARGEST_DELTA = 1e-3  # with a large δ any ε can be claimed
+_LARGEST_DELTA = 1e-3  # with a large δ, any ε can be claimed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What is required of a package. The default: a signature by every key that its publisher is trusted with.
+    """What is required of a package. The default requires a signature by every key of its publisher.
 
     Attributes:
-        signatures: the algorithms that must have signed; None for all of the publisher's.
-        publishers: names or fingerprints of the accepted publishers; None for all that are trusted.
+        signatures: the algorithms that must have signed; None: those of all keys of the publisher.
+        publishers: names or fingerprints of the accepted publishers; None: all trusted ones.
         experts: patterns of accepted names of experts.
-        max_epsilon: the largest accepted joint ε; None accepts any, and packages without privacy.
-        max_delta: the largest δ at which that ε may be stated.
+        max_epsilon: the largest accepted joint ε; None accepts any, also packages without privacy.
+        max_delta: the largest δ for which that ε may be stated.
     """
 
     signatures: tuple[str, ...] | None = None
@@ -40,7 +40,7 @@ class Policy:
         """Read a policy file: strict YAML.
 
         Raises:
-            UserError: the file cannot be read or is no policy; the message names the place.
+            UserError: the file cannot be read or is not a policy; the message names the place.
         """
         from sealed_experts.settings.reading import read_file
 
@@ -57,7 +57,7 @@ class Policy:
             document, "publishers", where, valid=lambda text: NAME.fullmatch(text) is not None, of="names, fingerprints"
         )
         if "max_delta" in document and "max_epsilon" not in document:
-            raise UserError(f"{where}: max_delta: it belongs to max_epsilon, which is not there: give it too")
+            raise UserError(f"{where}: max_delta: it has no meaning without max_epsilon: give that too")
         return cls(
             signatures=signatures,
             publishers=publishers,
@@ -67,7 +67,7 @@ class Policy:
         )
 
     def check(self, publisher: Publisher, signers: Sequence[tuple[str, bytes]], manifest: Mapping[str, Any]) -> None:
-        """Check a package with verified signatures by this policy and by its publisher's scopes.
+        """Check a package with verified signatures against this policy and its publisher's scopes.
 
         Args:
             publisher: the publisher that signed.
@@ -103,7 +103,7 @@ def _check_privacy(stated: Mapping[str, Any], *, epsilon: float, delta: float) -
     if not stated["epsilon"] <= epsilon:
         raise PackageError(f"the policy accepts ε up to {epsilon:g}; this package's is {stated['epsilon']:g}")
     if stated["delta"] is None or not stated["delta"] <= delta:
-        raise PackageError(f"the policy accepts ε at δ up to {delta:g}; this package states it at {stated['delta']}")
+        raise PackageError(f"the policy accepts δ up to {delta:g}; this package states its ε for δ = {stated['delta']}")
 
 
 def _list(document: Mapping[str, Any], key: str, where: str, *, valid: Any, of: str) -> tuple[str, ...] | None:

@@ -1,4 +1,4 @@
-"""Reading private keys of any kind: publishers', recipients' and those for model signing."""
+"""Read private keys of any kind: publishers' keys, recipients' keys and keys for model signing."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _OUTSIDE = (
     "keep it outside (SEALED_EXPERTS_HOME names the folder of keys, SEALED_EXPERTS_KEY and SEALED_EXPERTS_IDENTITY the "
     "files in use)"
 )
-_MOST_LINKS = 40  # as many as Linux follows
+_MOST_LINKS = 40  # Linux follows as many
 
 
 def read_private_file(path: Path, *, remedy: str = _CORRECT) -> bytes:
@@ -25,7 +25,7 @@ def read_private_file(path: Path, *, remedy: str = _CORRECT) -> bytes:
         remedy: what to do if it does not exist.
 
     Raises:
-        UserError: it is missing, not a regular file or too large; it is in a project's folder or among results; or
+        UserError: the file is missing, not regular or too large; it is in the folder of a project or of results; or
             other users can read it, replace it, or replace a symlink to it.
     """
     refuse_place(path, remedy=remedy)
@@ -41,12 +41,12 @@ def read_private_file(path: Path, *, remedy: str = _CORRECT) -> bytes:
     except OSError as error:
         raise UserError(f"cannot read the private key {path}: {error.strerror}") from error
     if len(content) > LARGEST_FILE:
-        raise UserError(f"{path} is larger than {LARGEST_FILE} bytes, so it is no private key: give another file")
+        raise UserError(f"{path} is larger than {LARGEST_FILE} bytes, so it is not a private key: give another file")
     return content
 
 
 def refuse_place(path: Path, *, remedy: str = _CORRECT) -> None:
-    """Refuse a path for a private key where others could replace it, or where it would be copied with a project.
+    """Refuse a path for a private key if others could replace it, or if it would be copied with a project.
 
     Args:
         path: the private key.
@@ -70,8 +70,8 @@ def refuse_project(path: Path) -> None:
     """Refuse a private key in a place where it could be committed, copied or published with a run's results.
 
     Raises:
-        UserError: the path, or the file that it links to, is in this program's own folder, in the folder of a
-            workflow, or in a folder of results.
+        UserError: the path, or the target of the link, is in this program's own folder, in the folder of a workflow,
+            or in a folder of results.
     """
     program = Path(__file__).resolve().parents[4]
     for folder in {*Path(os.path.abspath(path)).parents, *Path(os.path.realpath(path)).parents}:
@@ -79,7 +79,7 @@ def refuse_project(path: Path) -> None:
             raise UserError(f"{path} is in {folder}, where a private key would be published with it: {_OUTSIDE}")
         if folder == program or (_is_workflow(folder) and not _is_own_place(path, folder)):
             raise UserError(
-                f"{path} is in the project {folder}, where a private key would travel with its files: {_OUTSIDE}"
+                f"{path} is in the project {folder}, where a private key would be copied with its files: {_OUTSIDE}"
             )
 
 
@@ -88,7 +88,7 @@ def _is_workflow(folder: Path) -> bool:
 
 
 def _is_own_place(path: Path, folder: Path) -> bool:
-    """Say whether `folder` is the user's home, which holds a Snakefile, and `path` is in its default folder of keys."""
+    """Say whether `folder` is the user's home (it may hold a Snakefile) and `path` is in its default folder of keys."""
     home = os.path.realpath(os.path.expanduser("~"))
     default = Path(home, *DEFAULT_HOME)
     return str(folder) == home and Path(os.path.realpath(path)).is_relative_to(default)

@@ -39,14 +39,14 @@ MISSING = f"`sealed-experts keys create` makes one, or correct {VARIABLE}"
 
 @dataclass(frozen=True, kw_only=True)
 class PublisherKey:
-    """A publisher's private keys in use. Their `repr` shows the public halves only."""
+    """A publisher's private keys, ready to sign. Their `repr` shows only the public halves."""
 
     public: Publisher
     _private: Mapping[str, PrivateKey] = field(repr=False)
 
     @classmethod
     def of(cls, private: Mapping[str, PrivateKey], *, name: str) -> "PublisherKey":
-        """Return the publisher with these private keys, by algorithm. Ed25519 must be among them."""
+        """Return the publisher with these private keys, by algorithm. One of them must be Ed25519."""
         return cls(public=Publisher(name=name, keys=public_keys(private)), _private=private)
 
     def sign(self, message: bytes, *, algorithm: str = ED25519) -> bytes:
@@ -87,7 +87,7 @@ def create_key(
 
     Args:
         name: the key's name.
-        algorithms: by default all that work here; Ed25519 must be among them.
+        algorithms: by default all that work here; one of them must be Ed25519.
         secret: passphrase of the file; by default ${SEALED_EXPERTS_PASSPHRASE}, or none.
 
     Returns:
@@ -98,7 +98,7 @@ def create_key(
             the folder cannot be used.
     """
     if RETIRED in checked_name(name):
-        raise UserError(f"{name!r} is a name of retired keys, which sign nothing: choose one without {RETIRED!r}")
+        raise UserError(f"{name!r} is reserved for retired keys, which sign nothing: choose a name without {RETIRED!r}")
     folder = private_folder(keys_folder())
     with folder_lock(folder):
         clear_leftovers(folder)
@@ -121,7 +121,7 @@ def new_key(*, name: str, algorithms: Sequence[str] | None = None) -> PublisherK
             known = ", ".join(available_algorithms())
             raise UserError(f"no key of the algorithm {algorithm!r} can be made here; possible are {known}")
     if ED25519 not in chosen:
-        raise UserError(f"a publisher's key needs {ED25519}: it is the one that names the publisher")
+        raise UserError(f"a publisher's key needs {ED25519}: its fingerprint identifies the publisher")
     private = {algorithm: generate_key(algorithm) for algorithm in chosen}
     for key in private.values():
         self_test(key)
@@ -141,11 +141,11 @@ def load_key(path: Path | None = None) -> PublisherKey:
 
 
 def unlocked(path: Path) -> tuple[PublisherKey, bytes | None]:
-    """Read a private key, also a retired or revoked one; return it and its passphrase, if it has one.
+    """Read a private key, even a retired or revoked one. Return it and its passphrase, if it has one.
 
     Raises:
-        UserError: the file is missing or holds no publisher's key, its passphrase is missing or wrong, or other users
-            can read or replace it.
+        UserError: the file is missing or does not hold a publisher's key, its passphrase is missing or wrong, or other
+            users can read or replace it.
     """
     content = read_private_file(path, remedy=MISSING)
     secret = passphrase.read_passphrase(path) if is_encrypted(content) else None
@@ -155,7 +155,7 @@ def unlocked(path: Path) -> tuple[PublisherKey, bytes | None]:
 def public_half(path: Path) -> Publisher:
     """Return the public half of a private key, without its passphrase if possible.
 
-    A file from elsewhere may hold no public half outside the encryption. Then the .pub file next to it is read.
+    A file from another program may not hold the public half unencrypted. Then the .pub file next to it is read.
 
     Raises:
         UserError: as for `unlocked`.
@@ -170,17 +170,17 @@ def public_half(path: Path) -> Publisher:
 def ensure_publisher_key(
     *, create: bool = True, algorithms: Sequence[str] | None = None, experts: Iterable[str] = ()
 ) -> str:
-    """Return the publisher key's fingerprint. The key is made on first use, with a message on standard error.
+    """Return the publisher key's fingerprint. On first use make the key, with a message on standard error.
 
     No key is made at a path given by SEALED_EXPERTS_KEY.
 
     Args:
         create: whether to make a missing key; if not, the result is `NOT_MADE_YET`.
-        algorithms: algorithms of a key that is made; by default all that work here.
+        algorithms: algorithms of a new key; by default all that work here.
         experts: names of the experts that it will seal.
 
     Raises:
-        UserError: as for `public_half`; or as for `check_accepted`, because its packages would be refused.
+        UserError: as for `public_half`; or as for `check_accepted`: the key's packages would be refused.
     """
     path = key_path()
     if path.absolute() == key_path(DEFAULT_NAME).absolute() and not path.exists():
@@ -192,8 +192,8 @@ def ensure_publisher_key(
     return public.fingerprint
 
 
-def mend_public(path: Path, public: Publisher) -> None:
-    """Write the .pub file of a key in the folder of keys, if a killed command left none, or that of an older key."""
+def restore_public(path: Path, public: Publisher) -> None:
+    """Write the .pub file of a key in the folder of keys, if a killed command left none or an outdated one."""
     beside = path.with_suffix(".pub")
     whole = beside.is_file() and beside.read_bytes() == public.pem.encode()
     if whole or path.absolute().parent != keys_folder().absolute():
@@ -215,9 +215,9 @@ def write_key(path: Path, key: PublisherKey, *, entry: Publisher, secret: bytes 
     refuse_project(path)
     if secret is None and passphrase.wanted():
         secret = passphrase.new_passphrase()
-    # Trust first: a crash then leaves trust in a key that nobody has, not a key whose packages are refused.
+    # Trust first: a crash then leaves trust in a key that nobody has, which is better than a key that is not trusted.
     trusted = trust_publisher(entry)
-    # A file with a passphrase also holds the public half: after any interruption the two belong together.
+    # A file with a passphrase also holds the public half, so the two match after any interruption.
     content = private_pem(key._private.values(), passphrase=secret)
     write_bytes(path, content + (b"" if secret is None else key.public.pem.encode()), mode=0o600)
     write_text(path.with_suffix(".pub"), key.public.pem)
@@ -227,7 +227,7 @@ def write_key(path: Path, key: PublisherKey, *, entry: Publisher, secret: bytes 
 def _make_first(path: Path, algorithms: Sequence[str] | None) -> None:
     with folder_lock(private_folder(path.parent)):
         clear_leftovers(path.parent)
-        if path.exists():  # another process has made it meanwhile
+        if path.exists():  # another process has just made it
             return
         key = new_key(name=path.stem, algorithms=algorithms)
         write_key(path, key, entry=own_entry(path, key.public), secret=None)

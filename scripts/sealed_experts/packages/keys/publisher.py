@@ -1,4 +1,4 @@
-"""A publisher: public keys of several algorithms under one name, and what the user of this machine lets it sign."""
+"""A publisher: public keys of several algorithms under one name, and what it may sign."""
 
 import datetime
 import re
@@ -38,13 +38,13 @@ class Publisher:
     """A signer of packages, as the trust store knows it.
 
     Attributes:
-        name: a name for people; it proves nothing.
+        name: a name to show; it proves nothing.
         keys: its public keys, one for each algorithm, Ed25519 first.
         scopes: patterns of the names of experts that it may sign (`*` and `?` as in file names).
         expires: the last day (UTC) on which its signatures are accepted, or None.
         revoked: why its signatures are no longer accepted, or None.
-        ancestors: fingerprints of the older keys that it replaced, the newest first. Whoever had one of them could have
-            made all keys after it.
+        ancestors: fingerprints of the older keys that it replaced, the newest first. The owner of one of them could
+            have made all keys after it.
     """
 
     name: str
@@ -90,12 +90,12 @@ def checked_name(name: str) -> str:
     """Return `name` if it can name a key.
 
     Raises:
-        UserError: it cannot.
+        UserError: it cannot name a key.
     """
-    if not NAME.fullmatch(name) or _FINGERPRINT.fullmatch(name):  # a name must not be taken for another key's
+    if not NAME.fullmatch(name) or _FINGERPRINT.fullmatch(name):  # a name must not look like another key's fingerprint
         raise UserError(
-            f"{name!r} cannot name a key: use up to 64 of a-z, 0-9, '.', '_', '-', not starting with a sign, and no"
-            " fingerprint"
+            f"{name!r} cannot name a key: use up to 64 of a-z, 0-9, '.', '_', '-', starting with a letter or digit, and"
+            " not a fingerprint"
         )
     return name
 
@@ -106,7 +106,7 @@ def today() -> datetime.date:
 
 
 def check_usable(publisher: Publisher) -> None:
-    """Refuse everything by a revoked or expired publisher: a package holds no trusted time of its signature.
+    """Refuse every package of a revoked or expired publisher: a package holds no trusted time of its signature.
 
     Raises:
         SignatureError: the publisher is revoked or expired.
@@ -114,13 +114,13 @@ def check_usable(publisher: Publisher) -> None:
     who = f"the key of {publisher.name} ({publisher.fingerprint})"
     if publisher.revoked is not None:
         raise SignatureError(
-            f"{who} was revoked ({publisher.revoked}): all that it ever signed is refused; get the package sealed with "
-            "its publisher's present key"
+            f"{who} was revoked ({publisher.revoked}): everything that it ever signed is refused; get the package "
+            "sealed with its publisher's present key"
         )
     if publisher.status() == "expired":
         raise SignatureError(
-            f"{who} expired here on {publisher.expires}: all that it ever signed is refused; if you still trust it, "
-            f"run `sealed-experts keys trust` with --name {publisher.name} and a later --expires"
+            f"{who} expired here on {publisher.expires}: everything that it ever signed is refused; if you still "
+            f"trust it, run `sealed-experts keys trust` with --name {publisher.name} and a later --expires"
         )
 
 
@@ -128,7 +128,7 @@ def check_required(publisher: Publisher, *, signed: Sequence[str], required: Seq
     """Refuse a package that lacks a required signature. By default each key of the publisher must have signed.
 
     Raises:
-        SignatureError: a required algorithm did not sign.
+        SignatureError: a required signature is missing.
     """
     for algorithm in publisher.algorithms if required is None else required:
         if algorithm not in publisher.algorithms:
@@ -139,8 +139,8 @@ def check_required(publisher: Publisher, *, signed: Sequence[str], required: Seq
         if algorithm not in signed:
             raise SignatureError(
                 f"the {algorithm} signature of {publisher.name} is missing: it signs with "
-                f"{' and '.join(publisher.algorithms)}, and the package carries {' and '.join(signed)} only; get the "
-                "package again, or accept it by a policy that names the signatures it needs"
+                f"{' and '.join(publisher.algorithms)}, and the package has only {' and '.join(signed)}; get the "
+                "package again, or accept it by a policy that requires only these signatures"
             )
 
 

@@ -1,4 +1,4 @@
-"""Retired keys, which a rotation replaced: their paths, and how to revoke one without revoking its successor."""
+"""Retired keys: keys that a rotation replaced. Their paths, and how to revoke one without revoking its successor."""
 
 import glob
 import os
@@ -12,11 +12,11 @@ from sealed_experts.packages.keys.private_keys import VARIABLE, keys_folder
 from sealed_experts.packages.keys.publisher import NAME, Publisher
 from sealed_experts.packages.keys.trust import load_trust
 
-_LONGEST = 46  # characters of the old name, so that the whole can name a key
+_LONGEST = 46  # characters of the old name, so that the new name is short enough
 
 
 def retired_path(path: Path, public: Publisher) -> Path:
-    """Return the path that the private file `path` gets when it is retired."""
+    """Return the path to which the private file `path` moves when it is retired."""
     return path.with_name(f"{path.stem[:_LONGEST]}{RETIRED}{public.fingerprint[:8]}.pem")
 
 
@@ -43,7 +43,8 @@ def refuse_rotated_in(path: Path, public: Publisher, *, fingerprint: str | None)
         fingerprint: the fingerprint that the user gave, if any.
 
     Raises:
-        UserError: the key replaced one that is not revoked, and no fingerprint is given; or another fingerprint is.
+        UserError: the key replaced one that is not revoked, and no fingerprint is given; or the fingerprint is that of
+            another key.
     """
     if fingerprint is not None:
         if fingerprint != public.fingerprint:
@@ -57,8 +58,8 @@ def refuse_rotated_in(path: Path, public: Publisher, *, fingerprint: str | None)
         commands = "; ".join(f"`{revoking_command(each)}`" for each in former)
         this = revoking_command(path, reason="it was lost", fingerprint=public.fingerprint)
         raise UserError(
-            f"the key {path} came by a rotation, and a revocation cannot be taken back. To revoke the former key: "
-            f"{commands}. To revoke the one that took its place: `{this}`"
+            f"the key {path} replaced another one, and a revocation cannot be undone. To revoke the old key: "
+            f"{commands}. To revoke the new key: `{this}`"
         )
 
 
@@ -74,6 +75,6 @@ def _former(path: Path, public: Publisher) -> list[Path]:
 def _is_revoked(path: Path) -> bool:
     try:
         entry = load_trust().find(read_public_keys(path.with_suffix(".pub"))[0].fingerprint)
-    except UserError:  # a damaged file: unknown, so not counted as revoked
+    except UserError:  # a damaged file counts as not revoked
         return False
     return entry is not None and entry.revoked is not None

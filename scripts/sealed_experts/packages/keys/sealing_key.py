@@ -1,7 +1,7 @@
-"""The key that seals a run's packages: it must be usable and have the algorithms that the configuration asks for.
+"""The key that seals a run's packages: check that it can be used and has the algorithms of the configuration.
 
-Readers require a signature by each key of a publisher, so that no signature can be stripped. A package that lacks one
-would be refused everywhere, so this is checked before anything is trained.
+Readers require a signature by each key of a publisher, so that nobody can remove a signature. A package without one of
+them would be refused everywhere, so the key is checked before the training starts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,16 +10,22 @@ from sealed_experts.errors import UserError
 from sealed_experts.packages.keys.passphrase import require_variable
 from sealed_experts.packages.keys.pem import is_encrypted
 from sealed_experts.packages.keys.private_file import read_private_file
-from sealed_experts.packages.keys.private_keys import ensure_publisher_key, key_path, load_key, mend_public, public_half
+from sealed_experts.packages.keys.private_keys import (
+    ensure_publisher_key,
+    key_path,
+    load_key,
+    public_half,
+    restore_public,
+)
 
 
 def settle_publisher(wanted: Mapping[str, Sequence[str]], *, create: bool) -> str:
-    """Return the fingerprint of the publisher that seals. Its key is made on first use.
+    """Return the fingerprint of the publisher that seals the packages. Its key is made on first use.
 
     Args:
-        wanted: each expert's `package.signatures`; an empty one means all that the key has.
-        create: whether jobs follow. Then a missing key is made, with the algorithms that all experts ask for if they
-            agree, and a key with a passphrase is opened.
+        wanted: each expert's `package.signatures`; an empty list means all algorithms of the key.
+        create: whether jobs will run. Then a missing key is made (with the algorithms that the experts ask for, if all
+            ask for the same), and a key with a passphrase is opened.
 
     Raises:
         UserError: as for `ensure_publisher_key`; or an expert asks for other algorithms than the key has; or jobs could
@@ -35,9 +41,9 @@ def settle_publisher(wanted: Mapping[str, Sequence[str]], *, create: bool) -> st
         if is_encrypted(read_private_file(path)):
             require_variable(path)
         opened = load_key(path).public
-        mend_public(path, opened)
-        if opened.fingerprint != fingerprint:  # the user's .pub file belongs to another key
-            raise UserError(f"{path.with_suffix('.pub')} is not the public half of {path}: remove it, or put it right")
+        restore_public(path, opened)
+        if opened.fingerprint != fingerprint:  # the .pub file belongs to another key
+            raise UserError(f"{path.with_suffix('.pub')} is not the public half of {path}: remove it, or correct it")
     return fingerprint
 
 
@@ -56,7 +62,7 @@ def check_signatures(wanted: Mapping[str, Sequence[str]], *, has: Sequence[str])
             )
         if algorithms and left_out:
             raise UserError(
-                f"experts.{expert}.package.signatures leaves out {left_out[0]}, which the publisher's key has: whoever"
-                " trusts that key would refuse the package; list all of its algorithms, or none, or set"
+                f"experts.{expert}.package.signatures leaves out {left_out[0]}, which the publisher's key has: everyone"
+                " who trusts that key would refuse the package; list all of its algorithms, or none, or set"
                 f" SEALED_EXPERTS_KEY to a key of {' and '.join(algorithms)} alone"
             )

@@ -1,6 +1,7 @@
 """The signature algorithms of packages and statements: Ed25519 (RFC 8032) and ML-DSA-65 (FIPS 204).
 
-Both sign the message itself, ML-DSA with an empty context: each kind of message begins with its own words.
+Both sign the message itself, ML-DSA with an empty context. Each kind of message begins with a different prefix, so a
+signature of one kind is never valid for another.
 """
 
 import functools
@@ -28,10 +29,10 @@ _PUBLIC: Mapping[str, type[Ed25519PublicKey] | type[MLDSA65PublicKey]] = {
     ML_DSA_65: MLDSA65PublicKey,
 }
 _PROBE = b"sealed-experts/self-test/v1\n"
-_LACKING = "the OpenSSL that the package `cryptography` is linked with does not have it; install cryptography>=50"
-# The points whose order divides 8, without the sign bit, canonical or not. With such a key, anybody can make signatures
-# without a private half: for the neutral point, one constant signs everything. Neither RFC 8032 nor the library refuses
-# them. The list is libsodium's (ed25519_ref10.c, `ge25519_has_small_order`).
+_LACKING = "the OpenSSL of the package `cryptography` does not support it; install cryptography>=50"
+# The points whose order divides 8, without the sign bit, canonical or not. For such a key anyone can make signatures
+# without a private key; for the neutral point, one constant signs every message. Neither RFC 8032 nor the library
+# refuses them. The list is libsodium's (ed25519_ref10.c, `ge25519_has_small_order`).
 _SMALL_ORDER = frozenset(
     (
         "0000000000000000000000000000000000000000000000000000000000000000",
@@ -62,7 +63,7 @@ class Algorithm:
     randomised: bool
 
     def available(self) -> bool:
-        """Say whether the OpenSSL that `cryptography` is linked with has it."""
+        """Say whether the OpenSSL of `cryptography` supports the algorithm."""
         return _available(self.name)
 
 
@@ -78,7 +79,7 @@ def verify_signature(*, algorithm: str, public_key: bytes, value: bytes, message
     """Check a signature.
 
     Raises:
-        SignatureError: it does not match; or the algorithm is unknown or not available here; or the key is weak.
+        SignatureError: the signature does not match, the algorithm is unknown or not available, or the key is weak.
     """
     known = ALGORITHMS.get(algorithm)
     if known is None:
@@ -88,7 +89,7 @@ def verify_signature(*, algorithm: str, public_key: bytes, value: bytes, message
     if not known.available():
         raise SignatureError(f"{algorithm} cannot be checked here: {_LACKING}")
     if algorithm == ED25519 and is_weak(public_key):
-        raise SignatureError("the signer's key is a point of small order, under which anybody can sign")
+        raise SignatureError("the signer's key is a point of small order, for which anyone can make signatures")
     try:
         _PUBLIC[algorithm].from_public_bytes(public_key).verify(value, message)
     except (InvalidSignature, ValueError) as error:
@@ -103,7 +104,7 @@ def fingerprint(public_key: bytes) -> str:
 
 
 def is_weak(public_key: bytes) -> bool:
-    """Say whether a raw Ed25519 public key is a point of small order, for which anybody can sign."""
+    """Say whether a raw Ed25519 public key is a point of small order: anyone can make signatures for such a key."""
     return (public_key[:31] + bytes([byte & 0x7F for byte in public_key[31:32]])).hex() in _SMALL_ORDER
 
 
@@ -128,7 +129,7 @@ def generate_key(algorithm: str) -> PrivateKey:
 
 
 def algorithm_of(key: object) -> str | None:
-    """Return the algorithm of a private or public key object; None if it is none of ours."""
+    """Return the algorithm of a private or public key object; None if we do not use it."""
     return next((name for name in ALGORITHMS if isinstance(key, (_PRIVATE[name], _PUBLIC[name]))), None)
 
 
@@ -153,7 +154,7 @@ def self_test(private: PrivateKey) -> None:
 
 @functools.cache
 def _available(name: str) -> bool:
-    # Without the algorithm, reading a public key fails too. That takes a tenth of the time of making a key.
+    # Without the algorithm, reading a public key fails too. This test takes a tenth of the time of making a key.
     try:
         _PUBLIC[name].from_public_bytes(bytes(ALGORITHMS[name].public_key_size))
     except UnsupportedAlgorithm:

@@ -1,7 +1,7 @@
 """Statements that a publisher signs about its own keys: a new key replaces an old one, or a key is revoked.
 
-`docs/keys.md` specifies them. Reading one proves that the keys in it signed it. The trust store decides whether they
-are trusted.
+`docs/keys.md` specifies them. `read_statement` checks that the keys in a statement signed it. Whether these keys are
+trusted is a question for the trust store.
 """
 
 import re
@@ -29,7 +29,7 @@ _LARGEST_FILE = 65_536
 
 @dataclass(frozen=True, kw_only=True)
 class Rotation:
-    """The owner of the keys `old` states that the keys `new` are its own too. Both signed it."""
+    """The owner of the keys `old` states: the keys `new` are mine too. Both sets of keys signed it."""
 
     old: tuple[PublicKey, ...]
     new: tuple[PublicKey, ...]
@@ -37,7 +37,7 @@ class Rotation:
 
 @dataclass(frozen=True, kw_only=True)
 class Revocation:
-    """The owner of the keys `key` states that nothing they ever signed may be accepted."""
+    """The owner of the keys `key` states: do not accept anything that these keys ever signed."""
 
     key: tuple[PublicKey, ...]
     reason: str
@@ -62,20 +62,20 @@ def read_statement(path: Path) -> Rotation | Revocation:
     """Read a statement and check every signature in it.
 
     Raises:
-        UserError: the file cannot be read, or is no statement.
+        UserError: the file cannot be read, or is not a statement.
         SignatureError: a signature is missing or does not match.
     """
     content = read_regular(path, what="the statement", limit=_LARGEST_FILE + 1)
     try:
         statement = strict_json(content)
     except ValueError as error:
-        raise UserError(f"{path} is not a statement: it is no valid JSON ({error})") from error
+        raise UserError(f"{path} is not a statement: it is not valid JSON ({error})") from error
     try:
         return _checked(statement)
     except SignatureError as error:
         raise SignatureError(f"{path}: {error}; get it again from its publisher") from error
     except (ValueError, UserError) as error:
-        raise UserError(f"{path} is not a statement of this program's: {error}") from error
+        raise UserError(f"{path} is not a statement of this program: {error}") from error
 
 
 def _signed(statement: Mapping[str, Any], signers: Mapping[str, PublisherKey]) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _checked(statement: Any) -> Rotation | Revocation:
         check_reason(statement["reason"])
         return Revocation(key=keys["key"], reason=statement["reason"])
     if {key.raw for key in keys["old"]} & {key.raw for key in keys["new"]}:
-        raise ValueError("its old and its new keys have one in common")
+        raise ValueError("one of its old keys is also one of its new keys")
     return Rotation(old=keys["old"], new=keys["new"])
 
 

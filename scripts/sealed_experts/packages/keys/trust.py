@@ -1,4 +1,4 @@
-"""The trust store: the publishers that the user of this machine trusts, one JSON file each."""
+"""The trust store: the publishers that the user trusts, one JSON file each."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from sealed_experts.packages.keys.trust_entry import check_reason, check_scopes,
 
 
 class TrustStore:
-    """A fixed set of publishers. Revoked and expired ones are in it, so that a refusal can name them.
+    """A fixed set of publishers. It includes revoked and expired ones, so that a refusal can name them.
 
     Raises:
         UserError: two publishers share a key, so a signature would not show which of them signed.
@@ -44,7 +44,7 @@ class TrustStore:
 
         Args:
             signers: algorithm and raw public key of each signature in a file.
-            required: the algorithms that must be among them; by default those of all keys of the publisher.
+            required: the algorithms that must have signed; by default those of all keys of the publisher.
 
         Raises:
             SignatureError: a key is not trusted, revoked or expired; the keys belong to two publishers; or an algorithm
@@ -66,8 +66,8 @@ class TrustStore:
         publisher = self._by_key.get((algorithm, raw))
         if publisher is None:
             raise SignatureError(
-                f"the signature is by the key {fingerprint(raw)}, which is not trusted here; if you know whose it is, "
-                "get the key from its owner and run `sealed-experts keys trust`"
+                f"the signature is by the key {fingerprint(raw)}, which is not trusted here; if you know its owner, "
+                "get the public key from them and run `sealed-experts keys trust`"
             )
         return publisher
 
@@ -84,10 +84,10 @@ def trust_folder() -> Path:
 
 
 def load_trust(folder: Path | None = None) -> TrustStore:
-    """Read the trust store. A missing one trusts nobody.
+    """Read the trust store. If it is missing, nobody is trusted.
 
     Raises:
-        UserError: other users can change the store, its folder or a file in it; or a file in it is no entry.
+        UserError: other users can change the store, its folder or a file in it; or a file in it is not an entry.
     """
     folder = folder or trust_folder()
     if not folder.is_dir():
@@ -101,8 +101,8 @@ def trust_publisher(publisher: Publisher) -> Publisher:
     """Add a publisher to the trust store, or replace its entry of the same name and Ed25519 key.
 
     Raises:
-        UserError: the name belongs to another publisher; the key is known under another name, is revoked, or would
-            lose an algorithm; a scope is no pattern; or the key is weak.
+        UserError: the name belongs to another publisher; the key is known by another name, is revoked, or would lose
+            an algorithm; a scope is not a pattern; or the key is weak.
     """
     for key in publisher.keys:
         refuse_weak(key, "this public key")
@@ -148,7 +148,8 @@ def untrust_key(name_or_fingerprint: str) -> tuple[Publisher, ...]:
         The removed entries: more than one if the key has several names.
 
     Raises:
-        UserError: the store has no such publisher; or it is revoked, and without its entry it could be trusted again.
+        UserError: the store has no such publisher; or the publisher is revoked: without its entry it could be trusted
+            again.
     """
     with folder_lock(private_folder(trust_folder())):
         entries = {path: read_entry(path) for path in sorted(trust_folder().glob("*.json"))}
@@ -160,8 +161,8 @@ def untrust_key(name_or_fingerprint: str) -> tuple[Publisher, ...]:
         for path, entry in removed.items():
             if entry.revoked is not None:
                 raise UserError(
-                    f"{entry.name} is revoked, so it is refused already, and its entry keeps it from being trusted "
-                    f"again; to forget that, delete {path}"
+                    f"{entry.name} is revoked, so it is refused already. Its entry makes sure that it is not trusted "
+                    f"again; to undo this, delete {path}"
                 )
         for path in removed:
             path.unlink()
@@ -169,7 +170,7 @@ def untrust_key(name_or_fingerprint: str) -> tuple[Publisher, ...]:
 
 
 def mark_revoked(publisher: Publisher, *, reason: str) -> Publisher:
-    """Mark a publisher as revoked in the store, which gets an entry if it has none, and return the entry.
+    """Mark a publisher as revoked in the store, and return its entry. An entry is made if there is none.
 
     Raises:
         UserError: the reason is not one line of text, or another publisher is trusted with one of its keys.
@@ -202,5 +203,5 @@ def _refuse_replacement(former: Publisher, publisher: Publisher) -> None:
     if lost:
         raise UserError(
             f"{former.name} is trusted with the {lost[0].algorithm} key {lost[0].fingerprint}, which this file lacks: "
-            f"ask its owner; `sealed-experts keys untrust {former.name}` first if this is meant"
+            f"ask its owner; if this is intended, run `sealed-experts keys untrust {former.name}` first"
         )

@@ -1,4 +1,4 @@
-"""An entry of the trust store: one publisher as a JSON file, which is checked when it is read."""
+"""An entry of the trust store: one publisher as a JSON file. It is checked when it is read."""
 
 import datetime
 import re
@@ -37,7 +37,7 @@ def read_entry(path: Path) -> Publisher:
     """Read a publisher's file.
 
     Raises:
-        UserError: other users can change the file, or this program would not write it so.
+        UserError: other users can change the file, or this program did not write it.
     """
     try:
         with open_regular(path) as (stream, status):
@@ -64,7 +64,7 @@ def raw_keys(stated: Any) -> tuple[PublicKey, ...]:
         ValueError: they are not the keys of a publisher.
     """
     if not isinstance(stated, Mapping) or ED25519 not in stated or not set(stated) <= set(ALGORITHMS):
-        raise ValueError(f"its keys must be of {' and '.join(ALGORITHMS)}, {ED25519} among them")
+        raise ValueError(f"its keys must be of {' and '.join(ALGORITHMS)}, at least of {ED25519}")
     keys = []
     for algorithm, known in ALGORITHMS.items():
         if algorithm in stated:
@@ -79,31 +79,31 @@ def check_scopes(scopes: Sequence[str]) -> None:
     """Check patterns of the names of experts.
 
     Raises:
-        UserError: there is none, or one is no pattern.
+        UserError: there is no scope, or one is not a pattern.
     """
     for scope in scopes or ("",):
         if not _SCOPE.fullmatch(scope):
-            raise UserError(f"the scope {scope!r} is no pattern of names: use a-z, 0-9, '_', '.', '-', '*' and '?'")
+            raise UserError(f"the scope {scope!r} is not a pattern of names: use a-z, 0-9, '_', '.', '-', '*' and '?'")
 
 
 def check_reason(reason: str) -> None:
     """Check the reason of a revocation.
 
     Raises:
-        UserError: it is not one line of text.
+        UserError: the reason is not one line of text.
     """
     if not reason.strip() or not is_one_line(reason, most=200):
         raise UserError(f"the reason {reason[:200]!r} must be one line of visible text, up to 200 characters")
 
 
 def refuse_weak(key: PublicKey, where: str, *, remedy: str = "ask its owner for another key") -> None:
-    """Refuse a weak key, for which anybody can sign.
+    """Refuse a weak key: anyone can make signatures for it.
 
     Raises:
         UserError: the key is weak.
     """
     if key.algorithm == ED25519 and is_weak(key.raw):
-        raise UserError(f"{where} is a point of small order, under which anybody can sign: {remedy}")
+        raise UserError(f"{where} is a point of small order, for which anyone can make signatures: {remedy}")
 
 
 def _remedy(content: bytes) -> str:

@@ -1,1 +1,1 @@
-"""Encryption of a payload for recipients, and the recipients' keys."""
+"""Encryption for recipients, and their keys."""

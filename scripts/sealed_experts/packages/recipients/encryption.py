@@ -36,7 +36,9 @@ MAX_RECIPIENTS = 50
 KEY_CONTEXT = b"sealed-experts/tgsp/v1/key"
 CHUNK_CONTEXT = b"sealed-experts/tgsp/v1/chunk"
 _ENTRY = 32 + WRAPPED_KEY
-_PROBE = X25519PrivateKey.from_private_bytes(bytes([1]) * 32)  # any key shows that a point has small order
+_PROBE = X25519PrivateKey.from_private_bytes(
+    bytes([1]) * 32
+)  # with any key, an exchange shows whether a point has small order
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Recipient:
     raw: bytes
 
     def __post_init__(self) -> None:
-        """Refuse bytes that are not such a key, and a point of small order, to which nothing can be encrypted."""
+        """Refuse bytes that are not such a key, and a point of small order: nothing can be encrypted for it."""
         try:
             _, curve = self.halves()
             _PROBE.exchange(curve)
@@ -101,7 +103,7 @@ def generate_identity() -> Identity:
     """Return a new private key from the operating system's generator.
 
     Raises:
-        UserError: the OpenSSL that `cryptography` is linked with has no ML-KEM.
+        UserError: the OpenSSL of `cryptography` has no ML-KEM.
     """
     try:
         lattice = MLKEM768PrivateKey.generate()
@@ -111,7 +113,7 @@ def generate_identity() -> Identity:
 
 
 def wrap_key(content_key: bytes, *, recipients: Iterable[Recipient], manifest: bytes) -> bytes:
-    """Return the recipients part of a package: the content key, encrypted to each recipient for this manifest alone.
+    """Return the recipients part of a package: the content key, encrypted for each recipient and for this manifest.
 
     Raises:
         UserError: there are too many recipients.
@@ -130,10 +132,10 @@ def wrap_key(content_key: bytes, *, recipients: Iterable[Recipient], manifest: b
 
 
 def parse_recipients(part: bytes) -> dict[str, bytes]:
-    """Return the wrapped keys of a recipients part by the recipients' fingerprints.
+    """Return the wrapped keys in a recipients part, by the recipients' fingerprints.
 
     Raises:
-        PackageError: `wrap_key` would not write this.
+        PackageError: `wrap_key` did not write this part.
     """
     count = part[0] if part else 0
     if not 1 <= count <= MAX_RECIPIENTS or len(part) != 1 + count * _ENTRY:
@@ -152,7 +154,7 @@ def unwrap_key(part: bytes, *, identity: Identity | None, manifest: bytes) -> by
     """Return the content key.
 
     Raises:
-        EncryptedError: no key is given, or the package is not encrypted for this one.
+        EncryptedError: no key is given, or the package is not encrypted for this key.
         PackageError: the recipients part is damaged.
     """
     wrapped = parse_recipients(part)
@@ -172,17 +174,19 @@ def unwrap_key(part: bytes, *, identity: Identity | None, manifest: bytes) -> by
             wrapped[name], MLKEM768X25519PrivateKey(*identity.halves()), info=_info(name, manifest)
         )
     except InvalidTag as error:
-        raise PackageError(f"the content key for the recipient {name} does not open: it was not made for it") from error
+        raise PackageError(
+            f"the content key for the recipient {name} does not open: it was not encrypted for this key"
+        ) from error
     return content_key
 
 
 def encrypt_chunks(plain: Iterable[Buffer], *, content_key: bytes, manifest: bytes) -> Iterator[bytes]:
-    """Yield the encrypted payload: chunks of 64 KiB, each with its tag; only the last is shorter."""
+    """Yield the encrypted payload in chunks of 64 KiB, each with its tag. Only the last one is shorter."""
     cipher, bound = ChaCha20Poly1305(content_key), CHUNK_CONTEXT + hashlib.sha256(manifest).digest()
     index, kept = 0, bytearray()
     for block in plain:
         kept += block
-        # A chunk is known not to be the last one when a byte follows it.
+        # Keep the last bytes back: a chunk is not the last one only if more bytes follow it.
         whole = max(0, (len(kept) - 1) // CHUNK)
         for _ in range(whole):
             yield cipher.encrypt(_nonce(index, final=False), bytes(kept[:CHUNK]), bound)
@@ -207,17 +211,19 @@ def decrypt_chunks(stored: Iterable[Buffer], *, size: int, content_key: bytes, m
         raise PackageError(f"the encrypted payload has {size} bytes: not even one chunk's tag of {TAG}")
     for index, chunk in enumerate(stored):
         if index and len(chunk) <= TAG:
-            raise PackageError(f"chunk {index} of the encrypted payload has no content: only a lone one may be empty")
+            raise PackageError(
+                f"chunk {index} of the encrypted payload has no content: only a single chunk may be empty"
+            )
         try:
             yield cipher.decrypt(_nonce(index, final=index == last), chunk, bound)
         except InvalidTag as error:
             raise PackageError(
-                f"chunk {index} of the encrypted payload does not open: it is not the one of this package and place"
+                f"chunk {index} of the encrypted payload does not open: it does not belong to this package and place"
             ) from error
 
 
 def _nonce(index: int, *, final: bool) -> bytes:
-    """Return a chunk's nonce: its index and whether it is the last. Each key encrypts one payload: none repeats."""
+    """Return a chunk's nonce: its index and whether it is the last. A key encrypts one payload, so no nonce repeats."""
     return index.to_bytes(11, "big") + bytes([final])
 
 

@@ -1,4 +1,4 @@
-"""The private key with which a run opens its own encrypted packages."""
+"""The private key that opens a run's own encrypted packages."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,13 +23,13 @@ def own_identity() -> Identity | None:
 
 
 def check_readable(recipients: Mapping[str, Sequence[str]]) -> None:
-    """Check that this run can open every package that it will encrypt: it assembles the mixture from them.
+    """Check that this run can open every package that it will encrypt, because it assembles the mixture from them.
 
     Args:
         recipients: each expert's `package.recipients`.
 
     Raises:
-        UserError: a file holds no recipient's key, or the run's own key is not among the recipients.
+        UserError: a file does not hold a recipient's key, or the run's own key is not one of the recipients.
     """
     encrypted = {expert: paths for expert, paths in recipients.items() if paths}
     if not encrypted:

@@ -44,10 +44,10 @@ def recipients_folder() -> Path:
 
 
 def create_recipient(*, name: str, secret: bytes | None) -> RecipientFiles:
-    """Make a key. Its private half is written with mode 0600, encrypted if a passphrase is given.
+    """Make a key. Its private half is written with mode 0600, and encrypted if a passphrase is given.
 
     Raises:
-        UserError: a key of this name exists, the library here cannot make one, or the folder cannot be used.
+        UserError: a key of this name exists, the installed library cannot make one, or the folder cannot be used.
     """
     folder = private_folder(recipients_folder())
     with folder_lock(folder):
@@ -55,7 +55,7 @@ def create_recipient(*, name: str, secret: bytes | None) -> RecipientFiles:
         if path.exists() or path.is_symlink():
             raise UserError(f"{path} exists: choose another --name, or move that key away first")
         identity = generate_identity()
-        # The public half first: alone it is worth nothing, and a private half that is there is complete.
+        # Write the public half first: alone it is useless, and a private half always has its public half.
         save_recipient(path.with_suffix(".pub"), identity.recipient)
         save_identity(path, identity, passphrase=secret)
     return RecipientFiles(path=path, public=path.with_suffix(".pub"), fingerprint=identity.recipient.fingerprint)
@@ -74,11 +74,11 @@ def save_identity(path: Path, identity: Identity, *, passphrase: bytes | None = 
 
 
 def load_identity(path: Path, *, passphrase: bytes | None = None) -> Identity:
-    """Read a private key. If it needs a passphrase and none is given, the environment or the terminal is asked.
+    """Read a private key. If it needs a passphrase and none is given, ask the environment or the terminal.
 
     Raises:
-        UserError: as `read_private_file`; the file is no recipient's private key; or the passphrase is missing or
-            wrong.
+        UserError: as for `read_private_file`; the file is not a recipient's private key; or the passphrase is missing
+            or wrong.
     """
     content = read_private_file(path)
     if passphrase is None and is_encrypted(content):
@@ -88,7 +88,7 @@ def load_identity(path: Path, *, passphrase: bytes | None = None) -> Identity:
             load_pem_private_key(block, passphrase if is_encrypted(block) else None) for block in _blocks(content)
         ]
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise UserError(f"{path} does not open: its passphrase is another one, or it is no private key") from error
+        raise UserError(f"{path} does not open: the passphrase is wrong, or it is not a private key") from error
     if [isinstance(key, kind) for key, kind in zip(keys, _PRIVATE, strict=False)] != [True, True]:
         raise UserError(f"{path} is not a recipient's private key: it must hold one of ML-KEM-768, then one of X25519")
     return Identity(b"".join(key.private_bytes_raw() for key in keys))
@@ -104,7 +104,7 @@ def load_recipient(path: Path) -> Recipient:
     """Read a public key.
 
     Raises:
-        UserError: the file is missing, or holds something else.
+        UserError: the file is missing, or does not hold such a key.
     """
     content = read_regular(path, what="the public key", limit=LARGEST_FILE + 1)
     if b"PRIVATE KEY" in content:

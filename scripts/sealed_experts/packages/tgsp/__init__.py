@@ -1,1 +1,1 @@
-"""The container `.tgsp`, which `docs/tgsp.md` specifies."""
+"""The container `.tgsp`. `docs/tgsp.md` specifies it."""

@@ -1,4 +1,4 @@
-"""The payload as one Zstandard frame (RFC 8878), as a stream in both directions, never larger than stated."""
+"""Compress and decompress the payload as one Zstandard frame (RFC 8878), in a stream, never beyond its stated size."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -43,7 +43,7 @@ def decompress(stored: Iterable[Buffer], *, size: int) -> Iterator[bytes]:
             try:
                 plain = decompressor.decompress(waiting, max_length=min(BLOCK, size - total + 1))
             except zstd.ZstdError as error:
-                raise PackageError(f"the payload is not a Zstandard frame that can be read: {error}") from error
+                raise PackageError(f"the payload is not a readable Zstandard frame: {error}") from error
             total += len(plain)
             if total > size:
                 raise PackageError(f"the payload decompresses to more than {size} bytes, the sum of the members' sizes")

@@ -1,6 +1,6 @@
-"""TGSP version 1, the bytes: framing, signed message, check of signatures. `docs/tgsp.md` specifies every byte.
+"""The bytes of TGSP version 1: framing, signed message, check of signatures. `docs/tgsp.md` specifies every byte.
 
-Nothing here looks into the manifest, the recipients or the payload.
+This module does not look into the manifest, the recipients or the payload.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from sealed_experts.packages.errors import IncompatibleError, PackageError, Sign
 from sealed_experts.packages.keys.signing import ALGORITHMS, verify_signature
 from sealed_experts.packages.source import Source
 
-# As in PNG: a first byte that is no text, and line ends that a transfer in text mode would change.
+# As in PNG: a first byte that is not text, and line ends that a transfer in text mode would change.
 MAGIC = b"\x89TGSP\r\n\x1a"
 VERSION = 1
 CONTEXT = b"sealed-experts/tgsp/v1"
@@ -36,7 +36,7 @@ class Signature:
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """The parts of a file, found by their lengths alone. Nothing is verified yet.
+    """The parts of a file, found only by their lengths. Nothing is verified yet.
 
     Attributes:
         header: the first 30 bytes as stored.
@@ -61,7 +61,7 @@ class Frame:
 
 
 def read_frame(source: Source) -> Frame:
-    """Cut a file into its parts. The lengths are compared with their limits and the file's size before more is read.
+    """Cut a file into its parts. Before more is read, the lengths are compared with their limits and the file's size.
 
     Raises:
         IncompatibleError: the file has another version of the format.
@@ -84,14 +84,14 @@ def read_frame(source: Source) -> Frame:
 def check_signatures(frame: Frame, *, payload_digest: bytes) -> None:
     """Check every signature of a frame with the key that it names.
 
-    This shows that the file is unaltered. Whether to trust these keys is decided by the trust store.
+    This shows that the file is unaltered. The trust store decides whether to trust these keys.
 
     Args:
         payload_digest: SHA-256 of the payload as stored.
 
     Raises:
         SignatureError: a signature does not match, or its algorithm is unknown.
-        PackageError: this content has another framing.
+        PackageError: the framing does not follow from the content.
     """
     message = signed_bytes(
         manifest=frame.manifest,
@@ -102,12 +102,12 @@ def check_signatures(frame: Frame, *, payload_digest: bytes) -> None:
     )
     for each in frame.signatures:
         verify_signature(algorithm=each.algorithm, public_key=each.public_key, value=each.value, message=message)
-    # The header is not signed, so it is rebuilt and compared. The signature block needs no such comparison: it was
-    # parsed without remainder, and its labels and sizes are those of algorithms whose check passed.
+    # The header is not signed, so rebuild and compare it. The signature block needs no such comparison: it was parsed
+    # completely, and its labels and sizes are those of algorithms whose check passed.
     block = signature_block(frame.signatures)
     lengths = (len(frame.manifest), len(frame.recipients), frame.payload_size, len(block))
     if frame.header != HEADER.pack(MAGIC, VERSION, *lengths):
-        raise PackageError("the framing is not what this content gives: the file was altered")
+        raise PackageError("the framing does not follow from the content: the file was altered")
 
 
 def signed_bytes(
@@ -121,7 +121,7 @@ def signed_bytes(
     """Return the message that every signer signs. `signers` are pairs of algorithm and raw public key, in order.
 
     Each element has a fixed length or states its length, so different contents give different messages. The message
-    names all signers, so no signature can be removed.
+    names all signers, so nobody can remove a signature.
     """
     required = bytes([len(signers)]) + b"".join(
         bytes([len(algorithm)]) + algorithm.encode("ascii") + hashlib.sha256(public_key).digest()
@@ -164,7 +164,7 @@ def _lengths(header: bytes) -> tuple[int, int, int, int]:
     if header[: len(MAGIC)] != MAGIC:
         raise PackageError("this is not a TGSP package: its first bytes are not TGSP's")
     if len(header) < HEADER.size:
-        raise PackageError(f"the file is cut short: {len(header)} bytes where the header alone has {HEADER.size}")
+        raise PackageError(f"the file is cut short: it has {len(header)} bytes, but the header alone has {HEADER.size}")
     _, version, manifest, recipients, payload, signatures = HEADER.unpack(header)
     if version != VERSION:
         raise IncompatibleError(f"this package has version {version} of the TGSP format; this program reads {VERSION}")
@@ -182,7 +182,7 @@ def _lengths(header: bytes) -> tuple[int, int, int, int]:
 def _check_size(size: int, expected: int) -> None:
     if size != expected:
         problem = "cut short" if size < expected else "followed by foreign bytes"
-        raise PackageError(f"the file is {problem}: it has {size} bytes where its header says {expected}")
+        raise PackageError(f"the file is {problem}: it has {size} bytes, but its header says {expected}")
 
 
 def _parse_signatures(block: bytes) -> tuple[Signature, ...]:

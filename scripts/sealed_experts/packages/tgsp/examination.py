@@ -20,7 +20,7 @@ from sealed_experts.packages.source import Source, blocks
 from sealed_experts.packages.tgsp.container import Frame, check_signatures, read_frame
 from sealed_experts.packages.tgsp.payload import FirstReading, MemberStream, check_storage, plain_blocks, stored_plainly
 
-_WORTH_A_THREAD = 1 << 20  # bytes: hashing less takes less time than starting a thread
+_WORTH_A_THREAD = 1 << 20  # bytes: to hash less is faster than to start a thread
 
 
 def examine(
@@ -37,8 +37,8 @@ def examine(
     """Check everything about a package.
 
     Args:
-        content_key: the key of an encrypted payload, for the publisher who has just sealed it and is no recipient.
-        weights: whether the report holds the weights too.
+        content_key: the key of an encrypted payload, for a publisher that has just sealed it and is not a recipient.
+        weights: whether the report also holds the weights.
         unpack_to: a new folder to write the members into. Its content is verified only when this function returns.
 
     Raises:
@@ -49,8 +49,8 @@ def examine(
     if frame.recipients and content_key is None:
         content_key = unwrap_key(frame.recipients, identity=identity, manifest=frame.manifest)
     first = manifest["members"][0]  # the weights
-    # The first reading's results are used again only if both readings see the same bytes. Content that is written is
-    # hashed as it is written.
+    # Use the results of the first reading again only if both readings see the same bytes. Content that is written to
+    # disk is hashed while it is written.
     if unpack_to is None and source.constant and stored_plainly(manifest):
         known = {first["path"]: signed.payload.first(first["size"])}
         seen = None if weights else functools.partial(signed.payload.hand_over, size=first["size"])
@@ -86,7 +86,7 @@ def check_signed(source: Source, *, trust: TrustStore, policy: Policy, digest: b
     payload = FirstReading(source, frame)
     in_thread = digest and source.size > _WORTH_A_THREAD
     with ThreadPoolExecutor(max_workers=1) as other:
-        # In a second thread: the file's digest and the payload's digest share no work.
+        # Use a second thread: the digests of the file and of the payload are independent.
         file_digest = other.submit(_digest, source) if in_thread else None
         check_signatures(frame, payload_digest=payload.run())
     manifest = parse_manifest(frame.manifest)
@@ -108,7 +108,7 @@ def report(
     members: Mapping[str, bytes],
     shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> PackageReport:
-    """Return what is known about a package after its checks."""
+    """Return the facts about a package after its checks."""
     frame = signed.frame
     return PackageReport(
         manifest=signed.manifest,

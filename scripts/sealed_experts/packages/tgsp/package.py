@@ -1,4 +1,4 @@
-"""Sealing, verifying, opening and unpacking a `.tgsp` package, always with every check."""
+"""Seal, verify, open and unpack a `.tgsp` package, always with every check."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -31,12 +31,12 @@ def open_package(
 ) -> VerifiedPackage:
     """Read a `.tgsp` file once, into memory, verify it, and return its content.
 
-    Order: framing, signatures, manifest, set of members, sizes, digests, receipt, linter.
+    The order is: framing, signatures, manifest, set of members, sizes, digests, receipt, linter.
 
     Args:
         path: the file.
         trust: the publishers that may have signed it.
-        policy: what is required beyond a trusted publisher.
+        policy: what is required besides a trusted publisher.
         identity: the private key of a recipient, for an encrypted package.
 
     Raises:
@@ -71,10 +71,11 @@ def verify_package(
     identity: Identity | None = None,
     digest: bool = False,
 ) -> PackageReport:
-    """Check all that `open_package` checks. The memory needed does not grow with the file.
+    """Make all checks of `open_package`, in constant memory.
 
-    The file is read twice through one descriptor: for its digest, and after the signature's check for its content. If
-    it changes meanwhile, it is refused. To load a package, call `open_package`: the path may name another file later.
+    The file is read twice through one descriptor: for its digest, and after the check of the signature for its content.
+    If it changes in between, it is refused. To load a package, call `open_package`: the path may name another file
+    later.
 
     Args:
         digest: whether the report states the SHA-256 of the whole file, which takes a second thread.
@@ -87,7 +88,7 @@ def verify_package(
 
 
 def verify_manifest(path: str | os.PathLike[str], *, trust: TrustStore, policy: Policy = DEFAULT) -> PackageReport:
-    """Check signatures and manifest, and not the content, which may be encrypted for others.
+    """Check signatures and manifest, but not the content, which may be encrypted for others.
 
     Raises:
         UserError, PackageError: as for `open_package`.
@@ -110,8 +111,8 @@ def seal_package(
 ) -> str:
     """Write a package and return its SHA-256.
 
-    The file appears at `path` only after it was verified as a reader would verify it. The same content and key give the
-    same bytes, apart from ML-DSA's signature, which is randomised, and from encryption.
+    The file appears at `path` only after it was verified in the same way as a reader does. The same content and key
+    give the same bytes, except for ML-DSA's signature and for encryption, which are randomised.
 
     Args:
         path: the file to write.
@@ -158,9 +159,9 @@ def unpack_package(
     policy: Policy = DEFAULT,
     identity: Identity | None = None,
 ) -> PackageReport:
-    """Verify a file, and write its manifest and members into a new folder. The memory needed does not grow with it.
+    """Verify a file, and write its manifest and members into a new folder, in constant memory.
 
-    The members are written and hashed during the second reading. The folder appears when every check has passed.
+    The members are written and hashed during the second reading. The folder appears only after all checks have passed.
 
     Raises:
         UserError: the folder exists or cannot be written, or as for `open_package`.

@@ -1,4 +1,4 @@
-"""A package's payload: its members one after another, stored plainly, compressed, encrypted, or both."""
+"""A package's payload: its members one after another, plain, compressed, encrypted, or both."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,18 +23,18 @@ _LARGEST_REST = sum(limit for name, limit in MEMBERS.items() if name != WEIGHTS)
 
 
 class FirstReading:
-    """One pass over a stored payload for its SHA-256, which also gives the first member's digest and finiteness.
+    """One pass over a stored payload for its SHA-256. It also prepares the digest and the check of the first member.
 
-    The manifest says where the first member ends, but it may not be read before the signature is checked. All that
-    follows the first member is small, so copies of the hash's state are kept, from before the earliest possible end on.
-    If the content need not be read again, each block also gets a note: would all its bytes be finite float32 values?
+    The manifest says where the first member ends, but it may not be read before the signature is checked. Everything
+    after the first member is small. So copies of the hash's state are kept, from just before the earliest possible end.
+    If the content need not be read again, each block also gets a note: are all its bytes finite as float32 values?
     """
 
     def __init__(self, source: Source, frame: Frame) -> None:
         """Prepare for the payload of a frame."""
         self._source, self._offset, self._size = source, frame.payload_offset, frame.payload_size
         self._states = [(0, hashlib.sha256())]
-        self._notes = source.constant and not frame.recipients  # otherwise the content is read again anyway
+        self._notes = source.constant and not frame.recipients  # otherwise the content is read again
         self._finite: list[bool] = []
 
     def run(self) -> bytes:
@@ -50,7 +50,7 @@ class FirstReading:
         return state.digest()
 
     def hand_over(self, check: TensorCheck, *, size: int) -> None:
-        """Let `check` check the first `size` bytes, after `run`. Blocks known to be finite are not read again.
+        """Pass the first `size` bytes to `check`, after `run`. Blocks known to be finite are not read again.
 
         Raises:
             PackageError: as for `TensorCheck`.
@@ -91,14 +91,14 @@ def plain_size(manifest: Mapping[str, Any]) -> int:
 
 
 def stored_plainly(manifest: Mapping[str, Any]) -> bool:
-    """Say whether the payload holds the members' bytes unchanged."""
+    """Say whether the payload is neither compressed nor encrypted."""
     return manifest["payload"]["encryption"] == "none" and manifest["payload"]["compression"] == "none"
 
 
 def plain_blocks(
     source: Source, frame: Frame, manifest: Mapping[str, Any], content_key: bytes | None, *, skip: int = 0
 ) -> Iterator[Buffer]:
-    """Yield the members' bytes: read, decrypted if there is a content key, and decompressed.
+    """Yield the members' bytes: read, decrypted (if there is a content key) and decompressed.
 
     A block is valid only until the next is taken.
 

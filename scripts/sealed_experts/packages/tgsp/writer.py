@@ -1,4 +1,4 @@
-"""Writing the bytes of a `.tgsp` package, streamed from files."""
+"""Write the bytes of a `.tgsp` package, streamed from files."""
 
 import hashlib
 import secrets
@@ -48,7 +48,7 @@ def plan_package(
     chosen = tuple(sorted(set(key.public.algorithms if signatures is None else signatures)))
     if not chosen or not set(chosen) <= set(key.public.algorithms):
         raise UserError(
-            f"the signatures are to be {', '.join(chosen) or 'none'}; the publisher key {key.public.name} can sign "
+            f"cannot sign with {', '.join(chosen) or 'no algorithm'}: the publisher key {key.public.name} can sign "
             f"with {' and '.join(key.public.algorithms)}"
         )
     complete = {

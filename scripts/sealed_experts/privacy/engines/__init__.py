@@ -1,12 +1,12 @@
 """Exact per-unit gradients of an adapter: three engines with one interface, chosen by name.
 
-| Engine | How | Cost | Silently wrong or impossible where |
+| Engine | How | Cost | Wrong or impossible for |
 |---|---|---|---|
-| `hooks` | Opacus' hooks on the trainable layers | lowest | a layer's rows are not the batch's rows: prompt tuning |
+| `hooks` | Opacus' hooks on the trainable layers | lowest | layers whose rows are not the batch's: prompt tuning |
 | `vmap` | the whole model, differentiated for many units at once | medium | quantised bases, recomputed activations |
-| `one_by_one` | each unit alone | highest | nowhere |
+| `one_by_one` | each unit alone | highest | nothing |
 
-Whichever is chosen, `check.check_unit_gradients` compares it with the last one before a private run.
+Before a private run, `check.check_unit_gradients` compares the chosen engine with `one_by_one`.
 """
 
 import importlib
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     import torch
 
 NAMES = ("hooks", "vmap", "one_by_one")
-RECOMPUTING = ("hooks", "one_by_one")  # those that differentiate a model whose activations are recomputed
+RECOMPUTING = ("hooks", "one_by_one")  # engines that work with recomputed activations
 
 
 class GradientMismatch(Exception):
-    """Per-unit gradients differ from the truth: training under privacy would be unsound."""
+    """Per-unit gradients are wrong, so the promised ε would not hold."""
 
 
 class UnitBatch(Protocol):
-    """What engines ask of a physical batch: whole units of one or more rows each."""
+    """What engines need of a physical batch. It holds whole units, each of one or more rows."""
 
     @property
     def unit(self) -> "torch.Tensor":
@@ -39,20 +39,20 @@ class UnitBatch(Protocol):
         """Yield each unit alone, without padding."""
 
     def padded(self) -> "UnitBatch":
-        """Return the same batch in a form whose shapes do not depend on a row's content."""
+        """Return the same batch in padded form: its shapes do not depend on the content of a row."""
 
     def tensors(self) -> "dict[str, torch.Tensor]":
-        """Return what a loss reads of the padded form, each [rows, …]."""
+        """Return the tensors of the padded form that a loss reads, each [rows, …]."""
 
     def of_tensors(self, tensors: "Mapping[str, torch.Tensor]") -> "UnitBatch":
-        """Return one unit with these tensors of its rows, in the padded form."""
+        """Return one unit in the padded form, made of these tensors of its rows."""
 
 
 class UnitLoss(Protocol):
-    """What engines ask of an objective; see `Objective` for the contract."""
+    """What engines need of an objective. `Objective` describes the contract."""
 
     def constants(self, model: Any, batch: Any) -> Mapping[str, Any]:
-        """Return what the loss needs without gradient: tensors are [rows, …] where the batch is padded."""
+        """Return what the loss needs but does not differentiate. For a padded batch, tensors are [rows, …]."""
 
     def per_example_loss(
         self, model: Any, batch: Any, constants: Mapping[str, Any]
@@ -62,7 +62,7 @@ class UnitLoss(Protocol):
 
 @dataclass(frozen=True)
 class UnitGradients:
-    """What an engine returns, without gradient.
+    """The result of an engine, without a graph.
 
     Attributes:
         gradients: per trainable parameter in the model's own order, [units, *shape].
@@ -87,15 +87,15 @@ class Engine:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Leave the model as it was before."""
+        """Restore the model to its state before."""
 
 
 def make_engine(name: str, *, model: Any, objective: UnitLoss) -> Engine:
     """Return the engine of this name.
 
     Raises:
-        ValueError: there is none.
-        UserError: it cannot serve this model.
+        ValueError: no engine has this name.
+        UserError: the engine cannot be used with this model.
     """
     if name not in NAMES:
         raise ValueError(f"no engine is called {name!r}; there are {', '.join(NAMES)}")
@@ -114,5 +114,5 @@ def constants_of(objective: UnitLoss, model: Any, batch: Any) -> Mapping[str, An
 def detached(
     losses: "torch.Tensor", figures: "Mapping[str, torch.Tensor]"
 ) -> "tuple[torch.Tensor, dict[str, torch.Tensor]]":
-    """Return what an objective's loss returned, without the graph behind it."""
+    """Return an objective's losses and figures, detached from the graph."""
     return losses.detach(), {name: values.detach() for name, values in figures.items()}

@@ -1,4 +1,4 @@
-"""Before a private run: the chosen engine against one unit at a time."""
+"""Check the chosen engine before a private run: compare it with one unit at a time."""
 
 import textwrap
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2}
 def check_unit_gradients(
     *, engine: str, model: Any, objective: UnitLoss, batches: Sequence[Any], stream: Stream, dtype: torch.dtype
 ) -> float:
-    """Compare an engine's gradients with one-unit-at-a-time truth, and refuse a mismatch.
+    """Compare an engine's gradients with those of one unit at a time, and refuse a mismatch.
 
-    The adapter's weights are moved at random for the check and restored: at LoRA's start every gradient of A is
-    exactly zero, and a comparison there would see nothing.
+    For the check, random noise is added to the adapter's weights, and removed afterwards. At LoRA's start every
+    gradient of A is exactly zero, so a comparison there would find nothing.
 
     Args:
         engine: its name.
@@ -32,14 +32,14 @@ def check_unit_gradients(
         The largest relative difference found.
 
     Raises:
-        GradientMismatch: it exceeds the tolerance of `dtype`, the engine fails, or no gradient flows at all.
-        UserError: the engine cannot serve this model.
+        GradientMismatch: the difference exceeds the tolerance of `dtype`, the engine fails, or all gradients are zero.
+        UserError: the engine cannot be used with this model.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     saved = [parameter.detach().clone() for parameter in parameters]
     _move(parameters, stream)
     try:
-        # The truth comes first: it must not depend on an engine's hooks, and what fails here is no engine's fault.
+        # Compute the truth first: it must not depend on an engine's hooks, and its errors are not the engine's.
         truth = _gradients("one_by_one", model, objective, batches)
         try:
             measured = _gradients(engine, model, objective, batches)
@@ -48,13 +48,13 @@ def check_unit_gradients(
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            said = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
-            raise GradientMismatch(f"the gradient engine `{engine}` fails on this model ({said})") from error
+            reason = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
+            raise GradientMismatch(f"the gradient engine `{engine}` fails on this model ({reason})") from error
     finally:
         with torch.no_grad():
             for parameter, value in zip(parameters, saved, strict=True):
                 parameter.copy_(value)
-                parameter.grad = None  # an engine that failed may have left one
+                parameter.grad = None  # a failed engine may have left one
     return _largest_difference(measured, truth, tolerance=TOLERANCE[dtype])
 
 
@@ -68,7 +68,7 @@ def _gradients(engine: str, model: Any, objective: UnitLoss, batches: Sequence[A
             expected = len(batch.rows_by_unit())
             if found.losses.shape != (expected,):
                 raise GradientMismatch(
-                    f"the objective gave losses of shape {[*found.losses.shape]} to {expected} units"
+                    f"the objective returned losses of shape {[*found.losses.shape]} for {expected} units"
                 )
             flat = torch.cat([gradient.flatten(1) for gradient in found.gradients], dim=1)
             units.extend(flat.to(torch.float64))
@@ -82,7 +82,7 @@ def _largest_difference(measured: list[torch.Tensor], truth: list[torch.Tensor],
     for unit, (got, expected) in enumerate(zip(measured, truth, strict=True)):
         norm, gap = float(expected.norm()), float((got - expected).norm())
         if norm == gap == 0.0:
-            continue  # this unit teaches nothing; another one must
+            continue  # nothing to compare in this unit
         difference = gap / norm if norm else float("inf")
         if not difference <= tolerance:
             raise GradientMismatch(
@@ -97,7 +97,7 @@ def _largest_difference(measured: list[torch.Tensor], truth: list[torch.Tensor],
 
 
 def _move(parameters: Sequence[torch.nn.Parameter], stream: Stream) -> None:
-    """Add noise: a scale or a prompt stays near a value that it may have, and nothing is exactly zero."""
+    """Add small noise, so that no weight is exactly zero, but scales and prompts keep plausible values."""
     with torch.no_grad():
         for index, parameter in enumerate(parameters):
             values = torch.from_numpy(stream.normals("self-check", index, parameter.numel()))

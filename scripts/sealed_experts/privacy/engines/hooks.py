@@ -1,8 +1,8 @@
 """Per-unit gradients through Opacus' hooks.
 
-A hook on each trainable layer keeps its input and the gradient of its output; their outer product, summed over a row's
-positions, is that row's gradient of that layer. The rows of a unit are then added up. This is exact where each row of
-a layer's input belongs to one row of the batch, as in LoRA's linear layers.
+A hook on each trainable layer keeps its input and the gradient of its output. Their outer product, summed over a row's
+positions, is the gradient of this layer for this row. Then the rows of each unit are added up. This is exact if each
+row of a layer's input belongs to one row of the batch, as in LoRA's linear layers.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ class Chosen(Engine):
         self._hooks = GradSampleHooks(model, loss_reduction="sum")
 
     def per_unit(self, batch: Any) -> UnitGradients:
-        """Differentiate a physical batch in one pass; the loss may run the model once with gradient."""
+        """Differentiate a physical batch in one pass. The loss must run the model with gradient only once."""
         constants = constants_of(self._objective, self._model, batch)
         losses, figures = self._objective.per_example_loss(self._model, batch, constants)
         losses.sum().backward()
@@ -32,7 +32,7 @@ class Chosen(Engine):
         return UnitGradients(sum_by_unit(rows, batch.unit), *detached(losses, figures))
 
     def close(self) -> None:
-        """Take the hooks off the model."""
+        """Remove the hooks from the model."""
         self._hooks.remove_hooks()
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Per-unit gradients by a plain backward pass for each unit alone: slow, and right for every adapter and base."""
+"""Per-unit gradients by one plain backward pass per unit: slow, and correct for every adapter and base."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ class Chosen(Engine):
     def _alone(self, unit: Any) -> UnitGradients:
         constants = constants_of(self._objective, self._model, unit)
         losses, figures = self._objective.per_example_loss(self._model, unit, constants)
-        # Not autograd.grad: recomputed activations (reentrant checkpointing) only know backward().
+        # Not autograd.grad: recomputed activations (reentrant checkpointing) support only backward().
         losses.sum().backward()
         parameters = self._trainable.values()
         gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in parameters]

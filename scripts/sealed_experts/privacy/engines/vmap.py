@@ -1,8 +1,8 @@
 """Per-unit gradients of the whole model at once: `vmap` over units of `grad` of the loss as a function of the weights.
 
-It needs no knowledge of the layers, so it serves every kind of adapter. In return nothing in the loss may depend on
-values: a batch is padded to one shape, each row's response positions come as indices, and units of different numbers
-of rows are differentiated in turn. A physical batch is within the token budget, and so is each of these passes.
+It knows nothing about layers, so it works with every kind of adapter. But no shape in the loss may depend on values:
+a batch is padded to one shape, each row's response positions are indices, and units with different numbers of rows are
+differentiated one after another. A physical batch is within the token budget, so each of these passes is too.
 """
 
 import warnings
@@ -28,7 +28,7 @@ class Chosen(Engine):
         self._bound = _Bound(model, objective)
 
     def per_unit(self, batch: Any) -> UnitGradients:
-        """Differentiate a physical batch, all units of the same number of rows at once."""
+        """Differentiate a physical batch: all units with the same number of rows at once."""
         batch = batch.padded()
         constants = constants_of(self._objective, self._model, batch)
         by_size: dict[int, list[list[int]]] = {}
@@ -40,7 +40,7 @@ class Chosen(Engine):
         ]
         if len(parts) == 1:
             return parts[0]
-        # Back into the units' own order.
+        # Restore the order of the units.
         order = batch.unit[[rows[0] for units in by_size.values() for rows in units]].argsort()
         return UnitGradients(
             [torch.cat(pieces)[order] for pieces in zip(*(part.gradients for part in parts), strict=True)],
@@ -49,7 +49,7 @@ class Chosen(Engine):
         )
 
     def _together(self, batch: Any, constants: Mapping[str, Any], rows: torch.Tensor) -> UnitGradients:
-        """Differentiate units of one size, whose rows are `rows`, [units, rows of each]."""
+        """Differentiate units that all have the same number of rows; `rows` is [units, rows of each]."""
 
         def loss(
             weights: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor], own: dict[str, torch.Tensor]
@@ -63,8 +63,8 @@ class Chosen(Engine):
         own = {name: value[rows] for name, value in constants.items() if isinstance(value, torch.Tensor)}
         together = torch.vmap(torch.func.grad(loss, has_aux=True), in_dims=(None, 0, 0), randomness="different")
         with warnings.catch_warnings():
-            # Two operations run unit by unit inside: fused attention on a processor, which is still the faster one
-            # (measured), and a part of the policy's divergence.
+            # vmap runs two operations unit by unit: fused attention on a CPU (still faster than the alternative, as
+            # measured), and a part of the policy's divergence.
             warnings.filterwarnings("ignore", message="There is a performance drop")
             gradients, (losses, figures) = together(weights, tensors, own)
         return UnitGradients(
@@ -75,7 +75,7 @@ class Chosen(Engine):
 
 
 class _Bound(torch.nn.Module):
-    """An objective's loss as a module, so that the model's weights can be arguments of it."""
+    """An objective's loss as a module, so that functional_call can replace the model's weights."""
 
     def __init__(self, model: torch.nn.Module, objective: UnitLoss) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""The ledger: what was released about each unit, the ε it adds up to, and what may still be spent. No torch here."""
+"""The ledger: what was released about each unit, its total ε, and how much ε is left. It does not import torch."""

@@ -1,13 +1,13 @@
 """ε of everything that was released about a unit: heterogeneous composition across steps and stages.
 
-The statement is add-or-remove-one (ε, δ)-differential privacy of Poisson-subsampled Gaussian releases. The reported
-number is:
+The guarantee is add-or-remove-one (ε, δ)-differential privacy of Poisson-subsampled Gaussian releases. The reported ε
+is one of three:
 
-- PLD's: a valid upper bound, tight to about a thousandth (`distributions`).
-- Rényi's (RDP), which is equally valid, if PLD's is above it (losses too small for any affordable grid), if PLD fails
-  numerically (an exception, an infinite value, or one below `bounds.lower_bound`, which no true ε can be), if δ is too
-  small for double-precision Fourier transforms, or if ε is so large that it promises nothing.
-- The closed form of the Gaussian mechanism, if every unit takes part in every step.
+- PLD: a valid upper bound, at most about 0.1 % too high (`distributions`).
+- Rényi (RDP): also a valid upper bound. It is used if it is below PLD's (the losses are too small for any affordable
+  grid), if PLD fails numerically (an exception, an infinite value, or a value below `bounds.lower_bound`, which no true
+  ε can be), if δ is too small for double-precision Fourier transforms, or if ε is so large that it means nothing.
+- The closed form of the Gaussian mechanism, if every unit is in every step.
 
 dp_accounting takes seconds to import, so it is imported on first use.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Fourier transforms leave about 1e-16 in each of up to a million cells.
 SMALLEST_PLD_DELTA = 1e-10
-# A larger ε promises nothing, and its loss grid would need gigabytes.
+# A larger ε guarantees nothing, and its loss grid would need gigabytes.
 LARGEST_PLD_EPSILON = 200.0
 
 
@@ -40,7 +40,7 @@ class Account:
 
 
 def epsilon(events: Iterable[GaussianEvent], *, delta: float) -> float:
-    """Return the joint ε of `events` at `delta`: 0.0 for none, never below the true value.
+    """Return the joint ε of `events` at `delta`. It is never below the true value, and 0.0 for no events.
 
     The order of the events does not matter, and several events of one noise key count once.
 
@@ -55,7 +55,8 @@ def account(events: Iterable[GaussianEvent], *, delta: float) -> Account:
     """Return the joint ε of `events` at `delta`, and the accountant that computed it.
 
     Raises:
-        ValueError, UserError: as for `epsilon`.
+        ValueError: `delta` is not inside (0, 1).
+        UserError: two events of one key disagree.
     """
     return _account(_groups(events), _checked(delta))
 
@@ -76,7 +77,7 @@ def upper_bound(events: Iterable[GaussianEvent], *, delta: float) -> float:
 
 
 def lower_bound(events: Iterable[GaussianEvent], *, delta: float) -> float:
-    """Return a number that no true joint ε can be below: looser than `epsilon`, and cheap."""
+    """Return a lower bound on the true joint ε: far looser than `epsilon`, and cheap."""
     from sealed_experts.privacy.ledger import bounds
 
     return bounds.lower_bound(_groups(events), _checked(delta))
@@ -88,7 +89,7 @@ def describe_accountant(name: str) -> str:
 
 
 class BudgetCurve:
-    """ε while a stage advances, jointly with everything released before it.
+    """The joint ε of a stage after each number of steps, together with everything released before the stage.
 
     `epsilon_at(steps)` equals `epsilon([*prior_events, plan.event(steps)])` to the last bit.
     """
@@ -98,7 +99,7 @@ class BudgetCurve:
         self._plan = plan
 
     def events_at(self, steps: int) -> tuple[GaussianEvent, ...]:
-        """Return what is released once the stage has taken `steps` steps."""
+        """Return all events after `steps` steps of the stage, with those before it."""
         return (*self._prior, self._plan.event(steps))
 
     def epsilon_at(self, steps: int) -> float:
@@ -111,7 +112,7 @@ class BudgetCurve:
         `target` defaults to the plan's target_epsilon. The answer is 0 also if the earlier stages alone exceed it.
         """
         limit = self._plan.target_epsilon if target is None else target
-        low, high = 0, self._plan.max_steps + 1  # low fits; high does not, or is past the end
+        low, high = 0, self._plan.max_steps + 1  # `low` steps fit the budget; `high` do not, or are too many
         if self._fits(high - 1, limit):
             return high - 1
         high -= 1
@@ -144,7 +145,7 @@ def _account(groups: "Groups", delta: float) -> Account:
     try:
         loss = distributions.pld_epsilon(groups, delta)
     except ValueError:
-        return rdp  # dp_accounting's construction failed numerically; RDP's bound does not need it
+        return rdp  # dp_accounting failed numerically; RDP's bound does not need it
     sound = math.isfinite(loss) and loss >= floor - 1e-9 - 1e-6 * floor
     return Account(epsilon=loss, accountant="PLD") if sound and loss <= rdp.epsilon else rdp
 
@@ -174,5 +175,5 @@ def _checked(delta: float) -> float:
 
 
 def joint_stage_epsilons(events: Sequence[GaussianEvent], *, delta: float) -> dict[str, float]:
-    """Return the joint ε at each stage's end, of its event and all before it, in the order of `events`."""
+    """Return the joint ε at each stage's end: that of its event and of all events before it in `events`."""
     return {event.stage: epsilon(events[: index + 1], delta=delta) for index, event in enumerate(events)}

@@ -1,4 +1,4 @@
-"""Two cheap bounds on ε that need no grid: Rényi's from above, a hypothesis test's from below."""
+"""Two cheap bounds on ε that need no grid: an upper one by Rényi divergences, a lower one by a hypothesis test."""
 
 import functools
 import math
@@ -33,7 +33,7 @@ def upper_bound(groups: Groups, delta: float) -> float:
 
 @functools.lru_cache(maxsize=256)
 def lower_bound(groups: Groups, delta: float) -> float:
-    """Return a number that the true ε cannot be below.
+    """Return a lower bound on the true ε.
 
     An attacker can add up the n releases of one group: without the unit the sum is N(0, nσ²), with it N(K, nσ²), where
     K ~ Binomial(n, q). An (ε, δ) guarantee must hold for the test "the sum exceeds t", for every t:
@@ -48,7 +48,7 @@ def _group_lower_bound(group: tuple[float, float, int], delta: float) -> float:
     deviation = math.sqrt(steps * rate * (1 - rate))
     first = max(0, math.floor(steps * rate - 12 * deviation - 30))
     last = min(steps, math.ceil(steps * rate + 12 * deviation + 30), first + _MAX_DRAWN)
-    drawn = np.arange(first, last + 1)  # without the rest, P is smaller, so the bound stays valid
+    drawn = np.arange(first, last + 1)  # leaving out the rest makes P smaller, so the bound stays valid
     weights = stats.binom.pmf(drawn, steps, rate)
     thresholds = _THRESHOLDS + steps * rate / spread
     exceeds = stats.norm.sf(thresholds[:, None] - drawn[None, :] / spread) @ weights

@@ -1,4 +1,4 @@
-"""`noise_multiplier: auto`: hardly more noise than needed to keep a stage within its target."""
+"""`noise_multiplier: auto`: the least noise that keeps a stage within its target, up to a small tolerance."""
 
 import dataclasses
 import math
@@ -27,12 +27,12 @@ def calibrate_noise_multiplier(
 ) -> float:
     """Return a noise multiplier, rounded up to four decimals, whose joint ε is at most `target_epsilon`.
 
-    The joint ε is that of `prior_events` and of `steps` steps at `sample_rate`, whose draws also answer `queries`
-    ({name: noise multiplier}). It is below the target by at most 0.01 %, or by one unit of the last decimal. The result
-    is deterministic, and never below 0.1: less noise gives no useful guarantee.
+    The joint ε counts `prior_events` and `steps` steps at `sample_rate`. Each step's draw also answers `queries`
+    ({name: noise multiplier}). The joint ε is below the target by at most 0.01 %, or by the effect of one unit in the
+    last decimal of the noise. The result is deterministic, and at least 0.1: less noise gives no useful guarantee.
 
     Raises:
-        UserError: the target cannot be reached: the earlier events, or the queries, alone exceed it.
+        UserError: the earlier events or the queries alone exceed the target, or no noise is large enough.
     """
     others = list((queries or {}).values())
 
@@ -57,7 +57,7 @@ def calibrate_noise_multiplier(
 
 
 def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """Return the least integer from `low` on for which a monotone condition holds, or `high` if none below does."""
+    """Return the least integer in [low, high) for which a monotone condition holds, or `high` if there is none."""
     while low < high:
         middle = math.isqrt(low * high) if high > 2 * low else (low + high) // 2
         if holds(middle):
@@ -68,11 +68,11 @@ def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
 
 
 def _search(value: Callable[[int], float], low: int, high: int, target: float) -> int:
-    """Return an integer whose value is at most `target` and within the slack of it, or the least such integer.
+    """Return an integer whose value is at most `target` and within _SLACK of it, or else the least at most `target`.
 
-    `value` is falling. It is at most the target at `high`, and assumed to be above it at `low`, where it is never
-    computed: accounting for little noise is slow. ε is nearly a power of the noise, so the secant method on logarithms
-    needs few evaluations. Every fourth step bisects, so the search always ends.
+    `value` falls. At `high` it is at most the target. At `low` it is assumed to be above it; it is never computed
+    there, because accounting for little noise is slow. ε is nearly a power of the noise, so the secant method on
+    logarithms needs few evaluations. Every fourth step bisects, so the search always ends.
     """
     goal = math.log(target) + math.log1p(-_SLACK / 2)
     where, height, slope = math.log(high), _log(value(high)), -2.0
@@ -100,7 +100,7 @@ def _log(value: float) -> float:
 def _impossible(
     stage: str, target: float, prior_events: Sequence[GaussianEvent], queries: Sequence[GaussianEvent], delta: float
 ) -> str:
-    """Say what spends the target whatever the gradient's noise: the stages before, the further queries, the steps."""
+    """Say why no noise is enough: the earlier stages, the other queries or the steps exceed the target."""
     spent = epsilon(prior_events, delta=delta)
     before = f"the stages before it have spent {spent:.4g}" if prior_events else ""
     reached = epsilon([*prior_events, *queries], delta=delta)

@@ -35,8 +35,9 @@ def grid_interval(pairs: Iterable[tuple[float, float]]) -> float:
     """Return the spacing of the privacy-loss grid for steps with these (sample rate, noise multiplier).
 
     Connecting the dots adds at most (spacing²)/4 to the variance of one step's loss. A spacing of a tenth of the loss's
-    standard deviation, q·sqrt(exp(1/σ²) - 1), costs about a thousandth of ε. The grid is coarser if the range of the
-    loss is too wide for it. The number of steps does not matter: to be monotone, ε over steps must come from one grid.
+    standard deviation, q·sqrt(exp(1/σ²) - 1), makes ε about 0.1 % larger. The grid is coarser if the range of the loss
+    is too wide for this spacing. The number of steps has no influence: ε must grow with the steps, so all numbers of
+    steps must use the same grid.
     """
     listed = list(pairs)
     decade = math.floor(max(_log10_deviation(*pair) for pair in listed) - math.log10(_CELLS_PER_DEVIATION))
@@ -44,14 +45,14 @@ def grid_interval(pairs: Iterable[tuple[float, float]]) -> float:
     return 10.0 ** min(max(_FINEST, min(decade, -3), fits), _COARSEST)
 
 
-@functools.lru_cache(maxsize=6)  # each holds up to some megabytes
+@functools.lru_cache(maxsize=6)  # each takes up to a few megabytes
 def _one_step(rate: float, noise: float, interval: float) -> PrivacyLossDistribution:
     return privacy_loss_distribution.from_gaussian_mechanism(
         standard_deviation=noise, sampling_prob=rate, value_discretization_interval=interval
     )
 
 
-@functools.lru_cache(maxsize=6)  # each holds up to some megabytes
+@functools.lru_cache(maxsize=6)  # each takes up to a few megabytes
 def _self_composed(rate: float, noise: float, steps: int, interval: float) -> PrivacyLossDistribution:
     if rate == 1.0:  # n releases of N(., σ²) are one of N(., σ²/n)
         return _one_step(rate, noise / math.sqrt(steps), interval)
@@ -65,7 +66,7 @@ def _log10_deviation(rate: float, noise: float) -> float:
 
 
 def _range(rate: float, noise: float) -> float:
-    """Return roughly the largest loss of one step: at noise of ten standard deviations on top of the unit's shift."""
+    """Return roughly the largest loss of one step: ten standard deviations of noise on top of the unit's shift."""
     exponent = 10 / noise + 0.5 / noise**2
     gain = math.log(rate) + exponent
     return 2 * (gain if gain > 30 else math.log1p(math.exp(gain)))

@@ -13,7 +13,7 @@ _OPTIONAL = {"key_id"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GaussianEvent:
-    """Steps that each drew every unit with the same probability and released a noised sum over the drawn units.
+    """Steps of one stage. Each drew every unit with the same probability and released a noised sum of the drawn ones.
 
     Attributes:
         stage: the stage that took the steps.
@@ -97,12 +97,12 @@ def combined_noise_multiplier(noise_multipliers: Iterable[float]) -> float:
 
 
 def distinct_events(events: Iterable[GaussianEvent]) -> tuple[GaussianEvent, ...]:
-    """Drop repetitions: of the events of one key, the longest is kept. Events without a key are all kept.
+    """Drop repetitions: keep only the longest event of each key. Events without a key are all kept.
 
     The same key on the same data releases the same bits, so the longer run contains the shorter one.
 
     Raises:
-        UserError: two events of one key state different noise or sample rates, which no run can produce.
+        UserError: two events of one key state different noise or sample rates. No run can produce this.
     """
     kept: list[GaussianEvent] = []
     by_key: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""What the first steps of private stages must cost at least, without an accountant."""
+"""A lower bound on the ε of the first steps of private stages, without an accountant."""
 
 import functools
 import math
@@ -13,14 +13,14 @@ _FINER = [number / 160 for number in range(-20, 21)]
 
 @functools.lru_cache(maxsize=4096)
 def least_epsilon(steps: Steps, *, delta: float) -> float:
-    """Return a number that the joint ε of single steps cannot be below.
+    """Return a lower bound on the joint ε of single steps.
 
-    Add up what the steps release, each weighted by 1/σ². Without a unit the sum is N(0, v), v = Σ 1/σ²; with it, it is
-    shifted by 1/σ² for each step that drew the unit, which happens with probability q. Any (ε, δ) guarantee must hold
-    for the test "the sum exceeds t", for every t: P(S > t) <= e^ε Q(S > t) + δ. For one step this is the
-    likelihood-ratio test, so that the bound is the exact ε of a unit removed.
+    Add up what the steps release, each weighted by 1/σ². Without a unit the sum is N(0, v), v = Σ 1/σ². With the unit,
+    each step draws it with probability q, and then shifts the sum by 1/σ². Any (ε, δ) guarantee must hold for the test
+    "the sum exceeds t", for every t: P(S > t) <= e^ε Q(S > t) + δ. For one step this is the likelihood-ratio test, so
+    the bound is the exact ε for removing a unit.
     """
-    # Noise beyond any use costs all or nothing; its squares would leave the range of a float.
+    # Extreme noise makes ε infinite or zero anyway, and its square would overflow a float.
     steps = tuple((rate, max(noise, _LEAST_NOISE)) for rate, noise in steps if noise < _MOST_NOISE)
     if not steps:
         return 0.0

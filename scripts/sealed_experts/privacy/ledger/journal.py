@@ -1,8 +1,8 @@
-"""The journal of a stage's noisy steps: a step is on disk here before its result is used for anything.
+"""The journal of a stage's noisy steps. Each step is written to disk here before its result is used.
 
-A text file of JSON lines: a header with the run's fingerprint, its noise key and its first step, then one line for each
-step, in order. Repeated steps count once: after a crash the same key gives the same bits, which costs nothing. So a
-crash may repeat a step, but the count never misses one.
+It is a text file of JSON lines: a header with the run's fingerprint, the id of its noise key and its first step, then
+one line for each step, in order. A repeated step counts once: after a crash the same key gives the same bits, so the
+repetition costs nothing. A crash may repeat a step, but the count never misses one.
 """
 
 import os
@@ -23,7 +23,7 @@ class Journal:
     """An open journal. The caller holds the lock of its folder, so nobody else appends to it."""
 
     def __init__(self, *, path: Path, first_step: int, count: int) -> None:
-        """For `Journal.open` alone."""
+        """Use `Journal.open` instead."""
         self._path = path
         self._first = first_step
         self._count = count
@@ -36,11 +36,11 @@ class Journal:
     def open(cls, path: str | os.PathLike[str], *, fingerprint: str, key_id: str, first_step: int = 1) -> "Journal":
         """Open the journal at `path`, or start one (mode 0600).
 
-        A partial last line counts as its step and is completed. `first_step` is for a new journal; an existing one
+        A partial last line counts as a step and is completed. `first_step` is for a new journal; an existing one
         keeps its own.
 
         Raises:
-            UserError: the journal belongs to another fingerprint or key, or this program did not write a line of it.
+            UserError: the journal belongs to another fingerprint or key, or a line in it is not from this program.
         """
         target = Path(path)
         if not target.exists():
@@ -67,7 +67,7 @@ class Journal:
         return self._first + self._count
 
     def check_reaches(self, step: int) -> None:
-        """Check that the journal holds every step of a state after `step`.
+        """Check that the journal holds every step up to `step`.
 
         Raises:
             UserError: it holds fewer.
@@ -77,10 +77,10 @@ class Journal:
     def record(self, step: int) -> None:
         """Make sure that `step` is on disk. Call this before the step's noised result is used for anything.
 
-        For a step that is already there, nothing is written.
+        A step that is in the journal already is not written again.
 
         Raises:
-            ValueError: steps before it are missing: something was released without being recorded.
+            ValueError: an earlier step is missing, so something was released without a record.
             UserError: the disk is full, or the journal was removed or moved.
         """
         if self._descriptor is None:
@@ -95,7 +95,7 @@ class Journal:
             written = os.write(self._descriptor, line)
             os.fsync(self._descriptor)
         except OSError as error:
-            self.close()  # the next `open` looks at what is on disk now
+            self.close()  # the next `open` reads what is on disk
             raise write_error(self._path, error) from error
         if written != len(line):
             self.close()
@@ -103,7 +103,7 @@ class Journal:
         self._count += 1
 
     def _check_in_place(self, descriptor: int) -> None:
-        """Refuse to write if the file was removed or moved: it would still accept lines, but they would be lost."""
+        """Refuse to write if the file was removed or moved: writing would succeed, but the lines would be lost."""
         try:
             in_place = os.path.samestat(os.fstat(descriptor), os.stat(self._path))
         except FileNotFoundError:
@@ -112,7 +112,7 @@ class Journal:
             self.close()
             raise UserError(
                 f"{self._path} was removed while this run was using it: put it back, with the checkpoints and the key "
-                "next to it, and run the same command again; where they are gone, that starts this stage again"
+                "next to it, and run the same command again; if they are lost, that command starts this stage again"
             )
 
     def close(self) -> None:
@@ -137,7 +137,7 @@ class Recorded:
     Attributes:
         key_id: id of the key that gave its steps their noise.
         first_step: the step of its first line.
-        steps: number of its steps, with a partial last one.
+        steps: number of its steps; a partial last line counts.
     """
 
     key_id: str
@@ -169,10 +169,10 @@ def recorded(path: str | os.PathLike[str], *, fingerprint: str, key_id: str | No
 
 
 def check_reaches(path: Path, *, last: int, step: int) -> None:
-    """Check that a journal whose last step is `last` covers a state after `step`.
+    """Check that a journal whose last step is `last` covers a checkpoint of `step`.
 
     Raises:
-        UserError: it does not. Without the missing steps, the stated ε would be too small.
+        UserError: it does not, so the stated ε would be too small.
     """
     if last < step:
         raise UserError(
@@ -188,7 +188,7 @@ def _line(step: int) -> bytes:
 def _read_header(path: Path, line: bytes, *, whole: bool, fingerprint: str, key_id: str) -> int:
     header = _parsed(line)
     sound = whole and isinstance(header, dict) and set(header) == _HEADER_FIELDS and header["format"] == _FORMAT
-    # The file appeared with a complete header, so a crash cannot leave a part of one.
+    # The file was created with its complete header, so a crash cannot leave a part of one.
     if not sound or type(header["first_step"]) is not int:
         raise UserError(
             f"{path}, line 1 is not the header of a privacy journal: the file was damaged or replaced; restore it, or "
@@ -204,7 +204,7 @@ def _read_header(path: Path, line: bytes, *, whole: bool, fingerprint: str, key_
 
 
 def _count_steps(path: Path, lines: list[bytes], first_step: int) -> int:
-    """Return how many steps the lines after the header hold; the last of them has no newline after it."""
+    """Return how many steps the lines after the header hold. The last item has no newline after it."""
     *complete, torn = lines
     for index, line in enumerate(complete):
         if line != _line(first_step + index):
@@ -213,7 +213,7 @@ def _count_steps(path: Path, lines: list[bytes], first_step: int) -> int:
                 f"{line[:60].decode(errors='replace')!r}: the file was altered, and ε cannot be stated from it; "
                 "restore it, or delete the checkpoints next to it to train again with a new key"
             )
-    # Whatever a partial line holds (a part of the text, or the zeros that some file systems leave), its step had begun.
+    # A partial line (a part of the text, or zeros that some file systems leave) means that its step had begun.
     return len(complete) + bool(torn)
 
 

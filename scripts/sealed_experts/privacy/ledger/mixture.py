@@ -17,8 +17,8 @@ class Member:
     Attributes:
         name: its name in messages.
         events: everything it released about its units.
-        units: ids of its units, in one scheme for all members. None: unknown, so they count as common with every
-            member. An empty set: it learned from public data alone.
+        units: ids of its units, in the same scheme for all members. None: unknown, so they count as shared with every
+            member. An empty set: it learned only from public data.
         unit: the kind of unit (`record`, or the field that names it). Ids of different kinds cannot be compared.
         reason: why it claims no privacy; None if it claims some.
     """
@@ -50,9 +50,9 @@ class Member:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JointPrivacy:
-    """(ε, δ) for every unit of every member. If no ε can be claimed, it is null and `reason` says why.
+    """(ε, δ) for every unit of every member. If no ε can be claimed, it is None and `reason` says why.
 
-    `members` are the members whose common units have the largest ε.
+    `members` are the members that share the units with the largest ε.
     """
 
     epsilon: float | None
@@ -66,14 +66,14 @@ class JointPrivacy:
 
 
 def mixture_privacy(members: Iterable[Member], *, delta: float, among: frozenset[str] | None = None) -> JointPrivacy:
-    """Return the joint privacy of publishing all `members`: the maximum over units of what their releases compose to.
+    """Return the joint privacy of publishing all `members`: the maximum of ε over all units.
 
-    Each unit is in the data of some members, and its ε is the composition of all their events. Only the largest such
-    groups matter, since more events never mean a smaller ε. The statement holds at `delta`, which may differ from the
-    members' own δ.
+    Each unit is in the data of some members. Its ε is the composition of all events of these members. Only the largest
+    such groups matter, because more events never give a smaller ε. The result holds at `delta`, which may differ from
+    the members' own δ.
 
     Args:
-        among: look only at these units (and at members whose units are unknown).
+        among: count only these units, and members whose units are unknown.
 
     Raises:
         UserError: two members state different events for one noise key.
@@ -92,7 +92,7 @@ def mixture_privacy(members: Iterable[Member], *, delta: float, among: frozenset
     groups = [[concerned[index] for index in sorted(group)] for group in _largest_groups(concerned, among)]
     for group in sorted(groups, key=lambda group: -upper_bound(_events(group), delta=delta)):
         if worst and upper_bound(_events(group), delta=delta) <= largest:
-            break  # no group after it can be worse: they are sorted by this bound
+            break  # the groups are sorted by this bound, so no later one is worse
         joint = epsilon(_events(group), delta=delta)
         if joint > largest or not worst:
             largest, worst = joint, tuple(member.name for member in group)
@@ -106,7 +106,7 @@ def _concerned(member: Member, among: frozenset[str] | None) -> bool:
 
 
 def _largest_groups(members: Sequence[Member], among: frozenset[str] | None) -> list[frozenset[int]]:
-    """Return the sets of members, as indices, that share a unit and are not part of a larger such set."""
+    """Return the sets of members (as indices) that share a unit, without those that are part of a larger one."""
     unknown = frozenset(index for index, member in enumerate(members) if member.units is None)
     holders: dict[str, set[int]] = {}
     for index, member in enumerate(members):

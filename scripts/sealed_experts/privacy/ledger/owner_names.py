@@ -1,7 +1,7 @@
 """Names for private data: HMAC-SHA-256 under a key that only the owner has.
 
-A plain digest would confirm a guess at the data. The owner can compute the name again and find the data that a package
-was made from. Without the key, one learns at most that two packages were made from the same data.
+With a plain digest, anyone could test a guess at the data. The owner can compute a name again, and so find the data of
+a package. Without the key, names show at most that two packages were made from the same data.
 """
 
 import hashlib
@@ -31,17 +31,21 @@ class OwnerNames:
         return private_name(self._key, "data", digest)
 
     def of_configuration(self, configuration: Mapping[str, Any]) -> str:
-        """Return the name of settings. They may hold the owner's words."""
+        """Return the name of settings: they may contain the owner's own text."""
         return private_name(self._key, "configuration", canonical_json(dict(configuration)))
 
 
 def owner_names() -> OwnerNames:
-    """Return the names under the key ${SEALED_EXPERTS_HOME}/owner.key. Raises as `owner_key`."""
+    """Return the names under the key ${SEALED_EXPERTS_HOME}/owner.key.
+
+    Raises:
+        UserError: the key is damaged, or other users can read or replace it.
+    """
     return OwnerNames(owner_key(home_folder()))
 
 
 def owner_key(home: Path) -> bytes:
-    """Return the owner's 32-byte key for naming private data. It is made in `home` on first use (mode 0600).
+    """Return the owner's 32-byte key for naming private data. It is created in `home` on first use (mode 0600).
 
     Raises:
         UserError: the file is damaged, or other users can read or replace it.
@@ -49,7 +53,7 @@ def owner_key(home: Path) -> bytes:
     path = private_folder(home, home=home) / "owner.key"
     if not path.exists():
         with folder_lock(home):
-            if not path.exists():  # else another process has made it meanwhile
+            if not path.exists():  # otherwise another process has just made it
                 write_bytes(path, secrets.token_hex(32).encode() + b"\n", mode=0o600)
     status = path.stat()
     if status.st_mode & 0o077:
@@ -65,7 +69,7 @@ def owner_key(home: Path) -> bytes:
 
 
 def private_name(key: bytes, *parts: str) -> str:
-    """Return the HMAC-SHA-256 of the parts under the owner's key, as hex. Different parts never give one message."""
+    """Return the HMAC-SHA-256 of the parts under the owner's key, as hex. Different parts give different messages."""
     message = b"sealed-experts/private-name/v1"
     for part in parts:
         encoded = part.encode()

@@ -1,4 +1,4 @@
-"""The one description of a private stage, which mechanism and ledger both read, so that they cannot disagree."""
+"""The description of a private stage. The mechanism and the ledger both read it, so they cannot disagree."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ MODES = ("release", "reproducible")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrivacyPlan:
-    """How one stage draws, clips and noises, and how far its budget reaches.
+    """How one stage draws, clips and adds noise, and how many steps its budget allows.
 
     Attributes:
         stage: the stage's name.
@@ -23,10 +23,10 @@ class PrivacyPlan:
         noise_multiplier: standard deviation of the gradient's noise, in units of `max_grad_norm`.
         queries: noise multipliers of further queries on the same draw, by name.
         max_grad_norm: clipping norm of each unit's gradient.
-        delta: the δ at which ε is stated.
-        target_epsilon: cap on the joint ε, earlier stages included.
+        delta: the δ for which ε is stated.
+        target_epsilon: limit of the joint ε, earlier stages included.
         mode: `release` or `reproducible`.
-        max_steps: steps the stage was asked for.
+        max_steps: steps that the configuration asks for.
         steps_within_budget: steps it may take, at most `max_steps`.
     """
 
@@ -72,7 +72,7 @@ class PrivacyPlan:
 
     @property
     def sample_rate(self) -> float:
-        """q, the probability with which a step draws each unit."""
+        """q, the probability that a step draws a unit."""
         return self.expected_batch_size / self.units
 
     @property
@@ -88,12 +88,12 @@ class PrivacyPlan:
         return "max_steps" if self.steps_within_budget == self.max_steps else "privacy_budget"
 
     def describe(self) -> dict[str, Any]:
-        """Return every field as plain data: two runs with one key must agree in all of them."""
+        """Return every field as plain data. Two runs with one key must have equal fields."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {**values, "queries": dict(self.queries)}
 
     def event(self, steps: int, *, key_id: str | None = None) -> GaussianEvent:
-        """Return what the ledger holds once the stage has taken `steps` steps."""
+        """Return the ledger's event after `steps` steps of the stage."""
         return GaussianEvent(
             stage=self.stage,
             noise_multiplier=self.effective_noise_multiplier,

@@ -1,7 +1,7 @@
-"""The privacy receipt of a stage: what is promised, to whom and why, and what is not.
+"""The privacy receipt of a stage: what is promised, to whom and why, and what is not promised.
 
-A plain mapping, ready for JSON. It stays with the adapter through every stage, in its metrics and its package. Anybody
-can recompute its ε from the events in it.
+It is a plain mapping, ready for JSON. It stays with the adapter: in the metrics of every stage and in the package.
+Anyone can recompute its ε from its events.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,11 +27,11 @@ _UNITS_ARE_PUBLIC = "units: the number of units is treated as public"
 _UNPROTECTED = ["the training data: the adapter may repeat any of it"]
 _REPRODUCIBLE = ["the training data, against someone who knows the seed"]
 _DOES_NOT_PROTECT = [
-    "what was decided by looking at the data before train.jsonl was written, or at private results (settings, "
+    "decisions that were made by looking at the data before train.jsonl was written, or at private results (settings, "
     "keywords, which run to publish)",
     "files outside the package: metrics, logs, checkpoints and the journal are as private as the data",
     "rounding: clipping, sums and noise are float64, but gradients are computed together in float32 or bfloat16, where "
-    "adding or removing one record moves those of its neighbours in their last bits (relative 1e-6 and 1e-2)",
+    "adding or removing one record changes the last bits of its neighbours' gradients (relative 1e-6 and 1e-2)",
     "how long training took",
 ]
 
@@ -50,10 +50,10 @@ def stage_receipt(
     Args:
         steps: number of noisy steps in the stage's journal.
         key_id: public id of the noise key.
-        prior: the receipt of the adapter that the stage started from, or of all that it learned from
+        prior: the receipt of the adapter that the stage started from, or of all adapters that it learned from
             (`joined_receipts`).
-        spent: steps that the stage took before with other keys.
-        public: what else is treated as public, each with what for.
+        spent: steps that the stage took earlier with other keys.
+        public: what else is treated as public, each with its purpose.
 
     Raises:
         UserError: `prior` counts another kind of unit, or is not a receipt.
@@ -96,7 +96,7 @@ def stage_receipt(
 
 
 def check_same_units(prior: Mapping[str, Any] | None, *, stage: str, unit: str) -> None:
-    """Check that a stage's ε can be composed with that of what it learned from.
+    """Check that a stage's ε can be composed with that of the adapter that it learned from.
 
     Raises:
         UserError: they count units of different kinds.
@@ -109,7 +109,7 @@ def check_same_units(prior: Mapping[str, Any] | None, *, stage: str, unit: str) 
 
 
 def unprotected_receipt(*, stage: str, unit: str, prior: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the receipt of an adapter at the end of a stage that was trained without privacy: it claims nothing."""
+    """Return the receipt of an adapter at the end of a stage without privacy. It claims no ε."""
     inherited = [event.to_json() for event in events_from_json(prior["events"])] if prior is not None else []
     return {
         "enabled": False,
@@ -136,9 +136,10 @@ def unprotected_receipt(*, stage: str, unit: str, prior: Mapping[str, Any] | Non
 
 
 def joined_receipts(receipts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return the receipts of several adapters as one `prior`, for a stage that learns from all of them; None for none.
+    """Return the receipts of several adapters as one `prior`, for a stage that learns from all of them.
 
-    It claims an ε only if all of them do. Events of one noise key, which several may list, count once.
+    It claims an ε only if all of them do. Several receipts may list events of one noise key: these count once. For no
+    receipts the result is None.
 
     Raises:
         UserError: they count units of different kinds, or one is not a receipt.
@@ -152,7 +153,7 @@ def joined_receipts(receipts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | N
             "their ε cannot be composed; train all on data with the same `unit`"
         )
     events = distinct_events([event for receipt in receipts for event in events_from_json(receipt["events"])])
-    # What is open to all outweighs what is open to whoever knows the seed.
+    # A reason that exposes the data to everyone is stronger than one that exposes them to those who know the seed.
     silent = sorted(
         (receipt for receipt in receipts if receipt.get("epsilon") is None),
         key=lambda receipt: receipt.get("reason") == REPRODUCIBLE_REASON,
@@ -176,7 +177,7 @@ def _reason(mode: str, prior: Mapping[str, Any] | None) -> str | None:
 
 
 def _stages(prior: Mapping[str, Any] | None, stages: list[str]) -> list[str]:
-    """Return the chain's stages. A stage without privacy left no event, only its name in `prior`."""
+    """Return the stages so far. A stage without privacy has no event, only its name in `prior`."""
     return list(dict.fromkeys([*((prior or {}).get("stage_epsilon") or {}), *stages]))
 
 

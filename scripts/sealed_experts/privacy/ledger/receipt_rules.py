@@ -1,4 +1,4 @@
-"""Rules between the fields of a receipt, and between a receipt and its chain: all checks but that of ε itself."""
+"""Rules between the fields of a receipt, and between a receipt and its stages. They do not recompute ε."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,19 +22,19 @@ class ReceiptError(UserError):
 
 
 def privacy_summary(receipt: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a manifest states about a receipt."""
+    """Return the summary of a receipt that a manifest states."""
     summary = {field: receipt.get(field) for field in ("epsilon", "delta", "unit")}
     summary["mode"] = receipt.get("mode") if receipt.get("enabled") is True else "none"
     return {**summary, "reason": receipt["reason"]} if receipt.get("reason") else summary
 
 
 def check_receipt(receipt: Mapping[str, Any], *, stages: Sequence[str] = ()) -> tuple[GaussianEvent, ...]:
-    """Check a receipt by its schema and its rules. Return its events, with each noise key once.
+    """Check a receipt against its schema and its rules. Return its events, each noise key once.
 
-    A receipt that claims no ε must say why, and must state none anywhere.
+    A receipt that claims no ε must give a reason, and must state no ε in any field.
 
     Args:
-        stages: the package's chain. If an ε is claimed, every stage of it must be counted.
+        stages: the stages of the package. If an ε is claimed, all of them must be counted.
 
     Raises:
         ReceiptError: the first mistake, with its field.
@@ -42,7 +42,7 @@ def check_receipt(receipt: Mapping[str, Any], *, stages: Sequence[str] = ()) -> 
     if mistake := _SCHEMA.mistake_in(receipt):
         raise ReceiptError(mistake)
     try:
-        # The ledger's rule: events of one key that name two stages are two releases.
+        # As in the ledger: events of one key with two stages are two releases.
         events = distinct_events(events_from_json(receipt["events"]))
     except UserError as error:
         raise ReceiptError(f"events: {str(error)[:300]!a}") from error
@@ -61,18 +61,20 @@ def _check_stages(receipt: Mapping[str, Any], events: Sequence[GaussianEvent], s
             raise ReceiptError(f"stage {stage[:64]!a} has no event, so what it released is not counted")
     for stage in stages:
         if stage not in claimed:
-            raise ReceiptError(f"stage_epsilon: it has no {stage}, a stage of this package's chain")
+            raise ReceiptError(f"stage_epsilon: it lacks {stage}, a stage of this package")
 
 
 def _check_delta(receipt: Mapping[str, Any]) -> None:
     delta, units = receipt["delta"], receipt["units"]
     if delta >= 1 / units:
-        raise ReceiptError(f"delta is {delta:g}, not below 1/{units}: publishing one whole unit would count as private")
+        raise ReceiptError(
+            f"delta is {delta:g}, not below 1/{units}: at such a δ, publishing one whole unit would count as private"
+        )
     over = receipt.get("over_releases")
     if over is None or over["epsilon"] is None:
         return
     if over.get("delta") != delta:
-        raise ReceiptError(f"over_releases.delta must be delta, which is {delta:g}, not {over.get('delta')}")
+        raise ReceiptError(f"over_releases.delta must equal delta, which is {delta:g}, not {over.get('delta')}")
     if over["epsilon"] < receipt["epsilon"]:
         raise ReceiptError(
             f"over_releases.epsilon is {over['epsilon']:.6g}, but this version alone states {receipt['epsilon']:.6g}"

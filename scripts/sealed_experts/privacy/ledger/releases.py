@@ -1,8 +1,8 @@
 """The release log: everything that was ever sealed, so that ε over time can be stated.
 
 The log is in the owner's home folder, outside the results, so deleting the results does not delete it. It has one file
-for each expert and noise key. Units are named only by HMAC: without the owner's key, nobody can test whether a record
-was used. Releases have numbers and no dates: a version that is sealed again states the same as the first time.
+for each expert and noise key. Units are named only by HMAC: nobody without the owner's key can test whether a record
+was used. Releases have numbers and no dates, so sealing a version again gives the same receipt.
 """
 
 import dataclasses
@@ -35,14 +35,14 @@ class ReleaseLog:
         self._folder = home / "releases"
 
     def record(self, *, expert: str, receipt: Mapping[str, Any], units: Iterable[str] | None) -> int:
-        """Enter a version that is about to be sealed into the log, and return its number.
+        """Record a version in the log before it is sealed, and return its number.
 
-        The same version again changes nothing and keeps its number. A longer run with the same key replaces the shorter
-        one and gets a new number. Several processes may call this at once.
+        Recording the same version again changes nothing and returns the same number. A longer run with the same key
+        replaces the shorter one and gets a new number. Several processes may call this at once.
 
         Args:
             receipt: the version's privacy receipt.
-            units: ids of the units in its training data. None: unknown, so they count as common with every version.
+            units: ids of the units in its training data. None: unknown, so they count as shared with every version.
 
         Raises:
             UserError: the receipt, the expert's name or a file of the log is invalid.
@@ -56,7 +56,7 @@ class ReleaseLog:
             return max(self._merge(expert, event, version, following) for event in version.events or (None,))
 
     def releases(self, *, expert: str | None = None, until: int | None = None) -> list[Member]:
-        """Return the log's content, of one expert or of all, as members of one mixture over time.
+        """Return the releases in the log, of one expert or of all, as members of a mixture.
 
         Args:
             until: only releases with this number or a lower one.
@@ -72,10 +72,10 @@ class ReleaseLog:
         among: frozenset[str] | None = None,
         until: int | None = None,
     ) -> JointPrivacy:
-        """Return the joint privacy of everything in the log, of one expert or of all.
+        """Return the joint privacy of all releases in the log, of one expert or of all.
 
         Args:
-            among: only these units, named as in `lineages`.
+            among: only these units, as `lineages` names them.
             until: only releases up to this number.
         """
         return mixture_privacy(self.releases(expert=expert, until=until), delta=delta, among=among)
@@ -83,9 +83,9 @@ class ReleaseLog:
     def lineages(
         self, receipts: Sequence[Mapping[str, Any]], *, expert: str | None = None
     ) -> list[frozenset[str] | None]:
-        """Return for each receipt the names of the units that its adapter learned from, found by its noise keys.
+        """Return, for each receipt, the names of the units that its adapter learned from. Its noise keys find them.
 
-        None if the log does not know them: the package was sealed elsewhere, or its receipt names no key.
+        None means that the log does not know them: the package was sealed elsewhere, or its receipt names no key.
 
         Args:
             expert: only this expert's releases.
@@ -121,7 +121,7 @@ class ReleaseLog:
             known = _read(path)
             both = [*([known.event] if known.event else []), *([event] if event else [])]
             event = distinct_events(both)[0] if both else None
-            units = _both(known.units, units)  # once unknown, always unknown: a later version does not help
+            units = _both(known.units, units)  # unknown stays unknown, even if a later version names its units
             reason = known.reason or reason
             entered = known.entered
         number = next((number for number, before in entered if before >= steps), None)
@@ -142,7 +142,7 @@ class ReleaseLog:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """One file of the log. `entered` holds (number, steps) of each run of the key, each longer than the one before."""
+    """One file of the log. `entered` holds (number, steps) for each run of the key, each longer than the last."""
 
     expert: str
     event: GaussianEvent | None
@@ -156,7 +156,7 @@ class _Entry:
         return self.entered[-1][0]
 
     def member(self, until: int | None) -> Member | None:
-        """Return what was sealed up to a number; None if nothing was."""
+        """Return what was sealed up to this number; None if nothing was."""
         steps = [steps for number, steps in self.entered if until is None or number <= until]
         if not steps:
             return None
@@ -190,7 +190,7 @@ def _read(path: Path) -> _Entry:
     if not isinstance(data, dict) or set(data) != _FIELDS or data["format"] != _FORMAT:
         raise UserError(
             f"{path} is not an entry of the release log: restore it from a copy; without it, ε over time "
-            "would come out too small"
+            "would be too small"
         )
     event = None if data["event"] is None else GaussianEvent.from_json(data["event"])
     return _Entry(

@@ -1,11 +1,11 @@
-"""Bounds on the ε of a receipt's events from both sides, by an accountant that shares no code with the ledger's.
+"""Lower and upper bounds on the ε of a receipt's events, by an accountant that shares no code with the ledger's.
 
 The ledger uses dp_accounting. This accountant composes the privacy losses numerically, after Gopi, Lee and Wutschitz,
-"Numerical Composition of Differential Privacy" (2021): each step's loss is rounded to a grid of width h, and shifted so
-that its mean stays. The sum of T rounding errors is a sum of T independent variables of mean 0 in an interval of length
-h, so by Hoeffding's inequality it exceeds h·sqrt(T/2·ln(2/η)) with probability at most η. Losses outside the grid are
+"Numerical Composition of Differential Privacy" (2021). Each step's loss is rounded to a grid of width h, and shifted so
+that its mean stays the same. The T rounding errors are independent, have mean 0 and lie in an interval of length h, so
+by Hoeffding's inequality their sum exceeds h·sqrt(T/2·ln(2/η)) with probability at most η. Losses outside the grid are
 bounded by Rényi moments (Mironov, Talwar and Zhang, 2019). Both errors are added to the upper bound and subtracted from
-the lower one, so that the true ε is between the two.
+the lower one, so the true ε is between the two.
 """
 
 import math
@@ -19,10 +19,10 @@ from scipy import fft, special
 Groups = Mapping[tuple[float, float], int]  # {(sample rate, noise multiplier): steps}
 
 _ORDERS = np.array([*range(2, 65), *(2**power for power in range(7, 13))])
-_MOST_CELLS = 1 << 22  # of all kinds of steps together: about 200 MB, and seconds
-_PRECISION = 2e-4  # of ε, where the grid allows it
-_SLACK = 1e-3  # part of δ that covers all improbable events
-_LARGEST_LOSS = 600.0  # beyond it exp() leaves double precision
+_MOST_CELLS = 1 << 22  # for all kinds of steps together: about 200 MB and some seconds
+_PRECISION = 2e-4  # wanted relative precision of ε
+_SLACK = 1e-3  # part of δ set aside for improbable events
+_LARGEST_LOSS = 600.0  # exp() of a larger one nears the limit of doubles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ def epsilon_bounds(groups: Groups, *, delta: float, near: float) -> Bounds | Non
     """Return bounds on the ε of these Poisson-subsampled Gaussian steps, one unit added or removed.
 
     Args:
-        near: roughly the expected ε. It decides how fine the grid is, and not the result.
+        near: roughly the expected ε. It sets the width of the grid, not the result.
 
     Returns:
         The bounds; None if double precision is not enough (δ near 1e-10 or, after a million steps, 1e-7; losses in the
@@ -52,7 +52,7 @@ def epsilon_bounds(groups: Groups, *, delta: float, near: float) -> Bounds | Non
     rounding = transform_error(steps)
     if rounding > _SLACK * delta or not reach < _LARGEST_LOSS:
         return None
-    spread = math.sqrt(steps / 2 * math.log(2 / improbable))  # of the sum of roundings, in cells
+    spread = math.sqrt(steps / 2 * math.log(2 / improbable))  # of the sum of rounding errors, in cells
     wanted = 2 * reach * spread / (_PRECISION * max(near, 1e-6))
     cells = fft.next_fast_len(max(1024, min(_MOST_CELLS // len(present), math.ceil(wanted))), real=True)
     width = 2 * reach / cells
@@ -67,16 +67,16 @@ def epsilon_bounds(groups: Groups, *, delta: float, near: float) -> Bounds | Non
 
 
 def transform_error(steps: int) -> float:
-    """Return the largest error of a tail's probability that comes from Fourier transforms.
+    """Return the largest error that Fourier transforms cause in the probability of a tail.
 
-    Raising a spectrum to a power multiplies its rounding errors. On binomial distributions, which are compositions with
-    a closed form, the measured error is a third to a half of this, on every grid that is used here.
+    Raising a spectrum to a power multiplies its rounding errors. Binomial distributions are compositions with a closed
+    form: on them, the measured error is a third to a half of this value, on every grid that is used here.
     """
     return 1e-13 + 1e-16 * steps
 
 
 def _reach(groups: Groups, probability: float) -> float:
-    """Return a loss that the sum, and any one step, exceeds in size with at most this probability."""
+    """Return a loss that the sum, and each single step, exceeds in absolute value with at most this probability."""
     total = sum(steps * _renyi(rate, noise) for (rate, noise), steps in groups.items())
     return float(np.min(total + math.log(1 / probability) / (_ORDERS - 1)))
 
@@ -101,7 +101,7 @@ def _renyi(rate: float, noise: float) -> Any:
 
 
 def _composed(groups: Groups, *, cells: int, width: float, added: bool) -> tuple[Any, Any]:
-    """Return the grid's losses, ascending, and the mass of their sum on each."""
+    """Return the grid's losses, ascending, and the probability mass of the composed loss on each."""
     spectrum, shift = np.ones(cells // 2 + 1, dtype=complex), 0.0
     places = np.arange(cells) - cells // 2
     for (rate, noise), steps in groups.items():
@@ -111,7 +111,7 @@ def _composed(groups: Groups, *, cells: int, width: float, added: bool) -> tuple
         inside = float(below[-1] - below[0])
         rounded = float(masses @ places) * width
         shift += steps * (_mean(edges[0], edges[-1], rate=rate, noise=noise, added=added) - rounded) / inside
-        # The loss of place k is at index k modulo the number of cells, so sums need no other shift.
+        # The loss at place k is stored at index k modulo the number of cells, so sums need no other shift.
         spectrum *= fft.rfft(np.roll(masses / inside, -(cells // 2))) ** steps
     summed = np.roll(fft.irfft(spectrum, cells), cells // 2)
     return places * width + shift, summed
@@ -120,8 +120,8 @@ def _composed(groups: Groups, *, cells: int, width: float, added: bool) -> tuple
 def _distribution(losses: Any, *, rate: float, noise: float, added: bool) -> Any:
     """Return the probability that one step's loss is at most each of `losses`.
 
-    Removing a unit: the outcome x is drawn from (1-q)·N(0, σ²) + q·N(1, σ²), and the loss is the logarithm of that
-    density over N(0, σ²)'s. Adding one: x from N(0, σ²), and the loss has the other sign.
+    Removing a unit: the outcome x is drawn from (1-q)·N(0, σ²) + q·N(1, σ²), and the loss is the logarithm of this
+    density divided by that of N(0, σ²). Adding a unit: x is drawn from N(0, σ²), and the loss has the other sign.
     """
     x = _outcome(-losses if added else losses, rate=rate, noise=noise)
     if added:
@@ -130,7 +130,7 @@ def _distribution(losses: Any, *, rate: float, noise: float, added: bool) -> Any
 
 
 def _outcome(losses: Any, *, rate: float, noise: float) -> Any:
-    """Return the x at which the log of the ratio of densities has these values; -inf below its smallest value."""
+    """Return the x at which the logarithm of the density ratio has these values; -inf for values that are too small."""
     if rate == 1.0:
         return noise**2 * losses + 0.5
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -141,7 +141,7 @@ def _outcome(losses: Any, *, rate: float, noise: float) -> Any:
 def _mean(low: float, high: float, *, rate: float, noise: float, added: bool) -> float:
     """Return the integral of one step's loss over the outcomes whose loss lies in [low, high]."""
     ends = _outcome(np.array([-high, -low] if added else [low, high]), rate=rate, noise=noise)
-    # Forty standard deviations: the mass beyond is below the smallest double.
+    # The probability beyond forty standard deviations is below the smallest double.
     first, last = max(float(ends[0]), -40 * noise), min(float(ends[1]), 1 + 40 * noise)
     nodes, weights = np.polynomial.legendre.leggauss(32)
     borders = np.linspace(first, last, 257)

@@ -1,6 +1,6 @@
-"""What is trained: one module an objective, each a stage of an expert's chain, all of them served by the one loop.
+"""Objectives: one module each. An objective is a stage of an expert's chain, and the one loop trains them all.
 
-Nothing here imports torch but inside functions: the workflow is planned without it.
+Import torch only inside functions: planning the workflow must not load it.
 """
 
 import math
@@ -25,18 +25,20 @@ MOST_STEPS = 10_000_000  # accounting for more would take hours
 
 
 class Stage(Feature, Group):
-    """A stage: its fields are its settings, those of the one loop among them, and `objective` makes what is trained."""
+    """A stage. Its fields are its settings, including those of the loop; `objective` makes the training objective."""
 
     learning_rate: float = setting("AdamW's learning rate.", default=1e-4, gt=0, public=True)
     weight_decay: float = setting("AdamW's decoupled weight decay.", default=0.01, ge=0, public=True)
     schedule: Literal["constant", "cosine", "linear"] = setting(
-        "`constant`, or down to zero over all steps: `cosine` or `linear`; each after the warmup.",
+        "Learning rate after the warmup: `constant`, or falling to zero over all steps (`cosine`, `linear`).",
         default="constant",
         public=True,
     )
     warmup_steps: int = setting("Steps of linear warmup.", default=0, ge=0, public=True)
     max_grad_norm: float = setting(
-        "Optimizer's clip of the whole (noised) gradient; not the privacy clip.", default=1.0, gt=0
+        "Clip the whole (noised) gradient to this norm before the optimizer; this is not the privacy clip.",
+        default=1.0,
+        gt=0,
     )
     max_seq_len: int = setting("Longest example in tokens; longer answers are cut.", default=512, ge=8, public=True)
     epochs: float | None = setting(
@@ -48,24 +50,24 @@ class Stage(Feature, Group):
         public=True,
     )
     patience: int | None = setting(
-        "Stop after this many validations in a row without a better `monitor`. Under privacy it needs a public"
-        " validation set, as `keep: best` does.",
+        "Stop after this many validations in a row without a better `monitor`. Under privacy, this setting and"
+        " `keep: best` need a public validation set.",
         default=None,
         ge=1,
     )
     keep: Literal["best", "last"] | None = setting(
-        "Whose weights the adapter file holds: the last step's, or those of the validation with the best `monitor`."
-        " Default: `best` where `patience` is given, else `last`.",
+        "The weights in the adapter file: those of the last step, or those of the validation with the best `monitor`."
+        " Default: `best` if `patience` is given, else `last`.",
         default=None,
     )
     monitor: str | None = setting(
-        "The figure of validation that `patience` and `keep: best` look at; by default the first one of the stage"
-        " (`val_loss` of sft, `val_reward` of reinforce).",
+        "The validation figure that `patience` and `keep: best` use; by default the stage's first one (`val_loss` for"
+        " sft, `val_reward` for reinforce).",
         default=None,
         max_length=100,
     )
     validation: str | None = setting(
-        "Dataset whose held-out records it is validated on; beats a `validation` beside the stage.",
+        "Dataset with held-out records for validation; overrides the expert's `validation`.",
         default=None,
         min_length=1,
     )
@@ -73,61 +75,65 @@ class Stage(Feature, Group):
     eval_examples: int = setting("Validate on this many held-out records at most, the first ones.", default=512, ge=1)
     log_steps: int = setting("Log every this many steps.", default=25, ge=1, operation=True)
     checkpoint_steps: int = setting("Checkpoint every this many steps.", default=250, ge=1, operation=True)
-    checkpoint_minutes: float = setting("Checkpoint at least this often.", default=10.0, gt=0, operation=True)
+    checkpoint_minutes: float = setting(
+        "Checkpoint at least every this many minutes.", default=10.0, gt=0, operation=True
+    )
     keep_checkpoints: int = setting("How many of the newest checkpoints to keep.", default=2, ge=1, operation=True)
-    token_budget: int = setting("Tokens, padding included, of one physical batch.", default=4096, ge=16, operation=True)
+    token_budget: int = setting(
+        "Largest number of tokens in one physical batch, including padding.", default=4096, ge=16, operation=True
+    )
     gradient_checkpointing: Literal["auto", "on", "off"] = setting(
-        "Recompute activations to save memory; `auto`: when memory needs it.", default="auto", operation=True
+        "Recompute activations to save memory; `auto`: only if memory is short.", default="auto", operation=True
     )
     threads: int = setting("Processor threads of the trainer.", default=2, ge=1, operation=True)
     processes_per_job: int | None = setting(
-        "Processes that share each batch of a job; by default one, on GPUs one for each of `gpus`.",
+        "Processes that share each batch of a job; by default one, or on GPUs one for each of `gpus`.",
         default=None,
         ge=1,
         le=1024,
         operation=True,
     )
     gpus: int | None = setting(
-        "GPUs of a job where it runs on GPUs; each process has one of its own.",
+        "Number of GPUs, if the job runs on GPUs; each process uses one.",
         default=None,
         ge=1,
         le=1024,
         operation=True,
     )
     sync_steps: int = setting(
-        "With several processes: compare their weights this often, and before each checkpoint.",
+        "With several processes: compare their weights every this many steps, and before each checkpoint.",
         default=25,
         ge=1,
         operation=True,
     )
     process_timeout_minutes: float = setting(
-        "How long processes wait for one another, also while one validates, before the job stops.",
+        "Stop the job if processes wait longer than this for one another, for example while one validates.",
         default=60.0,
         gt=0,
         le=10_000,
         operation=True,
     )
     privacy: PrivacySettings = setting(
-        "Privacy of this stage; beats a `privacy` beside the stage.", default=PrivacySettings()
+        "Privacy of this stage; overrides the expert's `privacy`.", default=PrivacySettings()
     )
 
-    revision: ClassVar[int] = 1  # raised when the meaning of the stage changes
-    follows: ClassVar[bool] = False  # whether it needs a stage before it
+    revision: ClassVar[int] = 1  # raise it when the meaning of the stage changes
+    follows: ClassVar[bool] = False  # whether it needs an earlier stage
     records: ClassVar[tuple[str, ...]] = ("instruction", "chat")  # the kinds of records that it can learn from
-    # Whether it samples answers (`max_new_tokens`, `temperature`, `top_p`) and has a reward for them; and the names of
-    # those settings that make this reward.
+    # Whether it samples answers (`max_new_tokens`, `temperature`, `top_p`) and scores them with a reward; and the names
+    # of the settings that make this reward.
     scores_answers: ClassVar[bool] = False
     reward_settings: ClassVar[tuple[str, ...]] = ()
-    model_class: ClassVar[ModelClass] = CAUSAL  # as what the base is loaded
-    # What it leaves in results/experts/{expert}/{its folder}/.
+    model_class: ClassVar[ModelClass] = CAUSAL  # the class of model that the base is loaded as
+    # Names of its files in results/experts/{expert}/{its folder}/.
     adapter_file: ClassVar[str] = "adapter_final.pt"
     metrics_file: ClassVar[str] = "metrics.json"
-    # Figures of its log that `watch` shows: {head of the column: (name in metrics.jsonl, in words)}.
+    # Figures of its log that `watch` shows: {column heading: (name in metrics.jsonl, name in words)}.
     watched: ClassVar[Mapping[str, tuple[str, str]]] = {
         "Loss": ("loss", "loss"),
         "Held-out loss": ("val_loss", "validation loss"),
     }
-    # What patience and the best weights may be decided by: {name in metrics.jsonl: whether less is better}.
+    # Figures that `patience` and `keep: best` may use: {name in metrics.jsonl: whether smaller is better}.
     monitored: ClassVar[Mapping[str, bool]] = {"val_loss": True}
     # Names of the settings that give the number of steps and the logical batch.
     steps_setting: ClassVar[str] = "max_steps"
@@ -135,14 +141,14 @@ class Stage(Feature, Group):
 
     @classmethod
     def folder(cls) -> str:
-        """Return the name of its folder."""
+        """Return the name of the stage's folder."""
         return cls.feature
 
     def objective(self, materials: "Materials") -> "Objective":
-        """Return what is trained, made of what the stage has loaded.
+        """Return the training objective, made from what the stage has loaded.
 
         Raises:
-            UserError: something that it needs cannot be used.
+            UserError: the objective needs something that cannot be used.
         """
         raise NotImplementedError
 
@@ -155,32 +161,32 @@ class Stage(Feature, Group):
         return None
 
     def model_options(self) -> dict[str, Any]:
-        """Return values that replace those of the base's config.json, such as the number of labels of a classifier."""
+        """Return values that override the base's config.json, such as the number of labels of a classifier."""
         return {}
 
     def models(self) -> Mapping[str, FrozenModel]:
-        """Return the other adapters that it learns from, by the setting that names each."""
+        """Return the other adapters that the stage learns from, by the setting that names each."""
         return {}
 
     def files(self) -> list[str]:
-        """Return the files that decide its numbers besides data and base: an edited one makes the stage stale."""
+        """Return further files that decide the numbers, besides data and base. An edit of one makes the stage stale."""
         return []
 
     def chosen(self) -> Iterator[type[Feature]]:
-        """Yield the features that it uses: itself, and those that its settings name."""
+        """Yield the features in use: this stage, and the features that its settings name."""
         yield type(self)
 
     def code(self) -> dict[str, str]:
-        """Return digests of the user's own code that it runs, by module, once its objective is made."""
+        """Return digests of the user's code that the stage runs, by module. Call it after `objective`."""
         return {}
 
     def summary(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what its metrics file holds besides the figures of every stage, from its adapter file's content."""
+        """Return the figures that only this stage's metrics file has, from the content of its adapter file."""
         return {}
 
     @property
     def logical_batch(self) -> int:
-        """Units an optimizer step; under privacy, their expected number."""
+        """Units per optimizer step; under privacy, their expected number."""
         return getattr(self, self.batch_setting)
 
     @property
@@ -195,14 +201,14 @@ class Stage(Feature, Group):
 
     @property
     def decided_by(self) -> str:
-        """Name of the figure of validation that decides."""
+        """Name of the validation figure that decides."""
         return self.monitor or next(iter(self.monitored))
 
     def steps(self, *, units: int) -> int:
-        """Return the optimizer steps that are asked for, with `units` units of privacy to train on.
+        """Return the number of optimizer steps for `units` units of privacy.
 
-        Without privacy an epoch ends with a batch of what is left. Under it each step draws anew, so that
-        epochs · units / batch steps see every unit `epochs` times in expectation.
+        Without privacy, the last batch of an epoch holds the remaining units. Under privacy each step draws
+        independently, so that epochs · units / batch steps see every unit `epochs` times in expectation.
         """
         if self.epochs is None:
             return getattr(self, self.steps_setting)
@@ -210,9 +216,10 @@ class Stage(Feature, Group):
         return math.ceil(Fraction(str(self.epochs)) * (batches if self.privacy.enabled else math.ceil(batches)))
 
     def numbers(self) -> dict[str, Any]:
-        """Return what decides numbers, as plain data in one spelling: what is given, and privacy where it is on.
+        """Return the settings that decide the numbers, as plain data in one form.
 
-        Which dataset validates is no part of it: its records are.
+        Privacy settings are part of it only if privacy is on. `validation` is not: the validation records count
+        instead of their dataset's name.
         """
         without = {"validation", "epochs" if self.epochs is None else self.steps_setting}
         numbers = {
@@ -224,12 +231,12 @@ class Stage(Feature, Group):
 
     @classmethod
     def published(cls, numbers: Mapping[str, Any]) -> dict[str, Any]:
-        """Return those of a stage's settings, as plain data, that a package may state."""
+        """Return the settings that a package may state, as plain data."""
         names = [name for name, field in cls.model_fields.items() if is_public(field)]
         return {name: numbers[name] for name in names if numbers.get(name) is not None}
 
     def query_noise(self) -> Mapping[str, float]:
-        """Return noise multipliers of what a step asks of its draw besides the gradient, by name."""
+        """Return the noise multiplier of each query: what a step releases about its draw besides the gradient."""
         return {}
 
     def processes(self, *, on_gpus: bool) -> int:
@@ -237,11 +244,11 @@ class Stage(Feature, Group):
         return self.processes_per_job or (self.gpus or 1 if on_gpus else 1)
 
     def settled(self) -> "Stage":
-        """Return these settings with what depends on others filled in: two spellings of the same are equal."""
+        """Return these settings with all dependent values filled in, so that two spellings of the same are equal."""
         return self
 
     def mistakes(self, layers: Layers) -> Iterator[Mistake]:
-        """Yield what does not fit within these settings, whose single values are right."""
+        """Yield settings that do not fit together, although each value is valid alone."""
         name = self.feature
         yield from _doubled_mistakes(name, layers)
         if self.epochs is None and self.warmup_steps > (steps := getattr(self, self.steps_setting)):
@@ -272,7 +279,7 @@ class Stage(Feature, Group):
             )
 
     def choice_mistakes(self, layers: Layers) -> Iterator[Mistake]:
-        """Yield what is wrong with settings whose meaning another one decides; asked of stages of no chain too."""
+        """Yield mistakes in settings that depend on another setting's choice. Called also for stages in no chain."""
         yield from ()
 
 
@@ -297,5 +304,5 @@ def stage_of_folder(folder: str) -> str:
 
 
 def stage_of(state: Mapping[str, Any]) -> Stage:
-    """Return the settings of the stage that made an adapter file, whose content is `state`."""
+    """Return the settings of the stage that made an adapter file with the content `state`."""
     return parse_group(STAGES[state["subject"]["stage"]], state["settings"]["training"])

@@ -1,4 +1,4 @@
-"""Direct preference optimization: of two answers to a prompt, the better one is made likelier than the worse one.
+"""Direct preference optimization: of two answers to a prompt, make the better one more likely than the worse one.
 
 Rafailov et al., "Direct Preference Optimization: Your Language Model is Secretly a Reward Model" (2023).
 """
@@ -27,18 +27,18 @@ class Dpo(Stage):
     learning_rate: float = setting("AdamW's learning rate.", default=5e-5, gt=0, public=True)
     weight_decay: float = setting("AdamW's decoupled weight decay.", default=0.0, ge=0, public=True)
     batch_size: int = setting(
-        "Logical batch: pairs a step (under privacy, the expected number).", default=8, ge=1, public=True
+        "Logical batch: pairs per step (under privacy, the expected number).", default=8, ge=1, public=True
     )
     max_steps: int = setting("Optimizer steps.", default=1000, ge=1, le=MOST_STEPS)
     beta: float = setting(
-        "How strongly it is held to the reference: β of the loss. A lower one lets it move further.",
+        "β of the loss: how strongly the adapter is kept near the reference. A lower β lets it move further.",
         default=0.1,
         gt=0,
         le=1e3,
         public=True,
     )
     reference: FrozenModel | None = setting(
-        "The adapter that likelihoods are compared with; by default the one that the stage starts from.", default=None
+        "The adapter to compare likelihoods with; by default the one that the stage starts from.", default=None
     )
 
     records: ClassVar[tuple[str, ...]] = ("pair",)
@@ -55,11 +55,11 @@ class Dpo(Stage):
         return DirectPreference(settings=self, materials=materials)
 
     def models(self) -> Mapping[str, FrozenModel]:
-        """Return the reference, where it is another adapter."""
+        """Return the reference, if it is another adapter."""
         return {} if self.reference is None else {"reference": self.reference}
 
     def summary(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Return accuracy and margin on held-out pairs before and after."""
+        """Return accuracy and margin on held-out pairs, before and after training."""
         validation = [line for line in state["history"] if "val_loss" in line]
         before, after = validation[0], state["kept"] or validation[-1]
         return {
@@ -70,9 +70,9 @@ class Dpo(Stage):
 
 
 class DirectPreference(Objective):
-    """A pair's loss is -log σ(m), with its margin m = β · [(log π - log ref)(chosen) - (log π - log ref)(rejected)].
+    """A pair's loss is -log σ(m), with the margin m = β · [(log π - log ref)(chosen) - (log π - log ref)(rejected)].
 
-    An answer's log-likelihood is the sum over its tokens. Both rows of a pair are one unit: they are never torn apart.
+    An answer's log-likelihood is the sum over its tokens. Both rows of a pair form one unit, and stay together.
     """
 
     def __init__(self, *, settings: Dpo, materials: "Materials") -> None:
@@ -81,12 +81,12 @@ class DirectPreference(Objective):
         self._settings = settings
         self._other = materials.models.get("reference")
         self._parameters = trainable_parameters(materials.model)
-        # Taken before a resumed run loads its own weights.
+        # Copied here, before a resumed run loads its own weights.
         self._start = [parameter.detach().clone() for parameter in self._parameters]
         self._margins: list[float] = []
 
     def check(self, examples: "Sequence[Example]", *, path: Path) -> None:
-        """Refuse pairs whose prompt leaves no room for an answer: they would teach nothing."""
+        """Refuse pairs whose prompt leaves no room for an answer: they have nothing to learn from."""
         silent = sum(example.response_tokens == 0 for example in examples)
         if silent:
             raise UserError(
@@ -101,12 +101,12 @@ class DirectPreference(Objective):
     def prepare(
         self, model: "torch.nn.Module", batches: "Sequence[Batch]", *, step: int, stream: "Stream"
     ) -> "list[Batch]":
-        """Forget the step before."""
+        """Clear the margins of the previous step."""
         self._margins = []
         return list(batches)
 
     def constants(self, model: "torch.nn.Module", batch: "Batch") -> Mapping[str, Any]:
-        """Return each row's log-likelihood under the reference, and its sign in the margin, both [rows]."""
+        """Return for each row its log-likelihood under the reference, and its sign in the margin, both [rows]."""
         import torch
 
         from sealed_experts.data.templates import CHOSEN
@@ -124,10 +124,10 @@ class DirectPreference(Objective):
     def per_example_loss(
         self, model: "torch.nn.Module", batch: "Batch", constants: Mapping[str, Any]
     ) -> "tuple[torch.Tensor, Mapping[str, torch.Tensor]]":
-        """Return each pair's loss, [units], with its margin."""
+        """Return each pair's loss and its margin, [units]."""
         import torch
 
-        margins = self._of_pairs(model, batch, constants)
+        margins = self._pair_margins(model, batch, constants)
         return -torch.nn.functional.logsigmoid(margins), {"margin": margins}
 
     def note(self, figures: "Mapping[str, torch.Tensor]") -> None:
@@ -137,19 +137,19 @@ class DirectPreference(Objective):
     def validate(
         self, model: "torch.nn.Module", batches: "Sequence[Batch]", *, check: Callable[[], None] = lambda: None
     ) -> dict[str, Any]:
-        """Return the mean loss of held-out pairs, the share in the right order (ties count half), and the margin."""
+        """Return means over held-out pairs: loss, margin, and the share in the right order (ties count half)."""
         import torch
 
         margins: list[torch.Tensor] = []
         with torch.no_grad():
             for batch in batches:
                 check()
-                margins.append(self._of_pairs(model, batch, self.constants(model, batch)).double().cpu())
-        of_all = torch.cat(margins)
+                margins.append(self._pair_margins(model, batch, self.constants(model, batch)).double().cpu())
+        values = torch.cat(margins)
         return {
-            "val_loss": float(-torch.nn.functional.logsigmoid(of_all).mean()),
-            "val_accuracy": float((of_all > 0).double().mean() + (of_all == 0).double().mean() / 2),
-            "val_margin": float(of_all.mean()),
+            "val_loss": float(-torch.nn.functional.logsigmoid(values).mean()),
+            "val_accuracy": float((values > 0).double().mean() + (values == 0).double().mean() / 2),
+            "val_margin": float(values.mean()),
         }
 
     def observed(self) -> list[float]:
@@ -161,7 +161,7 @@ class DirectPreference(Objective):
         margins = [margin for share in shares for margin in share]
         return {"margin": sum(margins) / len(margins) if margins else None}
 
-    def _of_pairs(self, model: "torch.nn.Module", batch: "Batch", constants: Mapping[str, Any]) -> "torch.Tensor":
+    def _pair_margins(self, model: "torch.nn.Module", batch: "Batch", constants: Mapping[str, Any]) -> "torch.Tensor":
         gained = _log_likelihoods(model, batch) - constants["reference"]
         return self._settings.beta * batch.by_unit(constants["signs"] * gained)
 

@@ -1,4 +1,4 @@
-"""REINFORCE: answers that the model samples itself, pushed up or down by their reward.
+"""REINFORCE: the model samples answers, and their rewards make them more or less likely.
 
 Williams, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning" (1992), with a
 moving average as the baseline.
@@ -40,7 +40,7 @@ class Reinforce(Stage):
     learning_rate: float = setting("AdamW's learning rate.", default=1e-5, gt=0, public=True)
     weight_decay: float = setting("AdamW's decoupled weight decay.", default=0.0, ge=0, public=True)
     max_seq_len: int = setting(
-        "Longest prompt plus max_new_tokens, in tokens; prompts are padded to it, held-out answers cut at it.",
+        "Longest prompt plus max_new_tokens, in tokens. Prompts are padded, and held-out answers cut, to this length.",
         default=512,
         ge=8,
         public=True,
@@ -50,7 +50,7 @@ class Reinforce(Stage):
     log_steps: int = setting("Log every this many steps.", default=1, ge=1, operation=True)
     checkpoint_steps: int = setting("Checkpoint every this many steps.", default=100, ge=1, operation=True)
     rollout_batch_size: int = setting(
-        "Prompts a step, one answer each (under privacy, the expected number).", default=1, ge=1, public=True
+        "Prompts per step, one answer each (under privacy, the expected number).", default=1, ge=1, public=True
     )
     total_steps: int = setting("Optimizer steps.", default=500, ge=1, le=MOST_STEPS)
     max_new_tokens: int = setting("Longest sampled answer in tokens.", default=64, ge=1, public=True)
@@ -65,7 +65,7 @@ class Reinforce(Stage):
         public=True,
     )
     reward: RewardName = setting(
-        "What scores an answer: a reward by its name, or `module:function` of your own.",
+        "What scores an answer: a reward's name, or your own function as `module:function`.",
         default="finance",
         public=True,
     )
@@ -75,10 +75,17 @@ class Reinforce(Stage):
         "Decay of the moving average of mean rewards that is subtracted from each reward.", default=0.99, ge=0, lt=1
     )
     baseline_noise_multiplier: float = setting(
-        "Under privacy, the noise on a step's sum of rewards, in units of one reward.", default=5.0, ge=1e-3, le=1e6
+        "Under privacy: standard deviation of the noise on a step's sum of rewards (a reward is in [0, 1]).",
+        default=5.0,
+        ge=1e-3,
+        le=1e6,
     )
     kl_coef: float = setting(
-        "Weight of the divergence from the adapter it started from.", default=0.01, ge=0, le=1e6, public=True
+        "Weight of the KL divergence from the adapter that the stage starts from.",
+        default=0.01,
+        ge=0,
+        le=1e6,
+        public=True,
     )
     entropy_coef: float = setting("Weight of the entropy bonus.", default=0.01, ge=0, le=1e6, public=True)
 
@@ -115,22 +122,22 @@ class Reinforce(Stage):
         return make_reward(self.reward, self.reward_options)
 
     def files(self) -> list[str]:
-        """Return the source of a reward of the user's: it is code that decides numbers."""
+        """Return the source file of the user's reward, if any: this code decides the numbers."""
         return [str(path) for path in reward_source(self.reward, self.reward_options)]
 
     def chosen(self) -> Iterator[type[Feature]]:
-        """Yield itself and the rewards."""
+        """Yield this stage and the rewards that it uses."""
         yield from super().chosen()
         yield from described_reward(self.reward, self.reward_options).chosen()
 
     def code(self) -> dict[str, str]:
-        """Return digests of the modules that a reward of the user's runs."""
+        """Return digests of the modules that the user's reward runs."""
         return reward_code(self.reward, self.reward_options)
 
     def summary(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Return rewards on held-out prompts before and after; KL and entropy in nats a token, lengths in tokens.
+        """Return figures on held-out prompts before and after training, sampled with the same seed.
 
-        Both were sampled with the same seed.
+        KL and entropy are in nats per token, lengths in tokens.
         """
         validation = [line for line in state["history"] if "val_loss" in line]
         before, after = validation[0], state["kept"] or validation[-1]
@@ -149,7 +156,7 @@ class Reinforce(Stage):
         }
 
     def query_noise(self) -> Mapping[str, float]:
-        """The noised mean reward, for the baseline."""
+        """Return the noise of the mean reward, which the baseline needs."""
         return {MEAN_REWARD: self.baseline_noise_multiplier}
 
     def settled(self) -> "Reinforce":
@@ -157,7 +164,7 @@ class Reinforce(Stage):
         return self.model_copy(update={"reward_options": described_reward(self.reward, self.reward_options).options()})
 
     def mistakes(self, layers: Layers) -> Iterator[Mistake]:
-        """Yield what does not fit, lengths among it."""
+        """Yield settings that do not fit together, such as lengths."""
         yield from super().mistakes(layers)
         if self.max_new_tokens >= self.max_seq_len:
             yield Mistake(
@@ -176,12 +183,13 @@ class PolicyGradient(Objective):
     """Policy gradients on sampled answers.
 
     An answer's loss is -(advantage) · Σ log π + kl_coef · KL - entropy_coef · H over its tokens. The score term
-    uses the tempered, truncated policy that sampled. KL and entropy H use the untruncated one and are means over
-    tokens (as sums they would reward long answers for themselves); KL is measured from the adapter that the stage
-    started from, over the whole vocabulary (the Rao-Blackwellised estimator, see `policy_terms`).
+    uses the policy that sampled the answer: with temperature, and cut to its nucleus. KL and entropy H use the plain
+    policy and are means over tokens: as sums, their size would depend on the answer's length. The reference of the KL
+    is the adapter that the stage starts from, and the KL sums over the whole vocabulary (the Rao-Blackwellised
+    estimator, see `policy_terms`).
 
-    The advantage is reward_scale · (reward - baseline). The baseline is a function of other records' rewards: under
-    privacy it learns of them through a noised mean alone, and only after the step's advantages were taken.
+    The advantage is reward_scale · (reward - baseline). The baseline depends on other records' rewards. Under privacy
+    it sees them only as a noised mean, and only after the advantages of the step have been computed.
     """
 
     def __init__(self, *, settings: Reinforce, reward: Scoring, materials: "Materials") -> None:
@@ -198,10 +206,10 @@ class PolicyGradient(Objective):
             check=materials.check,
         )
         self._parameters = trainable_parameters(materials.model)
-        # Taken before a resumed run loads its own weights.
+        # Copied here, before a resumed run loads its own weights.
         self._reference = [parameter.detach().clone() for parameter in self._parameters]
         self._baseline = Baseline(decay=settings.baseline_decay)
-        # Of the step at hand, for the log.
+        # Figures of the current step, for the log.
         self._rollouts: list[Rollout] = []
         self._divergences: list[float] = []
         self._entropies: list[float] = []
@@ -253,7 +261,7 @@ class PolicyGradient(Objective):
     def per_example_loss(
         self, model: "torch.nn.Module", batch: "Batch", constants: Mapping[str, Any]
     ) -> "tuple[torch.Tensor, Mapping[str, torch.Tensor]]":
-        """Return each answer's loss, [units], with its divergence and entropy."""
+        """Return each answer's loss, divergence and entropy, [units]."""
         from sealed_experts.training.policy import nucleus_log_probs, policy_terms
         from sealed_experts.training.response import response_logits
 
@@ -281,7 +289,7 @@ class PolicyGradient(Objective):
     def validate(
         self, model: "torch.nn.Module", batches: "Sequence[Batch]", *, check: Callable[[], None] = lambda: None
     ) -> dict[str, Any]:
-        """Return the loss on held-out records, and reward, axes, KL and entropy of answers to their prompts."""
+        """Return the loss on held-out records, and the reward, axes, KL and entropy of sampled answers to them."""
         from sealed_experts.training.held_out import answer_held_out
         from sealed_experts.training.policy import other_weights
         from sealed_experts.training.response import mean_response_loss
@@ -317,7 +325,7 @@ class PolicyGradient(Objective):
         return {MEAN_REWARD: torch.tensor(rewards, dtype=torch.float64)}
 
     def observe(self, answers: Mapping[str, float]) -> None:
-        """Move the baseline. Without privacy an empty draw, which cannot happen there, would say nothing."""
+        """Update the baseline with the mean reward, if there is one."""
         if MEAN_REWARD in answers:
             self._baseline.update(answers[MEAN_REWARD])
 
@@ -332,7 +340,7 @@ class PolicyGradient(Objective):
         }
 
     def figures(self, shares: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the step's rewards, KL, entropy, and the baseline that comes of it."""
+        """Return the step's rewards, KL and entropy, and the updated baseline."""
         from sealed_experts.training.scoring import figures_of_observed
 
         answers, divergences, entropies = (
@@ -350,12 +358,12 @@ class PolicyGradient(Objective):
         return {"baseline": self._baseline.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the baseline's state back."""
+        """Restore the baseline's state."""
         self._baseline.load_state_dict(state["baseline"])
 
     def _advantage(self, rollout: "Rollout", *, step: int) -> float:
         if step == 0:
-            # The self-check's: a reward that happens to equal the baseline would check nothing.
+            # Step 0 is the self-check. If the reward equalled the baseline by chance, it would check nothing.
             return self._settings.reward_scale
         return self._settings.reward_scale * (rollout.score.value - self._baseline.value)
 
@@ -377,5 +385,5 @@ def _rollouts_of(batch: "Batch") -> "list[Rollout]":
     from sealed_experts.training.scoring import Rollout
 
     rollouts = [example for example in batch.examples if isinstance(example, Rollout)]
-    assert len(rollouts) == len(batch.examples), "a batch that `prepare` has not made"
+    assert len(rollouts) == len(batch.examples), "`prepare` must make the batch"
     return rollouts

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the mean negative log-likelihood of each example's own response tokens."""
+"""Supervised fine-tuning: the mean negative log-likelihood over the response tokens of each example."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,13 +24,13 @@ class Sft(Stage):
     """Supervised fine-tuning."""
 
     batch_size: int | None = setting(
-        "Logical batch: examples a step (under privacy, the expected number). Default 8.",
+        "Logical batch: examples per step (under privacy, the expected number). Default 8.",
         default=None,
         ge=1,
         public=True,
     )
     micro_batch_size: int | None = setting(
-        "With gradient_accumulation, another way to give the logical batch: their product.", default=None, ge=1
+        "Another way to give the logical batch: it is micro_batch_size · gradient_accumulation.", default=None, ge=1
     )
     gradient_accumulation: int | None = setting("See micro_batch_size.", default=None, ge=1)
     max_steps: int = setting("Optimizer steps.", default=2000, ge=1, le=MOST_STEPS)
@@ -38,23 +38,23 @@ class Sft(Stage):
     metrics_file: ClassVar[str] = "training_metrics.json"
 
     def objective(self, materials: "Materials") -> Objective:
-        """Return the likelihood of the responses."""
+        """Return next-token prediction on responses."""
         return SupervisedFineTuning(max_seq_len=self.max_seq_len)
 
     @property
     def logical_batch(self) -> int:
-        """Examples an optimizer step: `batch_size`, or the product of the two other settings, or 8."""
+        """Examples per optimizer step: `batch_size`, or the product of the two other settings, or 8."""
         if self.micro_batch_size is not None and self.gradient_accumulation is not None:
             return self.micro_batch_size * self.gradient_accumulation
         return self.batch_size or 8
 
     def numbers(self) -> dict[str, Any]:
-        """Return what decides numbers, with one spelling of the logical batch."""
+        """Return the settings that decide the numbers, with the logical batch in one form."""
         numbers = {key: value for key, value in super().numbers().items() if key not in _PRODUCT}
         return numbers | {"batch_size": self.logical_batch}
 
     def mistakes(self, layers: Layers) -> Iterator[Mistake]:
-        """Yield what does not fit, half a product among it."""
+        """Yield settings that do not fit together, such as one factor of the batch without the other."""
         yield from super().mistakes(layers)
         missing = [key for key in _PRODUCT if getattr(self, key) is None]
         if len(missing) == 1 and not layers.doubled(self.feature):
@@ -67,13 +67,13 @@ class Sft(Stage):
 
 
 class SupervisedFineTuning(Objective):
-    """Next-token prediction on responses; prompt and padding positions carry no loss."""
+    """Next-token prediction on responses; prompt and padding positions have no loss."""
 
     def __init__(self, *, max_seq_len: int) -> None:
         self._max_seq_len = max_seq_len
 
     def check(self, examples: "Sequence[Example]", *, path: Path) -> None:
-        """Refuse records that leave no answer to learn from; say how many there are among others."""
+        """Refuse data in which no record has an answer to learn from; warn if only some records have none."""
         silent = sum(example.response_tokens == 0 for example in examples)
         if silent == len(examples):
             raise UserError(
@@ -86,10 +86,10 @@ class SupervisedFineTuning(Objective):
     def per_example_loss(
         self, model: "torch.nn.Module", batch: "Batch", constants: Mapping[str, Any]
     ) -> "tuple[torch.Tensor, Mapping[str, torch.Tensor]]":
-        """Return each row's mean loss over its own response tokens, 0 without any, added up by unit, [units].
+        """Return the mean loss over the response tokens of each row (0 without any), added up by unit, [units].
 
-        A mean over the batch's tokens, as the model's own `.loss` takes it, would make one example's gradient depend
-        on another's length.
+        The model's own `.loss` is a mean over the tokens of the whole batch. With it, one example's gradient would
+        depend on another example's length.
         """
         from sealed_experts.training.response import response_logits
 
@@ -99,7 +99,7 @@ class SupervisedFineTuning(Objective):
     def validate(
         self, model: "torch.nn.Module", batches: "Sequence[Batch]", *, check: Callable[[], None] = lambda: None
     ) -> dict[str, Any]:
-        """Return `val_loss`: the mean over all response tokens of `batches`, in nats; NaN when there are none."""
+        """Return `val_loss`: the mean loss over all response tokens of `batches`, in nats; NaN if there are none."""
         from sealed_experts.training.response import mean_response_loss
 
         return {"val_loss": mean_response_loss(model, batches, check=check)}
