@@ -28,6 +28,7 @@ from tests.faults.powerloss import NAMES_FIRST, STRICT
 from tests.faults.trainer import Stage
 from tests.faults.trials import POLITE, Failed, TrainerTrials
 from tests.workflow.conftest import TINY, Project, new_project
+from tests.workflow.warm.server import load_libraries
 
 STAGES = [("banking_expert", "sft"), ("banking_expert", "reinforce"), ("investment_expert", "sft")]
 SEALING = [
@@ -186,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     # A shell that starts this in the background has children ignore Ctrl-C, and so would the ones to be killed by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    load_libraries()
     with tempfile.TemporaryDirectory(prefix="faults ") as folder:
         counts = {name: getattr(args, name) for name in ("trainer", "power", "sealing", "workflow", "seed")}
         return 1 if sweep(all_trials(Path(folder), **counts), only=args.only) else 0

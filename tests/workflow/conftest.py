@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.workflow.warm.server import WarmStarts
+from tests.workflow.planning import Planner
+from tests.workflow.warm import WarmStarts
 
 ROOT = Path(__file__).resolve().parents[2]
 TREE = ["Snakefile", "rules", "scripts", "config", "envs", "profiles", "pyproject.toml"]
@@ -91,7 +92,7 @@ def pytest_collection_modifyitems(config, items):
 class Project:
     """A copy of the tree in a new folder, with a configuration and a home.
 
-    `warm` is the environment of warm starts (see `warm/server.py`), which `snakemake` uses and nothing else does.
+    `warm` is the environment of warm starts (`warm/server.py`), which `snakemake` uses and nothing else does.
     """
 
     def __init__(self, folder: Path, home: Path, *, warm: dict[str, str] | None = None) -> None:
@@ -208,18 +209,18 @@ def stop_group(process: subprocess.Popen, number: int) -> None:
 
 
 @pytest.fixture(scope="session")
-def warm(tmp_path_factory):
-    """The environment of warm starts."""
+def starts(tmp_path_factory):
+    """The server of warm starts."""
     starts = WarmStarts(tmp_path_factory.mktemp("warm"))
-    yield starts.environment
+    yield starts
     starts.close()
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, warm) -> Project:
+def finished(tmp_path_factory, starts) -> Project:
     """A finished run of the tiny configuration, in a folder with spaces in its path. Copy it before changing it."""
     folder = tmp_path_factory.mktemp("finished") / "a folder with spaces"
-    project = new_project(folder, tmp_path_factory.mktemp("home"), warm=warm)
+    project = new_project(folder, tmp_path_factory.mktemp("home"), warm=starts.environment)
     project.configure(TINY)
     project.snakemake()
     return project
@@ -249,10 +250,6 @@ def world(finished, tmp_path_factory) -> Project:
 
 
 @pytest.fixture(scope="session")
-def planner():
+def planner(starts):
     """Makes dry-runs at half a second each."""
-    from tests.workflow.planning import Planner
-
-    planner = Planner()
-    yield planner
-    planner.close()
+    return Planner(starts)

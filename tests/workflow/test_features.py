@@ -224,7 +224,7 @@ def test_each_toy_was_used(toys):
     assert 90 < read(toys, "data/toy/stats.json")["train"]["records"] < 120
     assert read(toys, "experts/toy_expert/rl/rl_metrics.json")["reward"] == "brevity"
     models = read(toys, "experts/toy_expert/evaluation.json")["models"]
-    assert all("same_start" in model["figures"] for model in models.values())
+    assert all("same_start" in model["metrics"] for model in models.values())
 
 
 def test_a_stage_that_learns_from_another_expert_inherits_its_events(toys):

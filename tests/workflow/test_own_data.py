@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
 @pytest.fixture
 def own(finished, tmp_path) -> Project:
-    """A clean copy of the tree with a user's data files and base folder. Its jobs start as users' jobs do."""
-    project = Project(finished.copy(tmp_path / "own").folder, finished.home)
+    """A clean copy of the tree with data files and a base folder of the user's."""
+    project = finished.copy(tmp_path / "own")
     base = tmp_path / "my model"
     shutil.copytree(project.folder / "results" / "base" / "demo", base)
     (base / "base.json").unlink()
@@ -74,7 +74,10 @@ def own(finished, tmp_path) -> Project:
     return project
 
 
-def test_own_files_and_an_own_base_folder_end_in_a_mixture(own, planner):
+@pytest.mark.parametrize("start", ["warm", pytest.param("cold", marks=pytest.mark.slow)])
+def test_own_files_and_an_own_base_folder_end_in_a_mixture(own, planner, start):
+    if start == "cold":
+        own.warm = {}
     own.snakemake("all", "report_inputs")
     results = own.folder / "results"
     config = json.loads((results / "moe" / "moe_config.json").read_text())
@@ -186,6 +189,7 @@ def test_a_missing_file_is_named_before_any_job(own):
 
 
 def test_a_hub_model_without_network_is_said_plainly(own):
+    own.warm = {}  # no other test starts this script in a process of its own
     own.configuration["base"] = {"name": "some-org/some-model", "revision": "0" * 40, "model_type": "qwen2"}
     own.configure(own.configuration)
     done = own.snakemake("results/base/some-model/base.json", check=False)

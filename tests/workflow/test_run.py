@@ -222,9 +222,9 @@ def test_every_expert_was_found_to_answer_alone_as_in_the_mixture(finished):
     assert report["experts"].keys() == set(EXPERTS)
 
 
-def test_a_key_that_cannot_seal_is_refused_before_the_first_job_in_one_line(tmp_path, monkeypatch):
+def test_a_key_that_cannot_seal_is_refused_before_the_first_job_in_one_line(tmp_path, starts, monkeypatch):
     """A bug: a wrong passphrase was reported only at sealing, after training, and other errors took ten lines."""
-    project = new_project(tmp_path / "project", tmp_path / "home")
+    project = new_project(tmp_path / "project", tmp_path / "home", warm=starts.environment)
     project.configure(TINY)
     monkeypatch.setenv("SEALED_EXPERTS_PASSPHRASE", "word")
     project.tool("keys", "create")

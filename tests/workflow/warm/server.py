@@ -1,8 +1,8 @@
-"""Warm starts: one process loads PyTorch and what rests on it, and forks for each script that a run starts.
+"""Warm starts: one process loads Snakemake, PyTorch and what rests on them, and forks for each start of a program.
 
-A start then costs a tenth of a second instead of five. The script itself, its module files, its arguments, files,
-environment and working directory are those of the start that it stands for. What a test kills is never warm: the
-fork's parent is the server.
+A start then costs a tenth of a second instead of one (Snakemake) or five (training). The program itself, its module
+files, arguments, environment, streams and folder are those of the start that it stands for. What a test kills is
+never warm: the fork's parent is the server.
 """
 
 import contextlib
@@ -12,45 +12,31 @@ import json
 import os
 import runpy
 import socket
-import subprocess
 import sys
 import traceback
 from pathlib import Path
 
-# Of this project nothing: its modules come from the folder of each script.
+# Of this project nothing: its modules come from the folder of each program.
 LIBRARIES = (
-    *("dp_accounting.pld.privacy_loss_distribution", "jsonschema", "matplotlib.backends.backend_agg"),
-    *("opacus.grad_sample.grad_sample_module", "peft", "pydantic", "safetensors.torch", "scipy.stats", "torch"),
+    *("cryptography.x509", "jsonschema", "pydantic", "rfc8785", "smart_open", "yaml"),
+    *("snakemake.cli", "snakemake.executors.dryrun", "snakemake.workflow"),
+    *("dp_accounting.pld.privacy_loss_distribution", "matplotlib.backends.backend_agg", "scipy.stats"),
+    *("opacus.grad_sample.grad_sample_module", "peft", "safetensors.torch", "torch"),
     *("transformers.models.auto.modeling_auto", "transformers.models.qwen2.modeling_qwen2"),
 )
 
 
-class WarmStarts:
-    """Starts the server, and says which environment makes a run use it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.environment = {"TESTS_WARM_SERVER": str(folder / "socket"), "PYTHONPATH": str(Path(__file__).parent)}
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        self._server = subprocess.Popen(
-            [sys.executable, __file__, folder / "socket"],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert self._server.stdout.readline() == b"ready\n"
-
-    def close(self) -> None:
-        self._server.kill()
-        self._server.wait(timeout=30)
-        self._server.stdin.close()
-        self._server.stdout.close()
+def load_libraries() -> None:
+    """Import what is slow to import, and leave it to itself when garbage is collected."""
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    gc.freeze()
 
 
 def serve(path: str) -> None:
     """Fork for every connection, and run there what it asks for."""
-    for name in LIBRARIES:
-        importlib.import_module(name)
-    gc.freeze()
+    load_libraries()
+    sys.modules["snakemake.cli"].get_argument_parser()  # and the plugins
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen(16)
@@ -73,26 +59,29 @@ def serve(path: str) -> None:
 
 def _run(connection: socket.socket) -> int:
     """Be the start that a client asks for; return its exit code."""
-    size, descriptors, *_ = socket.recv_fds(connection, 4, 3)
+    size, streams, *_ = socket.recv_fds(connection, 4, 3)
     request = json.loads(connection.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL))
-    for number, descriptor in enumerate(descriptors):
-        os.dup2(descriptor, number)
-        os.close(descriptor)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.argv = request["argv"]
-    sys.path[0] = str(Path(sys.argv[0]).parent.absolute())
-    code = _exit_code_of(sys.argv[0])
+    code = _exit_code_of(request["arguments"])
     sys.stdout.flush()
     sys.stderr.flush()
     return code
 
 
-def _exit_code_of(script: str) -> int:
-    """Run a script as the interpreter does, and return the code that it would exit with."""
+def _exit_code_of(arguments: list[str]) -> int:
+    """Run a script or module as the interpreter does, and return the code that it would exit with."""
     try:
-        runpy.run_path(script, run_name="__main__")
+        if arguments[0] == "-m":
+            sys.path[0], sys.argv = os.getcwd(), arguments[1:]
+            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.path[0], sys.argv = str(Path(arguments[0]).parent.absolute()), arguments
+            runpy.run_path(arguments[0], run_name="__main__")
     except SystemExit as stop:
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)

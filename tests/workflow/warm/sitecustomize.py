@@ -1,17 +1,19 @@
-"""Every Python of a warm run loads this first: a script of the workflow is handed to the server of `server.py`."""
+"""Every Python of a warm run loads this first: what `server.py` can start in its place is handed over."""
 
 import os
 import sys
 
-if sys.orig_argv[1:2] and sys.orig_argv[1].startswith("scripts/") and "TESTS_WARM_SERVER" in os.environ:
-    import json
-    import socket
+_given = sys.orig_argv[1:]
+_starts = _given[:2] == ["-m", "snakemake"] or "".join(_given[:1]).startswith("scripts/")
+if _starts and "TESTS_WARM_SERVER" in os.environ:
+    from handover import hand_over
 
-    with socket.socket(socket.AF_UNIX) as server:
-        server.connect(os.environ["TESTS_WARM_SERVER"])
-        request = {"argv": sys.orig_argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}
-        content = json.dumps(request).encode()
-        socket.send_fds(server, [len(content).to_bytes(4, "big")], [0, 1, 2])
-        server.sendall(content)
-        # No answer: the child was killed.
-        os._exit(int.from_bytes(server.recv(1) or b"\x89"))
+    os._exit(
+        hand_over(
+            os.environ["TESTS_WARM_SERVER"],
+            arguments=_given,
+            folder=os.getcwd(),
+            environment=os.environ,
+            streams=[0, 1, 2],
+        )
+    )
