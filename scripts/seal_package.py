@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sealed_experts import __version__
-from sealed_experts.data.records import read_records
+from sealed_experts.data.records import read_records, records_digest
 from sealed_experts.errors import UserError, reports_user_errors
 from sealed_experts.files.atomic import write_error
 from sealed_experts.files.canonical import read_json
@@ -84,8 +84,8 @@ def _inputs(args: argparse.Namespace, settings: PackageJob, *, epoch: int | None
     """Read every input, and record the version in the release log."""
     selection = _selection(args.selection)
     stages = _metrics_by_stage(selection, args.metrics)
-    units = None if args.train is None else {record.unit for path in args.train for record in read_records(path)}
     last, shipped = stages[selection["candidates"][-1]], stages[selection["stage"]]
+    units = None if args.train is None else _units(args.train, trained_on=last["train_digest"])
     receipt = covering(last["privacy"], shipped=shipped["privacy"], selection=selection)
     licence = settings.package.licence_file
     lock = ROOT / "requirements.txt"
@@ -111,6 +111,14 @@ def _inputs(args: argparse.Namespace, settings: PackageJob, *, epoch: int | None
         ),
         epoch=epoch,
     )
+
+
+def _units(paths: list[Path], *, trained_on: str) -> set[str]:
+    """Return the units of all these records. The last stage was trained on one of the files: others would be a lie."""
+    sets = [read_records(path) for path in paths]
+    if trained_on not in map(records_digest, sets):
+        raise UserError("--train: none of these files holds the records that the last stage was trained on")
+    return {record.unit for records in sets for record in records}
 
 
 def _selection(path: Path) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from sealed_experts.configuration.budget_checks import delta_mistakes
 from sealed_experts.configuration.chain_checks import chain_mistakes
 from sealed_experts.configuration.document import ExpertSettings, Settings
 from sealed_experts.configuration.held_out import held_out_mistakes
-from sealed_experts.configuration.model_checks import model_mistakes
+from sealed_experts.configuration.model_checks import datasets_behind, model_mistakes
 from sealed_experts.data.units import unit_mistakes
 from sealed_experts.models.adapters import KINDS
 from sealed_experts.models.base_checks import BaseFacts, base_mistakes
@@ -38,9 +38,16 @@ def cross_mistakes(
         expert for expert in settings.experts if any(stage.privacy.enabled for stage in expert.training.values())
     ]
     yield from unit_mistakes(
-        [expert.dataset for expert in private],
+        [name for expert in private for name in datasets_behind(settings, expert.name)],
         settings.datasets,
-        held_out=[expert.validation_of(stage) for expert in private for stage in (None, *expert.training)],
+        others=[
+            name
+            for expert in private
+            for name in (
+                *map(expert.validation_of, (None, *expert.training)),
+                *datasets_behind(settings, expert.name, public=True),
+            )
+        ],
         root=root,
     )
     for expert in settings.experts:
@@ -54,7 +61,7 @@ def cross_mistakes(
         yield from _recomputation_mistakes(expert, layers, facts)
         yield from chain_mistakes(expert, layers, datasets=settings.datasets)
         yield from held_out_mistakes(expert, layers, settings.datasets, names=dataset_names)
-    yield from model_mistakes(settings, document)
+    yield from model_mistakes(settings, document, root=root)
     yield from _fallback_mistakes(settings)
     yield from settings.moe.he_config.mistakes()
     yield from settings.moe.gatelink_config.mistakes()

@@ -1,11 +1,13 @@
 """Adapters that stages learn from: which they are, what data are behind them, and what must hold of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sealed_experts.configuration.document import Settings
 from sealed_experts.data.parts import leaves
+from sealed_experts.data.units import unit_scheme
 from sealed_experts.privacy.settings import PrivacySettings
 from sealed_experts.settings.layers import OVERRIDES, Layers
 from sealed_experts.settings.messages import KeyPath, Mistake, listed, shown, suggestion
@@ -15,12 +17,14 @@ Node = tuple[str, str]  # expert and stage: the adapter that the stage makes
 
 
 def models_of(settings: Settings, node: Node) -> dict[str, Node]:
-    """Return the adapters that a stage learns from besides the one that it starts from, by setting."""
+    """Return the adapters that a stage learns from besides its start, by setting; only those that exist."""
     expert, stage = node
-    return {
-        name: (model.expert, model.stage or settings.by_name[model.expert].stages[-1])
-        for name, model in settings.by_name[expert].stage(stage).models().items()
-    }
+    found = {}
+    for name, model in settings.by_name[expert].stage(stage).models().items():
+        stages = settings.by_name[model.expert].stages if model.expert in settings.by_name else ()
+        if stages and (model.stage or stages[-1]) in stages:
+            found[name] = (model.expert, model.stage or stages[-1])
+    return found
 
 
 def datasets_behind(settings: Settings, expert: str, stage: str | None = None, *, public: bool = False) -> list[str]:
@@ -49,21 +53,25 @@ class _Link:
         return self.layers.locate(self.learner[1], self.name)
 
 
-def model_mistakes(settings: Settings, document: Mapping[str, Any]) -> Iterator[Mistake]:
+def model_mistakes(settings: Settings, document: Mapping[str, Any], *, root: Path) -> Iterator[Mistake]:
     """Yield models that do not exist, learn from themselves, or whose privacy cannot be counted."""
     links = list(_links(settings, document))
     written = document.get("experts")
-    unknown = list(_unknown(settings, links, list(written) if isinstance(written, Mapping) else []))
-    yield from unknown
-    if unknown or any(link.model.expert not in settings.by_name for link in links):
-        return  # what follows looks through all of them
+    yield from _unknown(settings, links, list(written) if isinstance(written, Mapping) else [])
     for link in links:
-        node = models_of(settings, link.learner)[link.name]
+        node = models_of(settings, link.learner).get(link.name)
+        if node is None:
+            continue
         if link.learner in (node, *_behind(settings, node, public=True)):
             text = f"the adapter of {'.'.join(node)} learns from this very stage: name one that is made before"
             yield Mistake((*link.place, "expert"), text)
-        elif _privacy(settings, link.learner).enabled:
-            yield from _public_mistakes(settings, link, node) if link.model.public else _budget(settings, link, node)
+            continue
+        yield from _template(settings, link, node)
+        if _privacy(settings, link.learner).enabled and not link.model.public:
+            yield from _budget(settings, link, node)
+            yield from _unit(settings, link, node)
+        if link.model.public:
+            yield from _public_mistakes(settings, link, node, root=root)
 
 
 def _links(settings: Settings, document: Mapping[str, Any]) -> Iterator[_Link]:
@@ -89,17 +97,59 @@ def _unknown(settings: Settings, links: list[_Link], written: list[str]) -> Iter
             )
 
 
-def _public_mistakes(settings: Settings, link: _Link, node: Node) -> Iterator[Mistake]:
-    """Yield a model that is declared public, though it learned from what the learner keeps private."""
-    theirs, own = (
-        {leaf for name in datasets for leaf in leaves(name, settings.datasets)}
-        for datasets in (datasets_behind(settings, *node, public=True), datasets_behind(settings, *link.learner))
-    )
-    if common := sorted(theirs & own):
+def _public_mistakes(settings: Settings, link: _Link, node: Node, *, root: Path) -> Iterator[Mistake]:
+    """Yield a model that is declared public, though its data are private to a stage that learns through this link.
+
+    Such a stage is the learner, or any that has learned from it. Data are compared by where they are read from.
+    """
+    theirs = _places(settings, datasets_behind(settings, *node, public=True), root)
+    for expert in settings.experts:
+        for stage, of in expert.training.items():
+            here = (expert.name, stage)
+            if not of.privacy.enabled or link.learner not in (here, *_behind(settings, here, public=True)):
+                continue
+            own = _places(settings, datasets_behind(settings, *here), root)
+            if common := sorted({own[place] for place in own.keys() & theirs.keys()}):
+                yield Mistake(
+                    (*link.place, "public"),
+                    f"{'.'.join(node)} learned from {listed(common)}, which `{expert.name}` keeps private: remove"
+                    " `public`, so that its ε is counted",
+                )
+                return
+
+
+def _places(settings: Settings, names: Sequence[str], root: Path) -> dict[str, str]:
+    """Return {place that records are read from: dataset} of these datasets and all their parts."""
+    return {
+        place: leaf
+        for name in names
+        for leaf in leaves(name, settings.datasets)
+        for place in (f"dataset {leaf}", *(place for place, _ in settings.datasets[leaf].places(root)))
+    }
+
+
+def _template(settings: Settings, link: _Link, node: Node) -> Iterator[Mistake]:
+    """Yield a model that reads prompts in another form than the learner."""
+    own, theirs = (settings.by_name[name].template for name, _ in (link.learner, node))
+    if own != theirs:
         yield Mistake(
-            (*link.place, "public"),
-            f"{'.'.join(node)} learned from {listed(common)}, which `{link.learner[0]}` keeps private: remove"
-            " `public`, so that its ε is counted",
+            (*link.place, "expert"),
+            f"`{node[0]}` learned with the template `{theirs}`, and `{link.learner[0]}` uses `{own}`: give both the"
+            " same `template`",
+            involves=(("experts", node[0], "template"), link.layers.locate("template")),
+        )
+
+
+def _unit(settings: Settings, link: _Link, node: Node) -> Iterator[Mistake]:
+    """Yield a model that counts other units: their ε cannot be composed."""
+    own, theirs = (settings.by_name[name].dataset for name, _ in (link.learner, node))
+    schemes = [unit_scheme(name, settings.datasets) for name in (own, theirs) if name in settings.datasets]
+    if _privacy(settings, node).enabled and len(set(schemes)) > 1:
+        yield Mistake(
+            (*link.place, "expert"),
+            f"{'.'.join(node)} protects units of `{theirs}` ({schemes[1]}), and `{link.learner[0]}` those of"
+            f" `{own}` ({schemes[0]}): their ε cannot be composed; give both datasets the same `unit`",
+            involves=(("datasets", own, "unit"), ("datasets", theirs, "unit")),
         )
 
 
@@ -109,8 +159,10 @@ def _budget(settings: Settings, link: _Link, node: Node) -> Iterator[Mistake]:
     if not theirs.enabled:
         return
     stage = link.learner[1]
+    spends_all = theirs.noise_multiplier == "auto" and own.target_epsilon == theirs.target_epsilon
     for key, wrong, relation, why in (
         ("target_epsilon", own.target_epsilon < theirs.target_epsilon, "below", "its ε is a part of this one"),
+        ("target_epsilon", spends_all, "only", "with `noise_multiplier: auto` that stage spends all of it; raise it"),
         ("delta", own.delta > theirs.delta, "above", "δ must suit its data too"),
     ):
         if wrong:

@@ -18,19 +18,20 @@ def unit_scheme(name: str, datasets: Mapping[str, Source]) -> str:
 
 
 def unit_mistakes(
-    private: Iterable[str], datasets: Mapping[str, Source], *, held_out: Iterable[str] = (), root: Path
+    private: Iterable[str], datasets: Mapping[str, Source], *, others: Iterable[str] = (), root: Path
 ) -> Iterator[Mistake]:
     """Yield settings that would count one unit as several: mixed schemes, and one source that is read in two ways.
 
     Args:
-        private: names of the datasets that an expert is trained on under privacy.
-        held_out: names of the datasets that such an expert is validated on; their records must not be training records.
+        private: names of the datasets that an expert is trained on under privacy, also through other adapters.
+        others: names of datasets whose records must be known as the same ones where they are: those that such an expert
+            is validated on, and those behind adapters that are declared public.
         root: folder that relative paths start from.
     """
     names = list(dict.fromkeys(private))
     for name in names:
         yield from _scheme_mistakes(name, datasets)
-    read = {leaf for name in (*names, *held_out) for leaf in leaves(name, datasets)}
+    read = {leaf for name in (*names, *others) for leaf in leaves(name, datasets)}
     yield from _reading_mistakes({name: datasets[name] for name in datasets if name in read}, root)
 
 

@@ -64,6 +64,7 @@ class Ancestors:
                 adapter_name=chosen.expert,
                 stage=chosen.stage,
                 base_digest=base_digest,
+                template=self.job.template,
             )
         if self.job.settings.privacy.enabled:
             check_same_units(self.receipt, stage=self.job.stage, unit=unit)

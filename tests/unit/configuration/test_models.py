@@ -89,6 +89,11 @@ def test_the_last_stage_and_its_name_are_the_same_settings(tmp_path):
             " part of this one",
         ),
         (
+            {"a": {"privacy": {"noise_multiplier": "auto"}}},
+            "defaults.privacy.target_epsilon: 20.0 is only the 20.0 of a.dpo, from which `dpo` learns: with"
+            " `noise_multiplier: auto` that stage spends all of it; raise it",
+        ),
+        (
             {"b": {"dpo": {"privacy": {"delta": 2e-3}}}},
             "experts.b.dpo.privacy.delta: 0.002 is above the 0.001 of a.dpo, from which `dpo` learns: δ must suit its"
             " data too",
@@ -102,6 +107,34 @@ def test_the_last_stage_and_its_name_are_the_same_settings(tmp_path):
 )
 def test_what_cannot_be_learned_from_is_refused(tmp_path, experts, line):
     assert line in told(tmp_path, experts=experts)
+
+
+def test_public_is_refused_also_where_another_expert_comes_back_to_the_data(tmp_path):
+    """a learns `one`; b takes a as public; c, on `one`, learns from b: what a spent would never count for c."""
+    experts = {"b": {"dpo": {"reference": {"public": True}}}, "c": {"dataset": "one"}}
+    line = "experts.b.dpo.reference.public: a.dpo learned from `one`, which `c` keeps private: remove `public`"
+    assert any(found.startswith(line) for found in told(tmp_path, experts=experts))
+
+
+def test_public_is_refused_where_two_datasets_read_one_file(tmp_path):
+    datasets = {"again": {"source": "files", "paths": ["two.jsonl"], "kind": "pair"}}
+    experts = {"a": {"dataset": "again"}, "b": {"dpo": {"reference": {"public": True}}}}
+    (line,) = told(tmp_path, datasets=datasets, experts=experts)
+    assert line.startswith("experts.b.dpo.reference.public: a.dpo learned from `two`, which `b` keeps private")
+
+
+def test_other_units_are_refused_before_the_first_job(tmp_path):
+    datasets = {"one": {"unit": "prompt"}}
+    lines = told(tmp_path, datasets=datasets)
+    assert any(line.startswith("experts.b.dpo.reference.expert: a.dpo protects units of `one`") for line in lines)
+
+
+def test_a_reference_of_another_template_is_refused(tmp_path):
+    (line,) = told(tmp_path, experts={"a": {"template": "chatml"}})
+    assert line == (
+        "experts.b.dpo.reference.expert: `a` learned with the template `chatml`, and `b` uses `alpaca`: give both the"
+        " same `template`"
+    )
 
 
 def test_a_circle_of_experts_is_refused_at_each_of_its_stages(tmp_path):

@@ -68,6 +68,14 @@ def test_it_names_what_the_package_was_made_from():
     assert "uri" not in named["base"]
 
 
+def test_other_adapters_that_it_learned_from_are_named(tmp_path):
+    found = statement(metrics=building.metrics(models={"sft.teacher": "6" * 64}))
+    adapter = dependencies(found)["adapter"]
+    assert adapter["digest"].keys() == {"hmacSha256"}
+    assert adapter["digest"]["hmacSha256"] != "6" * 64
+    assert adapter["annotations"]["stage"] == "sft"
+
+
 def test_a_model_of_a_hub_is_named_by_its_package_url():
     base = {"name": "org/model", "revision": "8" * 40, "digest": "b" * 64}
     config = building.adapter_config(base_model_name_or_path="org/model", revision="8" * 40)

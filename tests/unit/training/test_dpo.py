@@ -175,6 +175,15 @@ def test_a_reference_of_another_expert_is_counted(tmp_path, tiny_base):
     assert state["history"][0]["val_loss"] != pytest.approx(math.log(2), abs=1e-9)
 
 
+def test_answers_that_are_equal_once_they_are_cut_are_refused(tmp_path, tiny_base):
+    job = make_dpo_job(tmp_path, tiny_base, max_seq_len=96)
+    long = "so " * 200
+    records = [Pair.of(prompt=f"q {n}?", chosen=f"{long} yes", rejected=f"{long} no") for n in range(12)]
+    write_records(job.train, records)
+    with pytest.raises(UserError, match=r"12 pairs have equal answers within dpo\.max_seq_len 96: raise it"):
+        train(job)
+
+
 def test_a_prompt_without_room_for_an_answer_is_refused(tmp_path, tiny_base):
     with pytest.raises(UserError, match=r"40 prompts leave no room for an answer within dpo\.max_seq_len 16"):
         train(make_dpo_job(tmp_path, tiny_base, max_seq_len=16))

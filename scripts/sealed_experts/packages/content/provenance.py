@@ -84,6 +84,7 @@ def provenance_bytes(
                         public=any("sha256" in dataset for dataset in training["datasets"]),
                         public_evaluation=public_evaluation,
                     ),
+                    *_adapters(stages[training["selected_stage"]].get("models") or {}, names=names),
                     *_code(stages),
                     *_origin(origin),
                 ],
@@ -167,6 +168,18 @@ def _data(
             digest = metrics[field]
             found.append({"name": name, "digest": {"sha256": digest} if plain else {HMAC: names.of_data(digest)}})
     return found
+
+
+def _adapters(models: Mapping[str, str], *, names: OwnerNames) -> list[dict[str, Any]]:
+    """Return the other adapters that the stages learned from, given by `stage.setting`. Weights follow from data."""
+    return [
+        {
+            "name": "adapter",
+            "digest": {HMAC: names.of_data(digest)},
+            "annotations": {"digestOf": "weights by name", "stage": name.partition(".")[0]},
+        }
+        for name, digest in models.items()
+    ]
 
 
 def _stage(stage: str, metrics: Mapping[str, Any], *, names: OwnerNames) -> dict[str, Any]:

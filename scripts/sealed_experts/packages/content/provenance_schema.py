@@ -18,7 +18,9 @@ _DIGESTS = {
 _DEPENDENCY = mapping(
     "Something that the package was made from.",
     {
-        "name": {"enum": ["base", "training-data", "held-out-data", "training-code", "source", "requirements.txt"]},
+        "name": {
+            "enum": ["base", "training-data", "held-out-data", "adapter", "training-code", "source", "requirements.txt"]
+        },
         "uri": _SHORT,
         "digest": {**mapping("One of these.", _DIGESTS, optional=tuple(_DIGESTS)), "minProperties": 1},
         "annotations": mapping(

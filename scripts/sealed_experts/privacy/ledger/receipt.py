@@ -142,12 +142,12 @@ def joined_receipts(receipts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | N
     receipts the result is None.
 
     Raises:
-        UserError: they count units of different kinds, or one is not a receipt.
+        UserError: all claim an ε, but for units of different kinds; or one is not a receipt.
     """
     if not receipts:
         return None
     kinds = {receipt.get("unit") for receipt in receipts}
-    if len(kinds) > 1:
+    if len(kinds) > 1 and all(receipt.get("epsilon") is not None for receipt in receipts):
         raise UserError(
             f"a stage is to learn from adapters that count units of {' and of '.join(sorted(map(repr, kinds)))}: "
             "their ε cannot be composed; train all on data with the same `unit`"

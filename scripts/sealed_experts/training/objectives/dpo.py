@@ -86,13 +86,16 @@ class DirectPreference(Objective):
         self._margins: list[float] = []
 
     def check(self, examples: "Sequence[Example]", *, path: Path) -> None:
-        """Refuse pairs whose prompt leaves no room for an answer: they have nothing to learn from."""
-        silent = sum(example.response_tokens == 0 for example in examples)
-        if silent:
-            raise UserError(
-                f"{path}: {silent // 2} prompts leave no room for an answer within dpo.max_seq_len"
-                f" {self._settings.max_seq_len}: raise it, or remove them"
-            )
+        """Refuse pairs that have nothing to learn from: no room for an answer, or equal answers once they are cut."""
+        pairs = list(zip(examples[::2], examples[1::2], strict=True))
+        silent = sum(chosen.response_tokens == 0 for chosen, _ in pairs)
+        equal = sum(chosen.ids == rejected.ids for chosen, rejected in pairs) - silent
+        for count, what in ((silent, "prompts leave no room for an answer"), (equal, "pairs have equal answers")):
+            if count:
+                raise UserError(
+                    f"{path}: {count} {what} within dpo.max_seq_len {self._settings.max_seq_len}: raise it, or remove"
+                    " them"
+                )
 
     def check_held_out(self, examples: "Sequence[Example]", *, path: Path) -> None:
         """Refuse held-out pairs for the same reason."""
