@@ -33,9 +33,7 @@ def cells_of(row: str) -> list[str]:
 def rules_by_column() -> dict[str, list[str]]:
     """Return the rules of each column, as the document lists them."""
     rows = re.search(r"\| Column \|.*?\n\n", DOCUMENT.read_text(), re.DOTALL)[0].splitlines()[2:]
-    return {
-        column: re.findall(r"`(\w+)`", text.split(", if")[0]) for column, text in map(cells_of, filter(None, rows))
-    }
+    return {column: re.findall(r"`(\w+)`", text.split(", if")[0]) for column, text in map(cells_of, filter(None, rows))}
 
 
 def lines() -> list[Line]:
