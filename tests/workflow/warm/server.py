@@ -18,7 +18,8 @@ from pathlib import Path
 
 # Of this project nothing: its modules come from the folder of each program.
 LIBRARIES = (
-    *("cryptography.x509", "jsonschema", "pydantic", "rfc8785", "smart_open", "yaml"),
+    *("cryptography.hazmat.primitives.hpke", "cryptography.x509", "jsonschema", "packaging.licenses", "pydantic"),
+    *("rfc8785", "smart_open", "yaml"),
     *("snakemake.cli", "snakemake.executors.dryrun", "snakemake.workflow"),
     *("dp_accounting.pld.privacy_loss_distribution", "matplotlib.backends.backend_agg", "scipy.stats"),
     *("opacus.grad_sample.grad_sample_module", "peft", "safetensors.torch", "torch"),
