@@ -128,6 +128,11 @@ def learned_records(wildcards):
     return [f"results/data/{name}/train.jsonl" for name in datasets_behind(SETTINGS, wildcards.expert)]
 
 
+def seen_records(wildcards):
+    """The same, and the records behind adapters that are declared public."""
+    return [f"results/data/{name}/train.jsonl" for name in datasets_behind(SETTINGS, wildcards.expert, public=True)]
+
+
 def validation_records(stage):
     """The held-out records that a stage is validated on."""
     return lambda wildcards: f"results/data/{EXPERT[wildcards.expert].validation_of(stage)}/val.jsonl"

@@ -8,7 +8,7 @@ for stages in CHAINS:
         input:
             base=BASE_MANIFEST,
             val=evaluation_records,
-            train=training_records,
+            train=seen_records,
             adapters=chain_adapters,
             # A user's own reward is code that decides the numbers.
             reward=chain_files,

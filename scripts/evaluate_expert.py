@@ -18,7 +18,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", required=True, type=Path, help="base.json of the base model")
     parser.add_argument("--val", required=True, type=Path, help="held-out records")
-    parser.add_argument("--train", required=True, type=Path, help="training records; they are not evaluated on")
+    parser.add_argument(
+        "--train",
+        required=True,
+        nargs="+",
+        type=Path,
+        help="all records that it learned from; they are not evaluated on",
+    )
     parser.add_argument(
         "--adapters", required=True, nargs="+", type=Path, help="adapter files of all stages, in their order"
     )

@@ -61,7 +61,8 @@ class Features(Mapping[str, type[Kind]], Generic[Kind]):
 
     def _load(self, name: str) -> type[Kind]:
         path = f"{self._package}.{name}"
-        if not name.isidentifier() or importlib.util.find_spec(path) is None:
+        found = importlib.util.find_spec(path) if name.isidentifier() and not name.startswith("_") else None
+        if found is None or found.submodule_search_locations is not None:  # a folder is no feature
             raise KeyError(name)
         wanted = "".join(word.capitalize() for word in name.split("_"))
         feature = getattr(importlib.import_module(path), wanted, None)
@@ -78,9 +79,16 @@ def missing_extras(features: Iterable[type[Feature]]) -> dict[str, list[str]]:
     missing: dict[str, list[str]] = {}
     for feature in dict.fromkeys(features):
         for module, extra in feature.extra.items():
-            if importlib.util.find_spec(module) is None:
+            if not _is_installed(module):
                 missing.setdefault(extra, []).append(feature.feature)
     return missing
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that should hold it
+        return False
 
 
 def check_extras(features: Iterable[type[Feature]]) -> None:

@@ -48,7 +48,13 @@ class Evaluated(NamedTuple):
 
 
 def evaluate_expert(
-    run: EvaluationJob, *, base: Path, val: Path, train: Path, adapters: Sequence[Path], reward: Scoring | None
+    run: EvaluationJob,
+    *,
+    base: Path,
+    val: Path,
+    train: Sequence[Path],
+    adapters: Sequence[Path],
+    reward: Scoring | None,
 ) -> Evaluated:
     """Measure the base and each stage on held-out records.
 
@@ -59,7 +65,7 @@ def evaluate_expert(
     Args:
         base: base.json.
         val: the held-out records.
-        train: the records that the expert was trained on, none of which may be among them.
+        train: all records that the expert learned from, none of which may be among them.
         adapters: each stage's adapter file, in the order of the stages.
         reward: what scores the answers; needed where `run.rewarded` is given.
 
@@ -89,7 +95,7 @@ class _Bench:
         *,
         base: Path,
         val: Path,
-        train: Path,
+        train: Sequence[Path],
         adapters: Sequence[Path],
         reward: Scoring | None,
     ) -> None:

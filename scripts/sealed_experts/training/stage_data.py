@@ -41,7 +41,7 @@ class StageData:
                 training record.
         """
         train = read_records(job.train)
-        held_out = held_out_records(job.val, train=job.train, private=job.settings.privacy.enabled)
+        held_out = held_out_records(job.val, train=[job.train], private=job.settings.privacy.enabled)
         learned, validated = (
             UnitDataset.from_records(
                 records, template=job.template, tokenizer=tokenizer, max_seq_len=job.settings.max_seq_len

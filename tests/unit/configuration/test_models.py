@@ -145,11 +145,20 @@ def test_a_circle_of_experts_is_refused_at_each_of_its_stages(tmp_path):
 @pytest.mark.parametrize("setting", ["patience", "keep"])
 def test_private_validation_cannot_choose_the_weights(tmp_path, setting):
     value = {"patience": 3, "keep": "best"}[setting]
-    (line,) = told(tmp_path, experts={"a": {"dpo": {setting: value}}})
+    experts = {"a": {"dpo": {setting: value, "eval_steps": 1}}}
+    (line,) = told(tmp_path, experts=experts)
     assert line.startswith(f"experts.a.dpo.{setting}: ")
     assert "held-out records of `one`, which are private" in line
     for allowed in ({"datasets": {"one": {"public_evaluation": True}}}, {"defaults": {"privacy": {"enabled": False}}}):
-        resolve(document(tmp_path, experts={"a": {"dpo": {setting: value}}}, **allowed), root=tmp_path)
+        resolve(document(tmp_path, experts=experts, **allowed), root=tmp_path)
+
+
+def test_a_patience_that_cannot_act_is_refused(tmp_path):
+    (line,) = told(tmp_path, experts={"a": {"dpo": {"patience": 3}, "privacy": {"enabled": False}}})
+    assert line == (
+        "experts.a.dpo.patience: 3 validations, one every 100 steps, end no earlier than the 5 steps of the training:"
+        " lower it or dpo.eval_steps, or remove it"
+    )
 
 
 def test_a_stage_takes_only_its_own_kind_of_records(tmp_path):

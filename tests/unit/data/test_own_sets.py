@@ -188,21 +188,21 @@ def test_another_datasets_records_that_are_trained_on_are_left_out(tmp_path, cap
         records(("a", "1"), ("b", "1")) + records(("c", "1"), unit="customer"),
         records(("a", "1"), ("b", "2"), ("c", "1"), ("c", "2"), ("d", "1")),
     )
-    kept = held_out_records(val, train=train, private=False)
+    kept = held_out_records(val, train=[train], private=False)
     assert [(record.instruction, record.output) for record in kept] == [("c", "2"), ("d", "1")]
     assert "3 of 5 records of" in capsys.readouterr().out
     write_records(val, records(("a", "1")))
     with pytest.raises(UserError, match="every record is also in"):
-        held_out_records(val, train=train, private=False)
+        held_out_records(val, train=[train], private=False)
 
 
 def test_under_privacy_a_common_record_is_refused(tmp_path):
     """If it were left out, it would be missing in published numbers about public records."""
     train, val = prepared_files(tmp_path, records(("a", "1")), records(("d", "1"), ("a", "1")))
     with pytest.raises(UserError, match=rf"1 of 2 records.*{read_records(train)[0].id}.*remove them from one of the"):
-        held_out_records(val, train=train, private=True)
+        held_out_records(val, train=[train], private=True)
     write_records(val, records(("d", "1"), ("e", "1")))
-    assert held_out_records(val, train=train, private=True) == read_records(val)
+    assert held_out_records(val, train=[train], private=True) == read_records(val)
 
 
 def test_both_sides_of_one_dataset_are_left_as_they_were_prepared(tmp_path):
@@ -210,4 +210,13 @@ def test_both_sides_of_one_dataset_are_left_as_they_were_prepared(tmp_path):
     for name, unit in (("train", "c1"), ("val", "c2")):
         write_records(tmp_path / f"{name}.jsonl", records(("a", "1"), unit=unit))
     val = tmp_path / "val.jsonl"
-    assert held_out_records(val, train=tmp_path / "train.jsonl", private=True) == read_records(val)
+    assert held_out_records(val, train=[tmp_path / "train.jsonl"], private=True) == read_records(val)
+
+
+def test_what_another_model_learned_is_not_held_out_either(tmp_path):
+    records = [Instruction.of(instruction=f"q{n}", output="yes") for n in range(6)]
+    for folder, part in (("own", records[:2]), ("models", records[2:4]), ("val", records[3:])):
+        (tmp_path / folder).mkdir()
+        write_records(tmp_path / folder / "train.jsonl", part)
+    files = [tmp_path / name / "train.jsonl" for name in ("own", "models")]
+    assert held_out_records(tmp_path / "val/train.jsonl", train=files, private=False) == records[4:]

@@ -134,7 +134,7 @@ class Run:
             run,
             base=self.base,
             val=val or self.data / "val.jsonl",
-            train=self.data / "train.jsonl",
+            train=[self.data / "train.jsonl"],
             adapters=adapters or [self.sft, self.reinforce],
             reward=Letters() if run.rewarded else None,
         )

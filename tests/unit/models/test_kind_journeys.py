@@ -216,7 +216,7 @@ def test_the_evaluation_has_the_stages_own_numbers(journey):
     )
     adapters = [journey.sft.output, journey.rl.output]
     val, train = (journey.dataset / f"{side}.jsonl" for side in ("val", "train"))
-    evaluated = evaluate_expert(run, base=journey.base, val=val, train=train, adapters=adapters, reward=Vowels())
+    evaluated = evaluate_expert(run, base=journey.base, val=val, train=[train], adapters=adapters, reward=Vowels())
     found = evaluated.content["models"]
     after = stage_metrics(load_state(journey.rl.output))
     assert found["reinforce"]["metrics"]["reward"]["mean"] == after["mean_reward_after"]

@@ -214,7 +214,9 @@ def _parse(line: bytes, where: str) -> Record:
         raise UserError(problem("a field is not text"))
     try:
         record = kind.of(unit=unit, metadata=metadata, **kind.restored(value))
-    except (ValueError, Unusable) as error:
+    except Unusable as error:
+        raise UserError(problem(error.detail)) from error
+    except ValueError as error:
         raise UserError(problem(str(error))) from error
     if record.id != identity:
         raise UserError(problem("the id does not belong to the text"))

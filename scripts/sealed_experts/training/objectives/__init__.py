@@ -251,7 +251,8 @@ class Stage(Feature, Group):
         """Yield settings that do not fit together, although each value is valid alone."""
         name = self.feature
         yield from _doubled_mistakes(name, layers)
-        if self.epochs is None and self.warmup_steps > (steps := getattr(self, self.steps_setting)):
+        steps = getattr(self, self.steps_setting)
+        if self.epochs is None and self.warmup_steps > steps:
             yield Mistake(
                 layers.locate(name, "warmup_steps"),
                 f"{self.warmup_steps} is above {self.steps_setting}, which is {steps}; the warmup must end within"
@@ -262,6 +263,13 @@ class Stage(Feature, Group):
             yield Mistake(
                 layers.locate(name, "monitor"),
                 f"{shown(self.monitor)} is not measured by {name}; {suggestion(self.monitor, self.monitored)}",
+            )
+        if self.epochs is None and self.patience and self.patience * self.eval_steps >= steps:
+            yield Mistake(
+                layers.locate(name, "patience"),
+                f"{self.patience} validations, one every {self.eval_steps} steps, end no earlier than the {steps} steps"
+                f" of the training: lower it or {name}.eval_steps, or remove it",
+                involves=(layers.locate(name, "eval_steps"), layers.locate(name, self.steps_setting)),
             )
         if self.keep == "last" and self.patience is not None:
             yield Mistake(
