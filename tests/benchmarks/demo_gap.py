@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 
 def demo_gap() -> dict[str, dict[str, float]]:
-    """Run the demo's supervised fine-tuning both ways; return, by expert, its losses in nats a token and its ε.
+    """Run the demo's supervised fine-tuning both ways; return, by expert, its losses in nats per token and its ε.
 
     `closed` is the share of the gap, that the run without privacy closes, which the private one closes too.
     """

@@ -58,7 +58,7 @@ def evaluate_expert(
 ) -> Evaluated:
     """Measure the base and each stage on held-out records.
 
-    Losses are in nats per response token, KL and entropy in nats a token, lengths in tokens; every interval is one of
+    Losses are in nats per response token, KL and entropy in nats per token, lengths in tokens; every interval is one of
     95 %. With the token budget and the sampling of the stage that has the reward, and one answer a prompt, its held-out
     figures are these, to the last bit.
 

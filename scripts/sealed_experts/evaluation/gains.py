@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-MOST_KL = 0.5  # nats a token, from the adapter that the stage started from
+MOST_KL = 0.5  # nats per token, from the adapter that the stage started from
 MOST_LOSS = 1.1  # times the held-out loss before
 _ROUNDING = 1e-9  # equal rewards, added up from other axes, may differ by so much
 
@@ -55,7 +55,7 @@ def loss_of(model: Mapping[str, Any]) -> float | None:
 
 def _reasons(models: Mapping[str, Any], gain: Mapping[str, Any]) -> dict[str, str]:
     before, after, reward = models[gain["from"]], models[gain["to"]], gain["metrics"]["reward"]
-    kl = "is not known" if after["kl"] is None else f"of {after['kl']:.2f} nats a token is above {MOST_KL:g}"
+    kl = "is not known" if after["kl"] is None else f"of {after['kl']:.2f} nats per token is above {MOST_KL:g}"
     was, now = loss_of(before), loss_of(after)
     worse = "is not known" if was is None or now is None else f"is {now / was - 1:.0%} worse, more than 10%"
     if reward["low"] is None:

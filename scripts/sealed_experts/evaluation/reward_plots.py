@@ -46,7 +46,7 @@ def draw_reward_curves(metrics: Metrics, *, earlier: Sequence[Metrics]) -> Figur
     _draw_rewards(rewards, train, validation)
     _draw_axes(axes, validation, metrics)
     _draw_divergence(divergence, train, validation)
-    _draw_pair(entropy, train, validation, "entropy", title="Entropy", ylabel="Entropy (nats a token)")
+    _draw_pair(entropy, train, validation, "entropy", title="Entropy", ylabel="Entropy (nats per token)")
     _draw_lengths(lengths, train, validation)
     for panel in (rewards, axes, divergence, entropy, lengths):
         panel.set_xlim(0, metrics["total_steps"])
@@ -80,7 +80,7 @@ def _draw_axes(axes: Axes, validation: Sequence[Metrics], metrics: Metrics) -> N
 
 
 def _draw_divergence(axes: Axes, train: Sequence[Metrics], validation: Sequence[Metrics]) -> None:
-    _draw_pair(axes, train, validation, "kl", title="KL from the start of the stage", ylabel="KL (nats a token)")
+    _draw_pair(axes, train, validation, "kl", title="KL from the start of the stage", ylabel="KL (nats per token)")
     shown = [value for name, lines in (("kl", train), ("val_kl", validation)) for _, value in points_of(lines, name)]
     top = 1.1 * max([*shown, 1e-6])
     axes.set_ylim(0, top)

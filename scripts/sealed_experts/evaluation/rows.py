@@ -45,8 +45,8 @@ def figure_rows(evaluation: Evaluation) -> list[Row]:
     """Return every figure of the models, those that no model has left out."""
     rows = [row for about in evaluation["metrics"] for row in _metric_rows(evaluation, about)]
     rows += [
-        _row(evaluation, "KL", "nats a token, from the stage before", lambda model: number(model["kl"], ".3f")),
-        _row(evaluation, "Entropy", "nats a token", lambda model: number(model["entropy"], ".3f")),
+        _row(evaluation, "KL", "nats per token, from the stage before", lambda model: number(model["kl"], ".3f")),
+        _row(evaluation, "Entropy", "nats per token", lambda model: number(model["entropy"], ".3f")),
         _row(evaluation, "Answer length", "tokens", lambda model: number(model["response_tokens"], ".1f")),
         _row(evaluation, "Cut answers", "at the longest length", lambda model: number(model["truncated_share"], ".0%")),
     ]

@@ -55,7 +55,9 @@ def test_a_gain_that_does_not_count_says_why(
     monkeypatch.setenv("COLUMNS", "200")
     leave_evaluation(tmp_path, made_evaluation(kl=2.5, loss=2.5))
     assert compared("--results", tmp_path) == 0
-    expected = "it does not count: KL of 2.50 nats a token is above 0.5; the held-out loss is 25% worse, more than 10%"
+    expected = (
+        "it does not count: KL of 2.50 nats per token is above 0.5; the held-out loss is 25% worse, more than 10%"
+    )
     assert expected in capsys.readouterr().out
 
 

@@ -495,7 +495,7 @@ def test_a_gain_within_bounds_counts() -> None:
 
 
 def test_what_does_not_count_says_why() -> None:
-    assert verdict(made_evaluation(kl=0.75)) == "does not count: KL of 0.75 nats a token is above 0.5"
+    assert verdict(made_evaluation(kl=0.75)) == "does not count: KL of 0.75 nats per token is above 0.5"
     assert verdict(made_evaluation(loss=2.5)) == "does not count: the held-out loss is 25% worse, more than 10%"
     both = verdict(made_evaluation(kl=0.75, loss=2.5)) or ""
     assert both.count(";") == 1

@@ -63,7 +63,7 @@ def test_before_and_after_stand_side_by_side() -> None:
         "+0.060 [+0.040, +0.080]",
     ]
     assert page.row("· safety (weight 0.1)")[-1] == "-0.300 [-0.320, -0.280]"
-    assert page.row("KL (nats a token, from the stage before)")[1:] == ["–", "0.250", "0.125", "–"]
+    assert page.row("KL (nats per token, from the stage before)")[1:] == ["–", "0.250", "0.125", "–"]
 
 
 def test_an_expert_that_answers_without_a_reward_is_shown_by_its_own_metrics() -> None:
@@ -80,7 +80,7 @@ def test_an_expert_that_answers_without_a_reward_is_shown_by_its_own_metrics() -
 def test_what_does_not_count_is_said_in_full() -> None:
     page = Page(evaluation_page([made_evaluation(kl=0.75)]))
     assert page.row("banking_expert")[1] == "does not count"
-    assert "does not count: KL of 0.75 nats a token is above 0.5" in page.text
+    assert "does not count: KL of 0.75 nats per token is above 0.5" in page.text
 
 
 def test_the_shares_of_the_axes_show_what_a_reward_lives_on() -> None:
