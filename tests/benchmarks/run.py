@@ -88,7 +88,7 @@ def gains() -> list[str]:
         "## What REINFORCE gains in the demo",
         "",
         "Mean reward of sampled answers to held-out prompts, before and after, with the same draws; the gain's 95 %",
-        "interval; KL from the start in nats per token; the change of the held-out loss; ε of both stages at δ = 1e-5. A",
+        "interval; KL from the start in nats/token; the change of the held-out loss; ε of both stages at δ = 1e-5. A",
         "gain counts with its interval above zero, KL at most 0.5 and a loss at most 10 % worse. `without` is",
         "config/without-privacy.yaml.",
         "",
