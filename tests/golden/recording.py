@@ -16,15 +16,16 @@ _LINE = 110  # characters
 _QUESTIONS = ("What does the bank do by the river bank?", "Two loans and a bond fund", "portfolios", "Nothing of that")
 
 
-def record() -> dict[str, Any]:
-    """Run everything in a new folder; return {section: {name: content}}.
+def record(*, runs: bool = True) -> dict[str, Any]:
+    """Return {section: {name: content}} of everything, made in a new folder; without `runs`, of the configuration only.
 
     Raises:
         RuntimeError: a run failed, or the keys of draws and noise were not pinned.
     """
     with tempfile.TemporaryDirectory() as folder:
         workplace = Workplace(Path(folder) / "golden")
-        return {"made with": made_with(), **configuration_of(workplace), **runs_of(workplace)}
+        made = configuration_of(workplace)
+        return {"made with": made_with(), **made, **runs_of(workplace)} if runs else made
 
 
 def configuration_of(workplace: Workplace) -> dict[str, Any]:

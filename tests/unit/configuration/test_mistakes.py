@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sealed_experts.configuration.budget_checks import check_dataset_sizes
 from sealed_experts.configuration.resolution import load, resolve
 from sealed_experts.errors import UserError
+from sealed_experts.metrics import METRICS
 from sealed_experts.models.adapters import KINDS, is_quantized
 from sealed_experts.models.adapters.lora import Lora
 from sealed_experts.moe.settings import MODULUS_BITS
@@ -333,13 +334,13 @@ ONE_MISTAKE = [
     ),
     (
         {"experts.banker.select": "best", "experts.banker.select_metric": "exact_match"},
-        'experts.banker.select_metric: "exact_match" is not measured; write one of `loss`, `perplexity`, or add it to'
+        'experts.banker.select_metric: "exact_match" is not measured; write one of'
+        f" {listed(name for name, kind in METRICS.items() if kind.usual and kind.needs == 'losses')}, or add it to"
         " evaluation.metrics",
     ),
     (
         {"defaults.select_metric": "accuracy"},
-        'defaults.select_metric: "accuracy" is not one of `loss`, `perplexity`, `reward`, `exact_match`, or a part of'
-        " one (`reward.safety`)",
+        f'defaults.select_metric: "accuracy" is not one of {listed(METRICS)}, or a part of one (`reward.safety`)',
     ),
     (
         {"experts.banker.evaluation": {"metrics": ["reward"]}},
