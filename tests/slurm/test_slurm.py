@@ -108,6 +108,7 @@ class Run:
 def uninterrupted(slurm, tmp_path_factory):
     """The tiny configuration with one expert, trained in one go without SLURM."""
     configuration = json.loads(json.dumps(TINY))
+    configuration["device"] = "auto"  # with `cpu`, no job would ask for a GPU
     configuration["experts"] = {EXPERT: {**configuration["experts"][EXPERT], "stages": ["sft"]}}
     configuration["datasets"] = {"banking": configuration["datasets"]["banking"]}
     configuration["defaults"]["sft"].update(
@@ -126,12 +127,13 @@ def run(uninterrupted, cluster, tmp_path_factory):
     """The whole workflow on the cluster; its training is warned, cancelled, and runs out of time."""
     project = uninterrupted.copy(tmp_path_factory.mktemp("run") / "project")
     shutil.rmtree(project.folder / "results" / "experts")
-    profile = project.folder / "profiles" / "slurm" / "config.yaml"
-    text = profile.read_text()
     # One minute a job. SLURM's own warning, 90 seconds ahead of that, would come before the trainer has started.
-    shortened = text.replace("runtime: 720", "runtime: 1").replace("'--signal=USR1@90'", "''")
-    assert text.count("runtime: 720") == text.count("'--signal=USR1@90'") == 1
-    profile.write_text(shortened)
+    warning = """return "'--signal=USR1@90'\""""
+    for name, before, after in (("train.smk", "runtime=720", "runtime=1"), ("common.smk", warning, 'return ""')):
+        rules = project.folder / "rules" / name
+        text = rules.read_text()
+        assert text.count(before) == 1
+        rules.write_text(text.replace(before, after))
     running = Run(project, cluster)
     try:
         warned = running.training(1)
