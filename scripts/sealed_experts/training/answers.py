@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.training.batches import Example
-from sealed_experts.training.rollouts import Sampling, sample_answers
+from sealed_experts.training.rollouts import Sampling, sample_answers, unchecked_shapes
 
 # Nothing is kept for a backward pass while answers are sampled, so many more tokens fit than in a physical batch.
 _SAMPLING_TOKENS = 16
@@ -75,7 +75,7 @@ class Answering:
             end=_token(tokenizer.eos_token_id),
             pad=_token(tokenizer.pad_token_id),
             prompt_tokens=settings.max_seq_len - settings.max_new_tokens,
-            rows=max(1, min(_MOST_ROWS, _SAMPLING_TOKENS * settings.token_budget // settings.max_seq_len)),
+            shapes=unchecked_shapes(min(_MOST_ROWS, _SAMPLING_TOKENS * settings.token_budget // settings.max_seq_len)),
         )
 
     def has_room(self, example: Example) -> bool:
@@ -94,14 +94,14 @@ class Answering:
         """Return an answer to each example's prompt, decided by (stream, step, unit).
 
         Args:
-            sampling: how to sample, in passes of exactly its shape; by default many rows at once, no wider than needed.
+            sampling: how to sample; by default in passes of up to many rows.
         """
         prompts = [example.ids[: example.prompt_length] for example in examples]
         answers = sample_answers(
             model,
             prompts,
             units=[example.unit for example in examples],
-            sampling=sampling or fitting(self.sampling, prompts),
+            sampling=sampling or self.sampling,
             stream=stream,
             step=step,
             check=self._check,
@@ -119,13 +119,6 @@ class Answering:
             )
             for example, answer in zip(examples, answers, strict=True)
         ]
-
-
-def fitting(sampling: Sampling, prompts: Sequence[Sequence[int]]) -> Sampling:
-    """Return how to sample answers to these prompts in passes that are no wider, and have no more rows, than needed."""
-    if not prompts:
-        return sampling
-    return dataclasses.replace(sampling, prompt_tokens=max(map(len, prompts)), rows=min(sampling.rows, len(prompts)))
 
 
 def _token(value: Any) -> int:

@@ -109,11 +109,13 @@ class PrivateGradients:
         self._figures: dict[str, float] = {}
 
     def add(self, batch: Batch) -> torch.Tensor:
-        """Clip the batch's units one by one and add them to the sum."""
-        units = self._engine.per_unit(batch)
+        """Clip the units of the batch that count one by one, and add them to the sum."""
+        units = self._engine.per_unit(batch).of(batch.counted)
         self._objective.note(units.figures)
         self._norms.append(self._mechanism.add(units.gradients))
         answers = self._objective.queries(batch)
+        if batch.counted is not None:
+            answers = {name: values[list(batch.counted)] for name, values in answers.items()}
         if any(values.shape != units.losses.shape for values in answers.values()):
             raise ValueError("a query must give one value per unit: the noise covers no more")
         self._mechanism.ask(answers)

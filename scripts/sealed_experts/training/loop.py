@@ -167,7 +167,7 @@ class TrainingLoop:
 
     def _differentiate(self, examples: Sequence[Example], *, step: int) -> tuple[float, int, int]:
         """Add up the gradients of these examples; return the sum of the losses, and the number of units and tokens."""
-        batches = self._objective.prepare(self._model, self._cut(examples), step=step, stream=self._run.stream)
+        batches = self._cut(self._objective.prepare(self._model, examples, step=step, stream=self._run.stream))
         losses = []
         for batch in batches:
             losses.append(self._gradients.add(batch))

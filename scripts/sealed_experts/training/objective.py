@@ -95,14 +95,23 @@ class Objective:
         raise NotImplementedError
 
     def prepare(
-        self, model: "torch.nn.Module", batches: "Sequence[Batch]", *, step: int, stream: "Stream"
-    ) -> "list[Batch]":
-        """Do the work before the gradient of step `step` (generate, score) and return the batches to train on.
+        self, model: "torch.nn.Module", examples: "Sequence[Example]", *, step: int, stream: "Stream"
+    ) -> "list[Example]":
+        """Do the work before the gradient of step `step` (generate, score) and return the examples to train on.
 
         Step 0 is the self-check. For it, no factor of the loss (such as an advantage) may be zero by chance: then it
         would check nothing.
         """
-        return list(batches)
+        return list(examples)
+
+    def made_up(self, rows: "Sequence[Example]", *, vocabulary: int) -> "list[Example]":
+        """Return a made-up unit as `prepare` would return a real one, for a check of the shapes of passes.
+
+        Args:
+            rows: the rows of one unit: random tokens, with a prompt and an answer.
+            vocabulary: how many tokens the model knows.
+        """
+        return list(rows)
 
     def queries(self, batch: "Batch") -> "dict[str, torch.Tensor]":
         """Return, for each name in the stage's `query_noise`, one value in [0, 1] per unit, [units].

@@ -8,20 +8,25 @@ import torch
 
 from sealed_experts.training.batches import IGNORED, Batch
 
+# The output head runs on this many positions at a time, so the shape of its products does not depend on the batch.
+_CHUNK = 64
+
 
 @dataclass(frozen=True)
 class ResponseLogits:
-    """A model's output at the response positions of a batch, row by row.
+    """A model's output at the response positions of a batch, row by row, then at fillers up to a whole chunk.
 
     Attributes:
-        logits: float32 [positions, vocabulary].
+        logits: float32 [positions, vocabulary]; those of a filler are finite and have no meaning.
         tokens: [positions], the token at that position.
-        row: [positions], the row each position belongs to.
+        real: [positions], False for fillers.
+        row: [positions], the row each position belongs to; fillers belong to a row after the last.
         counts: [rows], how many positions each row has.
     """
 
     logits: torch.Tensor
     tokens: torch.Tensor
+    real: torch.Tensor
     row: torch.Tensor
     counts: torch.Tensor
 
@@ -32,7 +37,7 @@ class ResponseLogits:
 
     def row_sums(self, values: torch.Tensor) -> torch.Tensor:
         """Add up values per position, [positions], to values per row, [rows]."""
-        return torch.zeros(self.counts.shape[0], device=values.device).index_add(0, self.row, values)
+        return torch.zeros(self.counts.shape[0] + 1, device=values.device).index_add(0, self.row, values)[:-1]
 
     def row_means(self, values: torch.Tensor) -> torch.Tensor:
         """Return each row's mean over its own positions, [rows]; 0 for a row without any."""
@@ -41,16 +46,10 @@ class ResponseLogits:
 
 @dataclass(frozen=True)
 class PaddedResponseLogits(ResponseLogits):
-    """`ResponseLogits` of a padded batch: every [positions] there is [rows, most positions of a row] here.
-
-    Attributes:
-        real: which entries are response positions; the values of the others are finite and have no meaning.
-    """
-
-    real: torch.Tensor
+    """`ResponseLogits` of a padded batch: every [positions] there is [rows, width] here, and the fillers are in it."""
 
     def row_sums(self, values: torch.Tensor) -> torch.Tensor:
-        """Add up values per position, [rows, most], to values per row, [rows]."""
+        """Add up values per position, [rows, width], to values per row, [rows]."""
         return torch.where(self.real, values, 0.0).sum(1)
 
 
@@ -60,13 +59,28 @@ def response_logits(model: torch.nn.Module, batch: Batch) -> ResponseLogits:
         return _padded_logits(model, batch, batch.positions)
     mask = batch.labels != IGNORED
     counts = mask.sum(1)
-    if bool(mask.any()):
-        with _head_on(model, lambda hidden: hidden[:, -mask.shape[1] :][mask]):
-            logits = model(input_ids=batch.input_ids).logits.float()
-    else:
-        # There is nothing to predict. Still run the model, so that every parameter has a gradient for the engine.
-        logits = model(input_ids=batch.input_ids, logits_to_keep=1).logits.float()[:, 0][:0]
-    return ResponseLogits(logits=logits, tokens=batch.labels[mask], row=mask.nonzero()[:, 0], counts=counts)
+    fillers = _fillers(int(counts.sum()))
+
+    def chosen(hidden: torch.Tensor) -> torch.Tensor:
+        found = hidden[:, -mask.shape[1] :][mask]
+        # Without any response the model still runs, so that every parameter has a gradient for the engine.
+        return torch.cat([found, found.new_zeros(fillers, found.shape[1])])
+
+    with _head_on(model, chosen, chunk=_CHUNK):
+        logits = model(input_ids=batch.input_ids).logits.float()
+    pad = torch.nn.functional.pad
+    return ResponseLogits(
+        logits=logits,
+        tokens=pad(batch.labels[mask], (0, fillers)),
+        real=pad(torch.ones_like(batch.labels[mask], dtype=torch.bool), (0, fillers)),
+        row=pad(mask.nonzero()[:, 0], (0, fillers), value=mask.shape[0]),
+        counts=counts,
+    )
+
+
+def _fillers(positions: int) -> int:
+    """Return how many fillers complete the last chunk; there is at least one chunk."""
+    return max(1, -(-positions // _CHUNK)) * _CHUNK - positions
 
 
 def _padded_logits(model: torch.nn.Module, batch: Batch, positions: torch.Tensor) -> PaddedResponseLogits:
@@ -80,7 +94,7 @@ def _padded_logits(model: torch.nn.Module, batch: Batch, positions: torch.Tensor
     labels = batch.labels.gather(1, positions)
     real = labels != IGNORED
     row = torch.arange(rows, device=labels.device)[:, None].expand(labels.shape)
-    return PaddedResponseLogits(logits=logits, tokens=labels.clamp(min=0), row=row, counts=real.sum(1), real=real)
+    return PaddedResponseLogits(logits=logits, tokens=labels.clamp(min=0), real=real, row=row, counts=real.sum(1))
 
 
 def at_responses(batch: Batch, values: torch.Tensor, *, elsewhere: float) -> torch.Tensor:
@@ -89,10 +103,10 @@ def at_responses(batch: Batch, values: torch.Tensor, *, elsewhere: float) -> tor
     Args:
         batch: the batch.
         values: one per response position, row by row.
-        elsewhere: value for the other positions of a padded row.
+        elsewhere: value for fillers.
     """
     if batch.positions is None:
-        return values
+        return torch.nn.functional.pad(values, (0, _fillers(values.numel())), value=elsewhere)
     real = batch.labels.gather(1, batch.positions) != IGNORED
     return torch.full(real.shape, elsewhere, dtype=values.dtype, device=values.device).masked_scatter(real, values)
 
@@ -109,22 +123,34 @@ def mean_response_loss(
     with torch.no_grad():
         for batch in batches:
             check()
-            losses = response_logits(model, batch).losses()
+            response = response_logits(model, batch)
+            losses = response.losses()[response.real]
             total += float(losses.to(torch.float64).sum())
             tokens += losses.numel()
     return total / tokens if tokens else float("nan")
 
 
 @contextlib.contextmanager
-def _head_on(model: torch.nn.Module, chosen: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+def _head_on(
+    model: torch.nn.Module, chosen: Callable[[torch.Tensor], torch.Tensor], *, chunk: int | None = None
+) -> Iterator[None]:
     """Run the output head only on the positions that `chosen` takes from [rows, length, hidden units].
 
     The head is the widest layer of a small model, and most positions are prompt or padding. A soft prompt's virtual
     tokens come before the tokens of the batch, so `chosen` counts positions from the end.
+
+    Args:
+        chunk: run the head on this many of the chosen positions at a time.
     """
     head = model.get_output_embeddings()  # type: ignore[operator]
-    handle = head.register_forward_pre_hook(lambda module, inputs: (chosen(inputs[0]),))
+    forward = head.forward
+
+    def forwarded(hidden: torch.Tensor) -> torch.Tensor:
+        found = chosen(hidden)
+        return torch.cat([forward(piece) for piece in found.split(chunk or found.shape[0])])
+
+    head.forward = forwarded
     try:
         yield
     finally:
-        handle.remove()
+        del head.forward  # the class's own method is behind it

@@ -1,15 +1,16 @@
-"""Sample answers to a whole batch of prompts at once, with a KV cache, from keyed uniforms.
+"""Sample answers to many prompts at once, with a KV cache, from keyed uniforms.
 
 A token may depend only on (key, step, unit, position), its prompt and the weights: privacy needs this. But if a uniform
-is close to the edge between two tokens, the last bit of a logit decides which one is drawn, and the shape of the batch
-can change that bit. So under privacy all forward passes have the same shape, whatever was drawn: prompts are padded to
-the longest length that the settings allow, and filler rows complete the last piece. `check_row_independence` checks
-that in such passes no row depends on another.
+is close to the edge between two tokens, the last bit of a logit decides which one is drawn, and the shape of a pass can
+change that bit. So a prompt is padded to its own length, rounded up, and prompts of one width are sampled together, in
+passes of few different shapes, on one thread each. `find_sampling_shapes` checks before private training that in these
+passes no row depends on another.
 """
 
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +19,15 @@ import torch
 from peft import PeftModel
 
 from sealed_experts.models.attachment import decoding
+from sealed_experts.models.positions import shared_positions_beyond
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.training.policy import ranking
+from sealed_experts.training.shapes import MULTIPLES, Grid, Shape, covering, row_counts, up_to_power_of_two
 
 # This many likeliest tokens nearly always hold the nucleus. More are sorted only if they do not.
 _LIKELIEST = 256
+# Fewer rows take as long: the weights have to be read anyway. And below 5 a product may use another kernel.
+LEAST_ROWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +40,9 @@ class Sampling:
         top_p: probability that the nucleus holds; 1 for all tokens.
         end: the token that ends an answer.
         pad: any token: it fills positions that are not read.
-        prompt_tokens: every prompt is padded to this width; none is longer.
-        rows: rows in every forward pass, including fillers.
+        prompt_tokens: no prompt is longer.
+        shapes: numbers of rows of a pass, and where a row gets its own bits.
+        multiple: widths are multiples of it.
     """
 
     max_new_tokens: int
@@ -45,7 +51,18 @@ class Sampling:
     end: int
     pad: int
     prompt_tokens: int
-    rows: int
+    shapes: tuple[Shape, ...]
+    multiple: int = MULTIPLES[0]
+
+    @property
+    def grid(self) -> Grid:
+        """The widths of prompts. One column is always padding: without any, attention takes another path.
+
+        They are few, because every width has passes of its own: padding a prompt to the length of an answer costs less.
+        """
+        longest = -(-(self.prompt_tokens + 1) // self.multiple) * self.multiple
+        step = max(self.multiple, up_to_power_of_two(self.max_new_tokens))
+        return Grid(multiple=step, fineness=1, longest=longest)
 
 
 @dataclass(frozen=True)
@@ -65,7 +82,11 @@ class Sampled:
     truncated: bool
 
 
-@torch.no_grad()
+def unchecked_shapes(most_rows: int) -> tuple[Shape, ...]:
+    """Return shapes of up to about `most_rows` rows, where no one has to check that rows are independent."""
+    return tuple(Shape.free(rows) for rows in row_counts(most_rows, least=LEAST_ROWS))
+
+
 def sample_answers(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -87,67 +108,100 @@ def sample_answers(
         step: the step that the answers are for.
         check: called before each token; may raise to stop.
     """
-    uniforms = [stream.uniforms(f"rollout/{unit}", step, sampling.max_new_tokens) for unit in units]
-    answers: list[Sampled] = []
-    with _evaluating(model):
-        for start in range(0, len(prompts), sampling.rows):
-            piece = slice(start, start + sampling.rows)
-            answers += _sample(model, prompts[piece], uniforms=uniforms[piece], sampling=sampling, check=check)
-    return answers
+    answers: dict[int, Sampled] = {}
+
+    def sample(piece: "_Piece") -> None:
+        uniforms = [
+            stream.uniforms(f"rollout/{units[index]}", step, sampling.max_new_tokens) for index in piece.prompts
+        ]
+        rows = [prompts[index] for index in piece.prompts]
+        found = _sample(model, rows, piece=piece, uniforms=uniforms, sampling=sampling, check=check)
+        answers.update(zip(piece.prompts, found, strict=True))
+
+    on_one_thread_each(model, sample, _pieces(prompts, sampling=sampling, workers=torch.get_num_threads()))
+    return [answers[index] for index in range(len(prompts))]
 
 
-def check_row_independence(model: Any, prompts: Sequence[Sequence[int]], *, sampling: Sampling) -> bool:
-    """Return whether the draws for a prompt are the same to the last bit, whatever its place and the other rows.
+@dataclass(frozen=True)
+class _Piece:
+    """Prompts that are sampled together: their indices, and the width and shape of the pass."""
 
-    A few tokens are sampled for the prompts in order, in reverse order, and for the first and last among fillers alone.
+    prompts: Sequence[int]
+    width: int
+    shape: Shape
+
+
+def _pieces(prompts: Sequence[Sequence[int]], *, sampling: Sampling, workers: int) -> list[_Piece]:
+    """Cut prompts into as few pieces as possible, but one for each worker if there are enough prompts."""
+    by_width: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        by_width.setdefault(sampling.grid.width(len(prompt) + 1), []).append(index)
+    groups = [(width, by_width[width]) for width in sorted(by_width, reverse=True)]
+    least = min(len(shape.places) for shape in sampling.shapes)
+    while groups and len(groups) < workers:
+        width, longest = max(groups, key=lambda group: len(group[1]))
+        if len(longest) <= least:
+            break
+        half = -(-len(longest) // 2)
+        groups.remove((width, longest))
+        groups += [(width, longest[:half]), (width, longest[half:])]
+    found = []
+    for width, waiting in groups:
+        for shape in covering(sampling.shapes, len(waiting)):
+            room = len(shape.places)
+            found.append(_Piece(waiting[:room], width, shape))
+            waiting = waiting[room:]
+    return found
+
+
+def on_one_thread_each(model: Any, work: Callable[[Any], None], items: Sequence[Any]) -> None:
+    """Do independent work without gradients on several threads, PyTorch using one thread for each.
+
+    With several threads for one pass, the bits of a row depend on its place. On a GPU, and if the model keeps something
+    from pass to pass, the work is done item by item.
     """
-    chosen = [list(prompt) for prompt in prompts[: sampling.rows]]
-    with _evaluating(model):
-        together = _few_draws(model, chosen, sampling)
-        backwards = _few_draws(model, chosen[::-1], sampling)
-        alone = [_few_draws(model, [prompt], sampling) for prompt in (chosen[0], chosen[-1])]
-    return all(
-        torch.equal(rows, reverse.flip(0)) and torch.equal(rows[:1], first) and torch.equal(rows[-1:], last)
-        for rows, reverse, first, last in zip(together, backwards, *alone, strict=True)
-    )
-
-
-@torch.no_grad()
-def _few_draws(model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the logits at a few positions, [prompts, tokens, vocabulary], and log-probabilities of drawn tokens."""
+    threads = torch.get_num_threads()
     device = next(model.parameters()).device
-    decoder, inputs = decoding(model, _left_padded(model, prompts, sampling=sampling, device=device))
-    half = torch.full((sampling.rows,), 0.5, dtype=torch.float64, device=device)
-    logits, log_probs = [], []
-    for _ in range(min(3, sampling.max_new_tokens)):
-        output = decoder(**inputs, use_cache=True, logits_to_keep=1)
-        last = output.logits[:, -1]
-        picked, _, log_prob = pick_tokens(last.float(), half, temperature=sampling.temperature, top_p=sampling.top_p)
-        logits.append(last[: len(prompts)])
-        log_probs.append(log_prob[: len(prompts)])
-        inputs = _next_inputs(inputs, output, picked)
-    return torch.stack(logits, dim=1), torch.stack(log_probs, dim=1)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    alone = device.type != "cpu" or shared_positions_beyond(getattr(base, "config", None)) is not None
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+
+    @torch.no_grad()
+    def run(item: Any) -> None:
+        work(item)
+
+    begin()
+    try:
+        with evaluating(model), ThreadPoolExecutor(1 if alone else threads, initializer=begin) as pool:
+            for _ in pool.map(run, items):
+                pass
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _sample(
     model: Any,
     prompts: Sequence[Sequence[int]],
     *,
+    piece: _Piece,
     uniforms: Sequence[np.ndarray],
     sampling: Sampling,
     check: Callable[[], None],
 ) -> list[Sampled]:
     device = next(model.parameters()).device
-    decoder, inputs = decoding(model, _left_padded(model, prompts, sampling=sampling, device=device))
-    rows = sampling.rows
+    rows, places = piece.shape.rows, list(piece.shape.places[: len(prompts)])
+    decoder, inputs = first_pass(model, prompts, piece.shape, width=piece.width, pad=sampling.pad)
     draws = torch.full((rows, sampling.max_new_tokens), 0.5, dtype=torch.float64)
-    draws[: len(prompts)] = torch.from_numpy(np.stack(uniforms))
+    draws[places] = torch.from_numpy(np.stack(uniforms))
     draws = draws.to(device)
     tokens = torch.full((rows, sampling.max_new_tokens), sampling.pad, dtype=torch.long, device=device)
     nucleus = torch.ones_like(tokens)
     log_probs = torch.zeros(tokens.shape, dtype=torch.float64, device=device)
     lengths = torch.zeros(rows, dtype=torch.long, device=device)
-    open_rows = torch.arange(rows, device=device) < len(prompts)
+    open_rows = torch.zeros(rows, dtype=torch.bool, device=device)
+    open_rows[places] = True
     for position in range(sampling.max_new_tokens):
         check()
         output = decoder(**inputs, use_cache=True, logits_to_keep=1)
@@ -163,9 +217,8 @@ def _sample(
         open_rows = open_rows & (picked != sampling.end)
         if not bool(open_rows.any()):
             break
-        inputs = _next_inputs(inputs, output, tokens[:, position])
-    answers = _answers(tokens, nucleus, log_probs, lengths=lengths, truncated=open_rows)
-    return answers[: len(prompts)]
+        inputs = next_pass(inputs, output, tokens[:, position])
+    return _answers(tokens[places], nucleus[places], log_probs[places], lengths=lengths[places], cut=open_rows[places])
 
 
 def pick_tokens(
@@ -185,29 +238,42 @@ def pick_tokens(
     if temperature == 0:
         token = ranking(logits).argmax(1)
         return token, torch.ones_like(token), torch.zeros_like(token, dtype=torch.float64)
+    vocabulary = logits.shape[1]
+    # A vector unit computes the last few of all values another way: let these be fillers, not the last row's tokens.
+    logits = torch.nn.functional.pad(logits, (0, -vocabulary % 64), value=-torch.inf)
     if top_p >= 1.0:
         # No order is needed. A float32 per token is precise enough, because the sums are float64.
         scaled = logits / temperature
         scaled -= scaled.amax(1, keepdim=True)
         mass = _cumulative(scaled.exp())
-        token = torch.searchsorted(mass, uniforms[:, None] * mass[:, -1:]).clamp(max=logits.shape[1] - 1)
+        token = torch.searchsorted(mass, uniforms[:, None] * mass[:, -1:]).clamp(max=vocabulary - 1)
         log_prob = scaled.gather(1, token).to(torch.float64) - mass[:, -1:].log()
-        return token[:, 0], torch.full_like(token[:, 0], logits.shape[1]), log_prob[:, 0]
+        return token[:, 0], torch.full_like(token[:, 0], vocabulary), log_prob[:, 0]
     log_probs = (logits / temperature).to(torch.float64).log_softmax(1)
-    ranks = ranking(log_probs)
-    count = min(_LIKELIEST, logits.shape[1])
-    while True:
-        order = ranks.topk(count, dim=1).indices
-        likeliest = log_probs.gather(1, order)
-        mass = _cumulative(likeliest.exp())
-        if count == logits.shape[1] or bool((mass[:, -1] >= top_p).all()):
-            break
-        count = min(8 * count, logits.shape[1])
+    token, size, log_prob = _pick_from_nucleus(log_probs, uniforms, top_p=top_p, count=_LIKELIEST)
+    return token, size.clamp(max=vocabulary), log_prob
+
+
+def _pick_from_nucleus(
+    log_probs: torch.Tensor, uniforms: torch.Tensor, *, top_p: float, count: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pick from the nucleus among `count` likeliest tokens; rows that need more of them get more, each for itself."""
+    count = min(count, log_probs.shape[1])
+    order = ranking(log_probs).topk(count, dim=1).indices
+    likeliest = log_probs.gather(1, order)
+    mass = _cumulative(likeliest.exp())
     size = ((mass < top_p).sum(1) + 1).clamp(max=count)
     within = mass.gather(1, size[:, None] - 1)
     place = torch.searchsorted(mass, uniforms[:, None] * within)
     place = torch.minimum(place, size[:, None] - 1)
-    return order.gather(1, place)[:, 0], size, (likeliest.gather(1, place) - within.log())[:, 0]
+    token, log_prob = order.gather(1, place)[:, 0], (likeliest.gather(1, place) - within.log())[:, 0]
+    if count < log_probs.shape[1]:
+        for row in (mass[:, -1] < top_p).nonzero()[:, 0].tolist():
+            own = slice(row, row + 1)
+            token[own], size[own], log_prob[own] = _pick_from_nucleus(
+                log_probs[own], uniforms[own], top_p=top_p, count=8 * count
+            )
+    return token, size, log_prob
 
 
 def _cumulative(probabilities: torch.Tensor) -> torch.Tensor:
@@ -215,14 +281,15 @@ def _cumulative(probabilities: torch.Tensor) -> torch.Tensor:
     return probabilities.cpu().cumsum(1, dtype=torch.float64).to(probabilities.device)
 
 
-def _left_padded(
-    model: Any, prompts: Sequence[Sequence[int]], *, sampling: Sampling, device: torch.device
-) -> dict[str, torch.Tensor | Any]:
-    width = sampling.prompt_tokens
-    ids = torch.full((sampling.rows, width), sampling.pad, dtype=torch.long)
-    mask = torch.zeros((sampling.rows, width), dtype=torch.long)
+def first_pass(
+    model: Any, prompts: Sequence[Sequence[int]], shape: Shape, *, width: int, pad: int
+) -> tuple[Any, dict[str, Any]]:
+    """Return the model to generate with, and its inputs for prompts at the places of a shape, padded on the left."""
+    device = next(model.parameters()).device
+    ids = torch.full((shape.rows, width), pad, dtype=torch.long)
+    mask = torch.zeros((shape.rows, width), dtype=torch.long)
     mask[:, -1] = 1  # a filler row has one token
-    for row, prompt in enumerate(prompts):
+    for row, prompt in zip(shape.places, prompts, strict=False):
         ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
         mask[row, width - len(prompt) :] = 1
     inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
@@ -230,10 +297,11 @@ def _left_padded(
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if "position_ids" in inspect.signature(base.forward).parameters:
         inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0).to(device)
-    return inputs
+    return decoding(model, inputs)
 
 
-def _next_inputs(inputs: dict[str, Any], output: Any, picked: torch.Tensor) -> dict[str, Any]:
+def next_pass(inputs: dict[str, Any], output: Any, picked: torch.Tensor) -> dict[str, Any]:
+    """Return the inputs of the pass for the next token, [rows]."""
     mask = inputs["attention_mask"]
     following = {
         "input_ids": picked[:, None],
@@ -251,17 +319,17 @@ def _answers(
     log_probs: torch.Tensor,
     *,
     lengths: torch.Tensor,
-    truncated: torch.Tensor,
+    cut: torch.Tensor,
 ) -> list[Sampled]:
-    columns = (tokens.tolist(), nucleus.tolist(), log_probs.tolist(), lengths.tolist(), truncated.tolist())
+    columns = (tokens.tolist(), nucleus.tolist(), log_probs.tolist(), lengths.tolist(), cut.tolist())
     return [
-        Sampled(tuple(row[:length]), tuple(sizes[:length]), tuple(likelihoods[:length]), cut)
-        for row, sizes, likelihoods, length, cut in zip(*columns, strict=True)
+        Sampled(tuple(row[:length]), tuple(sizes[:length]), tuple(likelihoods[:length]), truncated)
+        for row, sizes, likelihoods, length, truncated in zip(*columns, strict=True)
     ]
 
 
 @contextlib.contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Put the model in evaluation mode in this block: in training mode, recomputed activations forbid a KV cache."""
     training = model.training
     model.eval()

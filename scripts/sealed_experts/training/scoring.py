@@ -12,9 +12,11 @@ from transformers import PreTrainedTokenizerBase
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.rewards import Score, Scoring
-from sealed_experts.training.answers import Answer, Answering, AnswerSettings, fitting
+from sealed_experts.training.answers import Answer, Answering, AnswerSettings
 from sealed_experts.training.batches import Example
-from sealed_experts.training.rollouts import check_row_independence
+from sealed_experts.training.rollouts import unchecked_shapes
+from sealed_experts.training.sampling_check import find_sampling_shapes
+from sealed_experts.training.shapes import up_to_power_of_two
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,14 +42,14 @@ class Scorer:
         reward: Scoring,
         tokenizer: PreTrainedTokenizerBase,
         rows: int,
-        private: bool,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take how many prompts of a step are this process's, and whether their number must not show."""
+        """`rows` is how many prompts of a step are this process's, about."""
         self.answering = Answering(settings=settings, tokenizer=tokenizer, check=check)
-        self._reward, self._longest, self._private = reward, settings.max_seq_len, private
-        held_out = self.answering.sampling
-        self._sampling = dataclasses.replace(held_out, rows=min(held_out.rows, rows))
+        self._reward, self._longest, self._check = reward, settings.max_seq_len, check
+        widest = max(shape.rows for shape in self.answering.sampling.shapes)
+        shapes = unchecked_shapes(min(widest, up_to_power_of_two(rows)))
+        self._sampling = dataclasses.replace(self.answering.sampling, shapes=shapes)
 
     def check_room(self, examples: Sequence[Example], *, path: Path, stage: str) -> None:
         """Check that every prompt, read from `path`, leaves room for an answer.
@@ -66,28 +68,18 @@ class Scorer:
             " record"
         )
 
-    def settle(self, model: Any, examples: Sequence[Example]) -> None:
-        """Test whether rows of a batch depend on each other on this machine; if so, sample one prompt at a time.
-
-        Args:
-            examples: examples for the test.
-        """
-        prompts = [example.ids[: example.prompt_length] for example in examples[: self._sampling.rows]]
-        if prompts and not check_row_independence(model, prompts, sampling=self._sampling):
-            print("rows of a batch depend on each other here: answers are sampled one at a time", flush=True)
-            self._sampling = dataclasses.replace(self._sampling, rows=1)
+    def settle(self, model: Any) -> None:
+        """Choose passes in which rows do not depend on each other on this machine, as privacy needs."""
+        self._sampling = find_sampling_shapes(model, sampling=self._sampling, check=self._check)
 
     def roll_out(self, model: Any, examples: Sequence[Example], *, stream: Stream, step: int) -> list[Rollout]:
         """Return a scored answer to each example's prompt, decided by (stream, step, unit).
 
-        Under privacy every pass of a step has one shape, see `rollouts`; without it the draw is no secret.
-
         Raises:
             UserError: the reward fails, or its value is out of range.
         """
-        prompts = [example.ids[: example.prompt_length] for example in examples]
-        sampling = self._sampling if self._private else fitting(self._sampling, prompts)
-        return self.scored(self.answering.answer(model, examples, stream=stream, step=step, sampling=sampling))
+        answers = self.answering.answer(model, examples, stream=stream, step=step, sampling=self._sampling)
+        return self.scored(answers)
 
     def scored(self, answers: Sequence[Answer]) -> list[Rollout]:
         """Return these answers with their rewards.

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from sealed_experts.privacy.ledger.receipt import unprotected_receipt
 from sealed_experts.privacy.plan import PrivacyPlan, plan_stage
 from sealed_experts.settings.fields import plain
 from sealed_experts.training.ancestors import Ancestors
-from sealed_experts.training.batches import physical_batches
+from sealed_experts.training.batches import Batch, Example, UnitShapes, physical_batches, unit_batches
 from sealed_experts.training.checkpoints import key_id, save_state, tensors_digest
 from sealed_experts.training.environment import make_deterministic, numeric_environment
 from sealed_experts.training.gradients import GradientSource, PlainGradients, PrivateGradients
@@ -34,10 +34,12 @@ from sealed_experts.training.refusals import (
     can_recompute,
     check_context,
     check_length,
+    check_positions,
     check_processes,
     check_recomputation,
     out_of_memory,
 )
+from sealed_experts.training.row_check import find_unit_shapes
 from sealed_experts.training.run import Run, settle_run
 from sealed_experts.training.samplers import Draws, PoissonSampler, Sampler, ShuffledSampler
 from sealed_experts.training.self_check import check_gradients
@@ -125,6 +127,7 @@ class _Stage:
             pad_id=self.base.tokenizer.pad_token_id,
             device=self.device,
         )
+        check_positions(job, config=self.base.model.config)
         frozen = self.ancestors.frozen(self.base)
         self.model = self._model()
         self.objective = make_objective(self._materials(frozen))
@@ -155,7 +158,7 @@ class _Stage:
                 processes=self.processes,
             )
             receipt = unprotected_receipt(stage=self.job.stage, unit=self.data.unit, prior=self.ancestors.receipt)
-            self._finish(self._loop(gradients), privacy=receipt)
+            self._finish(self._loop(gradients, cut=self.cut), privacy=receipt)
             return
         assert self.engine is not None, "a stage under privacy has an engine"
         with self.processes.together():
@@ -168,6 +171,11 @@ class _Stage:
                 pad_id=self.base.tokenizer.pad_token_id,
                 engine=self.engine,
             )
+            shapes = self._unit_shapes(self.engine)
+        self.processes.agree("the shapes of batches", shapes.describe())
+        cut = functools.partial(
+            unit_batches, shapes=shapes, pad_id=self.base.tokenizer.pad_token_id, device=self.device
+        )
         with self.run.journal(writes=self.processes.is_first) as journal:
             gradients = PrivateGradients(
                 model=self.model,
@@ -179,19 +187,36 @@ class _Stage:
                 engine=self.engine,
                 processes=self.processes,
             )
-            loop = self._loop(gradients)
+            loop = self._loop(gradients, cut=cut)
             receipt = accounts.receipt(
                 journal=journal, step=loop.state.step, prior=self.ancestors.receipt, public=self.ancestors.public
             )
             self._finish(loop, privacy=receipt)
 
-    def _loop(self, gradients: GradientSource) -> TrainingLoop:
+    def _unit_shapes(self, engine: str) -> UnitShapes:
+        settings, processes = self.job.settings, self.processes.count
+        return find_unit_shapes(
+            model=self.model,
+            objective=self.objective,
+            engine=engine,
+            stream=self.run.stream,
+            longest=settings.max_seq_len,
+            context=context_length(self.job.base.parent),
+            token_budget=settings.token_budget,
+            most_units=-(-settings.logical_batch // processes),
+            sizes={len(rows) for rows in self.data.train.records()},
+            pad_id=self.base.tokenizer.pad_token_id,
+            dtype=self.base.dtype,
+            check=self.around.interruption.check,
+        )
+
+    def _loop(self, gradients: GradientSource, *, cut: Callable[[Sequence[Example]], list[Batch]]) -> TrainingLoop:
         loop = TrainingLoop(
             model=self.model,
             objective=self.objective,
             draws=Draws(dataset=self.data.train, sampler=self._sampler(), stream=self.run.stream),
             validation=self.cut(self.data.validated),
-            cut=self.cut,
+            cut=cut,
             gradients=gradients,
             settings=self.job.settings,
             run=self.run,

@@ -10,7 +10,7 @@ Before a private run, `check.check_unit_gradients` compares the chosen engine wi
 """
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,7 +36,7 @@ class UnitBatch(Protocol):
         """Return the rows of each unit."""
 
     def units(self) -> "Iterator[UnitBatch]":
-        """Yield each unit alone, without padding."""
+        """Yield each unit alone, in the batch's width."""
 
     def padded(self) -> "UnitBatch":
         """Return the same batch in padded form: its shapes do not depend on the content of a row."""
@@ -73,6 +73,17 @@ class UnitGradients:
     gradients: "list[torch.Tensor]"
     losses: "torch.Tensor"
     figures: "Mapping[str, torch.Tensor]"
+
+    def of(self, units: Sequence[int] | None) -> "UnitGradients":
+        """Return the part of these units; None for all of them."""
+        if units is None:
+            return self
+        chosen = list(units)
+        return UnitGradients(
+            [gradient[chosen] for gradient in self.gradients],
+            self.losses[chosen],
+            {name: values[chosen] for name, values in self.figures.items()},
+        )
 
 
 class Engine:

@@ -1,7 +1,8 @@
 """Check the chosen engine before a private run: compare it with one unit at a time."""
 
+import contextlib
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -35,10 +36,7 @@ def check_unit_gradients(
         GradientMismatch: the difference exceeds the tolerance of `dtype`, the engine fails, or all gradients are zero.
         UserError: the engine cannot be used with this model.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    saved = [parameter.detach().clone() for parameter in parameters]
-    _move(parameters, stream)
-    try:
+    with moved(model, stream):
         # Compute the truth first: it must not depend on an engine's hooks, and its errors are not the engine's.
         truth = _gradients("one_by_one", model, objective, batches)
         try:
@@ -50,11 +48,6 @@ def check_unit_gradients(
                 raise
             reason = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
             raise GradientMismatch(f"the gradient engine `{engine}` fails on this model ({reason})") from error
-    finally:
-        with torch.no_grad():
-            for parameter, value in zip(parameters, saved, strict=True):
-                parameter.copy_(value)
-                parameter.grad = None  # a failed engine may have left one
     return _largest_difference(measured, truth, tolerance=TOLERANCE[dtype])
 
 
@@ -96,9 +89,19 @@ def _largest_difference(measured: list[torch.Tensor], truth: list[torch.Tensor],
     return worst
 
 
-def _move(parameters: Sequence[torch.nn.Parameter], stream: Stream) -> None:
-    """Add small noise, so that no weight is exactly zero, but scales and prompts keep plausible values."""
+@contextlib.contextmanager
+def moved(model: Any, stream: Stream) -> Iterator[None]:
+    """Add small noise to the trainable weights in this block: none is exactly zero, but scales stay plausible."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    saved = [parameter.detach().clone() for parameter in parameters]
     with torch.no_grad():
         for index, parameter in enumerate(parameters):
             values = torch.from_numpy(stream.normals("self-check", index, parameter.numel()))
             parameter.add_((0.02 * values).reshape(parameter.shape).to(parameter))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, saved, strict=True):
+                parameter.copy_(value)
+                parameter.grad = None  # a failed engine may have left one

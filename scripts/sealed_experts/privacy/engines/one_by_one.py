@@ -8,7 +8,7 @@ from sealed_experts.privacy.engines import Engine, UnitGradients, constants_of, 
 
 
 class Chosen(Engine):
-    """One unit at a time, without padding."""
+    """One unit at a time."""
 
     def per_unit(self, batch: Any) -> UnitGradients:
         """Differentiate a physical batch unit by unit."""

@@ -3,6 +3,7 @@
 Rafailov et al., "Direct Preference Optimization: Your Language Model is Secretly a Reward Model" (2023).
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -102,11 +103,17 @@ class DirectPreference(Objective):
         self.check(examples, path=path)
 
     def prepare(
-        self, model: "torch.nn.Module", batches: "Sequence[Batch]", *, step: int, stream: "Stream"
-    ) -> "list[Batch]":
+        self, model: "torch.nn.Module", examples: "Sequence[Example]", *, step: int, stream: "Stream"
+    ) -> "list[Example]":
         """Clear the margins of the previous step."""
         self._margins = []
-        return list(batches)
+        return list(examples)
+
+    def made_up(self, rows: "Sequence[Example]", *, vocabulary: int) -> "list[Example]":
+        """Return a pair: the first row is the better answer."""
+        from sealed_experts.data.templates import CHOSEN, REJECTED
+
+        return [dataclasses.replace(row, part=REJECTED if index else CHOSEN) for index, row in enumerate(rows)]
 
     def constants(self, model: "torch.nn.Module", batch: "Batch") -> Mapping[str, Any]:
         """Return for each row its log-likelihood under the reference, and its sign in the margin, both [rows]."""

@@ -202,7 +202,6 @@ class PolicyGradient(Objective):
             reward=reward,
             tokenizer=materials.tokenizer,
             rows=-(-settings.logical_batch // materials.processes),
-            private=settings.privacy.enabled,
             check=materials.check,
         )
         self._parameters = trainable_parameters(materials.model)
@@ -220,23 +219,40 @@ class PolicyGradient(Objective):
             raise UserError(f"{path} holds no prompts: reinforce needs records to answer")
         self.check_held_out(examples, path=path)
         if self._settings.privacy.enabled:
-            self._scorer.settle(self._materials.model, examples)
+            self._scorer.settle(self._materials.model)
 
     def check_held_out(self, examples: "Sequence[Example]", *, path: Path) -> None:
         """Refuse held-out prompts that leave no room for an answer."""
         self._scorer.check_room(examples, path=path, stage=self._settings.feature)
 
     def prepare(
-        self, model: "torch.nn.Module", batches: "Sequence[Batch]", *, step: int, stream: "Stream"
-    ) -> "list[Batch]":
-        """Sample an answer to every prompt of the logical batch, score it, and cut the answers into batches."""
+        self, model: "torch.nn.Module", examples: "Sequence[Example]", *, step: int, stream: "Stream"
+    ) -> "list[Example]":
+        """Sample an answer to every prompt of the logical batch, and score it."""
         self._forget()
-        examples = [example for batch in batches for example in batch.examples]
         rollouts = self._scorer.roll_out(model, examples, stream=stream, step=step)
         self._rollouts = [
             dataclasses.replace(rollout, advantage=self._advantage(rollout, step=step)) for rollout in rollouts
         ]
-        return self._physical(self._rollouts)
+        return list(self._rollouts)
+
+    def made_up(self, rows: "Sequence[Example]", *, vocabulary: int) -> "list[Example]":
+        """Return answers with an advantage, each token from a nucleus of another size."""
+        from sealed_experts.rewards import Score
+        from sealed_experts.training.scoring import Rollout
+
+        return [
+            Rollout(
+                **vars(row),
+                nucleus=tuple(1 + token % min(vocabulary, 256) for token in row.ids[row.prompt_length :]),
+                log_probs=(0.0,) * row.response_tokens,
+                truncated=True,
+                response="",
+                score=Score(0.5, {}),
+                advantage=1.0,
+            )
+            for row in rows
+        ]
 
     def constants(self, model: "torch.nn.Module", batch: "Batch") -> Mapping[str, Any]:
         """Return the reference's logits, the advantages, and the nuclei that the answers were sampled from."""
@@ -366,16 +382,6 @@ class PolicyGradient(Objective):
             # Step 0 is the self-check. If the reward equalled the baseline by chance, it would check nothing.
             return self._settings.reward_scale
         return self._settings.reward_scale * (rollout.score.value - self._baseline.value)
-
-    def _physical(self, examples: "Sequence[Example]") -> "list[Batch]":
-        from sealed_experts.training.batches import physical_batches
-
-        return physical_batches(
-            examples,
-            token_budget=self._settings.token_budget,
-            pad_id=self._materials.pad_id,
-            device=self._parameters[0].device,
-        )
 
     def _forget(self) -> None:
         self._rollouts, self._divergences, self._entropies = [], [], []
