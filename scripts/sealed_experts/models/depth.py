@@ -47,3 +47,23 @@ def _kind(model: torch.nn.Module, index: int, layer: torch.nn.Module) -> Any:
     types = getattr(getattr(model, "config", None), "layer_types", None) or []
     weights = [(name, weight.shape, weight.dtype, weight.requires_grad) for name, weight in layer.named_parameters()]
     return type(layer), types[index : index + 1], weights
+
+
+@contextlib.contextmanager
+def narrow(model: Any, *, tokens: int) -> Iterator[int]:
+    """Leave the first tokens of a plain output head in a model while the block runs; yield how many there are.
+
+    The head is the widest layer of a small model. An adapted head stays as it is.
+    """
+    head = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear or head.weight.requires_grad:
+        yield model.get_input_embeddings().weight.shape[0]
+        return
+    weight, bias = head.weight, head.bias
+    head.weight = torch.nn.Parameter(weight[:tokens].contiguous(), requires_grad=False)
+    if bias is not None:
+        head.bias = torch.nn.Parameter(bias[:tokens].contiguous(), requires_grad=False)
+    try:
+        yield head.weight.shape[0]
+    finally:
+        head.weight, head.bias = weight, bias

@@ -5,13 +5,15 @@ choose the mechanism. The model keeps only a few of its layers meanwhile, becaus
 kernels on the same shapes: so the check takes seconds.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from sealed_experts.errors import UserError
-from sealed_experts.models.depth import shallow
+from sealed_experts.models.depth import narrow, shallow
 from sealed_experts.privacy.engines import make_engine
 from sealed_experts.privacy.engines.check import moved
 from sealed_experts.privacy.streams import Stream
@@ -31,6 +33,7 @@ from sealed_experts.training.shapes import (
 FINENESS = 8
 # Answers of made-up units, in tokens: enough that those of a batch fill more than one chunk of the output head.
 _OWN_ANSWER, _LONGEST_ANSWER = 9, 80
+_TOKENS = 1024  # of the part of the output head
 Unit = list[Example]
 
 
@@ -63,48 +66,39 @@ def find_unit_shapes(
     """
     probe = _Probe(model=model, objective=objective, engine=engine, pad_id=pad_id, check=check)
     sizes = sorted(set(sizes))
-    tried: list[UnitShapes] = []
+    tried: list[tuple[UnitShapes, int]] = []
     with shallow(model), moved(model, stream), probe:
         for multiple in MULTIPLES:
             rounded = -(-longest // multiple) * multiple
             grid = Grid(multiple=multiple, fineness=FINENESS, longest=min(rounded, context or rounded))
-            before = probe.alone(grid.widths()[0], sizes[0])
-            shapes = {
-                (width, size): probe.shapes(
-                    width, size, most=min(up_to_power_of_two(most_units), max(1, token_budget // (width * size)))
-                )
+            probe.narrowest = grid.widths()[0]
+            counts = {
+                (width, size): row_counts(min(up_to_power_of_two(most_units), token_budget // (width * size)))
                 for width in grid.widths()
                 for size in sizes
             }
-            if probe.alone(grid.widths()[0], sizes[0]) != before:
-                raise UserError(_REMEMBERS)
-            tried.append(UnitShapes(grid=grid, shapes=shapes))
-            if all(shape.is_free for found in shapes.values() for shape in found):
-                return tried[-1]
-    _tell(tried[0], dtype=dtype)
-    return tried[0]
+            shapes = {(width, size): probe.shapes(width, size, counts=found) for (width, size), found in counts.items()}
+            probe.check_memory()
+            alone = sum(shapes[key] == ALONE and counts[key] != [1] for key in counts)
+            tried.append((UnitShapes(grid=grid, shapes=shapes), alone))
+            if all(shapes[key] == tuple(map(Shape.free, counts[key])) for key in counts):
+                return tried[-1][0]
+    chosen, alone = min(tried, key=lambda found: found[1])
+    if alone:
+        _tell(alone, of=len(chosen.shapes), dtype=dtype)
+    return chosen
 
 
-_REMEMBERS = (
-    "training under privacy is refused: the base's output for a record changes with the records that it saw before, so"
-    " one record would change the contribution of another. Choose another base, or another stage.max_seq_len: a base"
-    " with dynamic positions remembers the longest text"
-)
-
-
-def _tell(found: UnitShapes, *, dtype: torch.dtype) -> None:
-    """Refuse bfloat16 if units must run alone, and say it otherwise."""
-    alone = sum(shapes == ALONE for shapes in found.shapes.values())
-    if not alone:
-        return
+def _tell(alone: int, *, of: int, dtype: torch.dtype) -> None:
+    """Say that units of some lengths must run alone, or refuse it in bfloat16."""
     if dtype == torch.bfloat16:
         raise UserError(
             "training under privacy is refused: in bfloat16 a record's gradient changes with the other records of its "
-            "batch on this device: set base.dtype: float32"
+            "batch on this device; set base.dtype: float32"
         )
     print(
-        f"gradients of records in one batch depend on each other here (at {alone} of {len(found.shapes)} lengths):"
-        " there, they are computed one at a time",
+        f"gradients of the records of a batch depend on each other here (at {alone} of {of} lengths): there, they are"
+        " computed one at a time",
         flush=True,
     )
 
@@ -123,7 +117,8 @@ class _Probe:
     ) -> None:
         self._model, self._objective, self._engine_name = model, objective, engine
         self._pad_id, self._device, self._check = pad_id, next(model.parameters()).device, check
-        self._vocabulary = model.get_input_embeddings().weight.shape[0]
+        self._alone: dict[tuple[int, int], int | None] = {}  # in the order in which they were computed
+        self.narrowest = 0
 
     def __enter__(self) -> "_Probe":
         self._engine = make_engine(self._engine_name, model=self._model, objective=self._objective)
@@ -132,33 +127,51 @@ class _Probe:
     def __exit__(self, *_: object) -> None:
         self._engine.close()
 
-    def alone(self, width: int, size: int) -> int:
-        """Return the print of the made-up unit in a pass of its own."""
-        return self._prints([self._own(width, size)], width=width)[0]
-
-    def shapes(self, width: int, size: int, *, most: int) -> tuple[Shape, ...]:
-        """Return the shapes for this width, of at most `most` units.
+    def shapes(self, width: int, size: int, *, counts: Sequence[int]) -> tuple[Shape, ...]:
+        """Return the safe shapes for this width, among passes with these numbers of units; the first number is 1.
 
         In every shape all units are equal; in one, the neighbours of each place differ too.
         """
-        own, counts = self._own(width, size), row_counts(most)
-        prints: dict[int, list[int | None]] = {
-            count: list(self._prints([own] * count, width=width)) for count in counts
-        }
-        mixed = counts[min(2, len(counts) - 1)]
-        among = self._among(own, mixed, width=width, turn=0)
-        if among == prints[mixed] and len({value for found in prints.values() for value in found}) == 1:
+        with self._head(width):
+            own = self._own(width, size)
+            prints: dict[int, list[int | None]] = {
+                count: list(self._prints([own] * count, width=width)) for count in counts
+            }
+            self._alone[width, size] = prints[1][0]
+            mixed = counts[min(2, len(counts) - 1)]
+            among = self._among(own, mixed, width=width, turn=0)
+            if among == prints[mixed] and len({value for found in prints.values() for value in found}) == 1:
+                return agreeing(prints)
+            # Some places differ. Use only those that do not change with their neighbours.
+            for count in counts:
+                seen = [prints[count], *(self._among(own, count, width=width, turn=turn) for turn in (1, 3))]
+                prints[count] = [each[0] if len(set(each)) == 1 else None for each in zip(*seen, strict=True)]
             return agreeing(prints)
-        # Some places differ. Use only those that do not change with their neighbours.
-        for count in counts:
-            others = zip(
-                prints[count],
-                self._among(own, count, width=width, turn=1),
-                self._among(own, count, width=width, turn=3),
-                strict=True,
-            )
-            prints[count] = [values[0] if len(set(values)) == 1 else None for values in others]
-        return agreeing(prints)
+
+    def check_memory(self) -> None:
+        """Check that a unit alone gets the same bits again after all other passes, the widest first.
+
+        Raises:
+            UserError: it gets others.
+        """
+        for (width, size), before in reversed(self._alone.items()):
+            with self._head(width):
+                (again,) = self._prints([self._own(width, size)], width=width)
+            if again != before:
+                raise UserError(
+                    "training under privacy is refused: the base's output for a record changes with the records that "
+                    "it saw before, so one record would change what another contributes; choose another base"
+                )
+        self._alone.clear()
+
+    @contextlib.contextmanager
+    def _head(self, width: int) -> Iterator[None]:
+        """Keep the whole output head for the narrowest passes, and a part of it for the others.
+
+        The head runs on chunks of one size, whatever the width, and would take most of the time.
+        """
+        with narrow(self._model, tokens=_TOKENS if width > self.narrowest else sys.maxsize) as self._vocabulary:
+            yield
 
     def _among(self, own: Unit, count: int, *, width: int, turn: int) -> list[int]:
         """Return the print of `own` at each place, its neighbours being others: first at even places, then at odd."""

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from sealed_experts.models.depth import shallow
+from sealed_experts.models.depth import narrow, shallow
 from sealed_experts.privacy.engines.check import moved
 from sealed_experts.privacy.streams import Stream
-from sealed_experts.training.rollouts import Sampling, first_pass, next_pass, on_one_thread_each
+from sealed_experts.training.rollouts import Sampling, first_pass, next_pass, on_one_thread_each, pick_tokens
 from sealed_experts.training.shapes import ALONE, MULTIPLES, Shape, agreeing, bit_prints
 
+_TOKENS = 1024  # of the part of the output head that most passes use
 _OWN_TOKENS = 11  # of the made-up prompt; it is shorter for a narrow pass
 _FACTOR = 6_364_136_223_846_793_005  # chains the prints of several passes
 _NOT_THE_PROMPT = 1 << 20  # seeds of the neighbours' tokens start here
@@ -29,13 +30,40 @@ class _Trial:
         rows: rows of its passes.
         own: places of the made-up prompt; other prompts take the rest.
         turn: which other prompts.
-        prints: for each place, a print of all its logits and of the distribution that tokens are drawn from.
+        prints: for each place, a print of all its logits, and of some draws.
     """
 
     rows: int
     own: tuple[int, ...]
     turn: int
     prints: list[int] = dataclasses.field(default_factory=list)
+    _last: Any = None
+
+    def first_passes(self, model: Any, *, sampling: Sampling, check: Callable[[], None]) -> None:
+        """Run the first two passes of every width."""
+        total = torch.zeros(self.rows, dtype=torch.long, device=next(model.parameters()).device)
+        for width in reversed(sampling.grid.widths()):
+            check()
+            decoder, inputs = _first(model, self, width, pad=sampling.pad)
+            output = decoder(**inputs, use_cache=True, logits_to_keep=1)
+            total = total * _FACTOR + bit_prints(output.logits[:, -1].float()) + _draws(output, sampling)
+            inputs = next_pass(inputs, output, _tokens(self, width, model).to(total.device))
+            output = decoder(**inputs, use_cache=True, logits_to_keep=1)
+            total = total * _FACTOR + bit_prints(output.logits[:, -1].float())
+        self.prints, self._last = total.tolist(), (decoder, inputs, output)
+
+    def next_passes(self, model: Any, *, sampling: Sampling, check: Callable[[], None]) -> None:
+        """Go on from the narrowest prompts to the length of the longest answer to the widest ones."""
+        decoder, inputs, output = self._last
+        self._last = None
+        total = torch.tensor(self.prints, device=inputs["attention_mask"].device)
+        narrowest, *_ = sampling.grid.widths()
+        for length in range(narrowest + 2, sampling.grid.longest + sampling.max_new_tokens):
+            check()
+            inputs = next_pass(inputs, output, _tokens(self, length, model).to(total.device))
+            output = decoder(**inputs, use_cache=True, logits_to_keep=1)
+            total = total * _FACTOR + bit_prints(output.logits[:, -1].float())
+        self.prints = total.tolist()
 
 
 def find_sampling_shapes(model: Any, *, sampling: Sampling, check: Callable[[], None] = lambda: None) -> Sampling:
@@ -52,7 +80,7 @@ def find_sampling_shapes(model: Any, *, sampling: Sampling, check: Callable[[], 
         for multiple in MULTIPLES:
             tried = dataclasses.replace(sampling, multiple=multiple)
             tried = dataclasses.replace(tried, shapes=_shapes(model, candidates, sampling=tried, check=check))
-            if all(shape.is_free for shape in tried.shapes) and tried.shapes != ALONE:
+            if tried.shapes == tuple(map(Shape.free, candidates)):
                 return tried
             first = first or tried
     assert first is not None, "there are several multiples"
@@ -66,10 +94,12 @@ def _shapes(
 ) -> tuple[Shape, ...]:
     """Return the safe shapes among passes with these numbers of rows."""
     whole = [_Trial(rows, tuple(range(rows)), 0) for rows in candidates]
-    mixed = [trial for parity in (0, 1) for trial in _mixed(candidates[0], turn=parity)]
+    mixed = _mixed(candidates[0], turn=0)
 
     def run(trials: Sequence[_Trial]) -> None:
-        on_one_thread_each(model, lambda trial: _run(model, trial, sampling=sampling, check=check), trials)
+        on_one_thread_each(model, lambda trial: trial.first_passes(model, sampling=sampling, check=check), trials)
+        with narrow(model, tokens=_TOKENS):  # the head does not see how long a row is, and would take most of the time
+            on_one_thread_each(model, lambda trial: trial.next_passes(model, sampling=sampling, check=check), trials)
 
     run([*whole, *mixed])
     prints: dict[int, list[int | None]] = {trial.rows: list(trial.prints) for trial in whole}
@@ -92,28 +122,12 @@ def _mixed(rows: int, *, turn: int) -> list[_Trial]:
     return [_Trial(rows, tuple(range(parity, rows, 2)), turn) for parity in (0, 1)]
 
 
-def _run(model: Any, trial: _Trial, *, sampling: Sampling, check: Callable[[], None]) -> None:
-    """Run the first pass of every width, and from the narrowest one passes up to the longest answer at the widest."""
-    narrow, *wider = sampling.grid.widths()
-    prints = torch.zeros(trial.rows, dtype=torch.long, device=next(model.parameters()).device)
-    for width in (*wider, narrow):
-        check()
-        decoder, inputs = _first(model, trial, width, pad=sampling.pad)
-        output = decoder(**inputs, use_cache=True, logits_to_keep=1)
-        prints = prints * _FACTOR + _print(output, sampling)
-    longest = sampling.grid.longest + sampling.max_new_tokens - 1
-    for length in range(narrow + 1, longest + 1):
-        check()
-        inputs = next_pass(inputs, output, _tokens(trial, length, model).to(prints.device))
-        output = decoder(**inputs, use_cache=True, logits_to_keep=1)
-        prints = prints * _FACTOR + _print(output, sampling)
-    trial.prints = prints.tolist()
-
-
-def _print(output: Any, sampling: Sampling) -> torch.Tensor:
+def _draws(output: Any, sampling: Sampling) -> torch.Tensor:
+    """Return a print of what would be drawn at one uniform: it is computed from a row's logits alone."""
     logits = output.logits[:, -1].float()
-    scores = (logits / (sampling.temperature or 1.0)).to(torch.float64).log_softmax(1)
-    return bit_prints(logits) + bit_prints(scores)
+    half = torch.full((logits.shape[0],), 0.5, dtype=torch.float64, device=logits.device)
+    picked, size, log_prob = pick_tokens(logits, half, temperature=sampling.temperature, top_p=sampling.top_p)
+    return bit_prints(torch.stack([picked.double(), size.double(), log_prob], dim=1))
 
 
 def _first(model: Any, trial: _Trial, width: int, *, pad: int) -> tuple[Any, dict[str, Any]]:
