@@ -90,7 +90,7 @@ class Batch:
     def of_tensors(self, tensors: Mapping[str, torch.Tensor]) -> "Batch":
         """Return a batch of one unit, made from the unit's `tensors`, each [rows of the unit, …]; used in `vmap`."""
         unit = torch.zeros(tensors["input_ids"].shape[0], dtype=torch.long, device=self.unit.device)
-        return dataclasses.replace(self, unit=unit, examples=(), **tensors)
+        return Batch(**tensors, unit=unit, examples=())
 
 
 def physical_batches(

@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
-from sealed_experts.models.positions import shared_positions_beyond
 from sealed_experts.privacy.engines import RECOMPUTING
 from sealed_experts.settings.fields import plain
 from sealed_experts.training.job import StageJob
 from sealed_experts.training.objectives import MOST_STEPS
-from sealed_experts.training.shapes import MULTIPLES, Grid
 
 _SUBJECT = {
     "adapter_name": "the expert",
@@ -31,27 +29,6 @@ def check_context(job: StageJob, *, context: int | None) -> None:
     if context is not None and longest > context:
         raise UserError(
             f"{job.stage}.max_seq_len: {longest} is more than the base's context of {context} tokens: lower it"
-        )
-
-
-def check_positions(job: StageJob, *, config: Any) -> None:
-    """Check that a base's rotary positions do not depend on the longest row of a batch. Privacy needs this.
-
-    Args:
-        config: the base's configuration.
-
-    Raises:
-        UserError: they do for texts of `max_seq_len` tokens.
-    """
-    limit = shared_positions_beyond(config)
-    if limit is None or not job.settings.privacy.enabled:
-        return
-    # No row is padded beyond this width.
-    widest = Grid(multiple=MULTIPLES[-1], fineness=1, longest=config.max_position_embeddings)
-    if widest.width(job.settings.max_seq_len) > limit:
-        raise UserError(
-            "training under privacy is refused: the base's rotary positions change for all records of a batch if one "
-            f"has more than {limit} tokens; set {job.stage}.max_seq_len to at most {limit}"
         )
 
 

@@ -14,6 +14,7 @@ import torch
 
 from sealed_experts.errors import UserError
 from sealed_experts.models.depth import narrow, shallow
+from sealed_experts.models.positions import shared_positions_beyond
 from sealed_experts.privacy.engines import make_engine
 from sealed_experts.privacy.engines.check import moved
 from sealed_experts.privacy.streams import Stream
@@ -103,6 +104,29 @@ def _tell(alone: int, *, of: int, dtype: torch.dtype) -> None:
     )
 
 
+def check_positions(config: Any, *, longest: int, stage: str) -> None:
+    """Check that a base's rotary positions do not depend on the longest row of a batch.
+
+    Args:
+        config: the base's configuration.
+        longest: the stage's `max_seq_len`.
+        stage: its name, for the message.
+
+    Raises:
+        UserError: they do.
+    """
+    limit = shared_positions_beyond(config)
+    if limit is None:
+        return
+    # No row is padded beyond this width.
+    widest = Grid(multiple=MULTIPLES[-1], fineness=1, longest=config.max_position_embeddings).width(longest)
+    if widest > limit:
+        raise UserError(
+            "training under privacy is refused: the base's rotary positions change for all records of a batch if one "
+            f"has more than {limit} tokens; set {stage}.max_seq_len to at most {limit}"
+        )
+
+
 class _Probe:
     """Computes gradients of made-up units, and compares their bits."""
 
@@ -178,7 +202,7 @@ class _Probe:
         prints = [0] * count
         for parity in range(min(2, count)):
             units = [
-                own if place % 2 == parity else self._neighbour(place + turn + parity, width, len(own))
+                own if place % 2 == parity else self._neighbour(place // 2 * 2 + parity + turn, width, len(own))
                 for place in range(count)
             ]
             found = self._prints(units, width=width)

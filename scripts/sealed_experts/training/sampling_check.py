@@ -138,7 +138,7 @@ def _first(model: Any, trial: _Trial, width: int, *, pad: int) -> tuple[Any, dic
     for place in range(trial.rows):
         if place in trial.own:
             prompts[place] = _made_up(width, own, model)
-        elif length := lengths[(place + trial.turn) % 4]:
+        elif length := lengths[(place // 2 + trial.turn) % 4]:
             prompts[place] = _made_up(_NOT_THE_PROMPT + place, length, model)
     shape = Shape(trial.rows, tuple(prompts))
     return first_pass(model, list(prompts.values()), shape, width=width, pad=pad)

@@ -42,7 +42,9 @@ def check_gradients(
     halves = [half for half in (chosen[0::2], chosen[1::2]) if half]
     batches = [
         _one_batch(
-            [objective.prepare(model, rows, step=0, stream=stream) for rows in half], pad_id=pad_id, device=device
+            objective.prepare(model, [row for rows in half for row in rows], step=0, stream=stream),
+            pad_id=pad_id,
+            device=device,
         )
         for half in halves
     ]
@@ -63,8 +65,8 @@ def check_gradients(
     print(f"per-example gradients agree with one-at-a-time truth within {worst:.1e}", flush=True)
 
 
-def _one_batch(units: Sequence[Sequence[Example]], *, pad_id: int, device: torch.device) -> Batch:
-    width = max(len(row.ids) for rows in units for row in rows)
+def _one_batch(examples: Sequence[Example], *, pad_id: int, device: torch.device) -> Batch:
+    units = longest_first(examples)
     # A multiple, because in bfloat16 other widths move the gradients by a few percent.
-    width = -(-width // MULTIPLES[0]) * MULTIPLES[0]
+    width = -(-max(len(row.ids) for row in units[0]) // MULTIPLES[0]) * MULTIPLES[0]
     return unit_batch(units, shape=Shape.free(len(units)), width=width, pad_id=pad_id, device=device)

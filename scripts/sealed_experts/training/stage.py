@@ -34,12 +34,11 @@ from sealed_experts.training.refusals import (
     can_recompute,
     check_context,
     check_length,
-    check_positions,
     check_processes,
     check_recomputation,
     out_of_memory,
 )
-from sealed_experts.training.row_check import find_unit_shapes
+from sealed_experts.training.row_check import check_positions, find_unit_shapes
 from sealed_experts.training.run import Run, settle_run
 from sealed_experts.training.samplers import Draws, PoissonSampler, Sampler, ShuffledSampler
 from sealed_experts.training.self_check import check_gradients
@@ -127,7 +126,8 @@ class _Stage:
             pad_id=self.base.tokenizer.pad_token_id,
             device=self.device,
         )
-        check_positions(job, config=self.base.model.config)
+        if job.settings.privacy.enabled:
+            check_positions(self.base.model.config, longest=job.settings.max_seq_len, stage=job.stage)
         frozen = self.ancestors.frozen(self.base)
         self.model = self._model()
         self.objective = make_objective(self._materials(frozen))

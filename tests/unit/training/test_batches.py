@@ -56,13 +56,14 @@ def test_an_empty_draw_gives_no_batches():
     assert cut([]) == []
 
 
-def test_rows_are_alone_and_unpadded():
+def test_a_unit_alone_keeps_the_width_of_its_batch():
+    """Another width would give it other bits."""
     batch = cut([Example(ids=(1, 2, 3), prompt_length=1, unit=0), Example(ids=(4,), prompt_length=0, unit=1)])[0]
-    assert [unit.input_ids.tolist() for unit in batch.units()] == [[[1, 2, 3]], [[4]]]
+    assert [unit.input_ids.tolist() for unit in batch.units()] == [[[1, 2, 3]], [[4, 0, 0]]]
 
 
 @given(examples_strategy)
-def test_units_alone_hold_their_own_rows_and_no_more_padding_than_they_need(examples):
+def test_units_alone_hold_their_own_rows(examples):
     for batch in cut(examples):
         alone = list(batch.units())
         assert [unit.examples for unit in alone] == [
@@ -70,7 +71,7 @@ def test_units_alone_hold_their_own_rows_and_no_more_padding_than_they_need(exam
         ]
         for unit in alone:
             assert len({example.unit for example in unit.examples}) == 1
-            assert unit.input_ids.shape == (len(unit.examples), max(unit.lengths))
+            assert unit.input_ids.shape == (len(unit.examples), batch.input_ids.shape[1])
             assert unit.unit.tolist() == [0] * len(unit.examples)
             assert unit.real_tokens == int((unit.input_ids != 0).sum())
 
@@ -80,7 +81,7 @@ def test_padded_positions_are_each_rows_responses_in_order_then_positions_withou
     for batch in cut(examples):
         padded = batch.padded()
         responses = [(labels != IGNORED).nonzero()[:, 0].tolist() for labels in batch.labels]
-        assert padded.positions.shape == (len(responses), max(1, *map(len, responses)))
+        assert padded.positions.shape == padded.labels.shape  # nothing of another row's length
         for labels, positions, expected in zip(batch.labels, padded.positions, responses, strict=True):
             assert positions[: len(expected)].tolist() == expected
             assert (labels[positions[len(expected) :]] == IGNORED).all()

@@ -16,9 +16,11 @@ from sealed_experts.errors import UserError
 from sealed_experts.privacy.mechanism import GradientMechanism
 from sealed_experts.training import checkpoints, other_runs
 from sealed_experts.training import stage as stage_module
+from sealed_experts.training.batches import UnitShapes
 from sealed_experts.training.checkpoints import CheckpointFolder, load_state, save_state, state_digest
 from sealed_experts.training.interruption import Interrupted
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
+from sealed_experts.training.shapes import Grid
 from sealed_experts.training.stage import train_stage
 from tests.unit.training.test_stage import PLAIN, PRIVATE, comparable, interrupt_after, make_job, supervised, train
 
@@ -29,6 +31,8 @@ REPRODUCIBLE = PRIVATE.replace(mode="reproducible")
 def _quick(monkeypatch):
     """Leave out what takes most of a small run's time and is not part of these tests."""
     monkeypatch.setattr(stage_module, "check_gradients", lambda **_: None)
+    alone = UnitShapes(grid=Grid(multiple=16, fineness=8, longest=512), shapes={})
+    monkeypatch.setattr(stage_module, "find_unit_shapes", lambda **_: alone)
     monkeypatch.setattr(gc, "collect", lambda *_: 0)
 
 

@@ -71,14 +71,14 @@ def objective_of(model, tokenizer, settings=SETTINGS, reward=None):
 
 
 def prompts(count=4):
-    rows = [
+    return [
         Example(ids=tuple(range(10 + i, 14 + 2 * i)), prompt_length=3 + i, unit=i, prompt=f"p{i}") for i in range(count)
     ]
-    return physical_batches(rows, token_budget=10_000, pad_id=0, device=CPU)
 
 
 def prepared(model, objective, step=1):
-    return objective.prepare(model, prompts(), step=step, stream=STREAM)
+    rollouts = objective.prepare(model, prompts(), step=step, stream=STREAM)
+    return physical_batches(rollouts, token_budget=10_000, pad_id=0, device=CPU)
 
 
 def test_recomputed_log_probabilities_equal_those_of_sampling(tokenizer):

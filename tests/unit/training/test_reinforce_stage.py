@@ -241,10 +241,10 @@ class Watched(PolicyGradient):
         super().check(examples, path=path)
         self.prompts = list(examples)
 
-    def prepare(self, model, batches, *, step, stream):
+    def prepare(self, model, examples, *, step, stream):
         if step > 0:
             self.expected.append(statistics.fmean(self.exactly(model, example) for example in self.prompts))
-        return super().prepare(model, batches, step=step, stream=stream)
+        return super().prepare(model, examples, step=step, stream=stream)
 
     def exactly(self, model, example):
         with torch.no_grad():

@@ -12,7 +12,10 @@ from sealed_experts.privacy.streams import Stream
 from sealed_experts.training.batches import Example, physical_batches
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
 from sealed_experts.training.policy import nucleus_log_probs
-from sealed_experts.training.rollouts import Sampling, check_row_independence, pick_tokens, sample_answers
+from sealed_experts.training.rollouts import Sampling, pick_tokens, sample_answers, unchecked_shapes
+from sealed_experts.training.sampling_check import find_sampling_shapes
+from sealed_experts.training.shapes import ALONE, Shape
+from tests.kinds import adapted
 from tests.tiny import tiny_qwen2
 
 END, PAD = 7, 0
@@ -39,7 +42,7 @@ def how(**changes):
         "end": END,
         "pad": PAD,
         "prompt_tokens": 40,
-        "rows": 8,
+        "shapes": unchecked_shapes(8),
     }
     return Sampling(**{**values, **changes})
 
@@ -134,48 +137,94 @@ def test_an_answer_depends_on_its_unit_and_step_not_on_its_neighbours():
 
 def test_a_batch_that_does_not_fit_at_once_is_cut_and_draws_the_same():
     model = policy()
-    assert [a.tokens for a in draw(model, rows=3)] == [a.tokens for a in draw(model)]
-    assert [a.tokens for a in draw(model, rows=1)] == [a.tokens for a in draw(model)]
+    for shapes in ((Shape.free(3),), ALONE, (Shape(5, (1, 4)),)):
+        assert [a.tokens for a in draw(model, shapes=shapes)] == [a.tokens for a in draw(model)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_an_answer_is_the_same_to_the_last_bit_whoever_else_is_drawn(dtype):
+@pytest.mark.parametrize("base", ["qwen2", "llama", "gpt2"])
+def test_an_answer_is_the_same_to_the_last_bit_whoever_else_is_drawn(base, dtype):
     """Under privacy, one record must not change another record's answer; in bfloat16 the batch's shape did."""
-    model = policy().to(dtype)
+    model = adapted("lora", base, dtype)
     prompts = [[5 + i, *range(20, 22 + i % 19)] for i in range(24)]
     units = list(range(24))
-    whole = draw(model, prompts=prompts, units=units, rows=16, top_p=0.9, max_new_tokens=12)
-    for left_out in (0, 11, 23):
-        kept = [unit for unit in units if unit != left_out]
-        without = draw(model, prompts=[prompts[u] for u in kept], units=kept, rows=16, top_p=0.9, max_new_tokens=12)
-        assert without == [whole[unit] for unit in kept]
+    shapes = find_sampling_shapes(model, sampling=how(max_new_tokens=12, shapes=unchecked_shapes(16))).shapes
+    whole = draw(model, prompts=prompts, units=units, shapes=shapes, top_p=0.9, max_new_tokens=12)
+    for kept in (units[1:], units[:11], units[12:], units[::-1], [3], [7, 23]):
+        some = draw(model, prompts=[prompts[u] for u in kept], units=kept, shapes=shapes, top_p=0.9, max_new_tokens=12)
+        assert some == [whole[unit] for unit in kept]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_passes_of_one_shape_give_every_row_its_own_bits(dtype):
-    model = policy().to(dtype)
-    prompts = [[5 + i, *range(20, 22 + i % 19)] for i in range(16)]
-    assert check_row_independence(model, prompts, sampling=how(rows=16))
+def test_the_number_of_threads_changes_no_answer():
+    model, threads = policy(), torch.get_num_threads()
+    prompts = [[5 + i, *range(20, 22 + i % 19)] for i in range(24)]
+    answers = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            answers.append(draw(model, prompts=prompts))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert answers[0] == answers[1] == answers[2]
 
 
-def test_rows_that_depend_on_each_other_are_noticed():
-    class Coupled(torch.nn.Module):
-        """A model whose logits depend on the whole batch."""
+class Coupled(torch.nn.Module):
+    """A model whose logits depend on the whole batch, by less than any tolerance."""
 
-        def __init__(self, inner):
-            super().__init__()
-            self.inner = inner
+    def __init__(self, inner, first_row_only=False):
+        super().__init__()
+        self.inner, self.first_row_only = inner, first_row_only
 
-        def forward(self, **inputs):
-            output = self.inner(**inputs)
-            output.logits = output.logits + 1e-6 * output.logits[:1]
-            return output
+    def forward(self, input_ids, **inputs):
+        output = self.inner(input_ids=input_ids, **inputs)
+        if self.first_row_only:
+            output.logits[0] += 1e-6
+        else:
+            output.logits = output.logits + 1e-6 * input_ids.max()
+        return output
 
-        def get_base_model(self):
-            return self.inner.get_base_model()
+    def get_base_model(self):
+        return self.inner.get_base_model()
 
-    prompts = [[5 + i, 20, 21] for i in range(4)]
-    assert not check_row_independence(Coupled(policy()), prompts, sampling=how(rows=4))
+    def get_input_embeddings(self):
+        return self.inner.get_input_embeddings()
+
+    def get_output_embeddings(self):
+        return self.inner.get_output_embeddings()
+
+
+def test_rows_that_depend_on_each_other_are_sampled_one_at_a_time(capsys):
+    assert find_sampling_shapes(Coupled(policy()), sampling=how()).shapes == ALONE
+    assert capsys.readouterr().out.count("answers are sampled one at a time") == 1
+
+
+def test_a_place_with_bits_of_its_own_is_left_to_fillers(capsys):
+    found = find_sampling_shapes(Coupled(policy(), first_row_only=True), sampling=how(shapes=unchecked_shapes(16)))
+    assert found.shapes == (Shape(8, tuple(range(1, 8))), Shape(16, tuple(range(1, 16))))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_row_that_needs_many_candidates_leaves_the_others_alone():
+    """The number of candidates was that of the neediest row."""
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.cat([torch.zeros(1, 5000), 9 * torch.randn(3, 5000, generator=generator), torch.zeros(1, 5000)])
+    uniforms = torch.from_numpy(STREAM.uniforms("rows", 1, 5))
+    together = pick_tokens(logits, uniforms, temperature=1.0, top_p=0.95)
+    assert together[1].tolist()[0] in (4750, 4751)  # 0.95 of 5,000, rounded
+    for row in range(5):
+        alone = pick_tokens(logits[row : row + 1], uniforms[row : row + 1], temperature=1.0, top_p=0.95)
+        assert all(torch.equal(one[row : row + 1], other) for one, other in zip(together, alone, strict=True))
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_the_last_row_of_an_odd_vocabulary_is_drawn_like_the_others(top_p):
+    """A vector unit computes the last few of all values another way."""
+    row = 3 * torch.randn(1, 1003, generator=torch.Generator().manual_seed(1))
+    for rows in (1, 3, 8):
+        uniforms = torch.full((rows,), 0.7, dtype=torch.float64)
+        for values in pick_tokens(row.repeat(rows, 1), uniforms, temperature=0.9, top_p=top_p):
+            assert len(set(values.tolist())) == 1
 
 
 def test_equal_scores_are_ordered_by_token_whatever_the_neighbours_need(monkeypatch):
@@ -261,4 +310,3 @@ def test_the_kind_may_put_something_before_a_prompt(monkeypatch):
 
     monkeypatch.setattr(Lora, "decoding", classmethod(with_a_token))
     assert [answer.tokens for answer in draw(model, prompts, prompt_tokens=3)] == [a.tokens for a in expected]
-    assert check_row_independence(model, prompts, sampling=how(prompt_tokens=3))

@@ -21,6 +21,7 @@ from sealed_experts.training import loop as loop_module
 from sealed_experts.training.checkpoints import CheckpointFolder, load_state
 from sealed_experts.training.interruption import Interrupted, Interruption
 from sealed_experts.training.job import StageJob
+from sealed_experts.training.loop import TrainingLoop
 from sealed_experts.training.objectives.sft import Sft, SupervisedFineTuning
 from sealed_experts.training.samplers import PoissonSampler
 from sealed_experts.training.stage import train_stage
@@ -85,11 +86,15 @@ def comparable(value):
 
 
 def interrupt_after(monkeypatch, polls):
-    """Make the run stop after the loop has checked `polls` times."""
-    seen = iter(range(10**9))
-    monkeypatch.setattr(
-        Interruption, "reason", property(lambda self: "asked by a test" if next(seen) >= polls else None)
-    )
+    """Make the run stop after the loop, or what it calls, has checked `polls` times."""
+    seen, train = iter(range(10**9)), TrainingLoop.train
+
+    def counting(self):
+        reason = property(lambda self: "asked by a test" if next(seen) >= polls else None)
+        monkeypatch.setattr(Interruption, "reason", reason)
+        return train(self)
+
+    monkeypatch.setattr(TrainingLoop, "train", counting)
 
 
 def share_key(job, other):

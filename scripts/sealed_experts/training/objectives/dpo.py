@@ -42,6 +42,7 @@ class Dpo(Stage):
         "The adapter to compare likelihoods with; by default the one that the stage starts from.", default=None
     )
 
+    revision: ClassVar[int] = 2
     records: ClassVar[tuple[str, ...]] = ("pair",)
     monitored: ClassVar[Mapping[str, bool]] = {"val_loss": True, "val_accuracy": False, "val_margin": False}
     watched: ClassVar[Mapping[str, tuple[str, str]]] = {

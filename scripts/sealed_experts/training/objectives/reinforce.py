@@ -40,7 +40,7 @@ class Reinforce(Stage):
     learning_rate: float = setting("AdamW's learning rate.", default=1e-5, gt=0, public=True)
     weight_decay: float = setting("AdamW's decoupled weight decay.", default=0.0, ge=0, public=True)
     max_seq_len: int = setting(
-        "Longest prompt plus max_new_tokens, in tokens. Prompts are padded, and held-out answers cut, to this length.",
+        "Longest prompt plus max_new_tokens, in tokens. Held-out answers are cut to this length.",
         default=512,
         ge=8,
         public=True,
@@ -89,6 +89,7 @@ class Reinforce(Stage):
     )
     entropy_coef: float = setting("Weight of the entropy bonus.", default=0.01, ge=0, le=1e6, public=True)
 
+    revision: ClassVar[int] = 2
     follows: ClassVar[bool] = True
     adapter_file: ClassVar[str] = "adapter_rl_final.pt"
     metrics_file: ClassVar[str] = "rl_metrics.json"

@@ -35,6 +35,7 @@ class Sft(Stage):
     gradient_accumulation: int | None = setting("See micro_batch_size.", default=None, ge=1)
     max_steps: int = setting("Optimizer steps.", default=2000, ge=1, le=MOST_STEPS)
 
+    revision: ClassVar[int] = 2
     metrics_file: ClassVar[str] = "training_metrics.json"
 
     def objective(self, materials: "Materials") -> Objective:
