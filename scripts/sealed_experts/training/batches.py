@@ -90,7 +90,8 @@ class Batch:
     def of_tensors(self, tensors: Mapping[str, torch.Tensor]) -> "Batch":
         """Return a batch of one unit, made from the unit's `tensors`, each [rows of the unit, …]; used in `vmap`."""
         unit = torch.zeros(tensors["input_ids"].shape[0], dtype=torch.long, device=self.unit.device)
-        return Batch(**tensors, unit=unit, examples=())
+        ids, labels, positions = (tensors[name] for name in ("input_ids", "labels", "positions"))
+        return Batch(input_ids=ids, labels=labels, positions=positions, unit=unit, examples=())
 
 
 def physical_batches(
