@@ -11,9 +11,9 @@ from sealed_experts.data.rows import TEST, TRAIN, VAL, BadRow, Row
 from sealed_experts.data.schemes import common_scheme
 from sealed_experts.data.sources import Source
 from sealed_experts.data.split import side_of_unit, split_key
-from sealed_experts.data.statistics import CountTokens, describe
+from sealed_experts.data.statistics import CountTokens, describe, read_statistics
 from sealed_experts.errors import UserError
-from sealed_experts.files.canonical import read_json, write_json
+from sealed_experts.files.canonical import write_json
 from sealed_experts.files.digests import digest_of_files
 
 NAMED_BAD_ROWS = 20
@@ -58,7 +58,11 @@ def prepare(
         UserError: there are too many bad rows, no usable row, or records of several kinds; or one side has no record,
             or a part is not prepared.
     """
-    scheme = common_scheme(map(_scheme_of, parts)) if parts else settings.unit_scheme()
+    scheme = (
+        common_scheme(read_statistics(part / "stats.json")["unit"] for part in parts)
+        if parts
+        else settings.unit_scheme()
+    )
     rows, bad = usable_rows(settings.read(parts=parts), max_bad_share=settings.bad_share(), log=log, name=name)
     sides = _sides(rows, settings=settings, seed=seed)
     first: dict[tuple[str | None, str, str], Row] = {}
@@ -217,16 +221,6 @@ def _kind_of(rows: Sequence[Row], name: str) -> str:
             " kind: combine datasets of one `kind`"
         )
     return kinds.pop()
-
-
-def _scheme_of(part: Path) -> str:
-    """Return the scheme of units from a prepared dataset's stats.json."""
-    path = part / "stats.json"
-    statistics = read_json(path)
-    unit = statistics.get("unit") if isinstance(statistics, dict) else None
-    if not isinstance(unit, str):
-        raise UserError(f"{path} does not say what a unit is: delete it and run again")
-    return unit
 
 
 def _check_sides(prepared: Prepared, rows: Sequence[Row], *, settings: Source) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sealed_experts.data.records import Record
+from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import read_json
 
 PERCENTILES = (5, 50, 95)
 CHUNK = 1000  # number of records to tokenize at once, to limit memory
@@ -28,6 +30,18 @@ def token_counter(folder: str | Path) -> CountTokens:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return lambda texts: [len(encoding) for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+
+def read_statistics(path: Path) -> dict[str, Any]:
+    """Read a prepared dataset's stats.json.
+
+    Raises:
+        UserError: the file cannot be read, or does not say what a unit is or which records it describes.
+    """
+    statistics = read_json(path)
+    if not isinstance(statistics, dict) or not all(isinstance(statistics.get(key), str) for key in ("unit", "digest")):
+        raise UserError(f"{path} must hold the texts `unit` and `digest`: delete it and run again")
+    return statistics
 
 
 def describe(records: Sequence[Record], *, count_tokens: CountTokens) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sealed_experts.data.held_out import held_out_records
 from sealed_experts.data.records import read_records, records_digest
-from sealed_experts.files.canonical import read_json
+from sealed_experts.data.statistics import read_statistics
 from sealed_experts.files.digests import digest_of
 from sealed_experts.training.batches import Example
 from sealed_experts.training.dataset import UnitDataset, one_unit_per_record
@@ -48,7 +48,7 @@ class StageData:
             )
             for records in (train, held_out)
         )
-        stats = read_json(job.stats)
+        stats = read_statistics(job.stats)
         return cls(
             train=learned,
             validated=one_unit_per_record(validated.records()[: job.settings.eval_examples]),
