@@ -26,8 +26,8 @@ def main() -> None:
     args = parser.parse_args()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # the log holds file names and text of the user
-    run = dataset_from_json(args.settings)
-    prepared = prepare(run.dataset, name=run.name, seed=run.seed, parts=args.parts, log=print)
+    job = dataset_from_json(args.settings)
+    prepared = prepare(job.dataset, name=job.name, seed=job.seed, parts=args.parts, log=print)
     statistics = write_prepared(
         prepared,
         train=args.train,
@@ -38,7 +38,7 @@ def main() -> None:
     )
     tested = f" and {statistics['test']['records']} test" if args.test else ""
     print(
-        f"{run.name}: {statistics['train']['records']} training, {statistics['val']['records']} validation{tested} "
+        f"{job.name}: {statistics['train']['records']} training, {statistics['val']['records']} validation{tested} "
         f"records, {statistics['duplicates_dropped']} duplicates dropped, {statistics['bad_rows']['count']} bad rows"
     )
 

@@ -16,7 +16,7 @@ _DEFAULT = "config/config.yaml"  # the Snakefile's
 
 
 def main(files: Sequence[str]) -> None:
-    """Print the names, separated by commas: nothing where nothing is missing."""
+    """Print the names, separated by commas; print nothing if nothing is missing."""
     try:
         settings = load(files or [_DEFAULT], root=Path.cwd())
     except UserError:
