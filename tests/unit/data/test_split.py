@@ -166,7 +166,7 @@ def test_combined_inherits_the_sides_and_never_holds_out_what_it_trains_on(tmp_p
         "two": ([_record("3"), _record("1")], [_record("4"), common]),
     }
     for name, (train, val) in parts.items():
-        write_json(tmp_path / name / "stats.json", {"unit": "record"})
+        write_json(tmp_path / name / "stats.json", {"unit": "record", "digest": "0"})
         write_records(tmp_path / name / "train.jsonl", train)
         write_records(tmp_path / name / "val.jsonl", val)
     prepared = prepare(Combined(of=("one", "two")), name="both", seed=9, parts=[tmp_path / "one", tmp_path / "two"])
@@ -177,7 +177,7 @@ def test_combined_inherits_the_sides_and_never_holds_out_what_it_trains_on(tmp_p
 
 def test_combined_drops_held_out_rows_of_a_unit_that_another_part_trains_on(tmp_path):
     for name, sides_ in {"one": (["a"], ["b"]), "two": (["c"], ["d", "e"])}.items():
-        write_json(tmp_path / name / "stats.json", {"unit": "field:who"})
+        write_json(tmp_path / name / "stats.json", {"unit": "field:who", "digest": "0"})
         for side, keys in zip(("train", "val"), sides_, strict=True):
             write_records(
                 tmp_path / name / f"{side}.jsonl",

@@ -43,13 +43,13 @@ class Desk:
         self.file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def files(self, name: str, **kwargs) -> Prepared:
-        return self._kept(prepare(Files(paths=(str(self.file),), **kwargs), name=name, seed=1))
+        return self.kept(prepare(Files(paths=(str(self.file),), **kwargs), name=name, seed=1))
 
     def combined(self, name: str, *of: str) -> Prepared:
         parts = [self.folder / part for part in of]
-        return self._kept(prepare(Combined(of=of), name=name, seed=1, parts=parts))
+        return self.kept(prepare(Combined(of=of), name=name, seed=1, parts=parts))
 
-    def _kept(self, prepared: Prepared) -> Prepared:
+    def kept(self, prepared: Prepared) -> Prepared:
         paths = {key: self.folder / prepared.name / f"{key}.jsonl" for key in ("train", "val")}
         stats = self.folder / prepared.name / "stats.json"
         write_prepared(prepared, **paths, stats=stats, count_tokens=lambda texts: [1] * len(texts))
@@ -195,7 +195,7 @@ def test_blanks_around_a_name_and_its_unicode_form_make_no_second_unit(desk):
 
 
 def test_the_demo_is_of_records(desk):
-    assert desk._kept(prepare(Demo(records=60), name="demo", seed=1)).unit == "record"
+    assert desk.kept(prepare(Demo(records=60), name="demo", seed=1)).unit == "record"
 
 
 def parquet(path, damage):

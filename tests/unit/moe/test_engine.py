@@ -152,7 +152,7 @@ def test_names_within_names_do_not_mix_adapters(tmp_path, tiny_base, monkeypatch
     for name, seed in names.items():
         workshop.make_expert(name, seed=seed)
     workshop.assemble(workshop.run(names=tuple(names)))
-    experts = Engine.load(workshop.config, trust=load_trust(), device="cpu")._experts
+    experts = Engine.load(workshop.config, trust=load_trust(), device="cpu").experts
     texts = {name: experts.generate(name, "Why?", max_new_tokens=12) for name in names}
     assert texts["bank"] == texts["default"]
     assert len(set(texts.values())) == 3

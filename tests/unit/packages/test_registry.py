@@ -136,7 +136,7 @@ def test_what_no_package_can_be_is_not_even_copied(registry, tmp_path, monkeypat
         stream.write(expert_building.honest()[:100])
         stream.truncate(1 << 42)
     copied = []
-    monkeypatch.setattr(registries, "_copy", lambda *arguments: copied.append(arguments))
+    monkeypatch.setattr(registries, "copy_package", lambda *arguments: copied.append(arguments))
     with pytest.raises(UserError, match=r"its gzip layer has|impossible size"):
         registry.install(path)
     assert not registry.folder.exists()
