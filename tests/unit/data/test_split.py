@@ -267,3 +267,31 @@ def test_script_prepares_the_demo_alike_every_time(tmp_path):
     stats = json.loads(written[0]["stats.json"])
     assert stats["train"]["records"] + stats["val"]["records"] == 300
     assert stats["train"]["tokens"] == stats["train"]["words"]  # this tokenizer's tokens are words
+
+
+def test_one_instruction_for_all_rows_is_split_by_the_questions_in_the_input(tmp_path):
+    """No record fell on the val side: all rows had one instruction, so they were one group."""
+    data = [{"instruction": "Answer the question.", "input": f"Question {n}?", "output": f"a{n}"} for n in range(200)]
+    prepared = prepare(source(tmp_path, data, val_fraction=0.1), name="x", seed=1)
+    assert 8 <= len(prepared.val) <= 34
+    assert prepared.groups == 200
+
+
+def test_records_with_the_same_question_stay_together(tmp_path):
+    data = [{"instruction": "Answer.", "input": f"Question {n % 40}?", "output": f"answer {n}"} for n in range(200)]
+    prepared = prepare(source(tmp_path, data), name="x", seed=1)
+    assert prepared.groups == 40
+    assert not {record.question for record in prepared.train} & {record.question for record in prepared.val}
+
+
+def test_a_coarse_split_is_reported_with_what_to_set(tmp_path):
+    logged = []
+    data = [row(number, topic=f"topic {number % 4}") for number in range(100)]
+    prepared = prepare(source(tmp_path, data, group="topic"), name="x", seed=1, log=logged.append)
+    (warning,) = logged
+    assert "it divides 4 groups" in warning
+    assert f"held out {len(prepared.val)} of 100 records" in warning
+    assert "`val_paths`" in warning
+    fine = prepare(source(tmp_path, [row(number) for number in range(100)]), name="x", seed=1, log=logged.append)
+    assert fine.groups == 100
+    assert len(logged) == 1
