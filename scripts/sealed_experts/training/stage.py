@@ -114,11 +114,18 @@ class _Stage:
             check=around.interruption.check,
         )
         around.interruption.check()
-        check_context(job, context=context_length(job.base.parent))
-        self.data = StageData.read(job, tokenizer=self.base.tokenizer)
+        check_context(job.settings, context=context_length(job.base.parent))
+        self.data = StageData.read(
+            train=job.train,
+            val=job.val,
+            stats=job.stats,
+            settings=job.settings,
+            template=job.template,
+            tokenizer=self.base.tokenizer,
+        )
         self.ancestors.check(base_digest=self.base.manifest["digest"], unit=self.data.unit)
         self.steps = job.settings.steps(units=len(self.data.train))
-        check_length(job, steps=self.steps, units=len(self.data.train))
+        check_length(job.settings, units=len(self.data.train))
         self.cut = functools.partial(
             physical_batches,
             token_budget=job.settings.token_budget,
@@ -129,7 +136,6 @@ class _Stage:
         self.model = self._model()
         self.objective = make_objective(self._materials(frozen))
         self.objective.check(self.data.train.rows(), path=job.train)
-        self.objective.check_held_out(self.data.validated, path=job.val)
         self.plan = self._plan()
         self.initial = adapter_state(self.model)
         self.subject = self._subject()
