@@ -24,9 +24,10 @@ class Feature:
     libraries: ClassVar[tuple[str, ...]] = ()  # further packages whose version can change its numbers
 
     def __init_subclass__(cls, **options: object) -> None:
-        """Name the class after its module, however it was imported."""
+        """Name the class after its module, however it is imported."""
         super().__init_subclass__(**options)
-        cls.feature = cls.__module__.rpartition(".")[2]
+        if "feature" not in vars(cls):
+            cls.feature = cls.__module__.rpartition(".")[2]
 
 
 Kind = TypeVar("Kind", bound=Feature)
