@@ -1,4 +1,4 @@
-"""Check the records of all stages of an expert before the first one trains: what a later stage would refuse costs no ε."""
+"""Check the records of all stages of an expert before the first one trains, so that no ε is spent in vain."""
 
 import argparse
 import sys
