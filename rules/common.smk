@@ -108,10 +108,6 @@ def data_files(name):
     return [f"results/data/{name}/{file}" for file in names]
 
 
-# How many records each stage of an expert uses, cuts and drops.
-RECORD_LENGTHS = "results/experts/{expert}/record_lengths.json"
-
-
 def stage_adapter(stage):
     return f"results/experts/{{expert}}/{STAGES[stage].folder()}/{STAGES[stage].adapter_file}"
 
@@ -140,27 +136,6 @@ def seen_records(wildcards):
 def validation_records(stage):
     """The held-out records that a stage is validated on."""
     return lambda wildcards: f"results/data/{EXPERT[wildcards.expert].validation_of(stage)}/val.jsonl"
-
-
-def checked_records(wildcards):
-    """The records of all stages of an expert, as `check_records` gets them."""
-    return [path for stage in stages_of(wildcards.expert) for path in stage_records(stage)(wildcards)]
-
-
-def stage_records(stage):
-    return lambda wildcards: [
-        training_records(wildcards),
-        validation_records(stage)(wildcards),
-        dataset_stats(wildcards),
-    ]
-
-
-def check_flags(wildcards):
-    """Each stage's settings and files."""
-    return " ".join(
-        f"--stage {shlex.join([stage_settings(stage)(wildcards), *stage_records(stage)(wildcards)])}"
-        for stage in stages_of(wildcards.expert)
-    )
 
 
 def evaluation_records(wildcards):
@@ -269,6 +244,21 @@ def model_flags(stage):
     return lambda wildcards, output: " ".join(
         f"--model {name} {shlex.quote(path)}" for name, path in models_by_setting(wildcards.expert, stage).items()
     )
+
+
+def later_stages(stage):
+    """The stages that follow in the chain, with their records: what they would refuse must not cost ε first."""
+
+    # Snakemake does not track a parameter whose function takes `output`: a later setting does not make this stage stale.
+    def flags(wildcards, output):
+        stages = stages_of(wildcards.expert)
+        train, stats = training_records(wildcards), dataset_stats(wildcards)
+        return " ".join(
+            f"--later {shlex.join([stage_settings(each)(wildcards), train, validation_records(each)(wildcards), stats])}"
+            for each in stages[stages.index(stage) + 1 :]
+        )
+
+    return flags
 
 
 def stage_files(stage):

@@ -1,24 +1,3 @@
-# What a later stage would refuse about its records must not cost ε first, so all stages' records are checked before.
-rule check_records:
-    input:
-        base=BASE_MANIFEST,
-        records=checked_records,
-    output:
-        lengths=ensure(RECORD_LENGTHS, non_empty=True),
-    log:
-        "results/experts/{expert}/logs/check_records.log",
-    conda:
-        "../envs/train.yaml"
-    resources:
-        mem_mb=memory_mb(4000),
-        runtime=60,
-    params:
-        stages=check_flags,
-    shell:
-        "exec python scripts/check_records.py --base {input.base:q} {params.stages} --output {output.lengths:q}"
-        " > {log:q} 2>&1"
-
-
 # A rule to train each stage, and one to summarize it. Every value that depends on the stage comes from a function that
 # gets the stage as an argument: a lambda written here would use the last stage of the loop.
 for stage in STAGES:
@@ -34,8 +13,6 @@ for stage in STAGES:
             start=stage_before(stage),
             models=stage_models(stage),
             files=stage_files(stage),
-            # Another setting of a later stage makes this file again, but must not make this stage stale.
-            checked=ancient(RECORD_LENGTHS),
         output:
             adapter=ensure(stage_adapter(stage), non_empty=True),
         log:
@@ -60,11 +37,12 @@ for stage in STAGES:
             checkpoints=f"results/experts/{{expert}}/{STAGES[stage].folder()}/checkpoints",
             start=start_flag,
             models=model_flags(stage),
+            later=later_stages(stage),
             launcher=launcher(stage),
         shell:
             "exec {params.launcher} python scripts/train_stage.py --base {input.base:q} --train {input.train:q}"
             " --val {input.val:q} --stats {input.stats:q} {params.start} {params.models}"
-            " --settings {params.settings:q} --operation {params.operation:q} --checkpoints {params.checkpoints:q}"
+            " {params.later} --settings {params.settings:q} --operation {params.operation:q} --checkpoints {params.checkpoints:q}"
             " --output {output.adapter:q} > {log:q} 2>&1"
 
     rule:

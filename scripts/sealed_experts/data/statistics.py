@@ -55,12 +55,19 @@ def describe(records: Sequence[Record], *, count_tokens: CountTokens) -> dict[st
     kind = type(records[0])
     sizes = _sizes(records, parts=kind.parts, count_tokens=count_tokens)
     described |= {measure: lengths(of[_ALL]) for measure, of in sizes.items()}
+    described["tokens_histogram"] = histogram(sizes["tokens"][_ALL])
     if kind.parts:
         described["parts"] = {
             part: {measure: lengths(of[part]) for measure, of in sizes.items()} for part in kind.parts
         }
     figures = kind.figures(records).items()
     return described | {name: lengths(figure) if isinstance(figure, list) else figure for name, figure in figures}
+
+
+def histogram(values: Sequence[int]) -> dict[str, int]:
+    """Return {upper bound: how many values are at most that, and above the bound before}; bounds are powers of two."""
+    bounds = [1 << max(0, value - 1).bit_length() for value in values]
+    return {str(bound): bounds.count(bound) for bound in sorted(set(bounds))}
 
 
 def _sizes(

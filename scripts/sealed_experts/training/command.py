@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sealed_experts.errors import UserError
 from sealed_experts.training.interruption import EXIT_INTERRUPTED, Interrupted
-from sealed_experts.training.job import StageJob, stage_from_json
+from sealed_experts.training.job import LaterStage, StageJob, stage_from_json
 from sealed_experts.training.stage import MakeObjective, train_stage
 
 
@@ -19,6 +19,7 @@ def parse_job(description: str | None) -> StageJob:
     """
     args = vars(_parser(description).parse_args())
     args["models"] = {name: Path(path) for name, path in args.pop("model")}
+    args["later"] = [LaterStage(settings, *map(Path, files)) for settings, *files in args["later"]]
     job = stage_from_json(args.pop("settings"), args.pop("operation"), **args)
     if job.settings.follows and job.start is None:
         raise UserError(f"{job.stage} refines an adapter: give --start, the adapter file of the previous stage")
@@ -50,6 +51,14 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
         default=[],
         metavar=("SETTING", "FILE"),
         help="the setting that names another model to learn from, and the adapter file of that model",
+    )
+    parser.add_argument(
+        "--later",
+        nargs=4,
+        action="append",
+        default=[],
+        metavar=("SETTINGS", "TRAIN", "VAL", "STATS"),
+        help="a later stage's settings and records: it must be able to use them too",
     )
     parser.add_argument("--settings", required=True, help="settings that decide the numbers, as JSON")
     parser.add_argument("--operation", required=True, help="settings that only say how to run, as JSON")

@@ -1,6 +1,6 @@
 """The job of one stage of one expert: what to train, and from which files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,16 @@ from sealed_experts.settings.messages import listed
 from sealed_experts.training.objectives import STAGES, Stage
 
 STAGE_KEYS = {"expert", "stage", "revision", "seed", "template", "adapter", "training"}
+
+
+@dataclass(frozen=True)
+class LaterStage:
+    """A stage that follows in the chain: its settings, as `stage_settings` writes them, and its records."""
+
+    settings: str
+    train: Path
+    val: Path
+    stats: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +45,7 @@ class StageJob:
     checkpoints: Path
     output: Path
     models: Mapping[str, Path] = field(default_factory=dict)  # adapter files of other models, by setting
+    later: Sequence[LaterStage] = ()
 
 
 def stage_from_json(

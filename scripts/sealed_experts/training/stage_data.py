@@ -1,5 +1,6 @@
 """The records of a stage: for training and for validation."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sealed_experts.settings.job_text import read_text
 from sealed_experts.training.batches import Example
 from sealed_experts.training.dataset import UnitDataset, one_unit_per_record
 from sealed_experts.training.fitting import fit_records
-from sealed_experts.training.job import STAGE_KEYS
+from sealed_experts.training.job import STAGE_KEYS, LaterStage
 from sealed_experts.training.objectives import STAGES, Stage
 from sealed_experts.training.refusals import check_context, check_length
 
@@ -82,31 +83,30 @@ class StageData:
         )
 
 
-def check_records(
-    settings: str, *, train: Path, val: Path, stats: Path, base: Path, tokenizer: PreTrainedTokenizerBase
-) -> tuple[str, dict[str, dict[str, int]]]:
-    """Check the records of one stage as its training does. Return the stage's name, and `StageData.lengths`.
+def check_later_stage(later: LaterStage, *, base: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that a later stage of the chain can use its records, before this one spends time and ε on them.
+
+    Its validation records can be another dataset's. They are checked if they are prepared already.
 
     Args:
-        settings: the text that `configuration.jobs.stage_settings` wrote.
         base: base.json.
 
     Raises:
         UserError: the stage would refuse its records.
     """
-    numbers = read_text(settings, STAGE_KEYS)
+    numbers = read_text(later.settings, STAGE_KEYS)
     stage = parse_group(STAGES[numbers["stage"]], numbers["training"])
     check_context(stage, context=context_length(base.parent))
-    data = StageData.read(
-        train=train, val=val, stats=stats, settings=stage, template=numbers["template"], tokenizer=tokenizer
-    )
-    check_length(stage, units=len(data.train))
+    fit = functools.partial(fit_records, stage=stage, template=numbers["template"], tokenizer=tokenizer)
+    units = len(UnitDataset.of(fit(read_records(later.train), path=later.train).records))
+    check_length(stage, units=units)
     if stage.privacy.enabled:
         check_data_size(
             stage=stage.feature,
-            units=len(data.train),
-            unit=data.unit,
+            units=units,
+            unit=read_statistics(later.stats)["unit"],
             expected_batch_size=stage.logical_batch,
             delta=stage.privacy.delta,
         )
-    return stage.feature, data.lengths
+    if later.val.exists():
+        fit(held_out_records(later.val, train=[later.train], private=stage.privacy.enabled), path=later.val)

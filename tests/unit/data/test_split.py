@@ -243,6 +243,7 @@ def test_describe_counts_units_and_all_three_texts():
         "units": 1,
         "words": {"p5": 2, "p50": 2, "p95": 6, "max": 6, "total": 8},
         "tokens": {"p5": 2, "p50": 2, "p95": 6, "max": 6, "total": 8},
+        "tokens_histogram": {"2": 1, "8": 1},
     }
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sealed_experts.data.statistics import read_statistics
+from sealed_experts.data.statistics import histogram, read_statistics
 from sealed_experts.errors import UserError
 
 
@@ -20,3 +20,10 @@ def test_statistics_are_read_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "stats.json"
     path.write_text('{"unit": "customer", "digest": "0", "rows": 3}')
     assert read_statistics(path) == {"unit": "customer", "digest": "0", "rows": 3}
+
+
+def test_the_histogram_counts_every_value_once_below_the_next_power_of_two() -> None:
+    values = [0, 1, 2, 3, 4, 5, 8, 9, 16, 1000]
+    found = histogram(values)
+    assert found == {"1": 2, "2": 1, "4": 2, "8": 2, "16": 2, "1024": 1}
+    assert sum(found.values()) == len(values)

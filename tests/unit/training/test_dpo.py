@@ -180,7 +180,9 @@ def test_answers_that_are_equal_once_they_are_cut_are_refused(tmp_path, tiny_bas
     long = "so " * 200
     records = [Pair.of(prompt=f"q {n}?", chosen=f"{long} yes", rejected=f"{long} no") for n in range(12)]
     write_records(job.train, records)
-    with pytest.raises(UserError, match=r"12 of 12 records .* dpo\.max_seq_len 96\. .* answers are equal once they are cut"):
+    with pytest.raises(
+        UserError, match=r"12 of 12 records .* dpo\.max_seq_len 96\. .* answers are equal once they are cut"
+    ):
         train(job)
 
 

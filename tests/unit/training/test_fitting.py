@@ -1,5 +1,6 @@
 """Which records fit a stage's lengths is decided for each record alone: kept, cut, dropped, or refused."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,13 +8,17 @@ import pytest
 from sealed_experts.data.records.instruction import Instruction
 from sealed_experts.data.records.pair import Pair
 from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import canonical_json
 from sealed_experts.training.fitting import fit_records
+from sealed_experts.training.job import STAGE_KEYS, LaterStage
 from sealed_experts.training.objectives.dpo import Dpo
 from sealed_experts.training.objectives.reinforce import Reinforce
 from sealed_experts.training.objectives.sft import Sft
-from tests.tiny import tiny_tokenizer
+from sealed_experts.training.summary import stage_metrics
+from tests.unit.data.test_templates import TOKENIZERS
+from tests.unit.training.test_stage import make_job, train
 
-TOKENIZER = tiny_tokenizer()
+TOKENIZER = TOKENIZERS["plain"]
 SHORT = Instruction.of(instruction="Why?", output="So.")
 LONG = Instruction.of(instruction="Why?", output="so " * 300)
 ASKED_LONG = Instruction.of(instruction="why " * 300, output="So.")
@@ -70,3 +75,38 @@ def test_other_records_have_no_influence(policy):
     for record in (SHORT, LONG, ASKED_LONG):
         alone = dict(fit(stage, record, SHORT).records)
         assert alone.get(record) == together.get(record)
+
+
+def followed_by(job, stage):
+    """Return the job of a stage that another one follows, on the same records."""
+    settings = {
+        **dict.fromkeys(STAGE_KEYS, ""),
+        "template": job.template,
+        "stage": stage.feature,
+        "training": stage.numbers(),
+    }
+    return dataclasses.replace(job, later=[LaterStage(canonical_json(settings), job.train, job.val, job.stats)])
+
+
+def test_what_a_later_stage_would_refuse_is_refused_before_the_first_one_trains(tmp_path, tiny_base, tiny_dataset):
+    """A prompt too long for reinforce was found after sft had spent its \u03b5."""
+    job = make_job(tmp_path / "run", tiny_base, tiny_dataset)
+    later = Reinforce(max_seq_len=24, max_new_tokens=16, rollout_batch_size=8).settled()
+    job = followed_by(job, later)
+    with pytest.raises(UserError, match=r"too long for reinforce\.max_seq_len 24.*reinforce\.long_rows: drop"):
+        train(job)
+    assert not list((tmp_path / "run").rglob("*.pt"))
+
+
+def test_a_later_stage_without_enough_units_is_refused_first(tmp_path, tiny_base, tiny_dataset):
+    job = make_job(tmp_path / "run", tiny_base, tiny_dataset)
+    later = Reinforce(max_seq_len=200, max_new_tokens=16, rollout_batch_size=5000).settled()
+    job = followed_by(job, later)
+    with pytest.raises(UserError, match="reinforce: the logical batch is 5000"):
+        train(job)
+
+
+def test_the_metrics_count_records_that_were_cut(tmp_path, tiny_base, tiny_dataset):
+    state = train(make_job(tmp_path, tiny_base, tiny_dataset, max_seq_len=70))
+    assert state["records"]["train"]["cut"] > 0
+    assert stage_metrics(state)["records"] == state["records"]

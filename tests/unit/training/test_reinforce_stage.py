@@ -205,7 +205,7 @@ def test_a_missing_start_is_a_clear_error(tuned, tmp_path):
 
 def test_a_prompt_without_room_for_an_answer_is_refused_before_training(tuned, tmp_path):
     job = rl_job(tmp_path, tuned[0], privacy=tuned[1], max_seq_len=40)
-    with pytest.raises(UserError, match=r"train\.jsonl: .* its prompt has \d+ tokens, and reinforce\.max_new_tokens is 6"):
+    with pytest.raises(UserError, match=r"train\.jsonl: .* prompt has \d+ tokens, and reinforce\.max_new_tokens is 6"):
         train(job)
     assert not list(job.checkpoints.glob("*/*.pt"))
 
