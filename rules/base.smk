@@ -1,6 +1,6 @@
 rule build_demo_base:
     input:
-        facts=ancient(facts),
+        facts=own(facts, made="results/base/demo/base.json"),
     output:
         manifest="results/base/demo/base.json",
         model=[f"results/base/demo/{name}" for name in DEMO_BASE_FILES],
@@ -25,7 +25,7 @@ rule build_demo_base:
 
 rule fetch_base_model:
     input:
-        files=ancient(base_folder_files),
+        files=own(base_folder_files, made="results/base/{base}/base.json"),
     output:
         manifest="results/base/{base}/base.json",
     log:

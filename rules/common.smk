@@ -6,6 +6,8 @@ import signal
 import sys
 from pathlib import Path
 
+from snakemake.io import IOFile
+
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from sealed_experts.configuration import jobs as texts
@@ -299,6 +301,20 @@ def needs_evaluation(expert):
     return EXPERT[expert].select == "best" or publishes(expert)
 
 
+def own(files, *, made):
+    """An input of the user's files, given by the function `files`. The rule also needs the parameter `digests_of(files)`.
+
+    With it the content decides, so the times do not: the files are `ancient`. Snakemake compares parameters with its
+    record of the last run, so without a record of the output `made` the times must decide.
+    """
+
+    def paths(wildcards):
+        recorded = workflow.persistence.metadata(IOFile(made.format(**dict(wildcards.items()))))
+        return ancient(files(wildcards)) if recorded else files(wildcards)
+
+    return paths
+
+
 # Parameters: canonical JSON, so that another order of keys or another way to write a number makes no file stale.
 
 
@@ -308,9 +324,9 @@ def digest_cache():
 
 
 def digests_of(files):
-    """The digests of the user's files in an input of a rule. That input is `ancient()`: content decides, not the time.
+    """The digests of the user's files in an input of a rule.
 
-    Files are read when Snakemake compares a job with its last run, and not when it reads the rules. `files` is an input
+    They are read when Snakemake compares a job with its last run, and not when it reads the rules. `files` is an input
     function, because Snakemake does not track a parameter whose function takes `input`.
     """
 

@@ -1,7 +1,7 @@
 rule prepare_data:
     input:
         base=BASE_MANIFEST,
-        files=ancient(dataset_files),
+        files=own(dataset_files, made="results/data/{dataset}/stats.json"),
         parts=dataset_parts,
     output:
         # Empty if all records are held out.

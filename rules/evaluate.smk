@@ -11,7 +11,7 @@ for stages in CHAINS:
             train=seen_records,
             adapters=chain_adapters,
             # A user's own reward is code that decides the numbers.
-            reward=ancient(chain_files),
+            reward=own(chain_files, made="results/experts/{expert}/evaluation.json"),
         output:
             evaluation=ensure("results/experts/{expert}/evaluation.json", non_empty=True),
             predictions=predictions_of(stages),

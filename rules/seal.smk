@@ -7,8 +7,8 @@ rule seal_package:
         train=learned_records,
         base=BASE_MANIFEST,
         evaluation=published_evaluation,
-        licence=ancient(licence_of),
-        recipients=ancient(recipients_of),
+        licence=own(licence_of, made="results/packages/{expert}.tgsp"),
+        recipients=own(recipients_of, made="results/packages/{expert}.tgsp"),
     output:
         package=ensure("results/packages/{expert}.tgsp", non_empty=True),
     log:

@@ -12,7 +12,7 @@ for stage in STAGES:
             stats=dataset_stats,
             start=stage_before(stage),
             models=stage_models(stage),
-            files=ancient(stage_files(stage)),
+            files=own(stage_files(stage), made=stage_adapter(stage)),
         output:
             adapter=ensure(stage_adapter(stage), non_empty=True),
         log:
