@@ -305,12 +305,13 @@ def own(files, *, made):
     """An input of the user's files, given by the function `files`. The rule also needs the parameter `digests_of(files)`.
 
     With it the content decides, so the times do not: the files are `ancient`. Snakemake compares parameters with its
-    record of the last run, so without a record of the output `made` the times must decide.
+    record of the last run, so without a record of the output `made` the times must decide. A file in results/ may come
+    from another rule: then it counts as the other results do.
     """
 
     def paths(wildcards):
         recorded = workflow.persistence.metadata(IOFile(made.format(**dict(wildcards.items()))))
-        return ancient(files(wildcards)) if recorded else files(wildcards)
+        return [ancient(path) if recorded and not path.startswith("results/") else path for path in files(wildcards)]
 
     return paths
 

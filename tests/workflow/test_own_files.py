@@ -49,6 +49,25 @@ def test_an_older_data_file_is_used_once_and_its_backup_once_more(own, planner):
         assert made["train"]["records"] + made["val"]["records"] == len(kept)
 
 
+def test_a_prepared_file_that_another_dataset_reads_brings_it_along_in_the_same_run(own, planner):
+    configuration = configuration_of_the_table()
+    configuration["datasets"]["again"] = {
+        "source": "files",
+        "paths": ["results/data/letters/train.jsonl"],
+        "val_fraction": 0.5,
+    }
+    configuration["experts"]["shared_attention"]["dataset"] = "again"
+    own.configure(configuration)
+    target = "results/data/again/stats.json"
+    own.snakemake(target)
+    assert planner.plan(own, target)[0] == {}
+    data = own.folder / "data" / "letters.jsonl"
+    replaced(data, b"".join(data.read_bytes().splitlines(keepends=True)[:-30]))
+    assert jobs(planner.plan(own, target)[0]) == {("prepare_data", "letters"), ("prepare_data", "again")}
+    own.snakemake(target)
+    assert planner.plan(own, target)[0] == {}
+
+
 def test_a_base_folder_counts_by_content(own, planner):
     own.configure(configuration_of_the_table() | {"base": {"name": "my_model"}})
     target = "results/base/my_model/base.json"

@@ -57,8 +57,8 @@ class DigestCache:
         size = sum(of.st_size for of in unread.values())
         if size > ANNOUNCED_BYTES:
             self._announce(
-                f"reading {len(unread)} new or changed files ({size / 1e9:.1f} GB) to compare their contents, the first"
-                f" is {next(iter(unread))!r}; unchanged files are not read again"
+                f"reading {size / 1e9:.1f} GB of new or changed files to compare their contents (the first is"
+                f" {next(iter(unread))!r}); unchanged files are not read again"
             )
         found = {path: self._known.get(_identity(of)) if of else None for path, of in status.items()}
         fresh = {}
