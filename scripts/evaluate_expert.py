@@ -37,7 +37,7 @@ def main() -> None:
         "--predictions", required=True, nargs="+", type=Path, help="a file for the base, and for each stage in order"
     )
     args = parser.parse_args()
-    run = evaluation_from_json(args.settings, args.operation)
+    job = evaluation_from_json(args.settings, args.operation)
     if len(args.adapters) != len(job.stages):
         raise UserError(f"--adapters must give one file for each of {', '.join(job.stages)}, in this order")
     if len(args.predictions) != len(job.stages) + 1:
