@@ -6,6 +6,8 @@ import signal
 import sys
 from pathlib import Path
 
+from snakemake.io import IOFile
+
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from sealed_experts.configuration import jobs as texts
@@ -19,6 +21,8 @@ from sealed_experts.data.parts import has_test_set
 from sealed_experts.data.sources import dataset_bounds
 from sealed_experts.errors import UserError
 from sealed_experts.features import check_extras
+from sealed_experts.files.digest_cache import DigestCache
+from sealed_experts.files.planned_digests import digests_text
 from sealed_experts.machine import has_nvidia_device
 from sealed_experts.models.bases import DEMO, base_key, base_kind, folder_of, model_files
 from sealed_experts.training.objectives import STAGES
@@ -143,6 +147,11 @@ def evaluation_records(wildcards):
     expert = EXPERT[wildcards.expert]
     side = "test" if evaluated_on_test_set(expert, SETTINGS.datasets) else "val"
     return f"results/data/{expert.validation_of()}/{side}.jsonl"
+
+
+def facts(wildcards):
+    """The files that the demo's base is made from."""
+    return demo_files()
 
 
 def base_folder_files(wildcards):
@@ -288,6 +297,11 @@ def licence_of(wildcards):
     return [path for path in [package_of(wildcards.expert).licence_file] if path]
 
 
+def sealed_files(wildcards):
+    """The user's files that sealing reads."""
+    return [*licence_of(wildcards), *package_of(wildcards.expert).recipients]
+
+
 def published_evaluation(wildcards):
     """The evaluation, if it may be published."""
     return f"results/experts/{wildcards.expert}/evaluation.json" if publishes(wildcards.expert) else []
@@ -302,7 +316,43 @@ def needs_evaluation(expert):
     return EXPERT[expert].select == "best" or publishes(expert)
 
 
+def own(files, *, made):
+    """An input of the user's files, given by the function `files`. The rule also needs the parameter `digests_of(files)`.
+
+    With it the content decides, so the times do not: the files are `ancient`. Snakemake compares parameters with its
+    record of the last run, so without a record of the output `made` the times must decide. A file in results/ may come
+    from another rule: then it counts as the other results do.
+    """
+
+    def paths(wildcards):
+        recorded = workflow.persistence.metadata(IOFile(made.format(**dict(wildcards.items()))))
+        return [ancient(path) if recorded and not path.startswith("results/") else path for path in files(wildcards)]
+
+    return paths
+
+
 # Parameters: canonical JSON, so that another order of keys or another way to write a number makes no file stale.
+
+
+@functools.cache
+def digest_cache():
+    return DigestCache()
+
+
+def digests_of(files):
+    """The digests of the user's files in an input of a rule.
+
+    They are read when Snakemake compares a job with its last run, and not when it reads the rules. `files` is an input
+    function, because Snakemake does not track a parameter whose function takes `input`.
+    """
+
+    def text(wildcards):
+        try:
+            return digests_text(files(wildcards), cache=digest_cache())
+        except UserError as error:
+            sys.exit(f"error: {error}")
+
+    return text
 
 
 def stage_settings(stage):

@@ -11,6 +11,7 @@ from sealed_experts.evaluation.job import evaluation_from_json
 from sealed_experts.evaluation.stored import write_predictions
 from sealed_experts.files.canonical import write_json
 from sealed_experts.files.leases import device_lease
+from sealed_experts.files.planned_digests import unchanged
 
 
 @reports_user_errors
@@ -30,6 +31,7 @@ def main() -> None:
     )
     parser.add_argument("--settings", required=True, help="what decides the numbers, as JSON")
     parser.add_argument("--operation", required=True, help="how it is run, as JSON")
+    parser.add_argument("--digests", default="{}", help="digests of the user's files that it reads, as JSON")
     parser.add_argument("--output", required=True, type=Path, help="evaluation.json")
     parser.add_argument(
         "--predictions", required=True, nargs="+", type=Path, help="a file for the base, and for each stage in order"
@@ -40,7 +42,8 @@ def main() -> None:
         raise UserError(f"--adapters must give one file for each of {', '.join(job.stages)}, in this order")
     if len(args.predictions) != len(job.stages) + 1:
         raise UserError(f"--predictions must give one file for each of base, {', '.join(job.stages)}, in this order")
-    reward = job.rewarded.made_reward() if job.rewarded else None
+    with unchanged(args.digests):
+        reward = job.rewarded.made_reward() if job.rewarded else None
     with device_lease(job.device):
         evaluated = evaluate_expert(
             job, base=args.base, val=args.val, train=args.train, adapters=args.adapters, reward=reward

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.planned_digests import unchanged
 from sealed_experts.training.interruption import EXIT_INTERRUPTED, Interrupted
 from sealed_experts.training.job import LaterStage, StageJob, stage_from_json
+from sealed_experts.training.objective import Materials, Objective
 from sealed_experts.training.stage import MakeObjective, train_stage
 
 
@@ -28,8 +30,13 @@ def parse_job(description: str | None) -> StageJob:
 
 def train_job(job: StageJob, make_objective: MakeObjective) -> int:
     """Train, and return the exit code: 0, or 75 if the job was asked to stop and has saved everything."""
+
+    def make_checked(materials: Materials) -> Objective:
+        with unchanged(job.digests):
+            return make_objective(materials)
+
     try:
-        train_stage(job, make_objective)
+        train_stage(job, make_checked)
     except Interrupted as interruption:
         with contextlib.suppress(OSError):  # the disk may be full; the exit code is enough
             print(f"interrupted: {interruption}; the same command goes on from here", file=sys.stderr)
@@ -62,6 +69,7 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--settings", required=True, help="settings that decide the numbers, as JSON")
     parser.add_argument("--operation", required=True, help="settings that only say how to run, as JSON")
+    parser.add_argument("--digests", default="{}", help="digests of the user's files that it reads, as JSON")
     parser.add_argument("--checkpoints", required=True, type=Path, help="folder of checkpoints")
     parser.add_argument("--output", required=True, type=Path, help="the adapter file to write")
     return parser

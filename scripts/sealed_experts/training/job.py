@@ -44,6 +44,7 @@ class StageJob:
     start: Path | None  # adapter file of the previous stage
     checkpoints: Path
     output: Path
+    digests: str = "{}"  # of the user's files that it reads, as JSON
     models: Mapping[str, Path] = field(default_factory=dict)  # adapter files of other models, by setting
     later: Sequence[LaterStage] = ()
 
@@ -59,7 +60,7 @@ def stage_from_json(
         settings: the settings that decide the numbers.
         operation: the settings that only say how to run.
         models: adapter files of the other models that the stage learns from, by the setting that names each.
-        files: the paths of `StageJob`, from `base` to `output`.
+        files: the paths of `StageJob`, from `base` to `output`, and `digests`.
 
     Raises:
         UserError: a text is not in that form, or a model in the settings has no file.

@@ -1,7 +1,9 @@
 """`module:function`: rewards that users wrote."""
 
+import contextlib
 import functools
 import importlib
+import importlib.util
 import inspect
 import sys
 import sysconfig
@@ -113,6 +115,10 @@ def _imported(module: str) -> ModuleType:
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
     importlib.invalidate_caches()
+    if (file := source_file(module)) is not None:
+        # Python takes old bytecode for a new file of the same size and the same second, such as a restored one.
+        with contextlib.suppress(OSError):
+            Path(importlib.util.cache_from_source(str(file.absolute()))).unlink()
     try:
         return importlib.import_module(module)
     except (Exception, SystemExit, GeneratorExit) as error:
