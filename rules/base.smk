@@ -25,7 +25,7 @@ rule build_demo_base:
 
 rule fetch_base_model:
     input:
-        files=own(base_folder_files, made="results/base/{base}/base.json"),
+        files=own(base_files, made="results/base/{base}/base.json"),
     output:
         manifest="results/base/{base}/base.json",
     log:
@@ -39,7 +39,7 @@ rule fetch_base_model:
         runtime=240,
     params:
         settings=base_settings,
-        digests=digests_of(base_folder_files),
+        digests=digests_of(base_files),
         tasks=base_tasks,
     shell:
         "exec python scripts/fetch_base_model.py --settings {params.settings:q} --tasks {params.tasks}"

@@ -24,7 +24,7 @@ from sealed_experts.features import check_extras
 from sealed_experts.files.digest_cache import DigestCache
 from sealed_experts.files.planned_digests import digests_text
 from sealed_experts.machine import has_nvidia_device
-from sealed_experts.models.bases import DEMO, base_key, base_kind, folder_of, model_files
+from sealed_experts.models.bases import DEMO, base_key, base_kind, check_package, folder_of, gguf_file, model_files
 from sealed_experts.training.objectives import STAGES
 from sealed_experts.packages.recipients.own_identity import check_readable
 from sealed_experts.packages.keys.private_keys import key_path
@@ -49,6 +49,7 @@ try:
         extra=workflow.config_settings.config,
     )
     check_extras(named_features(SETTINGS))
+    check_package(SETTINGS.base)
     check_dataset_sizes(SETTINGS, dataset_bounds(SETTINGS.datasets), exact=False)
     check_times({expert.name: expert.package for expert in SETTINGS.experts}, os.environ)
     # Jobs inherit this variable, so all of them sign with the same key. It is made on first use.
@@ -154,11 +155,12 @@ def facts(wildcards):
     return demo_files()
 
 
-def base_folder_files(wildcards):
-    """The files of a base in the user's folder. A base from the hub has none: its revision never changes."""
-    if base_kind(SETTINGS.base, root=Path.cwd()) != "folder":
-        return []
-    return [str(path) for path in model_files(folder_of(SETTINGS.base, root=Path.cwd()))]
+def base_files(wildcards):
+    """The user's files of a base. A base from the hub has none: its revision never changes."""
+    kind = base_kind(SETTINGS.base, root=Path.cwd())
+    if kind == "gguf":
+        return [str(gguf_file(SETTINGS.base, root=Path.cwd()))]
+    return [str(path) for path in model_files(folder_of(SETTINGS.base, root=Path.cwd()))] if kind == "folder" else []
 
 
 def dataset_files(wildcards):
