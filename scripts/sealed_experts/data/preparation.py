@@ -20,6 +20,11 @@ NAMED_BAD_ROWS = 20
 LARGE_UNIT = 0.1  # a unit with a larger share of the rows is named: it may be no single person
 FEW_HELD_OUT_GROUPS = 5  # with fewer expected, the share that is held out depends on luck
 
+_ENCODING_HINT = (
+    " (most of them are not UTF-8, and may be Windows-1252: save the file as UTF-8, for example with `iconv -f"
+    " WINDOWS-1252 -t UTF-8`)"
+)
+
 Log = Callable[[str], None]
 
 
@@ -120,9 +125,10 @@ def usable_rows(
             if len(bad) > NAMED_BAD_ROWS
             else ""
         )
+        hint = _ENCODING_HINT if sum(row.reason == "not UTF-8" for row in bad) > len(bad) / 2 else ""
         raise UserError(
             f"dataset {name}: {len(bad)} of {total} rows cannot be used, more than max_bad_share {max_bad_share:g} "
-            f"allows; correct them or raise max_bad_share:\n{first}{more}"
+            f"allows; correct them or raise max_bad_share{hint}:\n{first}{more}"
         )
     if not good:
         raise UserError(f"dataset {name}: there is no row to use: give a source that holds records")
