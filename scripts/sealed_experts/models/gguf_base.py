@@ -1,16 +1,14 @@
 """Turn a GGUF file into an ordinary Hugging Face folder: dequantised weights, tokenizer, chat template."""
 
-import contextlib
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
 
 from sealed_experts.errors import UserError, is_out_of_memory
+from sealed_experts.models.loading import quiet_transformers
 
 MAGIC = b"GGUF"
 
@@ -27,7 +25,7 @@ def convert_gguf(source: Path, folder: Path, *, dtype: torch.dtype) -> None:
         UserError: the file is not GGUF, is cut short, or holds an architecture or a quantisation that cannot be read.
     """
     _check_complete(source)
-    with _quiet():
+    with quiet_transformers():
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=dtype)
             tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
@@ -63,20 +61,6 @@ def _check_complete(source: Path) -> None:
             f"base.name: {source} is cut short: it has {source.stat().st_size} bytes, and its last tensor ends at"
             f" {end}: get the file again"
         )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide progress bars and warnings of transformers in this block."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _line(error: Exception) -> str:

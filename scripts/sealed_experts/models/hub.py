@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 import tempfile
@@ -21,13 +20,13 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     RevisionResolutionError,
 )
-from transformers import AutoConfig
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import read_json
 from sealed_experts.models.bases import MODEL_FILES, base_kind, folder_of, gguf_file, is_within, model_files
 from sealed_experts.models.classes import ModelClass
+from sealed_experts.models.completeness import check_complete
 from sealed_experts.models.gguf_base import convert_gguf
-from sealed_experts.models.loading import check_architecture
 from sealed_experts.models.manifest import write_base_manifest
 from sealed_experts.models.settings import BaseSettings
 
@@ -109,24 +108,13 @@ def _download(base: BaseSettings) -> Path:
 
 
 def _check_model(source: Path, base: BaseSettings, classes: Iterable[ModelClass]) -> None:
-    try:
-        config = json.loads((source / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"base.name: {source} holds no readable config.json, so it is not a model folder") from error
-    if config.get("auto_map"):
-        raise UserError(
-            f"base.name: {base.name} needs its own code (auto_map); use a model that is built into transformers"
-        )
-    model_type = AutoConfig.from_pretrained(source, local_files_only=True).model_type
-    for model_class in classes:
-        check_architecture(model_type, model_class)
+    if not (source / "config.json").is_file():
+        raise UserError(f"base.name: {source} holds no readable config.json, so it is not a model folder")
+    check_complete(source, name=base.name, classes=classes)
+    model_type = read_json(source / "config.json")["model_type"]
     if base.model_type is not None and base.model_type != model_type:
         raise UserError(
             f"base.model_type: {base.name} is a {model_type} model, not {base.model_type}: correct the setting"
-        )
-    if not list(source.glob("*.safetensors")):
-        raise UserError(
-            f"base.name: {base.name} has no .safetensors weights; convert it: pickled weights are not loaded"
         )
 
 
