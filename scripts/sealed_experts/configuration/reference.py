@@ -105,7 +105,7 @@ def adapter_table() -> str:
 def _kind_row(kind: type[AdapterKind]) -> str:
     adapter: AdapterKind = ADAPTER.parse({"kind": kind.feature})
     engines = adapter.engine({}), adapter.engine({"quantization_config": {"load_in_4bit": True}})
-    tensors = adapter.tensors_on(dict.fromkeys(MODULES["llama"]))
+    tensors = adapter.tensors_on(dict.fromkeys(MODULES["llama"], (1, 1)))
     parts = dict.fromkeys(name.removeprefix(PREFIX).partition(".")[2] for name in tensors)
     forms = [*(["a part of the base's weights"] if kind.merges else []), *kind.converts_to]
     served = (f"{name} ({condition})" if condition else name for name, condition in kind.serving.items())

@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+from transformers.pytorch_utils import Conv1D
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
@@ -20,10 +21,10 @@ _NAMED = 3  # tensors in a message
 _TOKENIZER_FILES = "the folder needs the tokenizer's files, such as tokenizer.json"
 
 
-def check_complete(folder: Path, *, name: str, classes: Iterable[ModelClass]) -> None:
+def check_complete(folder: Path, *, name: str, classes: Iterable[ModelClass]) -> dict[str, list[int]]:
     """Check that a folder holds a whole, plain model: architecture, weights, finite values, tokenizer.
 
-    Every weight is read once, at the speed of the disk: about a second per gigabyte.
+    Return `linear_modules` of the model. Every weight is read once: about a second per gigabyte.
 
     Args:
         name: the base's name in messages.
@@ -37,10 +38,12 @@ def check_complete(folder: Path, *, name: str, classes: Iterable[ModelClass]) ->
         for model_class in classes:
             check_architecture(config.model_type, model_class)
         _check_files(folder)
+        modules: dict[str, list[int]] = {}
         for model_class in classes:
-            _check_weights(folder, config, model_class)
+            modules |= _checked_weights(folder, config, model_class)
         _check_finite(folder)
         _check_tokenizer(folder, config)
+        return modules
     except UserError as error:
         raise UserError(f"base.name: {name}: {str(error).removeprefix('base.name: ')}") from error
 
@@ -93,15 +96,22 @@ def _check_files(folder: Path) -> None:
             raise UserError(f"{name} is cut short or damaged ({error}): get the file again") from error
 
 
-def _check_weights(folder: Path, config: PreTrainedConfig, model_class: ModelClass) -> None:
-    """Compare the names and shapes of the stored tensors with those of the model. No weight is read."""
-    from transformers import AutoModel
+def linear_modules(model: torch.nn.Module) -> dict[str, list[int]]:
+    """Return {name: [outputs, inputs]} of a model's linear modules, which adapters can change."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Conv1D):  # it stores inputs x outputs
+            found[name] = [module.weight.shape[1], module.weight.shape[0]]
+        elif isinstance(module, torch.nn.Linear):
+            found[name] = [*module.weight.shape]
+    return found
 
-    # What a classifier adds to its body is trained, or made anew.
-    loader = model_class.loader() if model_class.predicts_tokens else AutoModel
+
+def _checked_weights(folder: Path, config: PreTrainedConfig, model_class: ModelClass) -> dict[str, list[int]]:
+    """Compare the stored tensors with those of the model, and return its linear modules. No weight is read."""
     try:
         with quiet_transformers():
-            model, found = loader.from_pretrained(
+            model, found = model_class.loader().from_pretrained(
                 folder,
                 local_files_only=True,
                 device_map={"": "meta"},
@@ -110,7 +120,13 @@ def _check_weights(folder: Path, config: PreTrainedConfig, model_class: ModelCla
             )
     except Exception as error:  # a damaged index or a config that does not fit: errors of many types
         raise UserError(f"its weights cannot be loaded ({type(error).__name__}: {_first_line(error)})") from error
-    missing = sorted(name for name in found["missing_keys"] if model_class.predicts_tokens or "pooler" not in name)
+    # The head of a classifier, and what leads to it, is trained: it can be absent.
+    body = f"{getattr(model, 'base_model_prefix', '')}."
+    missing = sorted(
+        name
+        for name in found["missing_keys"]
+        if model_class.predicts_tokens or (name.startswith(body) and ".pooler." not in name)
+    )
     if missing:
         raise UserError(f"the weights lack {_some(missing)}, which the model needs: get all files of the model")
     if found["mismatched_keys"]:
@@ -121,6 +137,7 @@ def _check_weights(folder: Path, config: PreTrainedConfig, model_class: ModelCla
             f"a {config.model_type} model keeps a state instead of attending to all tokens, and cannot be trained here:"
             " use a transformer"
         )
+    return linear_modules(model)
 
 
 def _check_finite(folder: Path) -> None:

@@ -47,12 +47,12 @@ def fetch_base(base: BaseSettings, *, key: str, folder: Path, classes: Iterable[
             is not a model of these classes with safetensors weights, or is inside `folder`.
     """
     with _source(base, beside=folder) as (source, name):
-        _check_model(source, base, classes)
+        modules = _checked_model(source, base, classes)
         try:
             _place(source, folder)
         except OSError as error:
             raise _disk_error(error, folder) from error
-    write_base_manifest(folder, name=name, revision=base.revision, key=key, dtype=base.dtype)
+    write_base_manifest(folder, name=name, revision=base.revision, key=key, dtype=base.dtype, modules=modules)
 
 
 @contextlib.contextmanager
@@ -107,15 +107,16 @@ def _download(base: BaseSettings) -> Path:
         raise _disk_error(error, Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))) from error
 
 
-def _check_model(source: Path, base: BaseSettings, classes: Iterable[ModelClass]) -> None:
+def _checked_model(source: Path, base: BaseSettings, classes: Iterable[ModelClass]) -> dict[str, list[int]]:
     if not (source / "config.json").is_file():
         raise UserError(f"base.name: {source} holds no readable config.json, so it is not a model folder")
-    check_complete(source, name=base.name, classes=classes)
+    modules = check_complete(source, name=base.name, classes=classes)
     model_type = read_json(source / "config.json")["model_type"]
     if base.model_type is not None and base.model_type != model_type:
         raise UserError(
             f"base.model_type: {base.name} is a {model_type} model, not {base.model_type}: correct the setting"
         )
+    return modules
 
 
 def _place(source: Path, folder: Path) -> None:

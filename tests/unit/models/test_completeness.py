@@ -20,9 +20,13 @@ from transformers import (
 )
 
 from sealed_experts.errors import UserError
+from sealed_experts.models.adapters import ADAPTER
+from sealed_experts.models.attachment import adapter_state, attach_adapter
 from sealed_experts.models.classes import CAUSAL, CLASSIFIER
 from sealed_experts.models.hub import fetch_base
+from sealed_experts.models.loading import load_base
 from sealed_experts.models.settings import BaseSettings
+from sealed_experts.packages.base_modules import read_base
 from tests.tiny import tiny_qwen2
 
 
@@ -204,3 +208,19 @@ def test_other_architectures_are_whole_too(model):
         (model / "model.safetensors").unlink()
         made.save_pretrained(model)
         fetch(model)
+
+
+@pytest.mark.parametrize("prefixed", [True, False], ids=["with prefix", "without prefix"])
+def test_a_package_for_gpt2_fits_the_base_that_it_was_made_on(model, prefixed):
+    """Valid packages were refused: Conv1D stores inputs x outputs, and the hub's gpt2 has no prefix in its names."""
+    torch.manual_seed(0)
+    small = GPT2Config(vocab_size=300, n_embd=16, n_layer=1, n_head=2, n_positions=64)
+    (model / "model.safetensors").unlink()
+    (GPT2LMHeadModel(small) if prefixed else GPT2Model(small)).save_pretrained(model)
+    edit_config(model, architectures=["GPT2LMHeadModel"])
+    folder = fetch(model)
+    adapter = ADAPTER.parse({"kind": "lora", "rank": 2, "alpha": 4, "target_modules": ["c_attn", "c_fc"]})
+    base = load_base(folder, device=torch.device("cpu"))
+    attached = adapter_state(attach_adapter(base.model, adapter, seed=1))
+    expected = adapter.tensors_on(read_base(folder).shapes)
+    assert {name: tuple(tensor.shape) for name, tensor in attached.items()} == expected
