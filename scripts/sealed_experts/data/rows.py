@@ -10,13 +10,14 @@ from pydantic import Field, create_model
 
 from sealed_experts.data.records import INSTRUCTION, RECORDS, Record
 from sealed_experts.data.records.instruction import InstructionColumns
-from sealed_experts.data.values import Unusable, identity, whole_text
+from sealed_experts.data.values import Unusable, identity, unit_name, whole_text
 from sealed_experts.errors import UserError
 from sealed_experts.settings.checking import LARGEST_INTEGER
 from sealed_experts.settings.choices import OptionsOf
 from sealed_experts.settings.fields import Distinct, Group, Open, setting, text
 from sealed_experts.settings.texts import PRINTABLE
 
+RECORD = "record"  # each distinct record is a unit of privacy
 TRAIN, VAL, TEST = "train", "val", "test"
 UnitField = Annotated[
     str,
@@ -72,6 +73,11 @@ class Mapped(Group):
         "Field that names the unit of privacy (a customer, a document). Without it, each distinct record is a unit.",
         default=None,
     )
+    missing_unit: Literal["refuse", "own"] = setting(
+        "For a row whose `unit` is absent or a placeholder (`nan`, `NULL`, `unknown`, `-`, …): `refuse` counts it as"
+        " unusable, `own` makes it a unit.",
+        default="refuse",
+    )
     group: str | None = setting(
         "Field that keeps related rows on one side of the split. Without it, the unit does, or else the question.",
         default=None,
@@ -93,11 +99,13 @@ class Mapped(Group):
 
     def reading(self) -> Mapping[str, object]:
         """Return the settings that decide which record a row becomes, and which unit it belongs to."""
-        return {"kind": self.kind, "fields": self.fields, "unit": self.unit}
+        return {"kind": self.kind, "fields": self.fields, "unit": self.unit, "missing_unit": self.missing_unit}
 
     def unit_scheme(self) -> str:
-        """Return how units' ids are made: `record`, or `field:` with the field's name."""
-        return "record" if self.unit is None else f"field:{self.unit}"
+        """Return how units' ids are made: `record`, `field:` with the field's name, or that with `or record`."""
+        if self.unit is None:
+            return RECORD
+        return f"field:{self.unit}" + (f" or {RECORD}" if self.missing_unit == "own" else "")
 
 
 @functools.cache
@@ -113,7 +121,7 @@ def map_row(values: Mapping[str, Any], *, settings: Mapped, file: str, line: int
     kind = RECORDS[settings.kind]
     try:
         content = kind.read(values, settings.fields)
-        unit = None if settings.unit is None else identity(values, settings.unit)
+        unit = settings.unit and unit_name(values, settings.unit, own=settings.missing_unit == "own")
         group = None if settings.group is None else identity(values, settings.group)
         metadata = {name: _kept(values[name], name) for name in settings.metadata if values.get(name) is not None}
         record = kind.of(unit=unit, metadata=metadata, **content)

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from sealed_experts.data.plain_text import PlainText
 from sealed_experts.errors import UserError
 
 TEMPLATES = ("alpaca", "chatml", "tokenizer")
@@ -59,26 +60,32 @@ class Encoded:
 def prompt_text(*, template: str, instruction: str, input: str = "", tokenizer: Any = None) -> str:
     """Return the text that comes before the answer to one question.
 
-    If the user's text holds markers that the template or the tokenizer would read as control tokens, a space is put
-    into them. So no record can end its own prompt.
-
     Raises:
-        UserError: the template is unknown, or is `tokenizer` and the tokenizer has no chat template.
+        UserError: the template is unknown, leaves out the question, or is `tokenizer` and the tokenizer has no chat
+            template.
     """
-    asked, context = _plain(instruction, tokenizer), _plain(input, tokenizer)
-    if context:
-        asked = f"{asked}\n\n### Input:\n{context}" if template == "alpaca" else f"{asked}\n\n{context}"
-    return _openings(template=template, turns=[Turn(USER, asked)], tokenizer=tokenizer)[0]
+    plain = PlainText([instruction, input], tokenizer)
+    return plain.reveal(_opening(template, instruction, input, tokenizer=tokenizer, plain=plain))
 
 
 def encode_prompt(*, template: str, instruction: str, input: str = "", tokenizer: Any) -> list[int]:
     """Return the tokens that generation starts from to answer one question.
 
+    Control tokens in the question are ordinary text, so no question can end its own prompt.
+
     Raises:
-        UserError: the template is unknown, or is `tokenizer` and the tokenizer has no chat template.
+        UserError: as for `prompt_text`.
     """
-    text = prompt_text(template=template, instruction=instruction, input=input, tokenizer=tokenizer)
-    return _first_ids(text, template=template, tokenizer=tokenizer)
+    plain = PlainText([instruction, input], tokenizer)
+    opening = _opening(template, instruction, input, tokenizer=tokenizer, plain=plain)
+    return _first_ids(opening, template=template, tokenizer=tokenizer, plain=plain)
+
+
+def _opening(template: str, instruction: str, input: str, *, tokenizer: Any, plain: PlainText) -> str:
+    asked, context = plain.hide(instruction), plain.hide(input)
+    if context:
+        asked = f"{asked}\n\n### Input:\n{context}" if template == "alpaca" else f"{asked}\n\n{context}"
+    return _openings(template=template, turns=[Turn(USER, asked)], tokenizer=tokenizer)[0]
 
 
 def encode_answer(prompt: Sequence[int], answer: str, *, tokenizer: Any, max_seq_len: int) -> Encoded:
@@ -105,11 +112,13 @@ def encode_chat(*, template: str, turns: Sequence[Turn], tokenizer: Any) -> tupl
             has no chat template.
     """
     answers = [turn.content for turn in turns if turn.role == ASSISTANT]
-    quoted = [turn._replace(content=_plain(turn.content, tokenizer)) for turn in turns]
+    plain = PlainText([turn.content for turn in turns], tokenizer)
+    hidden = [turn._replace(content=plain.hide(turn.content)) for turn in turns]
     ids: list[int] = []
     spans: list[tuple[int, int]] = []
-    for place, opening in enumerate(_openings(template=template, turns=quoted, tokenizer=tokenizer)):
-        ids += _ids(opening, tokenizer) if ids else _first_ids(opening, template=template, tokenizer=tokenizer)
+    for place, opening in enumerate(_openings(template=template, turns=hidden, tokenizer=tokenizer)):
+        first = not ids
+        ids += _first_ids(opening, template=template, tokenizer=tokenizer, plain=plain) if first else plain.ids(opening)
         if place < len(answers):
             start = len(ids)
             ids += _answer_ids(answers[place], tokenizer)
@@ -119,30 +128,28 @@ def encode_chat(*, template: str, turns: Sequence[Turn], tokenizer: Any) -> tupl
 
 def encode_text(text: str, *, tokenizer: Any) -> list[int]:
     """Return the tokens of a text without a template, but with the special tokens that the tokenizer adds."""
-    return list(tokenizer(_plain(text, tokenizer))["input_ids"])
+    plain = PlainText([text], tokenizer)
+    return plain.complete_ids(plain.hide(text))
 
 
-def _ids(text: str, tokenizer: Any) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _first_ids(text: str, *, template: str, tokenizer: Any) -> list[int]:
+def _first_ids(text: str, *, template: str, tokenizer: Any, plain: PlainText) -> list[int]:
     # A chat template writes its own beginning of sequence.
-    ids = list(tokenizer(text, add_special_tokens=template != "tokenizer")["input_ids"])
+    ids = plain.ids(text) if template == "tokenizer" else plain.complete_ids(text)
     if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(tokenizer.eos_token):
         ids.pop()  # this tokenizer ends every text, but here the answer follows
     return ids
 
 
 def _answer_ids(answer: str, tokenizer: Any) -> list[int]:
-    return [*_ids(_plain(answer, tokenizer), tokenizer), tokenizer.eos_token_id]
+    plain = PlainText([answer], tokenizer)
+    return [*plain.ids(plain.hide(answer)), tokenizer.eos_token_id]
 
 
 def _openings(*, template: str, turns: Sequence[Turn], tokenizer: Any) -> list[str]:
     """Return for each of the user's turns the text between the previous answer and the next one.
 
     Args:
-        turns: the turns, already without control markers.
+        turns: the turns, with their control tokens hidden.
     """
     if template == "tokenizer":
         return _own_openings(turns, tokenizer)
@@ -154,6 +161,8 @@ def _openings(*, template: str, turns: Sequence[Turn], tokenizer: Any) -> list[s
         openings = [f"### Instruction:\n{content}\n\n### Response:\n" for content in asked]
         first, between = ("" if system is None else f"{system}\n\n"), "\n\n"
     else:
+        # Where the markers of chatml are no control tokens, text could imitate them: put a space into these.
+        asked, system = [_without_markers(content) for content in asked], system and _without_markers(system)
         openings = [f"{_chatml(USER, content)}<|im_start|>assistant\n" for content in asked]
         first, between = ("" if system is None else _chatml(SYSTEM, system)), "\n"
     return [(between if place else first) + opening for place, opening in enumerate(openings)]
@@ -195,28 +204,31 @@ def _rendered(turns: Sequence[Turn], tokenizer: Any) -> str:
         raise UserError(
             "template: `tokenizer` needs a base with a chat template, and this one has none; write alpaca or chatml"
         )
-    import jinja2
-
+    turns_of_it = [{"role": turn.role, "content": turn.content} for turn in turns]
     try:
-        return tokenizer.apply_chat_template(
-            [{"role": turn.role, "content": turn.content} for turn in turns],
+        text: str = tokenizer.apply_chat_template(
+            turns_of_it,
             tokenize=False,
             add_generation_prompt=True,
             date_string=FIXED_DATE,
             strftime_now=lambda _format: FIXED_DATE,
         )
-    except jinja2.TemplateError as error:
+    except Exception as error:  # a template is a program: it can fail in any way
         roles = ", ".join(turn.role for turn in turns)
         raise UserError(
             f"template: the base's own chat template cannot express a conversation of {roles} ({error}); write chatml"
             " or alpaca"
         ) from error
+    lost = next((turn for turn in turns if turn.role == USER and turn.content.strip() not in text), None)
+    if lost is not None:
+        raise UserError(
+            f"template: the base's own chat template leaves out what the user says ({lost.content.strip()[:60]!r}): it"
+            " may expect another form of messages; write chatml or alpaca"
+        )
+    return text
 
 
-def _plain(text: str, tokenizer: Any) -> str:
-    """Put a space into control markers in a record's text, so that they are read as plain text."""
-    special = [] if tokenizer is None else tokenizer.all_special_tokens
-    for marker in sorted({*CHATML_MARKERS, *special}, key=lambda marker: (-len(marker), marker)):
-        if len(marker) > 1:
-            text = text.replace(marker, f"{marker[0]} {marker[1:]}")
+def _without_markers(text: str) -> str:
+    for marker in CHATML_MARKERS:
+        text = text.replace(marker, f"{marker[0]} {marker[1:]}")
     return text

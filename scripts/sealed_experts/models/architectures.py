@@ -37,5 +37,5 @@ MODULES: dict[str, tuple[str, ...]] = {
     "starcoder2": ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"),
 }
 
-# Modules that store their matrix as inputs x outputs (transformers' Conv1D). Others store outputs x inputs.
-TRANSPOSED: dict[str, tuple[str, ...]] = {"gpt2": MODULES["gpt2"]}
+# Modules that get the rows of a batch and their positions as one axis: there, hooks on a layer cannot tell rows apart.
+FLATTENED: dict[str, tuple[str, ...]] = {"opt": ("fc1", "fc2")}

@@ -25,7 +25,7 @@ from sealed_experts.training.policy import ranking
 from sealed_experts.training.shapes import MULTIPLES, Grid, Shape, covering, row_counts, up_to_power_of_two
 
 # This many likeliest tokens nearly always hold the nucleus. More are sorted only if they do not.
-_LIKELIEST = 256
+LIKELIEST = 256
 # Fewer rows take as long: the weights have to be read anyway. And below 5 a product may use another kernel.
 LEAST_ROWS = 8
 
@@ -250,7 +250,7 @@ def pick_tokens(
         log_prob = scaled.gather(1, token).to(torch.float64) - mass[:, -1:].log()
         return token[:, 0], torch.full_like(token[:, 0], vocabulary), log_prob[:, 0]
     log_probs = (logits / temperature).to(torch.float64).log_softmax(1)
-    token, size, log_prob = _pick_from_nucleus(log_probs, uniforms, top_p=top_p, count=_LIKELIEST)
+    token, size, log_prob = _pick_from_nucleus(log_probs, uniforms, top_p=top_p, count=LIKELIEST)
     return token, size.clamp(max=vocabulary), log_prob
 
 

@@ -2,14 +2,11 @@
 
 import dataclasses
 import statistics
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from sealed_experts.errors import UserError
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.rewards import Score, Scoring
 from sealed_experts.training.answers import Answer, Answering, AnswerSettings
@@ -46,27 +43,10 @@ class Scorer:
     ) -> None:
         """`rows` is how many prompts of a step are this process's, about."""
         self.answering = Answering(settings=settings, tokenizer=tokenizer, check=check)
-        self._reward, self._longest, self._check = reward, settings.max_seq_len, check
+        self._reward, self._check = reward, check
         widest = max(shape.rows for shape in self.answering.sampling.shapes)
         shapes = unchecked_shapes(min(widest, up_to_power_of_two(rows)))
         self._sampling = dataclasses.replace(self.answering.sampling, shapes=shapes)
-
-    def check_room(self, examples: Sequence[Example], *, path: Path, stage: str) -> None:
-        """Check that every prompt, read from `path`, leaves room for an answer.
-
-        Raises:
-            UserError: a prompt is too long; the message names the longest one.
-        """
-        longest = max(examples, key=lambda example: example.prompt_length, default=None)
-        if longest is None or self.answering.has_room(longest):
-            return
-        held = "at least " if longest.prompt_length == self._longest else ""
-        raise UserError(
-            f"{path}: the prompt {textwrap.shorten(longest.prompt, 80)!r} has {held}{longest.prompt_length} tokens;"
-            f" with {stage}.max_new_tokens {self._sampling.max_new_tokens} that is more than {stage}.max_seq_len"
-            f" {self._longest}: raise max_seq_len (at most to the base's context), lower max_new_tokens, or shorten the"
-            " record"
-        )
 
     def settle(self, model: Any) -> None:
         """Choose passes in which rows do not depend on each other on this machine, as privacy needs."""

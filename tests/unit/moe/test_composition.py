@@ -92,7 +92,7 @@ def test_logits_are_those_of_peft_and_transformers_alone(made):
     for seed, name in enumerate(EXPERTS, 1):
         folder = workshop.folder / "alone" / name
         folder.mkdir(parents=True)
-        config, weights = adapter_files(workshop.base.parent, name="tiny", seed=seed)
+        config, weights = adapter_files(workshop.base.parent, seed=seed)
         (folder / "adapter_config.json").write_bytes(config)
         (folder / "adapter_model.safetensors").write_bytes(weights)
         model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(workshop.base.parent), folder).eval()
@@ -206,14 +206,14 @@ def test_switching_that_changes_weights_is_found(made, monkeypatch, broken):
 def test_experts_that_always_change_each_others_answers_are_found(made, monkeypatch):
     """All adapters are always active: the answers are stable, but differ from those of each expert alone."""
 
-    one = Experts._model_of
+    one = Experts.model_of
 
     def all_at_once(experts, expert):
         model = one(experts, expert)
-        model.base_model.set_adapter(list(experts._adapters.values()))
+        model.base_model.set_adapter(list(experts.adapters.values()))
         return model
 
-    monkeypatch.setattr(Experts, "_model_of", all_at_once)
+    monkeypatch.setattr(Experts, "model_of", all_at_once)
     message = "expert banking_expert: .*'What is bank\\?' are not those of its package alone on the same base"
     with pytest.raises(CompositionError, match=message):
         check(made)
@@ -221,21 +221,21 @@ def test_experts_that_always_change_each_others_answers_are_found(made, monkeypa
 
 def test_an_expert_with_anothers_weights_is_found(made, monkeypatch):
     """In the mixture, the last expert has the weights of the first. Alone, it has its own."""
-    fill = generation._fill
+    fill = generation.fill_adapter
     filled = {}
 
     def mixes_up(model, adapter, tensors):
         filled.setdefault(adapter, tensors)
         fill(model, adapter, filled["sealed000000"] if adapter == "sealed000002" else tensors)
 
-    monkeypatch.setattr(generation, "_fill", mixes_up)
+    monkeypatch.setattr(generation, "fill_adapter", mixes_up)
     with pytest.raises(CompositionError, match=r"expert shared_attention: .* are not those of its package alone"):
         check(made)
 
 
 def test_a_base_that_an_expert_changes_is_found(made, monkeypatch):
     """An expert that was merged into the base changes the answers of all experts."""
-    build = generation._with_adapters
+    build = generation.with_adapters
 
     def merges_one(model, packages):
         wrapped = build(model, packages)
@@ -247,14 +247,14 @@ def test_a_base_that_an_expert_changes_is_found(made, monkeypatch):
                     layer.merged_adapters.clear()
         return wrapped
 
-    monkeypatch.setattr(generation, "_with_adapters", merges_one)
+    monkeypatch.setattr(generation, "with_adapters", merges_one)
     with pytest.raises(CompositionError, match="are not those of its package alone"):
         check(made)
 
 
 def test_logits_that_are_not_finite_are_found(tmp_path, tiny_base, monkeypatch):
     """The weights are finite, so the linter accepts them, but they are too large to compute with."""
-    tensors = load(adapter_files(tiny_base.parent, name="tiny", seed=3)[1])
+    tensors = load(adapter_files(tiny_base.parent, seed=3)[1])
     huge = save({name: torch.full_like(tensor, 3e38) for name, tensor in tensors.items()})
     made = mixture_of(tmp_path, tiny_base, monkeypatch, ROUTING, investment_expert=huge)
     message = r"expert investment_expert: its logits for the question 'What is portfolio\?' are not all finite"
@@ -294,7 +294,7 @@ def test_an_altered_package_is_refused(made, tmp_path, tiny_base, monkeypatch):
 
 def test_one_base_and_one_package_are_in_memory_at_a_time(made, monkeypatch):
     bases, alone = [], []
-    load_base, build = generation.load_base, generation._with_adapters
+    load_base, build = generation.load_base, generation.with_adapters
 
     def loads(*args, **kwargs):
         gc.collect()
@@ -311,7 +311,7 @@ def test_one_base_and_one_package_are_in_memory_at_a_time(made, monkeypatch):
 
     references: list[weakref.ref] = []
     monkeypatch.setattr(generation, "load_base", loads)
-    monkeypatch.setattr(generation, "_with_adapters", attaches)
+    monkeypatch.setattr(generation, "with_adapters", attaches)
     check(made)
     assert len(bases) == 2
     # First the whole mixture, then one package after the other. Each is freed before the next, except the current one.
@@ -338,7 +338,7 @@ def test_the_script_writes_its_report(tmp_path, tiny_base, monkeypatch):
 
 
 def test_the_script_fails_and_writes_nothing(tmp_path, tiny_base, monkeypatch):
-    tensors = load(adapter_files(tiny_base.parent, name="tiny", seed=1)[1])
+    tensors = load(adapter_files(tiny_base.parent, seed=1)[1])
     huge = save({name: torch.full_like(tensor, 3e38) for name, tensor in tensors.items()})
     made = mixture_of(tmp_path / "made", tiny_base, monkeypatch, ROUTING, banking_expert=huge)
     done = run(made, tmp_path / "composition.json")

@@ -46,10 +46,6 @@ class Record(Feature):
     columns: ClassVar[type[Columns]]  # the class of a dataset's `fields`
     parts: ClassVar[tuple[str, ...]] = ()  # texts that stats.json describes separately, besides all together
 
-    def __init_subclass__(cls) -> None:
-        """Set the kind's name to its module's name, also if it is imported without `RECORDS`."""
-        cls.feature = cls.__module__.rpartition(".")[2]
-
     @classmethod
     def of(cls, *, unit: str | None = None, metadata: Mapping[str, Any] | None = None, **content: Any) -> Self:
         """Make a record from its content; without `unit` the record itself is the unit of privacy."""

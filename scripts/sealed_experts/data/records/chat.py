@@ -11,6 +11,7 @@ from sealed_experts.files.canonical import strict_json
 from sealed_experts.settings.fields import setting
 
 _WRONG_TURNS = "wrong turns"
+_SHARED_ROLES = {"human": USER, "gpt": ASSISTANT, "user": USER, "assistant": ASSISTANT, "system": SYSTEM}  # ShareGPT's
 
 
 class ChatColumns(Columns):
@@ -22,6 +23,15 @@ class ChatColumns(Columns):
         default="messages",
         min_length=1,
     )
+    conversations: str = setting(
+        "Field of the turns in the form of ShareGPT, {from, value}; used where `messages` is absent.",
+        default="conversations",
+        min_length=1,
+    )
+
+    def optional(self) -> list[str]:
+        """Return both fields, unless the settings give them other names: a row has one of them."""
+        return [name for name in (self.messages, self.conversations) if name in ("messages", "conversations")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,8 +46,8 @@ class Chat(Record):
     @classmethod
     def read(cls, values: Mapping[str, Any], columns: ChatColumns) -> dict[str, Any]:
         """Return the turns."""
-        name = columns.messages
-        messages = present(values, name)
+        name = columns.messages if values.get(columns.messages) is not None else columns.conversations
+        messages = present(values, name if values.get(name) is not None else columns.messages)
         if isinstance(messages, str):
             try:
                 messages = strict_json(messages)
@@ -109,16 +119,19 @@ def _turn(message: Any, name: str) -> Turn:
     """Return one turn, without white space around its text: only some chat templates keep it."""
     if not isinstance(message, Mapping):
         raise Unusable("wrong type", f"`{name}` is {type(message).__name__}, not a turn of role and content")
-    role = message.get("role")
+    shared = "role" not in message and "from" in message
+    given, key = (message["from"], "value") if shared else (message.get("role"), "content")
+    role = _SHARED_ROLES.get(given, given) if shared and isinstance(given, str) else given
     if role not in (SYSTEM, USER, ASSISTANT):
-        raise Unusable(_WRONG_TURNS, f"`{name}` has the role {role!r:.60}, not {SYSTEM}, {USER} or {ASSISTANT}")
-    named = {f"{name}.content": message.get("content")}
+        known = ", ".join(_SHARED_ROLES) if shared else f"{SYSTEM}, {USER} or {ASSISTANT}"
+        raise Unusable(_WRONG_TURNS, f"`{name}` has the role {given!r:.60}, not {known}")
+    named = {f"{name}.{key}": message.get(key)}
     train = message.get("train")
     if train is not None and not isinstance(train, bool):
         raise Unusable("wrong type", f"`{name}.train` is {type(train).__name__}, not true or false")
     if train and role != ASSISTANT:
         raise Unusable(_WRONG_TURNS, f"`{name}` is a {role}'s turn with train: true; only the assistant's are learned")
-    return Turn(role, text(named, f"{name}.content").strip(), train is not False or role != ASSISTANT)
+    return Turn(role, text(named, f"{name}.{key}").strip(), train is not False or role != ASSISTANT)
 
 
 def _check_order(turns: Sequence[Turn], name: str) -> None:

@@ -4,7 +4,6 @@ JSONL and CSV are read line by line, not through a table library. So a bad row i
 after it are still read.
 """
 
-import codecs
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from sealed_experts.data.csv_records import CsvRecord, csv_records
+from sealed_experts.data.file_content import holds_lines, json_values, utf8_lines
 from sealed_experts.data.rows import TEST, TRAIN, VAL, BadRow, Mapped, Row, check_columns, map_row, mapped_columns
 from sealed_experts.data.sources import Source, SplitSource
 from sealed_experts.errors import UserError
-from sealed_experts.files.canonical import strict_json
 from sealed_experts.settings.fields import Distinct, setting, text
 from sealed_experts.settings.messages import KeyPath, Mistake, shown
 
@@ -24,7 +23,7 @@ UNKNOWN = None
 KnownFile = Annotated[
     str,
     text(
-        r"\.([jJ][sS][oO][nN][lL]|[cC][sS][vV]|[pP][aA][rR][qQ][uU][eE][tT])$",
+        r"\.(([jJ][sS][oO][nN][lL]|[cC][sS][vV])(\.[gG][zZ])?|[pP][aA][rR][qQ][uU][eE][tT])$",
         "a file that ends in .jsonl, .csv or .parquet",
     ),
 ]
@@ -44,7 +43,7 @@ class Files(Mapped, SplitSource):
         "Files of test records for the evaluation; without them it uses the validation records.", default=()
     )
 
-    recipe: ClassVar[int] = 2
+    recipe: ClassVar[int] = 3
 
     def read(self, *, parts: Sequence[Path] = ()) -> Iterator[Row | BadRow]:
         """Yield the rows of every file in order; `line` is the line in the file (Parquet: the row, from 1).
@@ -55,7 +54,7 @@ class Files(Mapped, SplitSource):
         for setting_of_it, paths, side in self._sets():
             for name in paths:
                 try:
-                    yield from _on_side(READERS[Path(name).suffix.lower()](name, self), side)
+                    yield from _on_side(READERS[Path(name.lower().removesuffix(".gz")).suffix](name, self), side)
                 except FileNotFoundError as error:
                     raise UserError(f"{name} does not exist: correct `{setting_of_it}`") from error
                 except OSError as error:
@@ -144,7 +143,7 @@ def _count(path: Path) -> int | None:
     try:
         if path.suffix.lower() == ".parquet":
             return _open_parquet(str(path)).metadata.num_rows
-        if path.stat().st_size > COUNTED_BYTES:
+        if path.stat().st_size > COUNTED_BYTES or not holds_lines(str(path)):
             return UNKNOWN
         content = path.read_bytes()
         return sum(1 for line in content.split(b"\n") if line.strip())
@@ -153,56 +152,51 @@ def _count(path: Path) -> int | None:
 
 
 def _read_jsonl(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
-    with open(name, "rb") as stream:
-        for number, line in enumerate(stream, 1):
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            if not line.strip():
-                continue
-            try:
-                values = strict_json(line.decode())
-            except UnicodeDecodeError as error:
-                yield BadRow(name, number, "not UTF-8", f"byte {error.start + 1} of the line")
-            except ValueError as error:
-                yield BadRow(name, number, "not JSON", str(error))
-            else:
-                if isinstance(values, dict):
-                    yield map_row(values, settings=settings, file=name, line=number)
-                else:
-                    yield BadRow(name, number, "wrong type", f"the line is {type(values).__name__}, not an object")
+    for number, values in json_values(name):
+        if isinstance(values, UnicodeDecodeError):
+            yield BadRow(name, number, "not UTF-8", f"byte {values.start + 1} of the line")
+        elif isinstance(values, ValueError):
+            yield BadRow(name, number, "not JSON", str(values))
+        elif isinstance(values, dict):
+            yield map_row(values, settings=settings, file=name, line=number)
+        else:
+            yield BadRow(name, number, "wrong type", f"the line is {type(values).__name__}, not an object")
 
 
 def _read_csv(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
-    with open(name, "rb") as stream:
-        # Bytes that are not UTF-8 become surrogates, which `map_row` reports for their row.
-        records = csv_records(_decoded(stream), name=name)
-        header = next(records, None)
-        columns = [] if header is None else header.fields
-        check_columns(name, columns, settings)
-        for record in records:
-            if len(record.fields) != len(columns):
-                detail = f"{len(record.fields)} fields where the header has {len(columns)}"
-                yield from _bad_lines(name, record, "wrong number of fields", detail)
-            elif record.swallowed_rows(columns=len(columns)):
-                detail = (
-                    f"lines {record.first} to {record.last} are one record because of quotes, but each looks like a"
-                    " row; correct the quotes, or give the rows as .jsonl if it is one text"
-                )
-                yield from _bad_lines(name, record, "rows inside quotes", detail)
-            else:
-                values = dict(zip(columns, record.fields, strict=True))
-                yield map_row(values, settings=settings, file=name, line=record.first)
+    # Bytes that are not UTF-8 become surrogates, which `map_row` reports for their row.
+    decoded = (line.decode(errors="surrogateescape") for line in utf8_lines(name))
+    records = csv_records(decoded, name=name)
+    header = next(records, None)
+    columns = [] if header is None else header.fields
+    _check_delimiter(name, columns)
+    check_columns(name, columns, settings)
+    for record in records:
+        if len(record.fields) != len(columns):
+            detail = f"{len(record.fields)} fields where the header has {len(columns)}"
+            yield from _bad_lines(name, record, "wrong number of fields", detail)
+        elif record.swallowed_rows(columns=len(columns)):
+            detail = (
+                f"lines {record.first} to {record.last} are one record because of quotes, but each looks like a"
+                " row; correct the quotes, or give the rows as .jsonl if it is one text"
+            )
+            yield from _bad_lines(name, record, "rows inside quotes", detail)
+        else:
+            values = dict(zip(columns, record.fields, strict=True))
+            yield map_row(values, settings=settings, file=name, line=record.first)
+
+
+def _check_delimiter(name: str, header: Sequence[str]) -> None:
+    """Refuse a table whose header has other signs between its fields."""
+    for sign, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")):
+        if len(header) == 1 and sign in header[0]:
+            raise UserError(f"{name} is separated by {called}: save it with commas between the fields")
 
 
 def _bad_lines(name: str, record: CsvRecord, reason: str, detail: str) -> Iterator[BadRow]:
     """Count every line of the record: any of them may have been a row."""
     for line in range(record.first, record.last + 1):
         yield BadRow(name, line, reason, detail)
-
-
-def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
-    for number, line in enumerate(lines):
-        yield (line.removeprefix(codecs.BOM_UTF8) if number == 0 else line).decode(errors="surrogateescape")
 
 
 def _read_parquet(name: str, settings: Mapped) -> Iterator[Row | BadRow]:

@@ -95,16 +95,19 @@ class AdapterKind(Feature, Group):
         """
         return model, inputs
 
+    def targets(self) -> tuple[str, ...]:
+        """Return the modules of the base that it changes, by their names or the ends of their names."""
+        return ()
+
     def tensor_mistakes(self, shapes: Mapping[str, Shape]) -> Iterator[str]:
         """Yield the mistakes in the tensors of a package, as far as they show without the base."""
         raise NotImplementedError
 
-    def tensors_on(self, base: Mapping[str, Sizes | None]) -> dict[str, Shape | None]:
+    def tensors_on(self, base: Mapping[str, Sizes]) -> dict[str, Shape]:
         """Return the shape of every tensor that this adapter has on a base, by name.
 
         Args:
-            base: (outputs, inputs) of each matrix of the base, by the name of its module. If they are None (unknown),
-                the shape of a tensor that depends on them is None too.
+            base: (outputs, inputs) of each linear module of the base, by its name.
         """
         raise NotImplementedError
 
@@ -127,6 +130,10 @@ class ModuleAdapter(AdapterKind):
         min_length=1,
         max_length=100,
     )
+
+    def targets(self) -> tuple[str, ...]:
+        """`target_modules`."""
+        return self.target_modules
 
     def tensors(self, module: str) -> Mapping[str, tuple[int | str, ...]]:
         """Return {end of a tensor's name, after the module's: shape}; OUTPUTS and INPUTS mean the module's sizes."""
@@ -171,7 +178,7 @@ class ModuleAdapter(AdapterKind):
         for module, parts in modules.items():
             yield from self._module_mistakes(module, parts)
         for target in self.target_modules:
-            if not any(_is_target(module, target) for module in modules):
+            if not any(is_target(module, target) for module in modules):
                 yield f"no tensor belongs to {target}, which the adapter targets"
 
     def _placed(self, name: str) -> tuple[str, str]:
@@ -179,7 +186,7 @@ class ModuleAdapter(AdapterKind):
         words = name.removeprefix(PREFIX).split(".") if name.startswith(PREFIX) else []
         for behind in range(1, min(len(words), _MOST_WORDS + 1)):
             module = ".".join(words[:-behind])
-            if any(_is_target(module, target) for target in self.target_modules):
+            if any(is_target(module, target) for target in self.target_modules):
                 return module, ".".join(words[-behind:])
         return "", name
 
@@ -197,19 +204,19 @@ class ModuleAdapter(AdapterKind):
                 yield f"{module}.{part} has the shape {list(shape)}; it must be [{', '.join(map(str, wanted))}]"
             sizes |= {axis: size for axis, size in zip(axes, shape, strict=False) if isinstance(axis, str)}
 
-    def tensors_on(self, base: Mapping[str, Sizes | None]) -> dict[str, Shape | None]:
+    def tensors_on(self, base: Mapping[str, Sizes]) -> dict[str, Shape]:
         """Return the shapes of the tensors of every target module."""
-        found: dict[str, Shape | None] = {}
+        found: dict[str, Shape] = {}
         for module, sizes in base.items():
-            if any(_is_target(module, target) for target in self.target_modules):
-                known = dict(zip((OUTPUTS, INPUTS), sizes or (), strict=False))
+            if any(is_target(module, target) for target in self.target_modules):
+                known = dict(zip((OUTPUTS, INPUTS), sizes, strict=True))
                 for part, axes in self.tensors(module).items():
-                    shape = tuple(known[axis] if isinstance(axis, str) else axis for axis in axes) if sizes else None
+                    shape = tuple(known[axis] if isinstance(axis, str) else axis for axis in axes)
                     found[f"{PREFIX}{module}.{part}"] = shape
         return found
 
 
-def _is_target(module: str, target: str) -> bool:
+def is_target(module: str, target: str) -> bool:
     """Apply PEFT's rule: a target is a module's name, or the end of a module's name."""
     return module == target or module.endswith(f".{target}")
 
