@@ -24,9 +24,9 @@ def record_losses(model: torch.nn.Module, batches: Sequence[Batch], *, records: 
     sums, tokens, total = [0.0] * records, [0] * records, 0.0
     for batch in batches:
         response = response_logits(model, batch)
-        losses = response.losses().to(torch.float64)
+        losses, owners = response.losses()[response.real].to(torch.float64), response.row[response.real]
         total += float(losses.sum())
-        rows = torch.zeros(len(batch.examples), dtype=torch.float64).index_add(0, response.row.cpu(), losses.cpu())
+        rows = torch.zeros(len(batch.examples), dtype=torch.float64).index_add(0, owners.cpu(), losses.cpu())
         for example, value, count in zip(batch.examples, rows.tolist(), response.counts.tolist(), strict=True):
             sums[example.unit], tokens[example.unit] = value, count
     return Losses(total / sum(tokens) if sum(tokens) else None, sums, tokens)

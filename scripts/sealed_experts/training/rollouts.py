@@ -21,11 +21,9 @@ from peft import PeftModel
 from sealed_experts.models.attachment import decoding
 from sealed_experts.models.positions import shared_positions_beyond
 from sealed_experts.privacy.streams import Stream
-from sealed_experts.training.policy import ranking
+from sealed_experts.training.picking import pick_tokens
 from sealed_experts.training.shapes import MULTIPLES, Grid, Shape, covering, row_counts, up_to_power_of_two
 
-# This many likeliest tokens nearly always hold the nucleus. More are sorted only if they do not.
-LIKELIEST = 256
 # Fewer rows take as long: the weights have to be read anyway. And below 5 a product may use another kernel.
 LEAST_ROWS = 8
 
@@ -118,7 +116,7 @@ def sample_answers(
         found = _sample(model, rows, piece=piece, uniforms=uniforms, sampling=sampling, check=check)
         answers.update(zip(piece.prompts, found, strict=True))
 
-    on_one_thread_each(model, sample, _pieces(prompts, sampling=sampling, workers=torch.get_num_threads()))
+    on_one_thread_each(model, sample, _pieces(prompts, sampling=sampling, workers=_workers(model)))
     return [answers[index] for index in range(len(prompts))]
 
 
@@ -157,13 +155,9 @@ def _pieces(prompts: Sequence[Sequence[int]], *, sampling: Sampling, workers: in
 def on_one_thread_each(model: Any, work: Callable[[Any], None], items: Sequence[Any]) -> None:
     """Do independent work without gradients on several threads, PyTorch using one thread for each.
 
-    With several threads for one pass, the bits of a row depend on its place. On a GPU, and if the model keeps something
-    from pass to pass, the work is done item by item.
+    With several threads for one pass, the bits of a row depend on its place.
     """
-    threads = torch.get_num_threads()
-    device = next(model.parameters()).device
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    alone = device.type != "cpu" or shared_positions_beyond(getattr(base, "config", None)) is not None
+    threads, workers = torch.get_num_threads(), _workers(model)
 
     def begin() -> None:
         torch.set_num_threads(1)
@@ -174,11 +168,18 @@ def on_one_thread_each(model: Any, work: Callable[[Any], None], items: Sequence[
 
     begin()
     try:
-        with evaluating(model), ThreadPoolExecutor(1 if alone else threads, initializer=begin) as pool:
+        with evaluating(model), ThreadPoolExecutor(workers, initializer=begin) as pool:
             for _ in pool.map(run, items):
                 pass
     finally:
         torch.set_num_threads(threads)
+
+
+def _workers(model: Any) -> int:
+    """Return how many passes may run at once: one on a GPU, and one if a pass changes something in the model."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    changing = shared_positions_beyond(getattr(base, "config", None)) is not None
+    return 1 if changing or next(model.parameters()).device.type != "cpu" else torch.get_num_threads()
 
 
 def _sample(
@@ -219,66 +220,6 @@ def _sample(
             break
         inputs = next_pass(inputs, output, tokens[:, position])
     return _answers(tokens[places], nucleus[places], log_probs[places], lengths=lengths[places], cut=open_rows[places])
-
-
-def pick_tokens(
-    logits: torch.Tensor, uniforms: torch.Tensor, *, temperature: float, top_p: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pick one token per row by inverting the cumulative distribution at that row's uniform.
-
-    Args:
-        logits: float32 [rows, vocabulary].
-        uniforms: float64 [rows], each inside (0, 1).
-        temperature: divides the logits; at 0 the likeliest token is its own nucleus, the lowest one among equals.
-        top_p: probability that the nucleus holds: the fewest likeliest tokens that reach it.
-
-    Returns:
-        For each row the token, the size of the nucleus, and the token's log-probability within it (float64).
-    """
-    if temperature == 0:
-        token = ranking(logits).argmax(1)
-        return token, torch.ones_like(token), torch.zeros_like(token, dtype=torch.float64)
-    vocabulary = logits.shape[1]
-    # A vector unit computes the last few of all values another way: let these be fillers, not the last row's tokens.
-    logits = torch.nn.functional.pad(logits, (0, -vocabulary % 64), value=-torch.inf)
-    if top_p >= 1.0:
-        # No order is needed. A float32 per token is precise enough, because the sums are float64.
-        scaled = logits / temperature
-        scaled -= scaled.amax(1, keepdim=True)
-        mass = _cumulative(scaled.exp())
-        token = torch.searchsorted(mass, uniforms[:, None] * mass[:, -1:]).clamp(max=vocabulary - 1)
-        log_prob = scaled.gather(1, token).to(torch.float64) - mass[:, -1:].log()
-        return token[:, 0], torch.full_like(token[:, 0], vocabulary), log_prob[:, 0]
-    log_probs = (logits / temperature).to(torch.float64).log_softmax(1)
-    token, size, log_prob = _pick_from_nucleus(log_probs, uniforms, top_p=top_p, count=LIKELIEST)
-    return token, size.clamp(max=vocabulary), log_prob
-
-
-def _pick_from_nucleus(
-    log_probs: torch.Tensor, uniforms: torch.Tensor, *, top_p: float, count: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pick from the nucleus among `count` likeliest tokens; rows that need more of them get more, each for itself."""
-    count = min(count, log_probs.shape[1])
-    order = ranking(log_probs).topk(count, dim=1).indices
-    likeliest = log_probs.gather(1, order)
-    mass = _cumulative(likeliest.exp())
-    size = ((mass < top_p).sum(1) + 1).clamp(max=count)
-    within = mass.gather(1, size[:, None] - 1)
-    place = torch.searchsorted(mass, uniforms[:, None] * within)
-    place = torch.minimum(place, size[:, None] - 1)
-    token, log_prob = order.gather(1, place)[:, 0], (likeliest.gather(1, place) - within.log())[:, 0]
-    if count < log_probs.shape[1]:
-        for row in (mass[:, -1] < top_p).nonzero()[:, 0].tolist():
-            own = slice(row, row + 1)
-            token[own], size[own], log_prob[own] = _pick_from_nucleus(
-                log_probs[own], uniforms[own], top_p=top_p, count=8 * count
-            )
-    return token, size, log_prob
-
-
-def _cumulative(probabilities: torch.Tensor) -> torch.Tensor:
-    # cumsum has no deterministic kernel on a GPU.
-    return probabilities.cpu().cumsum(1, dtype=torch.float64).to(probabilities.device)
 
 
 def first_pass(

@@ -163,12 +163,14 @@ class _Probe:
             }
             self._alone[width, size] = prints[1][0]
             mixed = counts[min(2, len(counts) - 1)]
-            among = self._among(own, mixed, width=width, turn=0)
-            if among == prints[mixed] and len({value for found in prints.values() for value in found}) == 1:
+            # Two or more neighbours are of all four kinds in one turn.
+            among = [self._among(own, mixed, width=width, turn=turn) for turn in ((0, 2) if mixed < 4 else (0,))]
+            equal = len({value for found in prints.values() for value in found}) == 1
+            if equal and all(found == prints[mixed] for found in among):
                 return agreeing(prints)
-            # Some places differ. Use only those that do not change with their neighbours.
+            # Some places differ. Do they change with their neighbours?
             for count in counts:
-                seen = [prints[count], *(self._among(own, count, width=width, turn=turn) for turn in (1, 3))]
+                seen = [prints[count], *(self._among(own, count, width=width, turn=turn) for turn in range(4))]
                 prints[count] = [each[0] if len(set(each)) == 1 else None for each in zip(*seen, strict=True)]
             return agreeing(prints)
 

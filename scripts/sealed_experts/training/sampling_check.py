@@ -13,7 +13,8 @@ import torch
 from sealed_experts.models.depth import narrow, shallow
 from sealed_experts.privacy.engines.check import moved
 from sealed_experts.privacy.streams import Stream
-from sealed_experts.training.rollouts import Sampling, first_pass, next_pass, on_one_thread_each, pick_tokens
+from sealed_experts.training.picking import pick_tokens
+from sealed_experts.training.rollouts import Sampling, first_pass, next_pass, on_one_thread_each
 from sealed_experts.training.shapes import ALONE, MULTIPLES, Shape, agreeing, bit_prints
 
 _TOKENS = 1024  # of the part of the output head that most passes use
@@ -107,7 +108,7 @@ def _shapes(
     values |= {trial.prints[place] for trial in mixed for place in trial.own}
     if len(values) == 1:
         return agreeing(prints)
-    # Some places differ. Use only those that do not change with their neighbours.
+    # Some places differ. Do they change with their neighbours?
     more = [trial for rows in candidates for turn in (0, 1) for trial in _mixed(rows, turn=turn)]
     run(more)
     for trial in more:

@@ -106,11 +106,12 @@ def up_to_power_of_two(number: int) -> int:
 def agreeing(prints: Mapping[int, Sequence[int | None]]) -> tuple[Shape, ...]:
     """Return the shapes in which the made-up row had the same bits, from its print at each place, by number of rows.
 
-    A print of None means that the bits at this place changed with the neighbours. Of several sets of equal bits, the
-    one with most places counts. Without two places that agree, rows run alone.
+    A print of None means that the bits at this place changed with the neighbours; then rows run alone. Of several sets
+    of equal bits, the one with most places counts. Without two places that agree, rows run alone too.
     """
-    counted = Counter(value for places in prints.values() for value in places if value is not None)
-    if not counted or (most := max(counted.values())) == 1:
+    counted = Counter(value for places in prints.values() for value in places)
+    most = max(counted.values())
+    if None in counted or most == 1:
         return ALONE
     common = next(value for value in reversed(counted) if counted[value] == most)
     shapes = [

@@ -11,8 +11,9 @@ from sealed_experts.privacy.engines import make_engine
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.training.batches import Example, physical_batches
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
+from sealed_experts.training.picking import pick_tokens
 from sealed_experts.training.policy import nucleus_log_probs
-from sealed_experts.training.rollouts import Sampling, pick_tokens, sample_answers, unchecked_shapes
+from sealed_experts.training.rollouts import Sampling, sample_answers, unchecked_shapes
 from sealed_experts.training.sampling_check import find_sampling_shapes
 from sealed_experts.training.shapes import ALONE, Shape
 from tests.kinds import adapted
@@ -248,10 +249,10 @@ def test_an_empty_draw_has_no_answers():
 
 
 def test_a_longer_nucleus_than_the_first_guess_is_found(monkeypatch):
-    from sealed_experts.training import rollouts
+    from sealed_experts.training import picking
 
     logits = torch.zeros(2, 300)  # uniform: the nucleus of 0.899 holds 270 tokens
-    monkeypatch.setattr(rollouts, "LIKELIEST", 4)
+    monkeypatch.setattr(picking, "LIKELIEST", 4)
     uniforms = torch.tensor([0.25, 0.999], dtype=torch.float64)
     _, sizes, log_probs = pick_tokens(logits, uniforms, temperature=1.0, top_p=0.899)
     assert sizes.tolist() == [270, 270]
