@@ -62,7 +62,7 @@ def test_what_the_line_says_runs_again_and_nothing_else(world, planner, tmp_path
 
 
 def test_a_raised_revision_makes_its_stages_stale(world, planner, tmp_path):
-    stages = "scripts/sealed_experts/training/objectives/__init__.py"
+    stages = "scripts/sealed_experts/training/objectives/sft.py"
     with staleness.edited_files(world, (("edit", stages),), aside=tmp_path / "aside"):
         text = (world.folder / stages).read_text()
         raised, count = re.subn(r"(revision: ClassVar\[int\] =) (\d+)", r"\1 1000", text, count=1)
