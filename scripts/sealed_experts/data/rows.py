@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, create_model
 
 from sealed_experts.data.records import INSTRUCTION, RECORDS, Record
+from sealed_experts.data.records.chat import CHAT, CHAT_COLUMNS
 from sealed_experts.data.records.instruction import InstructionColumns
 from sealed_experts.data.values import Unusable, identity, whole_text
 from sealed_experts.errors import UserError
@@ -118,12 +119,23 @@ def map_row(values: Mapping[str, Any], *, settings: Mapped, file: str, line: int
         metadata = {name: _kept(values[name], name) for name in settings.metadata if values.get(name) is not None}
         record = kind.of(unit=unit, metadata=metadata, **content)
     except Unusable as problem:
-        return BadRow(file, line, problem.reason, problem.detail)
+        return BadRow(file, line, problem.reason, problem.detail + _hint(values, settings))
     return Row(file, line, record, group=group)
 
 
 def mapped_columns(settings: Mapped) -> list[str]:
-    """Return the names of the table columns that `settings` uses."""
+    """Return the names of the table columns that `settings` uses, and those that may stand in for them."""
+    return list(dict.fromkeys([*_asked_columns(settings), *settings.fields.stand_ins().values()]))
+
+
+def missing_columns(header: Sequence[str], settings: Mapped) -> list[str]:
+    """Return the names of the columns that the settings need and a table with this header lacks."""
+    optional, stand_ins = settings.fields.optional(), settings.fields.stand_ins()
+    lacking = [column for column in _asked_columns(settings) if column not in header and column not in optional]
+    return [column for column in lacking if stand_ins.get(column) not in header]
+
+
+def _asked_columns(settings: Mapped) -> list[str]:
     parts = [getattr(settings.fields, name) for name in type(settings.fields).model_fields]
     names = [*parts, settings.unit, settings.group, *settings.metadata]
     return list(dict.fromkeys(name for name in names if name is not None))
@@ -135,16 +147,22 @@ def check_columns(place: str, header: Sequence[str], settings: Mapped) -> None:
     Raises:
         UserError: a column is missing, or the header has it twice.
     """
-    asked = mapped_columns(settings)
-    missing = [column for column in asked if column not in header and column not in settings.fields.optional()]
+    missing = missing_columns(header, settings)
     if missing:
         raise UserError(
             f"{place} has no column {', '.join(map(repr, missing))} (it has {', '.join(map(repr, header)) or 'none'}): "
             f"correct `fields`, `unit` or `group`{', or `metadata`' if settings.metadata else ''}"
+            f"{_hint(header, settings)}"
         )
-    twice = [column for column in asked if list(header).count(column) > 1]
+    twice = [column for column in mapped_columns(settings) if list(header).count(column) > 1]
     if twice:
         raise UserError(f"{place}: the column {twice[0]!r} is twice in the header: rename one")
+
+
+def _hint(columns: Iterable[str], settings: Mapped) -> str:
+    """Return what to set if rows that hold conversations are read as another kind."""
+    found = next((name for name in CHAT_COLUMNS if name in columns), None)
+    return "" if settings.kind == CHAT or found is None else f"; if `{found}` holds conversations, set `kind: chat`"
 
 
 def _kept(value: Any, name: str) -> Any:

@@ -74,8 +74,17 @@ def whole_text(value: Any, name: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
+        if "\udc80" <= value[error.start] <= "\udcff":  # this is how a file's byte is read that is not UTF-8
+            byte = in_windows(ord(value[error.start]) - 0xDC00)
+            raise Unusable("not UTF-8", f"`{name}` at position {error.start}: {byte}") from error
         raise Unusable("not UTF-8", f"`{name}` holds half a character at position {error.start}") from error
     return value
+
+
+def in_windows(byte: int) -> str:
+    """Return a sentence about a byte that is not UTF-8."""
+    letter = bytes([byte]).decode("cp1252", errors="replace")
+    return f"the byte 0x{byte:02X} is not UTF-8 (it is {letter!r} in Windows-1252): save the file as UTF-8"
 
 
 def _digits(value: int, name: str) -> str:

@@ -77,3 +77,8 @@ def _finite(text: str) -> float:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
+
+
+STRICT_DECODER = json.JSONDecoder(  # as `strict_json`, for one value of a longer text
+    object_pairs_hook=_unique_keys, parse_float=_finite, parse_constant=_refuse_constant
+)

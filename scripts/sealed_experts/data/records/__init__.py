@@ -28,6 +28,10 @@ class Columns(Group):
         """Return the columns that a table may lack."""
         return []
 
+    def stand_ins(self) -> dict[str, str]:
+        """Return {column: another column that is read where a row lacks it}."""
+        return {}
+
 
 @dataclasses.dataclass(frozen=True)
 class Record(Feature):

@@ -10,6 +10,13 @@ from sealed_experts.data.values import Unusable, present, text
 from sealed_experts.files.canonical import strict_json
 from sealed_experts.settings.fields import setting
 
+CHAT = "chat"
+MESSAGES, CONVERSATIONS = CHAT_COLUMNS = ("messages", "conversations")  # the second is ShareGPT's
+# Each shape of a turn: the key of its role, the key of its text, and whose turns the roles are.
+_SHAPES = (
+    ("role", "content", {SYSTEM: SYSTEM, USER: USER, ASSISTANT: ASSISTANT}),
+    ("from", "value", {"human": USER, "gpt": ASSISTANT, SYSTEM: SYSTEM, USER: USER, ASSISTANT: ASSISTANT}),
+)
 _WRONG_TURNS = "wrong turns"
 
 
@@ -17,11 +24,15 @@ class ChatColumns(Columns):
     """Which field of a row holds the turns."""
 
     messages: str = setting(
-        "Field of the turns: a list of {role, content}, or its JSON text. The model does not learn an assistant's turn"
-        " with `train: false`.",
-        default="messages",
+        "Field of the turns: a list of {role, content} or of ShareGPT's {from, value}, or its JSON text. By default also"
+        " `conversations`. The model does not learn an assistant's turn with `train: false`.",
+        default=MESSAGES,
         min_length=1,
     )
+
+    def stand_ins(self) -> dict[str, str]:
+        """Return ShareGPT's column, unless the settings name another one."""
+        return {MESSAGES: CONVERSATIONS} if self.messages == MESSAGES else {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +48,9 @@ class Chat(Record):
     def read(cls, values: Mapping[str, Any], columns: ChatColumns) -> dict[str, Any]:
         """Return the turns."""
         name = columns.messages
+        other = columns.stand_ins().get(name)
+        if values.get(name) is None and other is not None and values.get(other) is not None:
+            name = other
         messages = present(values, name)
         if isinstance(messages, str):
             try:
@@ -109,16 +123,22 @@ def _turn(message: Any, name: str) -> Turn:
     """Return one turn, without white space around its text: only some chat templates keep it."""
     if not isinstance(message, Mapping):
         raise Unusable("wrong type", f"`{name}` is {type(message).__name__}, not a turn of role and content")
-    role = message.get("role")
-    if role not in (SYSTEM, USER, ASSISTANT):
-        raise Unusable(_WRONG_TURNS, f"`{name}` has the role {role!r:.60}, not {SYSTEM}, {USER} or {ASSISTANT}")
-    named = {f"{name}.content": message.get("content")}
+    by, said, roles = next((shape for shape in _SHAPES if shape[0] in message), _SHAPES[0])
+    written = message.get(by)
+    role = roles.get(written) if isinstance(written, str) else None
+    if role is None:
+        *others, last = roles
+        known = f"{', '.join(others)} or {last}"
+        raise Unusable(
+            _WRONG_TURNS, f"`{name}.{by}` is {written!r:.60}, not {known}: correct it, or leave the conversation out"
+        )
+    named = {f"{name}.{said}": message.get(said)}
     train = message.get("train")
     if train is not None and not isinstance(train, bool):
         raise Unusable("wrong type", f"`{name}.train` is {type(train).__name__}, not true or false")
     if train and role != ASSISTANT:
         raise Unusable(_WRONG_TURNS, f"`{name}` is a {role}'s turn with train: true; only the assistant's are learned")
-    return Turn(role, text(named, f"{name}.content").strip(), train is not False or role != ASSISTANT)
+    return Turn(role, text(named, f"{name}.{said}").strip(), train is not False or role != ASSISTANT)
 
 
 def _check_order(turns: Sequence[Turn], name: str) -> None:

@@ -4,16 +4,29 @@ JSONL and CSV are read line by line, not through a table library. So a bad row i
 after it are still read.
 """
 
-import codecs
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from sealed_experts.data.csv_records import CsvRecord, csv_records
-from sealed_experts.data.rows import TEST, TRAIN, VAL, BadRow, Mapped, Row, check_columns, map_row, mapped_columns
+from sealed_experts.data.contents import CSV, JSONL, LINES, LIST, PARQUET, examine, format_of, open_text
+from sealed_experts.data.csv_records import CsvRecord, csv_records, delimiter_of
+from sealed_experts.data.json_values import json_values
+from sealed_experts.data.rows import (
+    TEST,
+    TRAIN,
+    VAL,
+    BadRow,
+    Mapped,
+    Row,
+    check_columns,
+    map_row,
+    mapped_columns,
+    missing_columns,
+)
 from sealed_experts.data.sources import Source, SplitSource
+from sealed_experts.data.values import in_windows
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import strict_json
 from sealed_experts.settings.fields import Distinct, setting, text
@@ -24,8 +37,8 @@ UNKNOWN = None
 KnownFile = Annotated[
     str,
     text(
-        r"\.([jJ][sS][oO][nN][lL]|[cC][sS][vV]|[pP][aA][rR][qQ][uU][eE][tT])$",
-        "a file that ends in .jsonl, .csv or .parquet",
+        r"\.(([jJ][sS][oO][nN][lL]?|[cC][sS][vV])(\.[gG][zZ])?|[pP][aA][rR][qQ][uU][eE][tT])$",
+        "a file that ends in .jsonl, .json, .csv (perhaps with .gz) or .parquet",
     ),
 ]
 
@@ -35,7 +48,9 @@ class Files(Mapped, SplitSource):
 
     source: Literal["files"] = setting("Files.", default="files")
     paths: Distinct[KnownFile] = setting(
-        "The files, read in this order; the ending decides the format: .jsonl, .csv or .parquet.", min_length=1
+        "The files, read in this order; the ending decides the format: .jsonl or .json, .csv (these perhaps with .gz), or"
+        " .parquet.",
+        min_length=1,
     )
     val_paths: Distinct[KnownFile] = setting(
         "Files of validation records; then no record of `paths` is held out.", default=()
@@ -55,7 +70,7 @@ class Files(Mapped, SplitSource):
         for setting_of_it, paths, side in self._sets():
             for name in paths:
                 try:
-                    yield from _on_side(READERS[Path(name).suffix.lower()](name, self), side)
+                    yield from _on_side(READERS[format_of(name)](name, self), side)
                 except FileNotFoundError as error:
                     raise UserError(f"{name} does not exist: correct `{setting_of_it}`") from error
                 except OSError as error:
@@ -125,12 +140,23 @@ def _path_mistakes(here: KeyPath, path: str, *, root: Path, first: dict[str, str
             f"{shown(path)} is not an existing file; put the data there or correct the path"
             " (relative paths start in the repository's folder)",
         )
+    else:
+        yield from _content_mistakes(here, path, root=root)
     if "{" in path or "}" in path:
         yield Mistake(here, f"{shown(path)} holds a brace, which Snakemake takes for a wildcard: rename the file")
     real = _real(root / path)
     if real in first:
         yield Mistake(here, f"{shown(path)} is the same file as {shown(first[real])}; name each once")
     first.setdefault(real, path)
+
+
+def _content_mistakes(here: KeyPath, path: str, *, root: Path) -> Iterator[Mistake]:
+    try:
+        examine(root / path, name=path)
+    except UserError as error:
+        yield Mistake(here, str(error))
+    except OSError:
+        return  # reading the file reports it
 
 
 def _real(path: Path) -> str:
@@ -142,9 +168,9 @@ def _real(path: Path) -> str:
 
 def _count(path: Path) -> int | None:
     try:
-        if path.suffix.lower() == ".parquet":
+        if format_of(path.name) == PARQUET:
             return _open_parquet(str(path)).metadata.num_rows
-        if path.stat().st_size > COUNTED_BYTES:
+        if path.stat().st_size > COUNTED_BYTES or not examine(path, name=path.name).is_plain:
             return UNKNOWN
         content = path.read_bytes()
         return sum(1 for line in content.split(b"\n") if line.strip())
@@ -153,29 +179,40 @@ def _count(path: Path) -> int | None:
 
 
 def _read_jsonl(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
-    with open(name, "rb") as stream:
-        for number, line in enumerate(stream, 1):
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            if not line.strip():
-                continue
-            try:
-                values = strict_json(line.decode())
-            except UnicodeDecodeError as error:
-                yield BadRow(name, number, "not UTF-8", f"byte {error.start + 1} of the line")
-            except ValueError as error:
-                yield BadRow(name, number, "not JSON", str(error))
+    content = examine(name, name=name)
+    with open_text(name, content, name=name) as stream:
+        if content.shape == LINES:
+            values = _json_lines(stream, name)
+        else:
+            values = json_values(stream, name=name, in_list=content.shape == LIST)
+        for number, value in values:
+            if isinstance(value, BadRow):
+                yield value
+            elif isinstance(value, dict):
+                yield map_row(value, settings=settings, file=name, line=number)
             else:
-                if isinstance(values, dict):
-                    yield map_row(values, settings=settings, file=name, line=number)
-                else:
-                    yield BadRow(name, number, "wrong type", f"the line is {type(values).__name__}, not an object")
+                yield BadRow(name, number, "wrong type", f"the row is {type(value).__name__}, not an object")
+
+
+def _json_lines(stream: Iterable[str], name: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(stream, 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, strict_json(line.encode(errors="surrogateescape").decode())
+        except UnicodeDecodeError as error:
+            detail = f"byte {error.start + 1} of the line: {in_windows(error.object[error.start])}"
+            yield number, BadRow(name, number, "not UTF-8", detail)
+        except ValueError as error:
+            yield number, BadRow(name, number, "not JSON", str(error))
 
 
 def _read_csv(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
-    with open(name, "rb") as stream:
-        # Bytes that are not UTF-8 become surrogates, which `map_row` reports for their row.
-        records = csv_records(_decoded(stream), name=name)
+    content = examine(name, name=name)
+    delimiter = delimiter_of(content.first_line, fits=lambda header: not missing_columns(header, settings))
+    with open_text(name, content, name=name) as stream:
+        # Bytes that are not UTF-8 became surrogates, which `map_row` reports for their row.
+        records = csv_records(stream, name=name, delimiter=delimiter)
         header = next(records, None)
         columns = [] if header is None else header.fields
         check_columns(name, columns, settings)
@@ -200,12 +237,8 @@ def _bad_lines(name: str, record: CsvRecord, reason: str, detail: str) -> Iterat
         yield BadRow(name, line, reason, detail)
 
 
-def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
-    for number, line in enumerate(lines):
-        yield (line.removeprefix(codecs.BOM_UTF8) if number == 0 else line).decode(errors="surrogateescape")
-
-
 def _read_parquet(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
+    examine(name, name=name)
     file = _open_parquet(name)
     columns = file.schema_arrow.names
     check_columns(name, columns, settings)
@@ -253,7 +286,7 @@ def _damaged(name: str, error: Exception) -> UserError:
 
 
 READERS: dict[str, Callable[[str, Mapped], Iterator[Row | BadRow]]] = {
-    ".jsonl": _read_jsonl,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
+    JSONL: _read_jsonl,
+    CSV: _read_csv,
+    PARQUET: _read_parquet,
 }
