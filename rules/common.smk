@@ -6,6 +6,8 @@ import signal
 import sys
 from pathlib import Path
 
+from snakemake.io import IOFile
+
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from sealed_experts.configuration import jobs as texts
@@ -19,8 +21,10 @@ from sealed_experts.data.parts import has_test_set
 from sealed_experts.data.sources import dataset_bounds
 from sealed_experts.errors import UserError
 from sealed_experts.features import check_extras
+from sealed_experts.files.digest_cache import DigestCache
+from sealed_experts.files.planned_digests import digests_text
 from sealed_experts.machine import has_nvidia_device
-from sealed_experts.models.bases import DEMO, base_key, base_kind, folder_of, model_files
+from sealed_experts.models.bases import DEMO, base_key, base_kind, check_package, folder_of, gguf_file, model_files
 from sealed_experts.training.objectives import STAGES
 from sealed_experts.packages.recipients.own_identity import check_readable
 from sealed_experts.packages.keys.private_keys import key_path
@@ -45,6 +49,7 @@ try:
         extra=workflow.config_settings.config,
     )
     check_extras(named_features(SETTINGS))
+    check_package(SETTINGS.base)
     check_dataset_sizes(SETTINGS, dataset_bounds(SETTINGS.datasets), exact=False)
     check_times({expert.name: expert.package for expert in SETTINGS.experts}, os.environ)
     # Jobs inherit this variable, so all of them sign with the same key. It is made on first use.
@@ -145,11 +150,17 @@ def evaluation_records(wildcards):
     return f"results/data/{expert.validation_of()}/{side}.jsonl"
 
 
-def base_folder_files(wildcards):
-    """The files of a base in the user's folder. A base from the hub has none: its revision never changes."""
-    if base_kind(SETTINGS.base, root=Path.cwd()) != "folder":
-        return []
-    return [str(path) for path in model_files(folder_of(SETTINGS.base, root=Path.cwd()))]
+def facts(wildcards):
+    """The files that the demo's base is made from."""
+    return demo_files()
+
+
+def base_files(wildcards):
+    """The user's files of a base. A base from the hub has none: its revision never changes."""
+    kind = base_kind(SETTINGS.base, root=Path.cwd())
+    if kind == "gguf":
+        return [str(gguf_file(SETTINGS.base, root=Path.cwd()))]
+    return [str(path) for path in model_files(folder_of(SETTINGS.base, root=Path.cwd()))] if kind == "folder" else []
 
 
 def dataset_files(wildcards):
@@ -246,6 +257,21 @@ def model_flags(stage):
     )
 
 
+def later_stages(stage):
+    """The stages that follow in the chain, with their records: what they would refuse must not cost ε first."""
+
+    # Snakemake does not track a parameter whose function takes `output`: a later setting does not make this stage stale.
+    def flags(wildcards, output):
+        stages = stages_of(wildcards.expert)
+        train, stats = training_records(wildcards), dataset_stats(wildcards)
+        return " ".join(
+            f"--later {shlex.join([stage_settings(each)(wildcards), train, validation_records(each)(wildcards), stats])}"
+            for each in stages[stages.index(stage) + 1 :]
+        )
+
+    return flags
+
+
 def stage_files(stage):
     """Files that decide a stage's numbers besides data and base, such as the code of a reward."""
     return lambda wildcards: EXPERT[wildcards.expert].stage(stage).files()
@@ -273,6 +299,11 @@ def licence_of(wildcards):
     return [path for path in [package_of(wildcards.expert).licence_file] if path]
 
 
+def sealed_files(wildcards):
+    """The user's files that sealing reads."""
+    return [*licence_of(wildcards), *package_of(wildcards.expert).recipients]
+
+
 def published_evaluation(wildcards):
     """The evaluation, if it may be published."""
     return f"results/experts/{wildcards.expert}/evaluation.json" if publishes(wildcards.expert) else []
@@ -287,7 +318,43 @@ def needs_evaluation(expert):
     return EXPERT[expert].select == "best" or publishes(expert)
 
 
+def own(files, *, made):
+    """An input of the user's files, given by the function `files`. The rule also needs the parameter `digests_of(files)`.
+
+    With it the content decides, so the times do not: the files are `ancient`. Snakemake compares parameters with its
+    record of the last run, so without a record of the output `made` the times must decide. A file in results/ may come
+    from another rule: then it counts as the other results do.
+    """
+
+    def paths(wildcards):
+        recorded = workflow.persistence.metadata(IOFile(made.format(**dict(wildcards.items()))))
+        return [ancient(path) if recorded and not path.startswith("results/") else path for path in files(wildcards)]
+
+    return paths
+
+
 # Parameters: canonical JSON, so that another order of keys or another way to write a number makes no file stale.
+
+
+@functools.cache
+def digest_cache():
+    return DigestCache()
+
+
+def digests_of(files):
+    """The digests of the user's files in an input of a rule.
+
+    They are read when Snakemake compares a job with its last run, and not when it reads the rules. `files` is an input
+    function, because Snakemake does not track a parameter whose function takes `input`.
+    """
+
+    def text(wildcards):
+        try:
+            return digests_text(files(wildcards), cache=digest_cache())
+        except UserError as error:
+            sys.exit(f"error: {error}")
+
+    return text
 
 
 def stage_settings(stage):

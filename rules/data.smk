@@ -1,7 +1,7 @@
 rule prepare_data:
     input:
         base=BASE_MANIFEST,
-        files=dataset_files,
+        files=own(dataset_files, made="results/data/{dataset}/stats.json"),
         parts=dataset_parts,
     output:
         # Empty if all records are held out.
@@ -19,11 +19,12 @@ rule prepare_data:
         runtime=60,
     params:
         settings=dataset_settings,
+        digests=digests_of(dataset_files),
         parts=lambda wildcards, input: sorted({os.path.dirname(path) for path in input.parts}),
         test=test_flag,
     shell:
         "exec python scripts/prepare_data.py --settings {params.settings:q} --base {input.base:q}"
-        " --parts {params.parts:q} --train {output.train:q} --val {output.val:q} {params.test}"
+        " --digests {params.digests:q} --parts {params.parts:q} --train {output.train:q} --val {output.val:q} {params.test}"
         " --stats {output.stats:q}"
         " > {log:q} 2>&1"
 

@@ -11,7 +11,7 @@ for stages in CHAINS:
             train=seen_records,
             adapters=chain_adapters,
             # A user's own reward is code that decides the numbers.
-            reward=chain_files,
+            reward=own(chain_files, made="results/experts/{expert}/evaluation.json"),
         output:
             evaluation=ensure("results/experts/{expert}/evaluation.json", non_empty=True),
             predictions=predictions_of(stages),
@@ -32,8 +32,9 @@ for stages in CHAINS:
             runtime=240,
         params:
             settings=evaluation_settings,
+            digests=digests_of(chain_files),
             operation=evaluation_operation,
         shell:
             "exec python scripts/evaluate_expert.py --base {input.base:q} --val {input.val:q}"
             " --train {input.train:q} --adapters {input.adapters:q} --settings {params.settings:q} --operation {params.operation:q}"
-            " --output {output.evaluation:q} --predictions {output.predictions:q} > {log:q} 2>&1"
+            " --digests {params.digests:q} --output {output.evaluation:q} --predictions {output.predictions:q} > {log:q} 2>&1"

@@ -7,8 +7,8 @@ rule seal_package:
         train=learned_records,
         base=BASE_MANIFEST,
         evaluation=published_evaluation,
-        licence=licence_of,
-        recipients=recipients_of,
+        licence=own(licence_of, made="results/packages/{expert}.tgsp"),
+        recipients=own(recipients_of, made="results/packages/{expert}.tgsp"),
     output:
         package=ensure("results/packages/{expert}.tgsp", non_empty=True),
     log:
@@ -20,13 +20,14 @@ rule seal_package:
         runtime=20,
     params:
         settings=package_settings,
+        digests=digests_of(sealed_files),
         # The public key's fingerprint, so that a new key seals again. The script finds the private key itself.
         publisher=lambda wildcards: publisher(),
         peft=lambda wildcards, input: os.path.dirname(input.config),
     shell:
         "exec python scripts/seal_package.py --peft {params.peft:q} --selection {input.selection:q}"
         " --metrics {input.metrics:q} --base {input.base:q} --train {input.train:q} --evaluation {input.evaluation:q}"
-        " --settings {params.settings:q} --publisher {params.publisher:q} --output {output.package:q} > {log:q} 2>&1"
+        " --digests {params.digests:q} --settings {params.settings:q} --publisher {params.publisher:q} --output {output.package:q} > {log:q} 2>&1"
 
 
 # Made from the sealed package: everything that makes the package stale, such as a new key, makes this file stale too.

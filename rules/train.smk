@@ -12,7 +12,7 @@ for stage in STAGES:
             stats=dataset_stats,
             start=stage_before(stage),
             models=stage_models(stage),
-            files=stage_files(stage),
+            files=own(stage_files(stage), made=stage_adapter(stage)),
         output:
             adapter=ensure(stage_adapter(stage), non_empty=True),
         log:
@@ -32,17 +32,19 @@ for stage in STAGES:
             runtime=720,
         params:
             settings=stage_settings(stage),
+            digests=digests_of(stage_files(stage)),
             operation=stage_operation(stage),
             # Not an output: Snakemake deletes outputs when a job starts and when it fails.
             checkpoints=f"results/experts/{{expert}}/{STAGES[stage].folder()}/checkpoints",
             start=start_flag,
             models=model_flags(stage),
+            later=later_stages(stage),
             launcher=launcher(stage),
         shell:
             "exec {params.launcher} python scripts/train_stage.py --base {input.base:q} --train {input.train:q}"
             " --val {input.val:q} --stats {input.stats:q} {params.start} {params.models}"
-            " --settings {params.settings:q} --operation {params.operation:q} --checkpoints {params.checkpoints:q}"
-            " --output {output.adapter:q} > {log:q} 2>&1"
+            " {params.later} --digests {params.digests:q} --settings {params.settings:q} --operation {params.operation:q}"
+            " --checkpoints {params.checkpoints:q} --output {output.adapter:q} > {log:q} 2>&1"
 
     rule:
         name:

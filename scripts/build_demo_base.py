@@ -4,7 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from sealed_experts.data.demo_general import general_text
 from sealed_experts.errors import reports_user_errors
+from sealed_experts.files.planned_digests import unchanged
 from sealed_experts.models.demo_base import build_demo_base
 from sealed_experts.models.job import base_from_json
 
@@ -14,10 +16,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", required=True, help="the base's settings, as JSON")
     parser.add_argument("--operation", required=True, help="settings that only say how to run, as JSON")
+    parser.add_argument("--digests", default="{}", help="digests of the user's files that it reads, as JSON")
     parser.add_argument("--output", required=True, type=Path, help="base.json to write; the model goes into its folder")
     args = parser.parse_args()
     job = base_from_json(args.settings, args.operation)
-    build_demo_base(job.base.demo, seed=job.seed, folder=args.output.parent, key=job.key, dtype=job.base.dtype)
+    with unchanged(args.digests):
+        documents = general_text()
+    build_demo_base(
+        job.base.demo, seed=job.seed, folder=args.output.parent, key=job.key, dtype=job.base.dtype, documents=documents
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from sealed_experts.evaluation.job import evaluation_from_json
 from sealed_experts.evaluation.stored import write_predictions
 from sealed_experts.files.canonical import write_json
 from sealed_experts.files.leases import device_lease
+from sealed_experts.files.planned_digests import unchanged
 
 
 @reports_user_errors
@@ -30,26 +31,28 @@ def main() -> None:
     )
     parser.add_argument("--settings", required=True, help="what decides the numbers, as JSON")
     parser.add_argument("--operation", required=True, help="how it is run, as JSON")
+    parser.add_argument("--digests", default="{}", help="digests of the user's files that it reads, as JSON")
     parser.add_argument("--output", required=True, type=Path, help="evaluation.json")
     parser.add_argument(
         "--predictions", required=True, nargs="+", type=Path, help="a file for the base, and for each stage in order"
     )
     args = parser.parse_args()
-    run = evaluation_from_json(args.settings, args.operation)
-    if len(args.adapters) != len(run.stages):
-        raise UserError(f"--adapters must give one file for each of {', '.join(run.stages)}, in this order")
-    if len(args.predictions) != len(run.stages) + 1:
-        raise UserError(f"--predictions must give one file for each of base, {', '.join(run.stages)}, in this order")
-    reward = run.rewarded.made_reward() if run.rewarded else None
-    with device_lease(run.device):
+    job = evaluation_from_json(args.settings, args.operation)
+    if len(args.adapters) != len(job.stages):
+        raise UserError(f"--adapters must give one file for each of {', '.join(job.stages)}, in this order")
+    if len(args.predictions) != len(job.stages) + 1:
+        raise UserError(f"--predictions must give one file for each of base, {', '.join(job.stages)}, in this order")
+    with unchanged(args.digests):
+        reward = job.rewarded.made_reward() if job.rewarded else None
+    with device_lease(job.device):
         evaluated = evaluate_expert(
-            run, base=args.base, val=args.val, train=args.train, adapters=args.adapters, reward=reward
+            job, base=args.base, val=args.val, train=args.train, adapters=args.adapters, reward=reward
         )
     for path, lines in zip(args.predictions, evaluated.predictions.values(), strict=True):
         write_predictions(path, lines)
     write_json(args.output, evaluated.content)
     judged = verdict(evaluated.content)
-    print(f"evaluated {run.expert}: {args.output}" + (f"; the gain in reward {judged}" if judged else ""))
+    print(f"evaluated {job.expert}: {args.output}" + (f"; the gain in reward {judged}" if judged else ""))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from sealed_experts.data.job import dataset_from_json
 from sealed_experts.data.preparation import prepare, write_prepared
 from sealed_experts.data.statistics import token_counter
 from sealed_experts.errors import reports_user_errors
+from sealed_experts.files.planned_digests import unchanged
 
 
 @reports_user_errors
@@ -17,6 +18,7 @@ def main() -> None:
     parser.add_argument(
         "--settings", required=True, help="the settings of the dataset, with its `name` and the `seed`, as JSON"
     )
+    parser.add_argument("--digests", default="{}", help="digests of the user's files that it reads, as JSON")
     parser.add_argument("--base", required=True, type=Path, help="base.json of the base; its tokenizer counts tokens")
     parser.add_argument("--parts", nargs="*", default=[], type=Path, help="folders of the datasets to combine")
     parser.add_argument("--train", required=True, type=Path, help="training records to write")
@@ -26,8 +28,9 @@ def main() -> None:
     args = parser.parse_args()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # the log holds file names and text of the user
-    run = dataset_from_json(args.settings)
-    prepared = prepare(run.dataset, name=run.name, seed=run.seed, parts=args.parts, log=print)
+    job = dataset_from_json(args.settings)
+    with unchanged(args.digests):
+        prepared = prepare(job.dataset, name=job.name, seed=job.seed, parts=args.parts, log=print)
     statistics = write_prepared(
         prepared,
         train=args.train,
@@ -38,7 +41,7 @@ def main() -> None:
     )
     tested = f" and {statistics['test']['records']} test" if args.test else ""
     print(
-        f"{run.name}: {statistics['train']['records']} training, {statistics['val']['records']} validation{tested} "
+        f"{job.name}: {statistics['train']['records']} training, {statistics['val']['records']} validation{tested} "
         f"records, {statistics['duplicates_dropped']} duplicates dropped, {statistics['bad_rows']['count']} bad rows"
     )
 

@@ -14,6 +14,7 @@ from sealed_experts.files.atomic import write_error
 from sealed_experts.files.canonical import read_json
 from sealed_experts.files.digests import sha256_file
 from sealed_experts.files.home import home_folder
+from sealed_experts.files.planned_digests import unchanged
 from sealed_experts.packages.content.code_revision import code_revision
 from sealed_experts.packages.content.linter import CONFIG, WEIGHTS
 from sealed_experts.packages.content.package_content import SealingInputs, package_content
@@ -42,9 +43,11 @@ def main() -> None:
     key = _key_of(args.publisher)
     settings = package_from_json(args.settings)
     package = settings.package
-    recipients = [load_recipient(Path(path)) for path in package.recipients]
+    with unchanged(args.digests):
+        recipients = [load_recipient(Path(path)) for path in package.recipients]
+        licence = _licence(package.licence_file)
     check_signatures({settings.name: package.signatures}, has=key.public.algorithms)
-    manifest, members = package_content(_inputs(args, settings, epoch=epoch))
+    manifest, members = package_content(_inputs(args, settings, licence=licence, epoch=epoch))
     _remove_expert_file(args.output.with_suffix(".expert"))
     digest = seal_package(
         args.output,
@@ -75,19 +78,21 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--evaluation", nargs="?", type=Path, help="evaluation.json, if the dataset is declared public")
     parser.add_argument("--settings", required=True, help="the package's settings, as JSON")
+    parser.add_argument("--digests", default="{}", help="digests of the user's files that it reads, as JSON")
     parser.add_argument("--publisher", required=True, help="fingerprint of the key to sign with")
     parser.add_argument("--output", required=True, type=Path, help="the package to write")
     return parser.parse_args()
 
 
-def _inputs(args: argparse.Namespace, settings: PackageJob, *, epoch: int | None) -> SealingInputs:
-    """Read every input, and record the version in the release log."""
+def _inputs(
+    args: argparse.Namespace, settings: PackageJob, *, licence: bytes | None, epoch: int | None
+) -> SealingInputs:
+    """Read every other input, and record the version in the release log."""
     selection = _selection(args.selection)
     stages = _metrics_by_stage(selection, args.metrics)
     last, shipped = stages[selection["candidates"][-1]], stages[selection["stage"]]
     units = None if args.train is None else _units(args.train, trained_on=last["train_digest"])
     receipt = covering(last["privacy"], shipped=shipped["privacy"], selection=selection)
-    licence = settings.package.licence_file
     lock = ROOT / "requirements.txt"
     base = read_json(args.base)
     return SealingInputs(
@@ -99,7 +104,7 @@ def _inputs(args: argparse.Namespace, settings: PackageJob, *, epoch: int | None
         base=base,
         base_config=read_json(args.base.parent / "config.json"),
         evaluation=None if args.evaluation is None else read_json(args.evaluation),
-        licence=None if licence is None else _content(Path(licence), "package.licence_file must be a readable file"),
+        licence=licence,
         adapter_config=_content(args.peft / CONFIG, "--peft must be a folder that export_peft wrote"),
         adapter_weights=args.peft / WEIGHTS,
         tokenizer=tokenizer_members(args.base.parent, base=base) if settings.package.tokenizer else {},
@@ -147,6 +152,10 @@ def _metrics(path: Path) -> Mapping[str, Any]:
     if not isinstance(metrics, Mapping) or not isinstance(metrics.get("privacy"), Mapping):
         raise UserError(f"{path} holds no privacy record: delete it and run again")
     return metrics
+
+
+def _licence(path: str | None) -> bytes | None:
+    return None if path is None else _content(Path(path), "package.licence_file must be a readable file")
 
 
 def _content(path: Path, expected: str) -> bytes:

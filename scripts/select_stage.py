@@ -17,10 +17,10 @@ def main() -> None:
     parser.add_argument("--evaluation", nargs="?", type=Path, help="evaluation.json, required by `select: best`")
     parser.add_argument("--output", required=True, type=Path, help="selection.json to write")
     args = parser.parse_args()
-    run = selection_from_json(args.settings)
-    if len(args.metrics) != len(run.stages):
-        raise UserError(f"--metrics must give one file for each of {', '.join(run.stages)}, in this order")
-    write_json(args.output, selected_stage(run, metrics=args.metrics, evaluation=args.evaluation))
+    job = selection_from_json(args.settings)
+    if len(args.metrics) != len(job.stages):
+        raise UserError(f"--metrics must give one file for each of {', '.join(job.stages)}, in this order")
+    write_json(args.output, selected_stage(job, metrics=args.metrics, evaluation=args.evaluation))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,15 @@ def tiny_base(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def smollm2(tmp_path_factory, worker_id):
+    """Return the folder of a real base model, SmolLM2-135M-Instruct. All workers share it."""
+    from tests.real_model import fetched_smollm2
+
+    shared = tmp_path_factory.getbasetemp()
+    return fetched_smollm2(shared if worker_id == "master" else shared.parent)
+
+
+@pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory):
     """Return the folder of a tiny prepared dataset."""
     from tests.tiny import build_tiny_dataset

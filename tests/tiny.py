@@ -41,6 +41,7 @@ def build_tiny_base(folder: Path, *, seed: int = 0, model=None) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
+    from sealed_experts.models.completeness import linear_modules
     from sealed_experts.models.manifest import write_base_manifest
 
     tokenizer = Tokenizer(models.BPE())
@@ -62,7 +63,7 @@ def build_tiny_base(folder: Path, *, seed: int = 0, model=None) -> Path:
     words = len(tokenizer.get_vocab())
     model = model or tiny_qwen2(vocab_size=words, seed=seed, pad_token_id=0, eos_token_id=1)
     model.save_pretrained(folder)
-    write_base_manifest(folder, name="tiny", revision=None, key="tiny")
+    write_base_manifest(folder, name="tiny", revision=None, key="tiny", modules=linear_modules(model))
     return folder / "base.json"
 
 

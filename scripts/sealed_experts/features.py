@@ -23,6 +23,12 @@ class Feature:
     extra: ClassVar[Mapping[str, str]] = {}  # {module it imports: the extra of pyproject.toml that installs it}
     libraries: ClassVar[tuple[str, ...]] = ()  # further packages whose version can change its numbers
 
+    def __init_subclass__(cls, **options: object) -> None:
+        """Name the class after its module, however it is imported."""
+        super().__init_subclass__(**options)
+        if "feature" not in vars(cls):
+            cls.feature = cls.__module__.rpartition(".")[2]
+
 
 Kind = TypeVar("Kind", bound=Feature)
 
@@ -70,7 +76,6 @@ class Features(Mapping[str, type[Kind]], Generic[Kind]):
             raise TypeError(f"{path} must define a class {wanted}, a subclass of {self.base.__name__}")
         if lacking := sorted(getattr(feature, "__abstractmethods__", ())):
             raise TypeError(f"{path}: {wanted} must define {', '.join(lacking)}")
-        feature.feature = name
         return feature
 
 

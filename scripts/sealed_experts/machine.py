@@ -10,13 +10,13 @@ _CUDA_NAME = re.compile(r"(GPU|MIG)-[\w/-]+")
 
 def has_nvidia_device() -> bool:
     """Say whether this machine has an NVIDIA GPU that its driver shows."""
-    return bool(_device_files())
+    return bool(device_files())
 
 
 def visible_devices() -> list[str]:
     """Return the GPUs that CUDA programs may use, as CUDA_VISIBLE_DEVICES names them; all of them if it is not set."""
     # CUDA numbers the GPUs that it finds: a container's only GPU is 0, whatever the number of its device file.
-    indices = [str(index) for index in range(len(_device_files()))]
+    indices = [str(index) for index in range(len(device_files()))]
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is None or not indices:
         return indices
@@ -28,5 +28,6 @@ def visible_devices() -> list[str]:
     return list(dict.fromkeys(visible))
 
 
-def _device_files() -> list[str]:
+def device_files() -> list[str]:
+    """Return the NVIDIA devices that the driver shows."""
     return glob.glob("/dev/nvidia[0-9]*")

@@ -19,6 +19,7 @@ from sealed_experts.packages.expert.container import ARCHIVE_NAMES, open_expert_
 from sealed_experts.packages.expert.integrity import Entry, signed_message
 from sealed_experts.packages.expert.plain_gzip import PlainGzipWriter
 from sealed_experts.packages.expert.writer import seal_expert
+from sealed_experts.packages.keys.trust import TrustStore
 from sealed_experts.packages.source import Memory
 from sealed_experts.packages.tgsp.package import open_bytes
 from tests.attacks import building
@@ -30,12 +31,13 @@ def honest(number: int = 1) -> bytes:
     return sealed(building.package(by=building.key(number)), number=number)
 
 
-def sealed(package: bytes, *, number: int = 1) -> bytes:
-    """Return the content of a verified `.tgsp` file as an honest `.expert` file."""
-    opened = open_bytes(package, trust=building.trust(number))
+def sealed(package: bytes, *, number: int = 1, second: bool = False) -> bytes:
+    """Return the content of a verified `.tgsp` file as an honest `.expert` file; `second` signs with ML-DSA-65 too."""
+    key = building.key(number, second=second)
+    opened = open_bytes(package, trust=TrustStore([key.public]))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tiny.expert"
-        seal_expert(path, manifest=opened.manifest, members=opened.members, key=building.key(number))
+        seal_expert(path, manifest=opened.manifest, members=opened.members, key=key)
         return path.read_bytes()
 
 

@@ -1,11 +1,13 @@
 """Whatever is done to the bytes of an `.expert` file, it is refused, and with our own error."""
 
 import datetime
+import functools
 import gzip
 import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Mapping
 
 import pytest
 
@@ -16,7 +18,7 @@ from sealed_experts.packages.expert.container import open_expert, open_expert_by
 from sealed_experts.packages.keys.policy import Policy
 from sealed_experts.packages.keys.publisher import PublicKey, Publisher
 from sealed_experts.packages.keys.trust import TrustStore
-from tests.attacks import building
+from tests.attacks import building, expert_building
 from tests.attacks.expert_building import converted, honest, packed, refuse, signed, unpacked, zipped
 
 
@@ -289,6 +291,83 @@ def test_a_field_of_another_form_is_refused_even_when_signed(field, value, messa
     refuse(signed(unpacked(honest()), **{field: value}), message)
 
 
+# The second signature
+
+
+@functools.cache
+def twice() -> bytes:
+    """Return a file that Ed25519 and ML-DSA-65 signed."""
+    return expert_building.sealed(building.package(by=building.key(second=True)), second=True)
+
+
+def refuse_twice(members: Mapping[str, bytes], match: str, kind: type[PackageError] = PackageError) -> None:
+    """Check that readers who know both keys refuse an archive of these members, also under a policy for one key."""
+    trust = TrustStore([building.key(second=True).public])
+    for policy in (Policy(), Policy(signatures=("ed25519",))):
+        with pytest.raises(kind, match=match):
+            open_expert_bytes(packed(members), trust=trust, policy=policy)
+
+
+def test_a_file_with_two_signatures_is_accepted_and_says_so():
+    found = open_expert_bytes(twice(), trust=TrustStore([building.key(second=True).public]))
+    assert found.signatures == ("ed25519", "ml-dsa-65")
+
+
+def test_the_second_signature_taken_away_is_refused():
+    members = unpacked(twice())
+    del members["signature.ml-dsa-65.sig"]
+    refuse_twice(members, "member signature.ml-dsa-65.sig is missing: the manifest names a key", SignatureError)
+
+
+def test_whoever_has_broken_ed25519_cannot_strip_the_second_signature():
+    members = unpacked(twice())
+    del members["signature.ml-dsa-65.sig"]
+    forged = signed(members, further_keys={})
+    with pytest.raises(SignatureError, match="the ml-dsa-65 signature of key1 is missing"):
+        open_expert_bytes(forged, trust=TrustStore([building.key(second=True).public]))
+
+
+def test_whoever_has_broken_ed25519_cannot_change_what_the_second_signature_covers():
+    members = {**unpacked(twice()), "README.md": b"# Other\n"}
+    forged = signed(members)
+    with pytest.raises(SignatureError, match="the ml-dsa-65 signature does not match"):
+        open_expert_bytes(forged, trust=TrustStore([building.key(second=True).public]))
+
+
+def test_another_second_signature_of_the_same_content_is_refused_unless_ed25519_covers_it():
+    again = expert_building.sealed(building.package(by=building.key(second=True)), second=True)
+    other = unpacked(again)["signature.ml-dsa-65.sig"]
+    refuse_twice({**unpacked(twice()), "signature.ml-dsa-65.sig": other}, "ed25519 signature does not match")
+
+
+@pytest.mark.parametrize("change", [lambda text: text.upper(), lambda text: text[:-2], lambda text: text + b"\n"])
+def test_the_second_signature_has_one_form(change):
+    members = unpacked(twice())
+    members["signature.ml-dsa-65.sig"] = change(members["signature.ml-dsa-65.sig"])
+    refuse_twice(members, "signature does not match|it must hold 6618 hexadecimal|at most 6618", PackageError)
+
+
+def test_a_second_signature_that_the_manifest_does_not_name_is_foreign():
+    members = {**unpacked(honest()), "signature.ml-dsa-65.sig": unpacked(twice())["signature.ml-dsa-65.sig"]}
+    refuse(signed(members), "member signature.ml-dsa-65.sig is foreign")
+
+
+@pytest.mark.parametrize(
+    ("stated", "message", "kind"),
+    [
+        (None, "further_keys must hold a key for each further algorithm", PackageError),
+        ([], "further_keys must hold a key for each further algorithm", PackageError),
+        ({"ed25519": "00"}, "names the algorithm 'ed25519'", SignatureError),
+        ({"rsa\u001b[2J": "00"}, "names the algorithm 'rsa", SignatureError),
+        ({"ml-dsa-65": "00"}, "must hold 3904 hexadecimal digits", PackageError),
+        ({"ml-dsa-65": 7}, "must hold 3904 hexadecimal digits", PackageError),
+        ({"ml-dsa-65": "0" * 3904}, "signature.ml-dsa-65.sig is missing", SignatureError),
+    ],
+)
+def test_further_keys_of_another_form_are_refused_even_when_signed(stated, message, kind):
+    refuse(signed(unpacked(honest()), further_keys=stated), message, kind)
+
+
 @pytest.mark.parametrize("value", [..., None, [], "x"])
 def test_a_manifest_without_integrity_is_refused(value):
     members = unpacked(honest())
@@ -399,9 +478,9 @@ def test_a_publisher_outside_its_scope_is_refused():
 
 
 def test_a_publisher_that_also_has_an_ml_dsa_key_is_accepted_only_by_a_policy_that_says_so():
-    """The format has one signature, Ed25519's: whoever has broken that would only have to choose the container."""
+    """Whoever has broken Ed25519 would otherwise leave the second signature out."""
     both = Publisher(name="both", keys=(*building.key().public.keys, PublicKey(algorithm="ml-dsa-65", raw=bytes(1952))))
-    with pytest.raises(SignatureError, match="ml-dsa-65 is required of both"):
+    with pytest.raises(SignatureError, match="the ml-dsa-65 signature of both is missing"):
         open_expert_bytes(honest(), trust=TrustStore([both]))
     policy = Policy(signatures=("ed25519",))
     assert open_expert_bytes(honest(), trust=TrustStore([both]), policy=policy).publisher_name == "both"

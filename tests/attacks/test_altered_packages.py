@@ -363,7 +363,7 @@ def test_a_file_that_changes_while_it_is_verified_is_refused(when, tmp_path, mon
             os.pwrite(stream.fileno(), b"\xff\xff\x7f\x7f", building.frame().payload_offset + 1000)
         return result
 
-    monkeypatch.setattr(source, "_take_lease", lambda descriptor: False)  # which this process would wait for itself
+    monkeypatch.setattr(source, "take_lease", lambda descriptor: False)  # which this process would wait for itself
     monkeypatch.setattr(examination, name, then_write)
     with pytest.raises(PackageError):
         verify_package(path, trust=building.trust())
@@ -381,7 +381,7 @@ def test_a_file_that_is_cut_while_it_is_verified_is_refused(tmp_path, monkeypatc
         real(*args, **kwargs)
         os.truncate(path, end)
 
-    monkeypatch.setattr(source, "_take_lease", lambda descriptor: False)  # which this process would wait for itself
+    monkeypatch.setattr(source, "take_lease", lambda descriptor: False)  # which this process would wait for itself
     monkeypatch.setattr(examination, "check_signatures", then_cut)
     with pytest.raises(PackageError, match="was cut while it was read"):
         verify_package(path, trust=building.trust())

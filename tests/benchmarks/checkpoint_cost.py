@@ -36,8 +36,8 @@ def estimated(train: Callable[[], object], *, kind: str) -> dict[str, float]:
     from sealed_experts.training.loop import TrainingLoop
 
     defaults = getattr(types, kind)()
-    steps, saves = _timed(TrainingLoop, "_train_step"), _timed(TrainingLoop, "_save")
-    TrainingLoop._save_if_due = lambda self: self._save()  # type: ignore[method-assign]
+    steps, saves = _timed(TrainingLoop, "train_step"), _timed(TrainingLoop, "_save")
+    TrainingLoop.save_if_due = lambda self: self._save()  # type: ignore[method-assign]
     train()
     step, save = statistics.median(steps[1:]), statistics.median(saves)
     interval = min(defaults.checkpoint_steps * step, 60 * defaults.checkpoint_minutes)

@@ -56,7 +56,7 @@ def bundle(data: bytes) -> None:
 
 def statement(data: bytes) -> None:
     """A model signature's statement under a good signature."""
-    model_signature._listed(data)
+    model_signature.listed_digests(data)
 
 
 TARGETS = (whole_file, archive, member, signed_member, bundle, statement)
@@ -64,7 +64,7 @@ TARGETS = (whole_file, archive, member, signed_member, bundle, statement)
 
 def write_seeds(folder: Path) -> None:
     """Write inputs that each reader accepts, or nearly, for the fuzzer to start from."""
-    payload = model_signature.canonical_json(model_signature._statement(DIGESTS, folder="peft")).encode()
+    payload = model_signature.canonical_json(model_signature.statement(DIGESTS, folder="peft")).encode()
     seeds = [HONEST, b"\x00\x00" + ARCHIVE[:512], b"\x04" + MEMBERS["manifest.json"], b"\x00# card", BUNDLE, payload]
     folder.mkdir(parents=True, exist_ok=True)
     for index, seed in enumerate(seeds):

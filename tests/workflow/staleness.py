@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import os
 import re
 import shutil
 from pathlib import Path
@@ -13,7 +14,8 @@ from tests.workflow.conftest import ROOT, Project
 
 DOCUMENT = ROOT / "docs" / "staleness.md"
 MARK = "●"
-_ACTION = re.compile(r"(edit|touch|delete|reorder) `([^`]+)`|`([^`]+)`|(use another key|reorder keys)")
+YEARS_AGO = 1_000_000_000  # seconds since 1970
+_ACTION = re.compile(r"(edit|replace|touch|delete|reorder) `([^`]+)`|`([^`]+)`|(use another key|reorder keys)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +103,7 @@ def edited_files(project: Project, edits: tuple[tuple[str, str], ...], *, aside:
     """Make the edits of files, and undo them at the end, with the file times."""
     undo = []
     for verb, target in edits:
-        if verb in ("edit", "touch", "delete"):
+        if verb in ("edit", "replace", "touch", "delete"):
             # Before Python 3.13, `**` at the end finds folders only.
             found = sorted(project.folder.glob(f"{target}/*" if target.endswith("**") else target))
             paths = [path for path in found if verb == "delete" or path.is_file()]
@@ -129,9 +131,11 @@ def _alter(path: Path, verb: str, kept: Path) -> tuple[Path, Path | None]:
     path.rename(kept)  # copy the file itself, so that its time is restored too
     if verb != "delete":
         shutil.copyfile(kept, path)
-    if verb == "edit":
+    if verb in ("edit", "replace"):
         with open(path, "a") as stream:
             stream.write("{}\n" if path.suffix == ".jsonl" else "\n# Edited.\n")
+    if verb == "replace":  # by a file with an older time, as `cp -p` and `rsync -a` do
+        os.utime(path, (YEARS_AGO, YEARS_AGO))
     return path, kept
 
 

@@ -45,6 +45,7 @@ def finished_world(finished: Project, tmp_path_factory) -> Project:
     shutil.copy2(home / "recipients" / "reader.pub", folder)
     world = Reader(folder, home, warm=finished.warm)
     world.configure(configuration_of_the_table())
+    world.snakemake("results/data/letters/stats.json", flags=("--touch", "-R", "prepare_data"))
     made = [path for name in TOUCHED for path in folder.glob(f"results/experts/*/{name}")]
     world.snakemake(*(str(path.relative_to(folder)) for path in made), flags=("--touch",))
     world.snakemake("all", "report_inputs")

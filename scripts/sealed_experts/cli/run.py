@@ -72,10 +72,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{Path.cwd()} has no Snakefile: change to the folder that Sealed Experts was cloned to")
     check_files([path for path in config_files(arguments) if path != DEFAULT_CONFIG or path.is_file()])
     if any(map(_CHANGES_NOTHING.fullmatch, arguments)):
-        return _snakemake(arguments)[0]
+        return run_snakemake(arguments)[0]
     with folder_lock(RUN_LOCK, wait_seconds=WAIT_SECONDS):
         _remove_stale_lock(arguments)
-        code, stopped = _snakemake(arguments)
+        code, stopped = run_snakemake(arguments)
     if code != 0 and stopped:
         # Snakemake reports every stopped job as failed. If the terminal is gone, only the exit code says it.
         with contextlib.suppress(OSError):
@@ -134,7 +134,7 @@ def _remove_stale_lock(arguments: Sequence[str]) -> None:
         living = next(_snakemakes_here(), None)
         if living is None:
             print("Removing the lock of a run that was killed; finished files and checkpoints are kept.", flush=True)
-            if _snakemake(["--unlock", *arguments])[0] != 0:
+            if run_snakemake(["--unlock", *arguments])[0] != 0:
                 raise UserError(
                     "the lock in .snakemake/locks could not be removed: correct the error above and run again"
                 )
@@ -157,7 +157,7 @@ def _snakemakes_here() -> Iterator[int]:
                 yield int(entry.name)
 
 
-def _snakemake(arguments: Sequence[str]) -> tuple[int, bool]:
+def run_snakemake(arguments: Sequence[str]) -> tuple[int, bool]:
     """Run Snakemake in a process group of its own, so that a signal reaches it and every job together.
 
     Return its exit code, and whether a signal was passed on to it.
@@ -165,7 +165,7 @@ def _snakemake(arguments: Sequence[str]) -> tuple[int, bool]:
     # Snakemake alone would wait for its jobs, so a trainer would go on to its last step.
     with (
         subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *_default_cores(arguments), *_default_gpus(arguments), *arguments],
+            [sys.executable, "-m", "snakemake", *_default_cores(arguments), *default_gpus(arguments), *arguments],
             stdin=subprocess.DEVNULL,
             process_group=0,
             preexec_fn=_die_with_parent,
@@ -185,7 +185,7 @@ def _default_cores(arguments: Sequence[str]) -> list[str]:
     return ["--cores", "all"]
 
 
-def _default_gpus(arguments: Sequence[str]) -> list[str]:
+def default_gpus(arguments: Sequence[str]) -> list[str]:
     """Return the option that limits jobs on GPUs to the number of GPUs. More jobs would only wait for one."""
     gpus = len(visible_devices())
     names = {argument.split("=")[0] for argument in arguments}

@@ -1,7 +1,7 @@
-"""What a private stage must cost at least, and how much data it needs, as far as the settings say it.
+"""Check what the settings alone say about privacy: the least ε of a private stage, and how much data it needs.
 
-The trainer's plan decides with the true number of units. What is refused here, it would refuse as well, after the base
-is fetched and the data are prepared.
+The trainer's plan decides later, with the true number of units. It would refuse everything that is refused here, but
+only after the base is fetched and the data are prepared.
 """
 
 import math
@@ -26,8 +26,8 @@ def check_dataset_sizes(settings: Settings, counts: Mapping[str, int], *, exact:
     Args:
         settings: the run.
         counts: {dataset: units}; datasets that are not listed are not checked.
-        exact: whether the counts are the true ones. From an upper bound follows that a batch is too large, but not that
-            δ is: δ must be below 1/N, and the true N may be smaller.
+        exact: whether the counts are the true ones, or upper bounds. An upper bound can show that a batch is too large,
+            but not that δ is: δ must be below 1/N, and the true N may be smaller.
 
     Raises:
         UserError: an expected batch is not smaller than its dataset, δ is not below 1/N, or a stage's first step must
@@ -68,9 +68,9 @@ def _size_problems(expert: ExpertSettings, stage: Stage, units: int, *, exact: b
 def budget_problems(expert: ExpertSettings, *, units: int) -> Iterator[tuple[str, str]]:
     """Yield (stage, problem) where a stage has no room for its first step, with at most `units` units to draw from.
 
-    Fewer units are drawn more often, so the true ε is larger. Of each stage before, one step is counted: a stage
-    without room for one is refused itself. Of noise that is yet to be calibrated nothing is known but that the
-    stage's further queries cost what they cost.
+    With fewer units each one is drawn more often, so the true ε is larger. Every stage before it counts with one step:
+    a stage without room for one step is refused itself. If the noise is not calibrated yet, only the stage's other
+    queries count.
     """
     before: Steps = ()
     counted: list[str] = []
@@ -100,7 +100,7 @@ def budget_problems(expert: ExpertSettings, *, units: int) -> Iterator[tuple[str
 
 
 def delta_mistakes(expert: ExpertSettings, layers: Layers) -> Iterator[Mistake]:
-    """Yield a δ that is no promise for any data that the batch could be drawn from.
+    """Yield a δ that promises nothing for any data that this batch can be drawn from.
 
     δ must be below 1/N, and the expected batch below N.
     """

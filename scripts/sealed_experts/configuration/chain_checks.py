@@ -1,4 +1,4 @@
-"""Checks of an expert's chain of stages, and of which of them is shipped."""
+"""Check an expert's chain of stages, and which of them is shipped."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from sealed_experts.settings.messages import Mistake, listed, shown
 
 
 def chain_mistakes(expert: ExpertSettings, layers: Layers, *, datasets: Mapping[str, Source]) -> Iterator[Mistake]:
-    """Yield what is wrong with an expert's stages, each by itself and all of them together."""
+    """Yield what is wrong with an expert's stages: with each one, and with the chain."""
     for stage in expert.training.values():
         yield from stage.mistakes(layers)
     for stage in expert.configured.values():
@@ -38,7 +38,7 @@ def chain_mistakes(expert: ExpertSettings, layers: Layers, *, datasets: Mapping[
 
 
 def _budget_mistakes(expert: ExpertSettings, layers: Layers) -> Iterator[Mistake]:
-    """ε is joint over the chain and can only grow: a later stage with a lower target could not take a step."""
+    """Yield a target below an earlier one: the joint ε only grows, so that stage could take no step."""
     private = [name for name, stage in expert.training.items() if stage.privacy.enabled]
     for before, after in itertools.pairwise(private):
         earlier, later = (expert.stage(stage).privacy.target_epsilon for stage in (before, after))
@@ -51,7 +51,7 @@ def _budget_mistakes(expert: ExpertSettings, layers: Layers) -> Iterator[Mistake
 
 
 def _best_mistakes(expert: ExpertSettings, layers: Layers, datasets: Mapping[str, Source]) -> Iterator[Mistake]:
-    """Under privacy, what validation decides must not depend on private records: no ledger counts them."""
+    """Yield private stages where private validation records would decide something: no ledger counts them."""
     for name, stage in expert.training.items():
         if not stage.privacy.enabled or not stage.chooses or validation_is_public(expert, name, datasets):
             continue
@@ -67,7 +67,7 @@ def _best_mistakes(expert: ExpertSettings, layers: Layers, datasets: Mapping[str
 
 
 def _selection_mistakes(expert: ExpertSettings, layers: Layers, datasets: Mapping[str, Source]) -> Iterator[Mistake]:
-    """What `select: best` needs: numbers to compare, measured on records that are not private."""
+    """Yield what `select: best` lacks: it compares numbers, measured on records that are not private."""
     metric, measured, rewarded = expert.select_metric, expert.measured, expert.rewarded
     names = expert.evaluation.settled(measured=measured, rewarded=rewarded).metrics
     wrong = ""

@@ -1,4 +1,4 @@
-"""What single settings cannot say: settings that must fit each other, and things that must exist."""
+"""Check settings that must fit each other, and files that must exist."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,12 +22,12 @@ from sealed_experts.settings.messages import KeyPath, Mistake, listed, shown, su
 def cross_mistakes(
     settings: Settings, document: Mapping[str, Any], *, dataset_names: Sequence[str], root: Path
 ) -> Iterator[Mistake]:
-    """Yield every mistake in settings whose single values are right.
+    """Yield every mistake in settings that are valid one by one.
 
     Args:
         settings: the settings, resolved.
-        document: what they were resolved from, for the places of messages.
-        dataset_names: every dataset the configuration declares, also one that is itself mistaken.
+        document: the document that they were read from. Messages name places in it.
+        dataset_names: every dataset in the configuration, also those with mistakes.
         root: folder that relative paths start from.
     """
     facts = BaseFacts.of(settings.base, root=root)
@@ -111,7 +111,7 @@ def _rank_mistakes(expert: ExpertSettings, layers: Layers, moe: MoeSettings) -> 
 
 
 def _recomputation_mistakes(expert: ExpertSettings, layers: Layers, facts: BaseFacts) -> Iterator[Mistake]:
-    """Not every gradient engine can recompute activations, and the adapter's kind names the engine."""
+    """Yield `gradient_checkpointing: on` if the adapter kind's gradient engine cannot recompute activations."""
     if facts.config is None or expert.adapter.kind not in KINDS or expert.adapter.engine(facts.config) in RECOMPUTING:
         return
     for name, stage in expert.training.items():
@@ -125,7 +125,7 @@ def _recomputation_mistakes(expert: ExpertSettings, layers: Layers, facts: BaseF
 
 
 def _fallback_mistakes(settings: Settings) -> Iterator[Mistake]:
-    """At most one fallback. None is allowed: a question without a keyword then finds no expert, and is told so."""
+    """Yield a second fallback. None at all is allowed: then a question without a keyword finds no expert."""
     active = [expert.name for expert in settings.experts if expert.routing.always_active]
     for name in active[1:]:
         yield Mistake(
@@ -135,7 +135,7 @@ def _fallback_mistakes(settings: Settings) -> Iterator[Mistake]:
 
 
 def _limit_mistakes(settings: Settings, document: Mapping[str, Any]) -> Iterator[Mistake]:
-    """A mixture with an expert that claims no ε is within no limit: it would be refused after all the training."""
+    """Yield a limit on ε that no mixture can meet, because one of its experts claims no ε."""
     unclaimed: list[str] = []
     places: list[KeyPath] = []
     for expert in settings.experts:

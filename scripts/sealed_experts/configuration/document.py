@@ -1,4 +1,4 @@
-"""Which settings a configuration may hold and where; and a whole run's settings once they are resolved."""
+"""The settings that a configuration can hold, and where; and the resolved settings of a whole run."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -27,7 +27,7 @@ _Device = Literal["auto", "cpu", "cuda"]
 
 
 class Inherited(Group):
-    """Single settings of an expert that `defaults` and `overrides` may give too."""
+    """Single settings of an expert that `defaults` and `overrides` can give too."""
 
     template: Literal["alpaca", "chatml", "tokenizer"] = setting(
         "How instruction, input and answer become text: `alpaca` (### Instruction / ### Response), `chatml`, or the"
@@ -56,7 +56,7 @@ class Inherited(Group):
 
 
 class Own(Group):
-    """Settings that only the expert itself may give."""
+    """Settings that only the expert itself can give."""
 
     dataset: str = setting("The dataset that it learns from.", min_length=1)
     stages: Distinct[_StageName] = setting("The chain of training stages, in order.", default=("sft",), min_length=1)
@@ -68,8 +68,8 @@ class Own(Group):
 class ExpertSettings(Own, Inherited):
     """One expert, with everything it inherits filled in.
 
-    `training` holds the settings of its chain's stages by name, `configured` also those of other stages that the
-    configuration speaks of.
+    `training` holds the settings of the stages in its chain, by name. `configured` also holds those of other stages
+    that the configuration mentions.
     """
 
     name: str
@@ -86,9 +86,9 @@ class ExpertSettings(Own, Inherited):
 
     @property
     def measured(self) -> Stage:
-        """The stage whose held-out records, lengths and threads the evaluation takes: all models face the same.
+        """The stage whose held-out records, lengths and threads the evaluation uses for all models.
 
-        It is the last stage with a reward where there is one, since answers are compared with its own; else the last.
+        It is the last stage with a reward, because answers are compared with those of that stage; else the last stage.
         """
         return self.rewarded or self.stage(self.stages[-1])
 
@@ -101,9 +101,10 @@ class ExpertSettings(Own, Inherited):
         return self.training[name]
 
     def validation_of(self, stage: str | None = None) -> str:
-        """Return the dataset whose held-out records a stage is validated on, or without `stage` the expert evaluated.
+        """Return the dataset of held-out records for validating a stage or, without `stage`, for evaluating the expert.
 
-        A stage's own `validation` beats the expert's; without either it is the dataset that the expert learns from.
+        A stage's own `validation` comes before the expert's. Without either it is the dataset that the expert learns
+        from.
 
         Raises:
             KeyError: no such stage.
@@ -113,7 +114,7 @@ class ExpertSettings(Own, Inherited):
 
 
 class Top(Group):
-    """Settings of the run itself."""
+    """Settings of the whole run."""
 
     seed: int = setting("Seed of everything that is not secret.", default=42, ge=0, le=LARGEST_INTEGER)
     device: _Device = setting("Where models run; `auto`: the GPU when there is one.", default="auto", operation=True)
@@ -122,7 +123,7 @@ class Top(Group):
 
 
 class Settings(Top):
-    """A whole run, resolved. The experts stand in the configuration's order: it decides the router's ties."""
+    """A whole run, resolved. The experts have the configuration's order, which decides the router's ties."""
 
     datasets: Mapping[str, Source]
     experts: tuple[ExpertSettings, ...]
@@ -134,7 +135,7 @@ class Settings(Top):
 
 
 def _layer_fields() -> dict[str, Any]:
-    """What `defaults`, an expert and `overrides` may hold besides single settings."""
+    """Return the groups of settings that `defaults`, an expert and `overrides` can hold."""
     stages = {name: (stage, setting(_summary(stage), default=stage())) for name, stage in STAGES.items()}
     return {
         "adapter": (Annotated[Open, ADAPTER], setting("The trainable part.", default={})),

@@ -1,4 +1,7 @@
-"""Print the extras of pyproject.toml that a configuration needs and this environment lacks; `make run` installs them.
+"""Print what pip must install for a configuration: one line of pip's arguments each. `make run` installs it.
+
+These are the extras of pyproject.toml that its features need, and the package that holds its base, without that
+package's own requirements. What is installed already is left out.
 
 Usage: python -m sealed_experts.configuration.extras [FILE ...]
 """
@@ -11,17 +14,21 @@ from sealed_experts.configuration.named_features import named_features
 from sealed_experts.configuration.resolution import load
 from sealed_experts.errors import UserError
 from sealed_experts.features import missing_extras
+from sealed_experts.models.bases import missing_package
 
 _DEFAULT = "config/config.yaml"  # the Snakefile's
 
 
 def main(files: Sequence[str]) -> None:
-    """Print the names, separated by commas: nothing where nothing is missing."""
+    """Print the lines; print nothing if nothing is missing."""
     try:
         settings = load(files or [_DEFAULT], root=Path.cwd())
     except UserError:
         return  # the run reports every mistake of the configuration
-    print(",".join(sorted(missing_extras(named_features(settings)))))
+    if extras := missing_extras(named_features(settings)):
+        print(f"--editable .[{','.join(sorted(extras))}]")
+    if package := missing_package(settings.base):
+        print(f"--no-deps {package}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where held-out records come from, whether they are public, and what must hold of them."""
+"""Where held-out records come from, whether they are public, and checks of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -10,25 +10,25 @@ from sealed_experts.settings.messages import KeyPath, Mistake, listed, shown, su
 
 
 def validation_is_public(expert: ExpertSettings, stage: str | None, datasets: Mapping[str, Source]) -> bool:
-    """Return whether what is measured on these held-out records may decide or be published, without any ε.
+    """Return whether figures on these held-out records can be published, or used for a choice, without any ε.
 
     Args:
         stage: the stage that is validated on them; None for the expert's evaluation.
-        datasets: all datasets that have no mistake; of one that has, nothing is known, and True returned.
+        datasets: all datasets without a mistake. For other datasets the answer is True, because nothing is known.
     """
     dataset = datasets.get(expert.validation_of(stage))
     return dataset is None or dataset.public_evaluation
 
 
 def publishes_evaluation(expert: ExpertSettings, datasets: Mapping[str, Source]) -> bool:
-    """Return whether a package may say what was measured: all held-out records that were looked at are public."""
+    """Return whether a package can state what was measured: all held-out records that were used are public."""
     return all(validation_is_public(expert, stage, datasets) for stage in (None, *expert.training))
 
 
 def evaluated_on_test_set(expert: ExpertSettings, datasets: Mapping[str, Source]) -> bool:
-    """Return whether the evaluation takes a test set: where there is one, unless a stage is chosen by the evaluation.
+    """Return whether the evaluation uses the test set: if there is one, unless the evaluation chooses a stage.
 
-    What a choice has looked at is no test any more.
+    Records that were used for a choice are no test any more.
     """
     return expert.select != "best" and has_test_set(expert.validation_of(), datasets)
 
@@ -39,8 +39,8 @@ def held_out_mistakes(
     """Yield data that an expert cannot learn from or be validated on.
 
     Args:
-        datasets: all datasets that have no mistake.
-        names: of all that the configuration declares.
+        datasets: all datasets without a mistake.
+        names: the names of all datasets in the configuration.
     """
     if expert.dataset in datasets and not has_training_set(expert.dataset, datasets):
         yield Mistake(
@@ -68,7 +68,7 @@ def _validations(expert: ExpertSettings, layers: Layers) -> dict[KeyPath, str]:
 
 
 def _kind_mistakes(expert: ExpertSettings, layers: Layers, datasets: Mapping[str, Source]) -> Iterator[Mistake]:
-    """Yield stages that cannot take the kind of records that they would get."""
+    """Yield stages that cannot use the kind of records in their dataset."""
     for stage, settings in expert.training.items():
         here = ("experts", expert.name, "dataset")
         validation = expert.validation_of(stage)
@@ -79,7 +79,7 @@ def _kind_mistakes(expert: ExpertSettings, layers: Layers, datasets: Mapping[str
         ):
             kinds = record_kinds(name, datasets)
             wrong = sorted(set(kinds.values()) - set(settings.records))
-            mixed = len(set(kinds.values())) > 1  # said of the dataset itself
+            mixed = len(set(kinds.values())) > 1  # the dataset's own check reports it
             if not wrong or mixed or (task == "be validated on" and name == expert.dataset):
                 continue
             yield Mistake(

@@ -1,8 +1,8 @@
-"""What each rule gets of the configuration, as canonical JSON; its script reads it back with the `job` of its room.
+"""The part of the configuration that each rule gets, as canonical JSON. Its script reads it with its room's `job`.
 
-The text of what decides a result is the only thing that makes the result stale, so it holds all of that and nothing
-else: two spellings of the same settings give the same text. What only says how a stage is run is another text. Every
-text holds a small number (`recipe`, `revision`) that is raised when the same settings come to mean something else.
+One text holds everything that decides a result, and nothing else: only a change of this text makes the result stale.
+Two spellings of the same settings give the same text. A second text holds settings that only say how a stage is run.
+Each text contains a small number (`recipe`, `revision`), which is raised when the same settings get another meaning.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ def stage_settings(settings: Settings, expert_name: str, stage: str) -> str:
     training = _stage(expert, stage)
     return canonical_json(
         {
-            "expert": expert.name,  # so that no two experts ever share noise
+            "expert": expert.name,  # so that two experts never share noise
             "stage": stage,
             "revision": training.revision,
             "seed": settings.seed,
@@ -39,7 +39,7 @@ def stage_settings(settings: Settings, expert_name: str, stage: str) -> str:
 
 
 def stage_operation(settings: Settings, expert_name: str, stage: str) -> str:
-    """Return how one stage of one expert is run; none of it makes the stage stale."""
+    """Return how one stage of one expert is run. No change of it makes the stage stale."""
     training = _stage(_expert(settings, expert_name), stage)
     return canonical_json({"device": settings.device, "training": training.part(operation=True)})
 
@@ -47,7 +47,7 @@ def stage_operation(settings: Settings, expert_name: str, stage: str) -> str:
 def dataset_settings(settings: Settings, name: str) -> str:
     """Return what decides a dataset's records."""
     dataset = settings.datasets[name]
-    # What may be published about a dataset is no part of what its records are: it belongs to the package.
+    # Whether figures can be published does not change the records. It is a fact for the package.
     own = {key: value for key, value in dataset.part(operation=False).items() if key != PUBLISHING}
     return canonical_json({"name": name, "recipe": dataset.recipe, "seed": settings.seed, "dataset": own})
 
@@ -117,7 +117,7 @@ def evaluation_settings(settings: Settings, expert_name: str) -> str:
 
 
 def evaluation_operation(settings: Settings, expert_name: str) -> str:
-    """Return how an expert's evaluation is run; none of it makes the evaluation stale."""
+    """Return how an expert's evaluation is run. No change of it makes the evaluation stale."""
     stage = settings.by_name[expert_name].measured
     how = {name: getattr(stage, name) for name in evaluation_job.OPERATION}
     return canonical_json({"device": settings.device} | how)
@@ -137,7 +137,7 @@ def selection_settings(settings: Settings, expert_name: str) -> str:
 
 
 def _sampling(expert: ExpertSettings) -> dict[str, Any] | None:
-    """Return how held-out prompts are answered; None where no metric needs answers."""
+    """Return how held-out prompts are answered; None if no metric needs answers."""
     evaluation = expert.evaluation
     # The likeliest tokens are the same each time.
     answers = expert.eval_answers if evaluation.temperature else 1

@@ -1,4 +1,4 @@
-"""Adapters that stages learn from: which they are, what data are behind them, and what must hold of them."""
+"""Adapters that stages learn from: which ones, which data they learned from, and checks of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from sealed_experts.settings.layers import OVERRIDES, Layers
 from sealed_experts.settings.messages import KeyPath, Mistake, listed, shown, suggestion
 from sealed_experts.training.frozen_model import FrozenModel
 
-Node = tuple[str, str]  # expert and stage: the adapter that the stage makes
+Node = tuple[str, str]  # expert and stage; it stands for the adapter that the stage makes
 
 
 def models_of(settings: Settings, node: Node) -> dict[str, Node]:
-    """Return the adapters that a stage learns from besides its start, by setting; only those that exist."""
+    """Return the existing adapters that a stage learns from besides its start, by setting."""
     expert, stage = node
     found = {}
     for name, model in settings.by_name[expert].stage(stage).models().items():
@@ -28,11 +28,11 @@ def models_of(settings: Settings, node: Node) -> dict[str, Node]:
 
 
 def datasets_behind(settings: Settings, expert: str, stage: str | None = None, *, public: bool = False) -> list[str]:
-    """Return the datasets that an adapter learned from, by itself or through the adapters behind it.
+    """Return the datasets that an adapter learned from, directly or through other adapters.
 
     Args:
         stage: the stage that made it; None for the last one.
-        public: whether to count those behind models that are declared public too.
+        public: whether to include datasets that it reached only through models declared public.
     """
     start = (expert, stage or settings.by_name[expert].stages[-1])
     nodes = [start, *_behind(settings, start, public=public)]
@@ -83,7 +83,7 @@ def _links(settings: Settings, document: Mapping[str, Any]) -> Iterator[_Link]:
 
 
 def _unknown(settings: Settings, links: list[_Link], written: list[str]) -> Iterator[Mistake]:
-    """Yield models of experts that are not written, or of stages that they do not have."""
+    """Yield models of experts that do not exist, or of stages that these do not have."""
     for link in links:
         expert, stage = link.model.expert, link.model.stage
         known = settings.by_name.get(expert)
@@ -98,9 +98,10 @@ def _unknown(settings: Settings, links: list[_Link], written: list[str]) -> Iter
 
 
 def _public_mistakes(settings: Settings, link: _Link, node: Node, *, root: Path) -> Iterator[Mistake]:
-    """Yield a model that is declared public, though its data are private to a stage that learns through this link.
+    """Yield a model that is declared public although its data are private for a stage that learns from it.
 
-    Such a stage is the learner, or any that has learned from it. Data are compared by where they are read from.
+    This stage is the learner, or any stage that learned from the learner. Data are compared by the places they are
+    read from.
     """
     theirs = _places(settings, datasets_behind(settings, *node, public=True), root)
     for expert in settings.experts:
@@ -119,7 +120,7 @@ def _public_mistakes(settings: Settings, link: _Link, node: Node, *, root: Path)
 
 
 def _places(settings: Settings, names: Sequence[str], root: Path) -> dict[str, str]:
-    """Return {place that records are read from: dataset} of these datasets and all their parts."""
+    """Return {place: dataset} for every place that these datasets and their parts read records from."""
     return {
         place: leaf
         for name in names
@@ -129,7 +130,7 @@ def _places(settings: Settings, names: Sequence[str], root: Path) -> dict[str, s
 
 
 def _template(settings: Settings, link: _Link, node: Node) -> Iterator[Mistake]:
-    """Yield a model that reads prompts in another form than the learner."""
+    """Yield a model that learned with another template than the learner."""
     own, theirs = (settings.by_name[name].template for name, _ in (link.learner, node))
     if own != theirs:
         yield Mistake(
@@ -154,7 +155,7 @@ def _unit(settings: Settings, link: _Link, node: Node) -> Iterator[Mistake]:
 
 
 def _budget(settings: Settings, link: _Link, node: Node) -> Iterator[Mistake]:
-    """Yield privacy settings that a model's own ones make impossible."""
+    """Yield privacy settings that do not fit those of a model."""
     own, theirs = _privacy(settings, link.learner), _privacy(settings, node)
     if not theirs.enabled:
         return
@@ -179,7 +180,7 @@ def _privacy(settings: Settings, node: Node) -> PrivacySettings:
 
 
 def _behind(settings: Settings, node: Node, *, public: bool) -> list[Node]:
-    """Return every adapter that one learned from: those that its stage started from, models, and what is behind."""
+    """Return every adapter that one learned from: its start, its models, and all that these learned from."""
     found: dict[Node, None] = {}
     open_ends = [node]
     while open_ends:

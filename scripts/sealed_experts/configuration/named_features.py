@@ -1,4 +1,4 @@
-"""The features that a configuration names, of every kind of feature."""
+"""All features that a configuration names."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from sealed_experts.metrics import METRICS
 
 
 def named_features(settings: Settings) -> Iterator[type[Feature]]:
-    """Yield the sources of its datasets, and of each expert adapter kind, stages, what these chose, and metrics."""
+    """Yield the datasets' sources, and each expert's adapter kind, stages with their features, and metrics."""
     for dataset in settings.datasets.values():
         yield type(dataset)
     for expert in settings.experts:

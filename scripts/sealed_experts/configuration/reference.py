@@ -1,7 +1,7 @@
 """The tables of docs/settings.md and docs/adapters.md, generated from the typed settings and the adapter kinds.
 
-`python -m sealed_experts.configuration.reference docs/settings.md docs/adapters.md` rewrites what stands between the
-two `<!-- settings -->`, or `<!-- adapters -->`, markers.
+`python -m sealed_experts.configuration.reference docs/settings.md docs/adapters.md` rewrites the text between
+the two markers `<!-- settings -->`, or `<!-- adapters -->`.
 """
 
 import re
@@ -98,14 +98,14 @@ def _metrics() -> list[str]:
 
 
 def adapter_table() -> str:
-    """Return what every adapter kind says of itself as one Markdown table."""
+    """Return the facts about every adapter kind as one Markdown table."""
     return "\n".join([_line(_ADAPTER_HEAD), _line("---" for _ in _ADAPTER_HEAD), *map(_kind_row, KINDS.values()), ""])
 
 
 def _kind_row(kind: type[AdapterKind]) -> str:
     adapter: AdapterKind = ADAPTER.parse({"kind": kind.feature})
     engines = adapter.engine({}), adapter.engine({"quantization_config": {"load_in_4bit": True}})
-    tensors = adapter.tensors_on(dict.fromkeys(MODULES["llama"]))
+    tensors = adapter.tensors_on(dict.fromkeys(MODULES["llama"], (1, 1)))
     parts = dict.fromkeys(name.removeprefix(PREFIX).partition(".")[2] for name in tensors)
     forms = [*(["a part of the base's weights"] if kind.merges else []), *kind.converts_to]
     served = (f"{name} ({condition})" if condition else name for name, condition in kind.serving.items())

@@ -1,4 +1,4 @@
-"""From configuration files to the settings of a run, or to the list of all their mistakes."""
+"""Turn configuration files into the settings of a run, or into a list of all mistakes."""
 
 import dataclasses
 import os
@@ -83,7 +83,7 @@ def resolve(document: Mapping[str, Any], *, root: Path, origin: str = "the confi
     names = effective["datasets"] if isinstance(effective.get("datasets"), Mapping) else {}
     for mistake in cross_mistakes(settings, effective, dataset_names=list(names), root=root):
         placed = _placed(mistake, document)
-        # A value that is already reported was left out above, so what depends on it cannot be checked yet.
+        # Values with mistakes were left out above. Checks that depend on them wait until these are corrected.
         if not any(_same_branch(path, known) for path in (placed.path, *placed.involves) for known in found):
             mistakes.append(placed)
     if mistakes:
@@ -92,9 +92,9 @@ def resolve(document: Mapping[str, Any], *, root: Path, origin: str = "the confi
 
 
 def _with_plain_keywords(document: dict[str, Any]) -> dict[str, Any]:
-    """Make single spaces of the white space in keywords: a `|` text ends in a line break, which no package may hold.
+    """Replace white space in keywords by single spaces: a `|` text ends in a line break, which a package cannot hold.
 
-    `document` is changed; what is no list of texts is left to the checks.
+    Changes `document`. Values that are no lists of texts stay: the checks report them.
     """
     experts = document.get("experts")
     for expert in experts.values() if isinstance(experts, dict) else ():
@@ -107,7 +107,7 @@ def _with_plain_keywords(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_overridden_base_and_data(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay `overrides.base` and `overrides.datasets` over theirs: what they replace is not even checked."""
+    """Merge `overrides.base` and `overrides.datasets` into the document. Replaced values are not checked."""
     overrides = document.get(OVERRIDES)
     if not isinstance(overrides, Mapping):
         return dict(document)
@@ -115,7 +115,7 @@ def _with_overridden_base_and_data(document: Mapping[str, Any]) -> dict[str, Any
 
 
 def _without_keys_of_other_stages(document: dict[str, Any]) -> dict[str, Any]:
-    """Leave out of `overrides` what a stage does not have but another one has: an overlay is for any configuration."""
+    """Remove from `overrides` settings that only other stages have: an overlay fits any configuration."""
     overrides = document.get(OVERRIDES)
     if not isinstance(overrides, Mapping):
         return document
@@ -130,7 +130,7 @@ def _without_keys_of_other_stages(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _mistakes_of_choices(document: Mapping[str, Any]) -> Iterator[Mistake]:
-    """Yield the mistakes in settings whose group another setting names: datasets, adapters."""
+    """Yield mistakes in groups of settings that another setting chooses: datasets, adapters."""
     datasets = document.get("datasets")
     for name, data in datasets.items() if isinstance(datasets, Mapping) else ():
         if isinstance(data, Mapping):
@@ -155,7 +155,7 @@ def _adapter_mistakes(layers: Layers) -> Iterator[Mistake]:
 def _adapter(layers: Layers) -> tuple[str, dict[str, Any]]:
     """Return the kind and the settings of an expert's adapter.
 
-    A key that only other kinds have is skipped where `overrides` gives it: an overlay is for any configuration.
+    A key in `overrides` that only other kinds have is skipped: an overlay fits any configuration.
     """
     kind, settings = layers.chosen("adapter", key="kind", default=DEFAULT_KIND)
     if kind not in ADAPTER.features:
@@ -197,7 +197,7 @@ def _placed(mistake: Mistake, document: Mapping[str, Any]) -> Mistake:
 def _written(path: KeyPath, document: Mapping[str, Any]) -> KeyPath:
     if len(path) > 1 and path[0] in _REPLACEABLE:
         overrides = document.get(OVERRIDES)
-        for place in (path, path[:-1]):  # a missing key: where its group stands
+        for place in (path, path[:-1]):  # a missing key: the place of its group
             if _holds(overrides, place):
                 return (OVERRIDES, *path)
             if _holds(document, place):
@@ -229,14 +229,14 @@ def _report(mistakes: list[Mistake], origin: str) -> str:
 
 
 def _build(document: Mapping[str, Any], mistakes: list[Mistake]) -> Settings:
-    """Return the settings without whatever the mistakes touch."""
+    """Return the settings without the parts that have mistakes."""
     sound = without(document, mistakes) if mistakes else dict(document)
     for expert in sound.setdefault("experts", {}).values():
-        expert.setdefault("dataset", "?")  # only where it was mistaken
+        expert.setdefault("dataset", "?")  # only if this is where the mistake is
     datasets = {
         name: DATASET.parse(data)
         for name, data in sound.get("datasets", {}).items()
-        if not DATASET.mistakes(data, at=())  # a mistake took something away that it cannot do without
+        if not DATASET.mistakes(data, at=())  # it lacks something that a mistake removed
     }
     top = parse_group(Top, {key: sound[key] for key in Top.model_fields if key in sound})
     experts = tuple(_expert(sound, name) for name in sound["experts"])
@@ -257,7 +257,7 @@ def _expert(document: Mapping[str, Any], name: str) -> ExpertSettings:
         **dict(own),
         **dict(inherited),
         name=name,
-        # Of a mistaken one nothing more can be said.
+        # A dataset or adapter with a mistake cannot be checked further.
         adapter=AdapterKind(kind="?") if ADAPTER.mistakes(adapter, at=()) else ADAPTER.parse(adapter),
         training=Frozen({stage: configured[stage] for stage in own.stages}),
         configured=Frozen(configured),

@@ -33,7 +33,7 @@ def document_schema() -> dict[str, Any]:
 
 
 def _with_references(part: Any) -> Any:
-    """Name the schemas of choices once, instead of writing them out wherever one is made."""
+    """Define the schema of each choice once, and refer to it everywhere else."""
     if isinstance(part, list):
         return [_with_references(item) for item in part]
     if not isinstance(part, dict):
@@ -46,7 +46,7 @@ def _with_references(part: Any) -> Any:
 
 
 def _dataset(definitions: dict[str, Any]) -> dict[str, Any]:
-    """One variant a source, chosen by `source`, so that a mistake is reported by the variant that was meant."""
+    """Return one variant for each source, chosen by `source`, so that messages are about the right variant."""
     variants = [
         {
             "if": {"required": [DATASET.key], "properties": {DATASET.key: {"const": name}}},

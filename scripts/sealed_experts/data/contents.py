@@ -14,9 +14,9 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from sealed_experts.data.values import in_windows
+from sealed_experts.data.csv_records import DELIMITERS
 from sealed_experts.errors import UserError
 
 HEAD_BYTES = 65_536
@@ -111,8 +111,6 @@ def examine(path: str | os.PathLike[str], *, name: str) -> Content:
                 head = unpacked.read(HEAD_BYTES)
             if head.startswith(_GZIP):
                 raise _refused(name, "compressed twice with gzip", "unpack it once with gunzip")
-    if not head:
-        raise UserError(f"{name} is empty: give a file that holds records, or take it out of the configuration")
     if form == PARQUET and head.startswith(b"PAR1"):
         return Content()
     _check_magic(head, name)
@@ -123,8 +121,6 @@ def examine(path: str | os.PathLike[str], *, name: str) -> Content:
         raise _refused(name, f"JSON, not {form.removeprefix('.')}", "rename it to end in .jsonl")
     if form == PARQUET:
         return Content()  # its reader says what is wrong
-    if not text.strip() and len(head) < HEAD_BYTES:
-        raise UserError(f"{name} holds only white space: give a file that holds records")
     if encoding == "utf-8-sig":
         _check_encoding(head, text, name)
     shape = _json_shape(text, name) if form == JSONL else LINES
@@ -140,9 +136,9 @@ def open_text(path: str | os.PathLike[str], content: Content, *, name: str) -> I
         UserError: raised while reading, if the file is damaged.
     """
     with _plain_messages(name), contextlib.ExitStack() as stack:
-        stream: IO[bytes] = stack.enter_context(open(path, "rb"))
+        stream: Any = stack.enter_context(open(path, "rb"))
         if content.compressed:
-            stream = stack.enter_context(gzip.GzipFile(fileobj=stream))  # type: ignore[assignment]
+            stream = stack.enter_context(gzip.open(stream, "rb"))
         errors = "surrogateescape" if content.encoding == "utf-8-sig" else "strict"
         yield stack.enter_context(io.TextIOWrapper(stream, encoding=content.encoding, errors=errors, newline="\n"))
 
@@ -189,15 +185,20 @@ def _check_known_text(text: str, name: str) -> None:
 def _check_encoding(head: bytes, text: str, name: str) -> None:
     """Refuse text without a byte order mark that is not UTF-8."""
     if "\0" in text:
-        for order, place in (("LE", 1), ("BE", 0)):
-            if head[place::2].count(0) > 0.8 * len(head[place::2]):
+        even, odd = (head[place::2].count(0) / max(1, len(head[place::2])) for place in (0, 1))
+        for order, zero, other in (("LE", odd, even), ("BE", even, odd)):
+            if zero > 0.8 and other < 0.2:  # Latin letters have a zero byte each
                 raise _refused(name, "UTF-16 text without a byte order mark", _convert(f"UTF-16{order}"))
         line = text[: text.index("\0")].count("\n") + 1
         raise UserError(f"{name}:{line}: a NUL byte: this is no text file, or it is damaged; write it again")
     wrong = [place for place, letter in enumerate(text) if "\udc80" <= letter <= "\udcff"]
     if len(wrong) >= WRONG_BYTES and len(wrong) == sum(letter > "\x7f" for letter in text):
         line, byte = text[: wrong[0]].count("\n") + 1, ord(text[wrong[0]]) - 0xDC00
-        raise UserError(f"{name}:{line}: {in_windows(byte)}; {_convert('WINDOWS-1252')}")
+        letter = bytes([byte]).decode("cp1252", errors="replace")
+        raise UserError(
+            f"{name}:{line}: the byte 0x{byte:02X} is not UTF-8 (it is {letter!r} in Windows-1252). The file may be"
+            f" Windows-1252: save the file as UTF-8 ({_convert('WINDOWS-1252')})"
+        )
 
 
 def _convert(encoding: str) -> str:
@@ -207,21 +208,30 @@ def _convert(encoding: str) -> str:
 def _json_shape(text: str, name: str) -> str:
     """Return how a file of JSON is to be read, from its beginning."""
     start = text.lstrip()
+    first, _, rest = start.partition("\n")
+    is_row = _is_json(first)
     if start.startswith("["):
-        return LIST
-    first, newline, _ = start.partition("\n")
-    if not start.startswith("{"):
-        if any(line.lstrip().startswith("{") for line in start.splitlines()):
-            return LINES  # the first row is bad
-        raise UserError(
-            f"{name} is not JSON Lines: no row begins with {{ (the first one begins with {first.strip()[:40]!r}); if it is"
-            " CSV, rename it to end in .csv"
-        )
+        return LINES if is_row and rest.strip() else LIST
+    if is_row or not start.startswith("{"):
+        if not is_row and any(sign in first for sign in DELIMITERS) and "\n{" not in text:
+            raise UserError(
+                f"{name} is not JSON Lines: no row begins with {{ (the first one is {first.strip()[:40]!r}); if it is"
+                " CSV, rename it to end in .csv"
+            )
+        return LINES
     try:
         _, end = json.JSONDecoder().raw_decode(start)
     except RecursionError:
         return LINES
     except json.JSONDecodeError:
         # A row that is cut off does not end so. An object over several lines may end after these first bytes.
-        return VALUES if newline and (first.strip() == "{" or first.rstrip().endswith("[")) else LINES
+        return VALUES if rest and (first.strip() == "{" or first.rstrip().endswith("[")) else LINES
     return VALUES if "\n" in start[:end] else LINES
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True

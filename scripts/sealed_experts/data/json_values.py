@@ -16,6 +16,8 @@ _CUT = 16  # an error this close to the end of what was read may only mean that 
 def json_values(stream: IO[str], *, name: str, in_list: bool) -> Iterator[tuple[int, Any]]:
     """Yield every value with the line on which it begins. Only one value is in memory at a time.
 
+    In place of a value that is JSON but not strict (a key twice, NaN) it yields the ValueError.
+
     Args:
         name: the file's name for messages.
         in_list: whether the values are the elements of one list; otherwise only white space is between them.
@@ -80,8 +82,8 @@ class _Text:
                 raise self.error(error.msg) from error
             except RecursionError as error:
                 raise self.error("it is nested too deeply") from error
-            except ValueError as error:
-                raise self.error(str(error)) from error
+            except ValueError as error:  # not strict: only its end is needed
+                value, end = error, json.JSONDecoder().raw_decode(self._buffer, self._place)[1]
             if end == len(self._buffer) and self._read():
                 continue  # a number may go on
             self._use(end)

@@ -11,12 +11,19 @@ from sealed_experts.data.rows import TEST, TRAIN, VAL, BadRow, Row
 from sealed_experts.data.schemes import common_scheme
 from sealed_experts.data.sources import Source
 from sealed_experts.data.split import side_of_unit, split_key
-from sealed_experts.data.statistics import CountTokens, describe
+from sealed_experts.data.statistics import CountTokens, describe, read_statistics
 from sealed_experts.errors import UserError
-from sealed_experts.files.canonical import read_json, write_json
+from sealed_experts.files.canonical import write_json
 from sealed_experts.files.digests import digest_of_files
 
 NAMED_BAD_ROWS = 20
+LARGE_UNIT = 0.1  # a unit with a larger share of the rows is named: it may be no single person
+FEW_HELD_OUT_GROUPS = 5  # with fewer expected, the share that is held out depends on luck
+
+_ENCODING_HINT = (
+    " (most of them are not UTF-8, and may be Windows-1252: save the file as UTF-8, for example with `iconv -f"
+    " WINDOWS-1252 -t UTF-8`)"
+)
 
 Log = Callable[[str], None]
 
@@ -30,7 +37,9 @@ class Prepared:
         test: None if the dataset has no separate test set.
         dropped_from_val: validation records that were dropped because they are training records; the split makes none.
         dropped_from_test: test records that were dropped because they are training records.
+        groups: the number of groups that the split divided; None if every side was given.
         groups_on_both_sides: groups that are on both sides, because units belong to several groups.
+        large_units: units with many of the rows, and their numbers of rows.
     """
 
     name: str
@@ -42,7 +51,9 @@ class Prepared:
     duplicates_dropped: int
     dropped_from_val: int
     dropped_from_test: int
+    groups: int | None
     groups_on_both_sides: int
+    large_units: dict[str, int]
     bad_rows: list[BadRow]
 
 
@@ -51,26 +62,24 @@ def prepare(
 ) -> Prepared:
     """Read a dataset, drop bad rows and exact duplicates, and split it.
 
-    Every bad row is written to `log`, and also how many groups could not be kept together. Each side keeps the order of
-    the source.
+    Every bad row is written to `log`, and warnings about the split and the units. Each side keeps the order of the
+    source.
 
     Raises:
         UserError: there are too many bad rows, no usable row, or records of several kinds; or one side has no record,
             or a part is not prepared.
     """
-    scheme = common_scheme(map(_scheme_of, parts)) if parts else settings.unit_scheme()
+    scheme = (
+        common_scheme(read_statistics(part / "stats.json")["unit"] for part in parts)
+        if parts
+        else settings.unit_scheme()
+    )
     rows, bad = usable_rows(settings.read(parts=parts), max_bad_share=settings.bad_share(), log=log, name=name)
     sides = _sides(rows, settings=settings, seed=seed)
     first: dict[tuple[str | None, str, str], Row] = {}
     for row in rows:
         first.setdefault((row.side, row.record.unit, row.record.id), row)
     found, kept = _by_side(list(first.values()), sides=sides, combined=bool(parts))
-    on_both = _groups_on_both_sides(rows, sides)
-    if on_both:
-        log(
-            f"{on_both} groups are on both sides of the split: a unit stays on one side, but some units belong to"
-            " several groups; leave out `group`, or name a `unit` within it"
-        )
     prepared = Prepared(
         name=name,
         kind=_kind_of(rows, name),
@@ -81,10 +90,14 @@ def prepare(
         duplicates_dropped=len(rows) - len(first),
         dropped_from_val=found[VAL] - len(kept[VAL]),
         dropped_from_test=found[TEST] - len(kept[TEST]),
-        groups_on_both_sides=on_both,
+        groups=len({_group(row) for row in rows if row.side is None}) or None,
+        groups_on_both_sides=_groups_on_both_sides(rows, sides),
+        large_units=_large_units(rows),
         bad_rows=bad,
     )
     _check_sides(prepared, rows, settings=settings)
+    for warning in _warnings(prepared, rows, settings=settings):
+        log(f"WARNING: {warning}")
     return prepared
 
 
@@ -112,9 +125,10 @@ def usable_rows(
             if len(bad) > NAMED_BAD_ROWS
             else ""
         )
+        hint = _ENCODING_HINT if sum(row.reason == "not UTF-8" for row in bad) > len(bad) / 2 else ""
         raise UserError(
             f"dataset {name}: {len(bad)} of {total} rows cannot be used, more than max_bad_share {max_bad_share:g} "
-            f"allows; correct them or raise max_bad_share:\n{first}{more}"
+            f"allows; correct them or raise max_bad_share{hint}:\n{first}{more}"
         )
     if not good:
         raise UserError(f"dataset {name}: there is no row to use: give a source that holds records")
@@ -146,7 +160,9 @@ def write_prepared(
         **{side: describe(records, count_tokens=count_tokens) for side, records in sides.items()},
         "duplicates_dropped": prepared.duplicates_dropped,
         **{f"dropped_from_{side}": getattr(prepared, f"dropped_from_{side}") for side in sides if side != TRAIN},
+        "groups": prepared.groups,
         "groups_on_both_sides": prepared.groups_on_both_sides,
+        "large_units": prepared.large_units,
         "bad_rows": {"count": len(prepared.bad_rows), "reasons": dict(reasons)},
         "digest": digest_of_files({f"{side}.jsonl": records_digest(records) for side, records in sides.items()}),
     }
@@ -201,6 +217,34 @@ def _groups_on_both_sides(rows: Sequence[Row], sides: Mapping[str, str]) -> int:
     return sum(len(of) > 1 for of in found.values())
 
 
+def _large_units(rows: Sequence[Row]) -> dict[str, int]:
+    """Return the named units that hold more than `LARGE_UNIT` of the rows, the largest first."""
+    counts = collections.Counter(row.record.unit for row in rows if not row.record.is_own_unit)
+    return {unit: count for unit, count in counts.most_common() if count > LARGE_UNIT * len(rows)}
+
+
+def _warnings(prepared: Prepared, rows: Sequence[Row], *, settings: Source) -> Iterable[str]:
+    """Yield what is right for the program but probably not meant."""
+    if prepared.groups_on_both_sides:
+        yield (
+            f"{prepared.groups_on_both_sides} groups are on both sides of the split: a unit stays on one side, but some"
+            " units belong to several groups; leave out `group`, or name a `unit` within it"
+        )
+    share = settings.held_out_share()
+    if prepared.groups and share < 1 and prepared.groups * share < FEW_HELD_OUT_GROUPS:
+        total = len(prepared.train) + len(prepared.val)
+        yield (
+            f"the split is coarse: it divides {prepared.groups} groups, and val_fraction {share:g} held out"
+            f" {len(prepared.val)} of {total} records ({len(prepared.val) / total:.0%}); give a `group` with more"
+            " values, a larger val_fraction, or separate `val_paths`"
+        )
+    for unit, count in prepared.large_units.items():
+        yield (
+            f"unit {unit[:80]!r} holds {count} of {len(rows)} rows, and counts as one for privacy: if it is no single"
+            " person or document, correct the field that `unit` names"
+        )
+
+
 def _group(row: Row) -> str:
     """Return the identity of a row's group: the given group, else the unit, else what relates its record to others."""
     if row.group is not None:
@@ -217,16 +261,6 @@ def _kind_of(rows: Sequence[Row], name: str) -> str:
             " kind: combine datasets of one `kind`"
         )
     return kinds.pop()
-
-
-def _scheme_of(part: Path) -> str:
-    """Return the scheme of units from a prepared dataset's stats.json."""
-    path = part / "stats.json"
-    statistics = read_json(path)
-    unit = statistics.get("unit") if isinstance(statistics, dict) else None
-    if not isinstance(unit, str):
-        raise UserError(f"{path} does not say what a unit is: delete it and run again")
-    return unit
 
 
 def _check_sides(prepared: Prepared, rows: Sequence[Row], *, settings: Source) -> None:

@@ -9,15 +9,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, create_model
 
 from sealed_experts.data.records import INSTRUCTION, RECORDS, Record
-from sealed_experts.data.records.chat import CHAT, CHAT_COLUMNS
+from sealed_experts.data.records.chat import CHAT, CHAT_FIELDS
 from sealed_experts.data.records.instruction import InstructionColumns
-from sealed_experts.data.values import Unusable, identity, whole_text
+from sealed_experts.data.values import Unusable, identity, unit_name, whole_text
 from sealed_experts.errors import UserError
 from sealed_experts.settings.checking import LARGEST_INTEGER
 from sealed_experts.settings.choices import OptionsOf
 from sealed_experts.settings.fields import Distinct, Group, Open, setting, text
 from sealed_experts.settings.texts import PRINTABLE
 
+RECORD = "record"  # each distinct record is a unit of privacy
 TRAIN, VAL, TEST = "train", "val", "test"
 UnitField = Annotated[
     str,
@@ -73,6 +74,11 @@ class Mapped(Group):
         "Field that names the unit of privacy (a customer, a document). Without it, each distinct record is a unit.",
         default=None,
     )
+    missing_unit: Literal["refuse", "own"] = setting(
+        "For a row whose `unit` is absent or a placeholder (`nan`, `NULL`, `unknown`, `-`, …): `refuse` counts it as"
+        " unusable, `own` makes it a unit.",
+        default="refuse",
+    )
     group: str | None = setting(
         "Field that keeps related rows on one side of the split. Without it, the unit does, or else the question.",
         default=None,
@@ -94,11 +100,13 @@ class Mapped(Group):
 
     def reading(self) -> Mapping[str, object]:
         """Return the settings that decide which record a row becomes, and which unit it belongs to."""
-        return {"kind": self.kind, "fields": self.fields, "unit": self.unit}
+        return {"kind": self.kind, "fields": self.fields, "unit": self.unit, "missing_unit": self.missing_unit}
 
     def unit_scheme(self) -> str:
-        """Return how units' ids are made: `record`, or `field:` with the field's name."""
-        return "record" if self.unit is None else f"field:{self.unit}"
+        """Return how units' ids are made: `record`, `field:` with the field's name, or that with `or record`."""
+        if self.unit is None:
+            return RECORD
+        return f"field:{self.unit}" + (f" or {RECORD}" if self.missing_unit == "own" else "")
 
 
 @functools.cache
@@ -114,7 +122,7 @@ def map_row(values: Mapping[str, Any], *, settings: Mapped, file: str, line: int
     kind = RECORDS[settings.kind]
     try:
         content = kind.read(values, settings.fields)
-        unit = None if settings.unit is None else identity(values, settings.unit)
+        unit = settings.unit and unit_name(values, settings.unit, own=settings.missing_unit == "own")
         group = None if settings.group is None else identity(values, settings.group)
         metadata = {name: _kept(values[name], name) for name in settings.metadata if values.get(name) is not None}
         record = kind.of(unit=unit, metadata=metadata, **content)
@@ -124,21 +132,16 @@ def map_row(values: Mapping[str, Any], *, settings: Mapped, file: str, line: int
 
 
 def mapped_columns(settings: Mapped) -> list[str]:
-    """Return the names of the table columns that `settings` uses, and those that may stand in for them."""
-    return list(dict.fromkeys([*_asked_columns(settings), *settings.fields.stand_ins().values()]))
-
-
-def missing_columns(header: Sequence[str], settings: Mapped) -> list[str]:
-    """Return the names of the columns that the settings need and a table with this header lacks."""
-    optional, stand_ins = settings.fields.optional(), settings.fields.stand_ins()
-    lacking = [column for column in _asked_columns(settings) if column not in header and column not in optional]
-    return [column for column in lacking if stand_ins.get(column) not in header]
-
-
-def _asked_columns(settings: Mapped) -> list[str]:
+    """Return the names of the table columns that `settings` uses."""
     parts = [getattr(settings.fields, name) for name in type(settings.fields).model_fields]
     names = [*parts, settings.unit, settings.group, *settings.metadata]
     return list(dict.fromkeys(name for name in names if name is not None))
+
+
+def missing_columns(header: Sequence[str], settings: Mapped) -> list[str]:
+    """Return the columns that the settings need and a table with this header lacks."""
+    optional = settings.fields.optional()
+    return [column for column in mapped_columns(settings) if column not in header and column not in optional]
 
 
 def check_columns(place: str, header: Sequence[str], settings: Mapped) -> None:
@@ -161,8 +164,8 @@ def check_columns(place: str, header: Sequence[str], settings: Mapped) -> None:
 
 def _hint(columns: Iterable[str], settings: Mapped) -> str:
     """Return what to set if rows that hold conversations are read as another kind."""
-    found = next((name for name in CHAT_COLUMNS if name in columns), None)
-    return "" if settings.kind == CHAT or found is None else f"; if `{found}` holds conversations, set `kind: chat`"
+    found = next((name for name in CHAT_FIELDS if name in columns), None)
+    return "" if settings.kind == CHAT or found is None else f"; if `{found}` holds conversations, write `kind: chat`"
 
 
 def _kept(value: Any, name: str) -> Any:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sealed_experts.data.records import Record
+from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import read_json
 
 PERCENTILES = (5, 50, 95)
 CHUNK = 1000  # number of records to tokenize at once, to limit memory
@@ -33,6 +35,18 @@ def token_counter(folder: str | Path) -> CountTokens:
     return lambda texts: [len(encoding) for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
+def read_statistics(path: Path) -> dict[str, Any]:
+    """Read a prepared dataset's stats.json.
+
+    Raises:
+        UserError: the file cannot be read, or does not say what a unit is or which records it describes.
+    """
+    statistics = read_json(path)
+    if not isinstance(statistics, dict) or not all(isinstance(statistics.get(key), str) for key in ("unit", "digest")):
+        raise UserError(f"{path} must hold the texts `unit` and `digest`: delete it and run again")
+    return statistics
+
+
 def describe(records: Sequence[Record], *, count_tokens: CountTokens) -> dict[str, Any]:
     """Return counts for one side: records, units, total text length per record, and figures of the kind of records.
 
@@ -44,12 +58,19 @@ def describe(records: Sequence[Record], *, count_tokens: CountTokens) -> dict[st
     kind = type(records[0])
     sizes = _sizes(records, parts=kind.parts, count_tokens=count_tokens)
     described |= {measure: lengths(of[_ALL]) for measure, of in sizes.items()}
+    described["tokens_histogram"] = histogram(sizes["tokens"][_ALL])
     if kind.parts:
         described["parts"] = {
             part: {measure: lengths(of[part]) for measure, of in sizes.items()} for part in kind.parts
         }
     figures = kind.figures(records).items()
     return described | {name: lengths(figure) if isinstance(figure, list) else figure for name, figure in figures}
+
+
+def histogram(values: Sequence[int]) -> dict[str, int]:
+    """Return {upper bound: how many values are at most that, and above the bound before}; bounds are powers of two."""
+    bounds = [1 << max(0, value - 1).bit_length() for value in values]
+    return {str(bound): bounds.count(bound) for bound in sorted(set(bounds))}
 
 
 def _sizes(

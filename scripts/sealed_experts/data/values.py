@@ -1,8 +1,37 @@
 """Checked access to the values of a source's row."""
 
+import re
 import unicodedata
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
+
+from sealed_experts.settings.checking import LARGEST_INTEGER
+
+# Texts that stand for a missing name, in lower case. As a unit, they would join the rows of many people.
+PLACEHOLDERS = frozenset(
+    [
+        "",
+        "nan",
+        "<na>",
+        "n/a",
+        "#n/a",
+        "na",
+        "nat",
+        "null",
+        "<null>",
+        "none",
+        "nil",
+        "undefined",
+        "unknown",
+        "missing",
+        "-",
+        "--",
+        "?",
+        ".",
+    ]
+)
+_WHOLE_WITH_POINT = re.compile(r"-?(0|[1-9][0-9]*)\.0")  # as pandas writes a whole number
 
 
 class Unusable(Exception):
@@ -49,18 +78,45 @@ def optional_text(values: Mapping[str, Any], name: str | None) -> str:
 
 
 def identity(values: Mapping[str, Any], name: str) -> str:
-    """Return the name of a unit, a group or a class: text, or a whole number (which CSV gives as text).
+    """Return the name of a unit, a group or a class: text, or a whole number.
 
-    White space around a name, and different Unicode forms of one letter, do not make a different name. Otherwise one
-    customer could become two units of privacy, and each would protect only half of the customer's records.
+    One name must not become two: then one customer would be two units of privacy, and each would protect only half of
+    the customer's records. So the value 1001 has the same name as a number in JSON, as text in CSV, and as `1001.0`,
+    which pandas writes for a column of whole numbers with gaps. White space and invisible characters around a name, and
+    different Unicode forms of one letter, do not count either. Other texts stay different: `007` is not `7`.
 
     Raises:
         Unusable: it is absent, blank, or neither text nor a whole number.
     """
     value = values.get(name)
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         value = _digits(value, name)
-    return unicodedata.normalize("NFC", text({name: value}, name).strip())
+    found = unicodedata.normalize("NFC", _stripped(text({name: value}, name)))
+    if not found:
+        raise Unusable("empty field", f"`{name}` holds no text")
+    return _digits(Decimal(found), name) if _WHOLE_WITH_POINT.fullmatch(found) else found
+
+
+def unit_name(values: Mapping[str, Any], name: str, *, own: bool) -> str | None:
+    """Return the name of a row's unit of privacy; None if the row names nobody and is then a unit of its own.
+
+    Args:
+        name: the field.
+        own: whether a row may name nobody.
+
+    Raises:
+        Unusable: the row names nobody although it must, or as for `identity`.
+    """
+    value = values.get(name)
+    if isinstance(value, str) and _stripped(value).casefold() in PLACEHOLDERS:
+        problem = f"`{name}` is {value[:40]!r}, which names no unit"
+    elif value is None or (isinstance(value, float | Decimal) and value != value):
+        problem = f"`{name}` is missing or null"
+    else:
+        return identity(values, name)
+    if own:
+        return None
+    raise Unusable("no unit", f"{problem}: correct it, or write `missing_unit: own` to make each such row a unit")
 
 
 def whole_text(value: Any, name: str) -> str:
@@ -74,21 +130,37 @@ def whole_text(value: Any, name: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        if "\udc80" <= value[error.start] <= "\udcff":  # this is how a file's byte is read that is not UTF-8
-            byte = in_windows(ord(value[error.start]) - 0xDC00)
-            raise Unusable("not UTF-8", f"`{name}` at position {error.start}: {byte}") from error
         raise Unusable("not UTF-8", f"`{name}` holds half a character at position {error.start}") from error
     return value
 
 
-def in_windows(byte: int) -> str:
-    """Return a sentence about a byte that is not UTF-8."""
-    letter = bytes([byte]).decode("cp1252", errors="replace")
-    return f"the byte 0x{byte:02X} is not UTF-8 (it is {letter!r} in Windows-1252): save the file as UTF-8"
+def _digits(value: float | Decimal, name: str) -> str:
+    if isinstance(value, int):
+        try:
+            return str(value)
+        except ValueError as error:  # Python refuses to print a number of several thousand digits
+            raise Unusable("wrong type", f"`{name}` is a number with too many digits") from error
+    number = Decimal(value)
+    if number.is_nan():
+        raise Unusable("missing field", f"`{name}` is missing or null")
+    if abs(number) > LARGEST_INTEGER:
+        raise Unusable("wrong type", f"`{name}` is {type(value).__name__} and may have lost digits: write it as text")
+    if number != int(number):
+        raise Unusable(
+            "wrong type", f"`{name}` is {type(value).__name__} {str(value)[:40]}, not text or a whole number"
+        )
+    return str(int(number))
 
 
-def _digits(value: int, name: str) -> str:
-    try:
-        return str(value)
-    except ValueError as error:  # Python refuses to print a number of several thousand digits
-        raise Unusable("wrong type", f"`{name}` is a number with too many digits") from error
+def _stripped(name: str) -> str:
+    """Remove white space and invisible characters (Unicode's Cf) at both ends."""
+    start, end = 0, len(name)
+    while start < end and _is_blank(name[start]):
+        start += 1
+    while end > start and _is_blank(name[end - 1]):
+        end -= 1
+    return name[start:end]
+
+
+def _is_blank(character: str) -> bool:
+    return character.isspace() or unicodedata.category(character) == "Cf"

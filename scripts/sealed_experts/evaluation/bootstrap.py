@@ -1,9 +1,9 @@
 """95 % intervals of figures over held-out records, by resampling units.
 
-The bias-corrected and accelerated bootstrap (Efron, "Better Bootstrap Confidence Intervals", 1987), as scipy has it.
-Rewards pile up at a few values and lean to one side; the plain percentile interval is off by O(1/√n) at each end there,
-this one by O(1/n). A gain is the mean of differences over the same records, so that what a record makes easy or hard
-for both models cancels out.
+The bias-corrected and accelerated bootstrap (Efron, "Better Bootstrap Confidence Intervals", 1987), from scipy.
+Rewards have few distinct values and a skewed distribution. There each end of the plain percentile interval is wrong by
+O(1/√n), and of this one by O(1/n). A gain is the mean of the differences on the same records: so it does not matter how
+hard a record is for both models.
 """
 
 import math
@@ -18,8 +18,8 @@ from sealed_experts.privacy.streams import derive_key
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
-FEWEST_UNITS = 10  # of fewer, the resamples know too little of the spread, and every interval comes out too narrow
-_ROUNDING = 1e-12  # what is measured here, rewards and losses a token, is not known so well
+FEWEST_UNITS = 10  # with fewer units, resamples show too little of the spread, and the interval is too narrow
+_ROUNDING = 1e-12  # rewards and losses are not known more precisely than this
 _CELLS_AT_ONCE = 1 << 22  # resampled values in memory at a time
 
 
@@ -32,9 +32,9 @@ class Interval:
 
 
 class Resampling:
-    """How the intervals of one evaluation are drawn: from the run's seed, by units.
+    """Draws the intervals of one evaluation: from the run's seed, by units.
 
-    Records of one unit (a customer's, a document's) are not independent of each other, so whole units are drawn.
+    Records of one unit (a customer's, a document's) are not independent of each other, so it draws whole units.
     """
 
     def __init__(self, units: Sequence[int], *, seed: int, resamples: int = RESAMPLES) -> None:
@@ -48,26 +48,26 @@ class Resampling:
     ) -> Interval | None:
         """Return the interval of `figure` of the columns' sums; None for fewer than 10 units, or without finite ends.
 
-        Units whose figures differ by rounding alone have no spread: both ends are that figure.
+        If the units' figures differ only by rounding, there is no spread: both ends are that figure.
 
         Args:
-            columns: what is added up, each [records], such as sums of losses and numbers of tokens; one alone is
-                followed by ones, for its mean.
-            figure: makes a figure of the sums, or an array of them of arrays.
+            columns: the numbers to add up, each [records], such as sums of losses and numbers of tokens. A column of
+                ones is added to a single column, for its mean.
+            figure: returns the figure for given sums, or an array of figures for arrays of sums.
         """
         if len(columns) == 1:
             columns = (*columns, [1.0] * len(self._units))
         sums = np.array([self._by_unit(np.asarray(column, dtype=np.float64)) for column in columns])
-        sums = sums[:, sums.any(axis=0)]  # a unit without tokens weighs nothing
+        sums = sums[:, sums.any(axis=0)]  # a unit without tokens has no weight
         if sums.size == 0 or sums.shape[1] < FEWEST_UNITS or not np.isfinite(sums).all():
             return None
         with np.errstate(all="ignore"):
             figures = figure(*sums)
-        # Equal values over units of several records give means that differ in the last bit. The acceleration is then
-        # 0 / 0, or an interval of noise.
+        # Equal values can give unit means that differ in the last bit. The acceleration would be 0 / 0, or the interval
+        # only noise.
         if np.ptp(figures) <= _ROUNDING * max(1.0, float(np.abs(figures).max())):
             return Interval(float(figures[0]), float(figures[0]))
-        # Every interval of an evaluation sees the same resamples, so that they can be compared.
+        # Use the same resamples for every interval of an evaluation, so that they can be compared.
         result = bootstrap(
             tuple(sums),
             lambda *resampled, axis: figure(*(column.sum(axis=axis) for column in resampled)),

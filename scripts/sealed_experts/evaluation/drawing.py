@@ -1,4 +1,4 @@
-"""How every figure of the report looks, and how it is written."""
+"""The look of all figures in the report, and how they are written."""
 
 import math
 import os
@@ -21,7 +21,7 @@ QUIET = "#666666"
 _BUDGET = "#000000"
 _GRID = "#dddddd"
 _SMOOTHING_SPAN = 0.05  # of all points, on each side
-_SMOOTHED_FROM = 40  # points; fewer are read well enough as they are
+_SMOOTHED_FROM = 40  # points; fewer need no mean
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _FORMATS = ("svg", "png")
 
@@ -38,7 +38,7 @@ def new_figure(title: str, *, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure as SVG or PNG, as the path's ending says; the same figure gives the same bytes.
+    """Write a figure as SVG or PNG, by the path's ending. The same figure gives the same bytes.
 
     Raises:
         UserError: the path has another ending.
@@ -54,7 +54,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
 def smoothed(points: Points) -> list[tuple[int, float]]:
     """Return the points with the mean of each and its neighbours, 5 % of all points on either side.
 
-    Points too near an end to have all neighbours are left out: a shorter or lopsided window would bend the ends.
+    Points near an end, without all neighbours, are left out: a smaller window would bend the curve's ends.
     """
     reach = max(1, round(len(points) * _SMOOTHING_SPAN))
     values = [value for _, value in points]
@@ -65,7 +65,7 @@ def smoothed(points: Points) -> list[tuple[int, float]]:
 
 
 def points_of(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
-    """Return the (step, value) pairs that have a value: an empty draw has no loss, a run without a claim no ε."""
+    """Return the (step, value) pairs with a value. An empty draw has no loss; a run without a claim has no ε."""
     return [(line["step"], line[name]) for line in lines if line.get(name) is not None]
 
 
@@ -87,7 +87,7 @@ def dress(axes: Axes, *, title: str, ylabel: str) -> None:
 
 
 def draw_training(axes: Axes, points: Points, *, label: str, color: str = TRAINING) -> None:
-    """Draw what each step saw; many points pale, with their moving mean."""
+    """Draw each step's value. Many points are drawn pale, with their moving mean."""
     if len(points) < _SMOOTHED_FROM:
         axes.plot(*columns(points), color=color, linewidth=1.8, label=label)
     else:
@@ -96,7 +96,7 @@ def draw_training(axes: Axes, points: Points, *, label: str, color: str = TRAINI
 
 
 def draw_held_out(axes: Axes, points: Points, *, label: str, color: str) -> None:
-    """Draw what was measured on held-out records, each as a dot."""
+    """Draw each measurement on held-out records as a dot."""
     if points:
         (line,) = axes.plot(*columns(points), color=color, linewidth=1.8, marker="o", label=label)
         line.set(markersize=4, clip_on=False, zorder=3)
@@ -116,7 +116,7 @@ def draw_budget(axes: Axes, spent: Points, *, privacy: Mapping[str, Any]) -> Non
     axes.fill_between(steps, values, color=SPENT, alpha=0.12, linewidth=0)
     axes.axhline(budget, color=_BUDGET, linewidth=1.2, linestyle=(0, (5, 3)))
     axes.annotate(f"budget {budget:g}", (0, budget), (6, 4), textcoords="offset points", fontsize=9)
-    # In the corner under the curve, or above the end of one that leaves no room there.
+    # Put it in the corner under the curve, or above the curve's end if there is no room.
     high = values[-1] > top / 4
     axes.annotate(
         f"spent {values[-1]:.2f}",
@@ -140,7 +140,7 @@ def _say_no_claim(axes: Axes, reason: str) -> None:
 
 
 def power(value: float) -> str:
-    """Return a small number as people write it: 1e-05 as 10⁻⁵."""
+    """Return a small number as a power of ten: 1e-05 as 10⁻⁵."""
     factor, _, exponent = f"{value:.2e}".partition("e")
     text = "10" + str(int(exponent)).translate(_SUPERSCRIPTS)
     return text if float(factor) == 1 else f"{float(factor):g} × {text}"

@@ -1,4 +1,4 @@
-"""The evaluations of all experts as a page: before and after, what the reward is made of, and answers side by side."""
+"""A page with the evaluations of all experts: before and after, the parts of the reward, and answers side by side."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from sealed_experts.evaluation.rows import (
 )
 from sealed_experts.text import visible
 
-_SHOWN = 0.0005  # a penalty below this is not seen in the digits shown
+_SHOWN = 0.0005  # the shown digits hide a smaller penalty
 
 _STYLE = """
 .counts { color: #00664A; font-weight: bold; }
@@ -53,7 +53,7 @@ def _overview(evaluations: Sequence[Evaluation]) -> str:
 
 
 def _compared(evaluations: Sequence[Evaluation]) -> dict[str, tuple[str, str]]:
-    """Return {metric: (title, unit)} of all that have gains but the reward, which has columns of its own, and parts."""
+    """Return {metric: (title, unit)} of metrics with gains, without parts and the reward, which has its own columns."""
     return {
         about["metric"]: (about["title"], about["unit"])
         for one in evaluations
@@ -111,7 +111,7 @@ def _judgement(evaluation: Evaluation) -> str:
 
 
 def _reward_parts(evaluation: Evaluation, names: Sequence[str]) -> list[str]:
-    """Return what each axis contributes to each model's reward: a reward that grows by one axis alone is suspect."""
+    """Return how much each axis contributes to each model's reward. A gain from a single axis is suspect."""
     shares = {name: axis_shares(evaluation, name) for name in names}
     axes = list(shares[names[0]])
     if not axes:
@@ -121,7 +121,7 @@ def _reward_parts(evaluation: Evaluation, names: Sequence[str]) -> list[str]:
         for axis in axes
     ]
     heads = [("Axis", ""), *((name, "points of reward, and their share") for name in names)]
-    # As in the figure of the stage: by their places among all axes, those for information too.
+    # As in the stage's figure: an axis' place among all axes decides, also among those for information.
     known = (about["metric"].partition("reward.")[2] for about in evaluation["metrics"])
     colors = {axis: axis_color(index) for index, axis in enumerate(sorted(filter(None, known)))}
     bars = "\n".join(_bar(name, evaluation["models"][name], shares[name], colors) for name in names)

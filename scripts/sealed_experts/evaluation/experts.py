@@ -1,7 +1,7 @@
-"""An expert's stages side by side, and the base they started from, on the same held-out records.
+"""Measure an expert's base and stages on the same held-out records.
 
-The result is a function of private records: it stays in results/, and no number of it enters a package unless the
-dataset is declared public.
+The result depends on private records. It stays in results/, and no number of it enters a package unless the dataset is
+declared public.
 """
 
 import contextlib
@@ -41,14 +41,14 @@ SAMPLE_RULE = "the first held-out prompts, in the file's order, that differ in t
 
 
 class Evaluated(NamedTuple):
-    """What an evaluation gives: the content of evaluation.json, and each model's lines of predictions, by its name."""
+    """The content of evaluation.json, and each model's lines of predictions, by the model's name."""
 
     content: dict[str, Any]
     predictions: dict[str, list[dict[str, Any]]]
 
 
 def evaluate_expert(
-    run: EvaluationJob,
+    job: EvaluationJob,
     *,
     base: Path,
     val: Path,
@@ -58,40 +58,40 @@ def evaluate_expert(
 ) -> Evaluated:
     """Measure the base and each stage on held-out records.
 
-    Losses are in nats per response token, KL and entropy in nats per token, lengths in tokens; every interval is one of
-    95 %. With the token budget and the sampling of the stage that has the reward, and one answer a prompt, its held-out
-    figures are these, to the last bit.
+    Losses are in nats per response token, KL and entropy in nats per token, lengths in tokens; every interval covers
+    95 %. With one answer a prompt, these figures equal the held-out figures of the stage with the reward, to the last
+    bit, because token budget and sampling are the same.
 
     Args:
         base: base.json.
         val: the held-out records.
-        train: all records that the expert learned from, none of which may be among them.
+        train: all records that the expert learned from; none of them may be a held-out record.
         adapters: each stage's adapter file, in the order of the stages.
-        reward: what scores the answers; needed where `run.rewarded` is given.
+        reward: scores the answers; needed if `job.rewarded` is given.
 
     Raises:
         UserError: a file is missing, damaged or of another expert, or the device runs out of memory.
     """
-    make_deterministic(threads=run.threads)
+    make_deterministic(threads=job.threads)
     try:
-        bench = _Bench(run, base=base, val=val, train=train, adapters=adapters, reward=reward)
+        bench = _Bench(job, base=base, val=val, train=train, adapters=adapters, reward=reward)
         return bench.evaluated()
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        stage = f"`{run.rewarded.feature}`" if run.rewarded else "last"
+        stage = f"`{job.rewarded.feature}`" if job.rewarded else "last"
         raise UserError(
-            f"the device ran out of memory while it evaluated {run.expert}: lower token_budget (now "
-            f"{run.token_budget}) of its {stage} stage, or use `device: cpu`"
+            f"the device ran out of memory while it evaluated {job.expert}: lower token_budget (now "
+            f"{job.token_budget}) of its {stage} stage, or use `device: cpu`"
         ) from error
 
 
 class _Bench:
-    """One base in memory, which takes every stage's adapter in turn."""
+    """One base in memory, which loads the adapters of all stages one after another."""
 
     def __init__(
         self,
-        run: EvaluationJob,
+        job: EvaluationJob,
         *,
         base: Path,
         val: Path,
@@ -99,21 +99,21 @@ class _Bench:
         adapters: Sequence[Path],
         reward: Scoring | None,
     ) -> None:
-        self.run, self.reward = run, reward
-        self.device = resolve_device(run.device)
-        self.base = load_base(base.parent, device=self.device, model_class=run.model_class, options=run.model_options)
-        self.model = attach_adapter(self.base.model, run.adapter, seed=run.seed, model_class=run.model_class)
+        self.job, self.reward = job, reward
+        self.device = resolve_device(job.device)
+        self.base = load_base(base.parent, device=self.device, model_class=job.model_class, options=job.model_options)
+        self.model = attach_adapter(self.base.model, job.adapter, seed=job.seed, model_class=job.model_class)
         states = {
-            stage: _adapter(path, run=run, stage=stage, base=self.base)
-            for stage, path in zip(run.stages, adapters, strict=True)
+            stage: _adapter(path, job=job, stage=stage, base=self.base)
+            for stage, path in zip(job.stages, adapters, strict=True)
         }
         self.weights = {stage: state["model_state_dict"] for stage, state in states.items()}
         private = any(state["privacy"]["enabled"] for state in states.values())
         self.records, self.examples, self.units = self._held_out(held_out_records(val, train=train, private=private))
         self.answering: Answering | None = None
         self.prompts: list[Example] = []
-        if run.sampling is not None:
-            self.answering = Answering(settings=run.sampling, tokenizer=self.base.tokenizer)
+        if job.sampling is not None:
+            self.answering = Answering(settings=job.sampling, tokenizer=self.base.tokenizer)
             self.prompts = [example for example in self.examples if self.answering.has_room(example)]
         if self.answering and len(self.prompts) < len(self.examples):
             lost = len(self.examples) - len(self.prompts)
@@ -121,22 +121,22 @@ class _Bench:
 
     def evaluated(self) -> Evaluated:
         models = self._models()
-        content = self._content(models, Resampling(self.units, seed=self.run.seed))
+        content = self._content(models, Resampling(self.units, seed=self.job.seed))
         return Evaluated(content, {name: self._predictions(model) for name, model in models.items()})
 
     def _content(self, models: Mapping[str, Measured], resampling: Resampling) -> dict[str, Any]:
-        run = self.run
+        job = self.job
         entries = {name: model.entry(resampling) for name, model in models.items()}
         entries[BASE]["kl"] = None  # there is no model before it
         content: dict[str, Any] = {
-            "expert": run.expert,
-            "dataset": run.dataset,
+            "expert": job.expert,
+            "dataset": job.dataset,
             "records": {
                 "held_out": len(self.records),
                 "prompts": len(self.prompts),
                 "units": len(set(self.units)),
             },
-            "sampling": _sampling(run),
+            "sampling": _sampling(job),
             "reward": self._about_reward(),
             "intervals": {"confidence": CONFIDENCE, "method": "BCa bootstrap over units"},
             "metrics": models[BASE].described(self.reward),
@@ -151,18 +151,18 @@ class _Bench:
         return {**content, "checks": checks, "sample_rule": SAMPLE_RULE, "samples": self._samples(models)}
 
     def _held_out(self, records: Sequence[Record]) -> tuple[list[Record], list[Example], list[int]]:
-        """Return the first records, as the stages' validation takes them, their tokens, and whose they are."""
+        """Return the first records, the same ones as in the stages' validation, their tokens, and their units."""
         dataset = UnitDataset.from_records(
             records,
-            template=self.run.template,
+            template=self.job.template,
             tokenizer=self.base.tokenizer,
-            max_seq_len=self.run.max_seq_len,
+            max_seq_len=self.job.max_seq_len,
         )
         order: dict[str, list[Record]] = {}
         for record in records:
             order.setdefault(record.unit, []).append(record)
-        rows = [rows[0] for rows in dataset.records()[: self.run.eval_examples]]
-        kept = [record for unit in order.values() for record in unit][: self.run.eval_examples]
+        rows = [rows[0] for rows in dataset.records()[: self.job.eval_examples]]
+        kept = [record for unit in order.values() for record in unit][: self.job.eval_examples]
         examples = [dataclasses.replace(row, unit=index) for index, row in enumerate(rows)]
         return kept, examples, [row.unit for row in rows]
 
@@ -184,32 +184,32 @@ class _Bench:
         held_out = self._answers(model, reference)
         given = [{answer.unit: answer for answer in one.answers} for one in held_out] or [{}]
         cases = [[self._case(index, losses, one.get(index)) for one in given] for index in range(len(self.records))]
-        measured = Measured(self.run.metrics, cases, losses, held_out)
+        measured = Measured(self.job.metrics, cases, losses, held_out)
         print(f"{name}: {measured.told()}", flush=True)
         return measured
 
     def _losses(self, model: torch.nn.Module) -> Losses:
-        if not self.run.model_class.predicts_tokens:
+        if not self.job.model_class.predicts_tokens:
             return Losses(None, [0.0] * len(self.examples), [0] * len(self.examples))
-        pad_id, token_budget = self.base.tokenizer.pad_token_id, self.run.token_budget
+        pad_id, token_budget = self.base.tokenizer.pad_token_id, self.job.token_budget
         batches = physical_batches(self.examples, token_budget=token_budget, pad_id=pad_id, device=self.device)
         return record_losses(model, batches, records=len(self.examples))
 
     def _answers(self, model: torch.nn.Module, reference: Reference) -> list[HeldOutAnswers]:
-        if self.answering is None or self.run.sampling is None:
+        if self.answering is None or self.job.sampling is None:
             return []
         return [
             answer_held_out(
                 model,
                 self.prompts,
                 answering=self.answering,
-                seed=self.run.seed,
+                seed=self.job.seed,
                 reference=reference,
-                token_budget=self.run.token_budget,
+                token_budget=self.job.token_budget,
                 pad_id=self.base.tokenizer.pad_token_id,
                 number=number,
             )
-            for number in range(self.run.sampling.answers)
+            for number in range(self.job.sampling.answers)
         ]
 
     def _case(self, index: int, losses: Losses, answer: Answer | None) -> Case:
@@ -224,10 +224,10 @@ class _Bench:
         )
 
     def _about_reward(self) -> dict[str, Any] | None:
-        if self.reward is None or self.run.rewarded is None:
+        if self.reward is None or self.job.rewarded is None:
             return None
         weights = dict(self.reward.weights)
-        return {"name": self.reward.name, "stage": self.run.rewarded.feature, "weights": weights}
+        return {"name": self.reward.name, "stage": self.job.rewarded.feature, "weights": weights}
 
     def _predictions(self, model: Measured) -> list[dict[str, Any]]:
         return [
@@ -244,7 +244,7 @@ class _Bench:
         record = self.records[index]
         score = self.reward.score(record.question, record.answer) if self.reward else None
         reference = Case(question=record.question, gold=record.answer, prediction=record.answer, score=score)
-        asked = [metric for metric in self.run.metrics if metric.needs != "losses"]
+        asked = [metric for metric in self.job.metrics if metric.needs != "losses"]
         scored = Measured(asked, [[reference]], Losses(None, [], [])).predictions(0)[0]["scores"]
         return {
             "prompt": record.question,
@@ -254,31 +254,31 @@ class _Bench:
 
 
 def sample_indices(lengths: Sequence[int]) -> list[int]:
-    """Return which prompts are shown, by SAMPLE_RULE: a rule that sees no answer, so that none is picked."""
+    """Return the prompts to show, by SAMPLE_RULE. It does not see the answers, so it cannot prefer good ones."""
     first: dict[int, int] = {}
     for index, length in enumerate(lengths):
         first.setdefault(length, index)
     return list(first.values())[:SAMPLES]
 
 
-def _sampling(run: EvaluationJob) -> dict[str, Any] | None:
-    if run.sampling is None:
+def _sampling(job: EvaluationJob) -> dict[str, Any] | None:
+    if job.sampling is None:
         return None
     names = ("temperature", "top_p", "max_new_tokens", "answers")
-    return {name: getattr(run.sampling, name) for name in names} | {"seed": run.seed}
+    return {name: getattr(job.sampling, name) for name in names} | {"seed": job.seed}
 
 
-def _adapter(path: Path, *, run: EvaluationJob, stage: str, base: Base) -> dict[str, Any]:
+def _adapter(path: Path, *, job: EvaluationJob, stage: str, base: Base) -> dict[str, Any]:
     state = load_state(path)
     check_made_with(
         path,
         state,
         needed="{} is to be evaluated",
         remedy=f"run stage {stage} again",
-        adapter_name=run.expert,
+        adapter_name=job.expert,
         stage=stage,
         base_digest=base.manifest["digest"],
-        adapter=plain(run.adapter),
-        template=run.template,
+        adapter=plain(job.adapter),
+        template=job.template,
     )
     return state

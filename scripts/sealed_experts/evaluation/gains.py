@@ -1,11 +1,11 @@
-"""Whether a stage's gain in reward counts, or is bought with a worse model or mere luck."""
+"""Decide whether a stage's gain in reward counts, or comes from luck or with a worse model."""
 
 from collections.abc import Mapping
 from typing import Any
 
 MOST_KL = 0.5  # nats per token, from the adapter that the stage started from
 MOST_LOSS = 1.1  # times the held-out loss before
-_ROUNDING = 1e-9  # equal rewards, added up from other axes, may differ by so much
+_ROUNDING = 1e-9  # rounding: equal rewards, added up from other axes, can differ by this much
 
 _CLOSE = "kl_at_most_0.5"
 _INTACT = "loss_at_most_10_percent_worse"
@@ -13,12 +13,12 @@ _GAINED = "reward_gain_above_zero"
 
 
 def gain_checks(gain: Mapping[str, Any], *, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, bool]:
-    """Return what a gain in reward must satisfy to count, by name.
+    """Return the conditions that a gain in reward must meet to count, by name.
 
     Args:
         gain: one of an evaluation's `gains`.
-        before: the model that it starts from, of an evaluation's `models`.
-        after: the model that has it.
+        before: the model before the gain, of an evaluation's `models`.
+        after: the model with the gain.
     """
     low, was, now = gain["metrics"]["reward"]["low"], loss_of(before), loss_of(after)
     return {
@@ -29,13 +29,13 @@ def gain_checks(gain: Mapping[str, Any], *, before: Mapping[str, Any], after: Ma
 
 
 def rewarded_gain(evaluation: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the gain that an evaluation's checks are about: that of the stage with the reward; None without one."""
+    """Return the gain that the checks are about: that of the stage with the reward; None without one."""
     stage = evaluation["reward"]["stage"] if evaluation["reward"] else None
     return next((gain for gain in evaluation["gains"] if gain["to"] == stage), None)
 
 
 def verdict(evaluation: Mapping[str, Any]) -> str | None:
-    """Return `counts`, or `does not count: ` and every reason; None where no reward was measured."""
+    """Return `counts`, or `does not count: ` and all reasons; None if no reward was measured."""
     gain = rewarded_gain(evaluation)
     if gain is None:
         return None

@@ -1,4 +1,4 @@
-"""What the evaluation of an expert's stages gets of the configuration."""
+"""The part of the configuration that the evaluation of an expert gets."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from sealed_experts.settings.checking import parse_group
 from sealed_experts.settings.job_text import read_text
 from sealed_experts.training.objectives import STAGES, Stage
 
-REVISION = 3  # raised when the numbers of an evaluation come to mean something else
+REVISION = 3  # raised when the numbers of an evaluation get another meaning
 _KEYS = {
     *("expert", "dataset", "seed", "template", "adapter", "stages", "task", "model_options", "revision"),
     *("eval_examples", "max_seq_len", "metrics", "sampling", "rewarded"),
@@ -33,10 +33,10 @@ class AnswerSampling:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationJob:
-    """What the evaluation of an expert needs of the configuration.
+    """The part of the configuration that the evaluation of an expert needs.
 
-    `model_class` and `model_options` are the stages' own. `sampling` is None where no metric needs answers, `rewarded`
-    (the stage with the reward) where none needs a reward.
+    `model_class` and `model_options` are those of the stages. `sampling` is None if no metric needs answers.
+    `rewarded`, the stage with the reward, is None if no metric needs a reward.
     """
 
     expert: str
@@ -58,10 +58,10 @@ class EvaluationJob:
 
 
 def evaluation_from_json(settings: str, operation: str) -> EvaluationJob:
-    """Read back the texts of `configuration.jobs`: `evaluation_settings` and `evaluation_operation`.
+    """Read the texts that `evaluation_settings` and `evaluation_operation` of `configuration.jobs` wrote.
 
     Raises:
-        UserError: a text is not what these functions write.
+        UserError: a text is not from these functions.
     """
     text, how = read_text(settings, _KEYS), read_text(operation, {"device", *OPERATION})
     sampling, rewarded = text["sampling"], text["rewarded"]

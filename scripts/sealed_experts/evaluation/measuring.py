@@ -1,4 +1,4 @@
-"""From what models did with held-out records to figures: each model's, and each stage's gains."""
+"""Compute the figures of each model, and the gains of each stage, from losses and answers on held-out records."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from sealed_experts.training.response import response_logits
 def record_losses(model: torch.nn.Module, batches: Sequence[Batch], *, records: int) -> Losses:
     """Return the losses on `batches`, whose examples have the units 0 to `records` - 1.
 
-    The mean is added up in the order of `mean_response_loss`, so that it is the stages' to the last bit.
+    The mean is added up in the order of `mean_response_loss`, so it equals the stages' mean to the last bit.
     """
     sums, tokens, total = [0.0] * records, [0] * records, 0.0
     for batch in batches:
@@ -34,14 +34,14 @@ def record_losses(model: torch.nn.Module, batches: Sequence[Batch], *, records: 
 
 @dataclass(frozen=True)
 class Figure:
-    """One value of a metric for one model, record by record; a record's is the mean over its answers.
+    """The values of one metric for one model, one per record; a record's value is the mean over its answers.
 
     Attributes:
-        metric: whose it is.
-        values: each record's; None for one that does not count.
-        columns: what is added up, each [records].
-        coverage: share of answers, or of records, that hold what is measured; None without any record.
-        losses: the model's.
+        metric: the metric.
+        values: the value of each record; None for one that does not count.
+        columns: the numbers to add up, each [records].
+        coverage: share of answers, or of records, that can be measured; None without any record.
+        losses: the model's losses.
     """
 
     metric: Metric
@@ -63,11 +63,11 @@ class Figure:
         return _shown(self.metric, self.metric.combined(self.columns, self.losses))
 
     def gain(self, before: "Figure", resampling: Resampling) -> dict[str, float | None]:
-        """Return mean and interval of its change since another model, over the same records."""
+        """Return mean and interval of the change from another model, over the same records."""
         if not (self.columns and before.columns):
             return {"mean": None, **_ends(None)}
         if type(self.metric).figure is Metric.figure and self.columns[1] == before.columns[1]:
-            # A mean's change is the mean of changes. What makes a record hard cancels out, to the last bit.
+            # The change of a mean is the mean of the changes. So a record's difficulty cancels out, to the last bit.
             columns = [differences(self.columns[0], before.columns[0]), self.columns[1]]
             mean = self.metric.combined(columns, self.losses.minus(before.losses))
             return {"mean": mean, **_ends(resampling.interval(*columns, figure=self.metric.figure))}
@@ -89,7 +89,7 @@ class Measured:
         losses: Losses,
         answers: Sequence[HeldOutAnswers] = (),
     ) -> None:
-        """Take each record's cases (one an answer, or one in all), and each round of answers to all prompts."""
+        """Take each record's cases (one per answer, or a single one), and the rounds of answers to all prompts."""
         self._answers = answers
         self._rows = [[(case, _values(metrics, case)) for case in of_record] for of_record in cases]
         names = {name: None for row in self._rows for _, values in row for name in values}
@@ -100,7 +100,7 @@ class Measured:
         }
 
     def entry(self, resampling: Resampling) -> dict[str, Any]:
-        """Return the model's entry in evaluation.json; what is not measured is None."""
+        """Return the model's entry in evaluation.json; figures that were not measured are None."""
         answers = [answer for once in self._answers for answer in once.answers]
         return {
             "metrics": {name: figure.entry(resampling) for name, figure in self._figures.items()},
@@ -111,7 +111,7 @@ class Measured:
         }
 
     def gains(self, before: "Measured", resampling: Resampling) -> dict[str, Any]:
-        """Return what changed since another model, by metric."""
+        """Return the changes from another model, by metric."""
         return {
             name: figure.gain(before._figures[name], resampling)
             for name, figure in self._figures.items()
@@ -119,11 +119,11 @@ class Measured:
         }
 
     def described(self, reward: Scoring | None) -> list[dict[str, Any]]:
-        """Return what tables need to show the metrics, in their order."""
+        """Return the facts that tables need to show the metrics, in order."""
         return [figure.metric.described(name, reward) for name, figure in self._figures.items()]
 
     def told(self) -> str:
-        """Return the figures in a line, for the log."""
+        """Return the figures as one line for the log."""
         return ", ".join(f"{name} {figure.mean()}" for name, figure in self._figures.items())
 
     def predictions(self, record: int) -> list[dict[str, Any]]:
@@ -131,7 +131,7 @@ class Measured:
         return [{"prediction": case.prediction, "scores": self._scores(values)} for case, values in self._rows[record]]
 
     def sample(self, record: int, prompt: int) -> dict[str, Any]:
-        """Return the first answer to a record, which is one of the prompts, with the scores of answers."""
+        """Return the first answer to a record, and its scores. The record must be one of the prompts."""
         answer, (_, values) = self._answers[0].answers[prompt], self._rows[record][0]
         asked = {name: value for name, value in values.items() if self._figures[name].metric.needs != "losses"}
         return {"text": answer.response, "scores": self._scores(asked), "truncated": answer.truncated}
@@ -141,7 +141,7 @@ class Measured:
 
 
 def _values(metrics: Sequence[Metric], case: Case) -> dict[str, float]:
-    """Return a case's values by name; what has no value for a metric counts as the worst, if it counts at all."""
+    """Return a case's values by name. A case without a value counts as the metric's worst, if it counts at all."""
     found: dict[str, float] = {}
     for metric in metrics:
         found |= metric.values(case) or ({} if metric.worst is None else {metric.feature: metric.worst})

@@ -1,4 +1,4 @@
-"""The report's pages: HTML files that need nothing else, and say how private they are."""
+"""The report's pages: HTML files without other files, with a banner that says how private they are."""
 
 import html
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
-"""The report's colours: Okabe and Ito's, told apart with every common form of colour blindness."""
+"""The report's colours, by Okabe and Ito: people with common forms of colour blindness can distinguish them."""
 
 TRAINING, HELD_OUT, SPENT = "#0072B2", "#D55E00", "#009E73"
 SPENT_TEXT = "#00664A"  # dark enough to read
-# Of a reward's axes, in their order; it starts again where there are more.
+# The colours of a reward's axes, in order. After the last one the first follows again.
 AXES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 
 

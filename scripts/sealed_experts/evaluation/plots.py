@@ -21,7 +21,7 @@ def draw_curves(metrics: Mapping[str, Any]) -> Figure:
     """Return a figure of losses and ε from the content of a training_metrics.json.
 
     Raises:
-        UserError: the metrics carry no history of training losses.
+        UserError: the metrics hold no history of training losses.
     """
     name = metrics["adapter_name"]
     history = metrics.get("history", {"train": []})

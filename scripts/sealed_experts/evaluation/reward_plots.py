@@ -1,4 +1,4 @@
-"""The curves of a stage that learns from a reward: what it earns, by which axes, at what price."""
+"""The curves of a stage that learns from a reward: the reward, its axes, and their cost."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -31,10 +31,10 @@ def draw_reward_curves(metrics: Metrics, *, earlier: Sequence[Metrics]) -> Figur
 
     Args:
         metrics: content of a rl_metrics.json.
-        earlier: metrics of the stages before it, in their order: ε is theirs together.
+        earlier: metrics of the stages before it, in order: ε counts all stages together.
 
     Raises:
-        UserError: the metrics carry no history of rewards.
+        UserError: the metrics hold no history of rewards.
     """
     name = metrics["adapter_name"]
     history = metrics.get("history", {"train": [], "validation": []})
@@ -51,7 +51,7 @@ def draw_reward_curves(metrics: Metrics, *, earlier: Sequence[Metrics]) -> Figur
     for panel in (rewards, axes, divergence, entropy, lengths):
         panel.set_xlim(0, metrics["total_steps"])
     _draw_joint_budget(budget, [*earlier, metrics])
-    # One for all panels that show both: inside a panel it would lie on the curves.
+    # One legend for all panels that show both: inside a panel it would cover the curves.
     lines, labels = rewards.get_legend_handles_labels()
     beside = len(str(name)) <= _TITLE_BESIDE_LEGEND
     place: Literal["outside upper right", "outside lower right"] = (
@@ -68,7 +68,7 @@ def _draw_rewards(axes: Axes, train: Sequence[Metrics], validation: Sequence[Met
 
 
 def _draw_axes(axes: Axes, validation: Sequence[Metrics], metrics: Metrics) -> None:
-    """Draw each axis on held-out prompts: an axis that falls while the reward rises is what was given up for it."""
+    """Draw each axis on held-out prompts. An axis that falls while the reward rises is the price of the gain."""
     dress(axes, title="Axes of the reward, on held-out prompts", ylabel="Mean score")
     names = sorted(metrics["axes_after"])
     for index, name in enumerate(names):
@@ -108,7 +108,7 @@ def _draw_lengths(axes: Axes, train: Sequence[Metrics], validation: Sequence[Met
 
 
 def _draw_joint_budget(axes: Axes, stages: Sequence[Metrics]) -> None:
-    """Draw ε over the steps of all stages: one record is in all of them, so they spend one budget."""
+    """Draw ε over the steps of all stages: they use the same records, so they spend one budget."""
     last = stages[-1]["privacy"]
     spent: list[tuple[int, float]] = []
     starts, start = [], 0
@@ -126,7 +126,7 @@ def _draw_joint_budget(axes: Axes, stages: Sequence[Metrics]) -> None:
 
 
 def _mark_changes(axes: Axes, starts: Sequence[int], names: Sequence[str], *, end: int) -> None:
-    """Mark where a stage follows on another, and name the one on the roomier side."""
+    """Mark where a stage begins, and write the stage's name on the side with more room."""
     for start, (before, after) in zip(starts[1:], itertools.pairwise(names), strict=True):
         axes.axvline(start, color=QUIET, linewidth=1.0, linestyle=(0, (1, 2)))
         right = start < end / 2

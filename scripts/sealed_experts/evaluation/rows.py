@@ -1,4 +1,4 @@
-"""The figures of an evaluation as text, a row for each and a column for each model."""
+"""The figures of an evaluation as text: a row for each figure, and a column for each model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Evaluation = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of every model; `change` is that of `shown_gain`, `–` where it is not compared."""
+    """One figure for every model. `change` is the change in `shown_gain`, or `–` if it is not compared."""
 
     label: str
     unit: str
@@ -24,7 +24,7 @@ class Row:
 
 @dataclass(frozen=True)
 class AxisShare:
-    """What one axis contributes to one model's reward: weight · mean, and its share of what all axes contribute."""
+    """The contribution of one axis to one model's reward: weight · mean, and its share of all contributions."""
 
     points: float
     share: float
@@ -42,7 +42,7 @@ def shown_gain(evaluation: Evaluation) -> Mapping[str, Any] | None:
 
 
 def figure_rows(evaluation: Evaluation) -> list[Row]:
-    """Return every figure of the models, those that no model has left out."""
+    """Return every figure that at least one model has."""
     rows = [row for about in evaluation["metrics"] for row in _metric_rows(evaluation, about)]
     rows += [
         _row(evaluation, "KL", "nats per token, from the stage before", lambda model: number(model["kl"], ".3f")),
@@ -54,7 +54,7 @@ def figure_rows(evaluation: Evaluation) -> list[Row]:
 
 
 def axis_shares(evaluation: Evaluation, model: str) -> dict[str, AxisShare]:
-    """Return what each axis with a weight contributes to a model's reward; none where no reward was measured."""
+    """Return the contribution of each axis with a weight to a model's reward; empty if no reward was measured."""
     measured = evaluation["models"][model]["metrics"]
     weights = (evaluation["reward"] or {}).get("weights", {})
     points = {
@@ -88,7 +88,7 @@ def number(value: float | None, form: str) -> str:
 
 
 def _metric_rows(evaluation: Evaluation, about: Mapping[str, Any]) -> list[Row]:
-    """Return a metric's row, and one that says how much was usable where that was not all."""
+    """Return a metric's row, and a row with the usable share if not everything was usable."""
     name, gain = about["metric"], shown_gain(evaluation)
     row = _row(evaluation, about["title"], about["unit"], lambda model: with_interval(model["metrics"].get(name)))
     change = signed_interval(gain["metrics"].get(name)) if gain else UNKNOWN

@@ -1,6 +1,6 @@
-"""Which stage of an expert is exported, sealed and assembled, and why.
+"""Choose the stage of an expert that is exported, sealed and assembled, and give the reason.
 
-The reason enters packages, so it holds no number: those of held-out records stay in selection.json.
+The reason enters packages, so it contains no number: figures of held-out records stay in selection.json.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from sealed_experts.settings.job_text import read_text
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelectionJob:
-    """Which of an expert's stages is shipped. `metric` is None where nothing is measured: the last stage is taken."""
+    """How to choose the stage that is shipped. Without a `metric` nothing is measured, and the last stage is chosen."""
 
     expert: str
     stages: tuple[str, ...]
@@ -25,80 +25,80 @@ class SelectionJob:
 
 
 def selection_from_json(settings: str) -> SelectionJob:
-    """Read back the text of `configuration.jobs.selection_settings`.
+    """Read the text that `configuration.jobs.selection_settings` wrote.
 
     Raises:
-        UserError: the text is not what that function writes.
+        UserError: the text is not from that function.
     """
     text = read_text(settings, {"expert", "stages", "select", "metric"})
     return SelectionJob(**text | {"stages": tuple(text["stages"])})
 
 
-def selected_stage(run: SelectionJob, *, metrics: Sequence[Path], evaluation: Path | None) -> dict[str, Any]:
+def selected_stage(job: SelectionJob, *, metrics: Sequence[Path], evaluation: Path | None) -> dict[str, Any]:
     """Return the content of selection.json.
 
-    `receipt` names the metrics whose privacy covers the package. Those are the last stage's also where an earlier one
-    is chosen: the choice looked at every stage, and the last one's ledger holds them all.
+    `receipt` names the metrics whose privacy covers the package. They are always those of the last stage: the choice
+    looked at every stage, and the last stage's ledger contains them all.
 
     Args:
         metrics: each stage's metrics, in the order of the stages.
         evaluation: the expert's evaluation.json, for `select: best`.
 
     Raises:
-        UserError: a file is missing or does not hold what the choice needs.
+        UserError: a file is missing, or lacks a figure that the choice needs.
     """
-    values = _values(run, evaluation) if run.select == "best" else {}
-    stage = _best(run, values) if run.select == "best" else run.stages[-1]
-    chosen = metrics[run.stages.index(stage)]
-    measured = {"metric": run.metric, "values": values} if run.select == "best" else {}
+    values = _values(job, evaluation) if job.select == "best" else {}
+    stage = _best(job, values) if job.select == "best" else job.stages[-1]
+    chosen = metrics[job.stages.index(stage)]
+    measured = {"metric": job.metric, "values": values} if job.select == "best" else {}
     return {
-        "expert": run.expert,
+        "expert": job.expert,
         "stage": stage,
         "adapter": _adapter_of(chosen),
         "metrics": str(chosen),
         "receipt": str(metrics[-1]),
-        "reason": _reason(run),
-        "candidates": list(run.stages),
-        "select": run.select,
+        "reason": _reason(job),
+        "candidates": list(job.stages),
+        "select": job.select,
         **measured,
     }
 
 
-def _reason(run: SelectionJob) -> str:
-    stages = ", ".join(run.stages)
-    if len(run.stages) == 1:
+def _reason(job: SelectionJob) -> str:
+    stages = ", ".join(job.stages)
+    if len(job.stages) == 1:
         return "the only stage"
-    if run.select == "best":
-        return f"the best of {stages} by {run.metric} on held-out records"
+    if job.select == "best":
+        return f"the best of {stages} by {job.metric} on held-out records"
     return f"the last of the stages {stages}"
 
 
-def _best(run: SelectionJob, values: Mapping[str, float]) -> str:
-    """Return the stage with the best value of the metric; the later one of equals."""
-    sign = 1.0 if run.metric is not None and metric_of(run.metric).higher_is_better else -1.0
-    return max(reversed(run.stages), key=lambda stage: sign * values[stage])  # `max` keeps the first of equals
+def _best(job: SelectionJob, values: Mapping[str, float]) -> str:
+    """Return the stage with the best value of the metric; among equal ones, the last."""
+    sign = 1.0 if job.metric is not None and metric_of(job.metric).higher_is_better else -1.0
+    return max(reversed(job.stages), key=lambda stage: sign * values[stage])  # `max` keeps the first of equal values
 
 
-def _values(run: SelectionJob, evaluation: Path | None) -> dict[str, float]:
+def _values(job: SelectionJob, evaluation: Path | None) -> dict[str, float]:
     if evaluation is None:
         raise UserError(
-            f"`select: best` chooses among the stages of {run.expert} by its evaluation.json: give its path"
+            f"`select: best` chooses among the stages of {job.expert} by its evaluation.json: give its path"
         )
     content = read_json(evaluation)
-    if not isinstance(content, Mapping) or content.get("expert") != run.expert:
-        raise UserError(f"{evaluation} is not the evaluation of {run.expert}: delete it and run again")
-    return {stage: _value(run, content, stage, evaluation) for stage in run.stages}
+    if not isinstance(content, Mapping) or content.get("expert") != job.expert:
+        raise UserError(f"{evaluation} is not the evaluation of {job.expert}: delete it and run again")
+    return {stage: _value(job, content, stage, evaluation) for stage in job.stages}
 
 
-def _value(run: SelectionJob, content: Mapping[str, Any], stage: str, path: Path) -> float:
+def _value(job: SelectionJob, content: Mapping[str, Any], stage: str, path: Path) -> float:
     """Return `models.<stage>.metrics.<metric>.mean`."""
-    keys = ["models", stage, "metrics", str(run.metric), "mean"]
+    keys = ["models", stage, "metrics", str(job.metric), "mean"]
     value: Any = content
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise UserError(
-            f"{path}: {'.'.join(keys)} must be a number, not {value!r}: `select: best` by {run.metric} compares it with"
+            f"{path}: {'.'.join(keys)} must be a number, not {value!r}: `select: best` by {job.metric} compares it with"
             " that of the other stages; delete the file and run again, or choose by another select_metric"
         )
     return float(value)

@@ -1,4 +1,4 @@
-"""Settings of an expert's evaluation: what is measured, and how held-out prompts are answered. Nothing loads torch."""
+"""Settings of an expert's evaluation: the metrics, and how held-out prompts are answered. Must not import torch."""
 
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -12,9 +12,9 @@ from sealed_experts.settings.layers import Layers
 from sealed_experts.settings.messages import Mistake, listed, shown
 from sealed_experts.training.objectives import STAGES, Stage
 
-# How answers are sampled where neither the settings nor a stage with a reward say it: the likeliest token each time.
+# How answers are sampled if neither the settings nor a stage with a reward say it: always the likeliest token.
 SAMPLING = {"max_new_tokens": 64, "temperature": 0.0, "top_p": 1.0}
-_COOLEST = 1e-3  # above 0: logits over less than that overflow
+_COOLEST = 1e-3  # above 0: logits divided by less overflow
 _REWARDED = [name for name, stage in STAGES.items() if stage.scores_answers]
 _MetricName: Any = Literal[tuple(METRICS)]
 
@@ -47,10 +47,12 @@ class Evaluation(Group):
     )
 
     def settled(self, *, measured: Stage, rewarded: Stage | None) -> "Evaluation":
-        """Return these settings without gaps, and what can be measured: two spellings of the same are equal.
+        """Return these settings with all values filled in, and only metrics that can be measured.
+
+        Two spellings of the same settings give equal results.
 
         Args:
-            measured: the stage whose records and lengths the evaluation takes.
+            measured: the stage whose records and lengths the evaluation uses.
             rewarded: the expert's last stage with a reward, if there is one.
         """
         able = {name for name in self.metrics if measurable(name, measured=measured, rewarded=rewarded)}
@@ -67,11 +69,11 @@ class Evaluation(Group):
         return METRICS[name]() if group is None else group
 
     def asks(self) -> bool:
-        """Tell whether answers are sampled, once these settings are settled."""
+        """Tell whether answers are sampled. Call it on settled settings."""
         return any(METRICS[name].needs != "losses" for name in self.metrics)
 
     def mistakes(self, layers: Layers, *, measured: Stage, rewarded: Stage | None) -> Iterator[Mistake]:
-        """Yield what does not fit the expert's stages; the arguments are those of `settled`."""
+        """Yield settings that do not fit the expert's stages; for the arguments see `settled`."""
         settled = self.settled(measured=measured, rewarded=rewarded)
         if settled.temperature and settled.temperature < _COOLEST:
             yield Mistake(
@@ -80,7 +82,7 @@ class Evaluation(Group):
                 f" {_COOLEST}",
             )
         yield from self._metric_mistakes(layers, measured=measured, rewarded=rewarded)
-        own = rewarded is None or self.max_new_tokens is not None  # else the stage's check says it
+        own = rewarded is None or self.max_new_tokens is not None  # otherwise the stage's check reports it
         if own and settled.asks() and (settled.max_new_tokens or 0) >= measured.max_seq_len:
             yield Mistake(
                 layers.locate("evaluation", "max_new_tokens"),
@@ -90,7 +92,7 @@ class Evaluation(Group):
             )
 
     def _metric_mistakes(self, layers: Layers, *, measured: Stage, rewarded: Stage | None) -> Iterator[Mistake]:
-        """Yield metrics that the expert's own settings name and it cannot have; of other layers, if none is left."""
+        """Yield metrics in the expert's own settings that it cannot have; in other layers, only if none is left."""
         able = [name for name in METRICS if measurable(name, measured=measured, rewarded=rewarded)]
         left = [name for name in self.metrics if name in able]
         place = layers.locate("evaluation", "metrics")
@@ -111,7 +113,7 @@ def measurable(name: str, *, measured: Stage, rewarded: Stage | None) -> bool:
 
 
 def not_measurable(name: str, *, expert: str, measured: Stage) -> str:
-    """Return why an expert cannot have a metric: what to say where `measurable` is False."""
+    """Return why an expert cannot have a metric; for cases where `measurable` is False."""
     if not measured.model_class.predicts_tokens:
         noun = measured.model_class.noun
         return f"{shown(name)} is measured only for a {CAUSAL.noun}, and `{expert}.{measured.feature}` trains a {noun}"
@@ -123,7 +125,7 @@ _OPTIONS: dict[str, Any] = {
     for name, metric in METRICS.items()
     if metric.model_fields
 }
-# With the settings of every metric that has some, under its name.
+# This class also holds the settings of every metric that has settings, under the metric's name.
 EvaluationSettings: Any = create_model(
     "EvaluationSettings", __base__=Evaluation, __doc__=Evaluation.__doc__, **_OPTIONS
 )

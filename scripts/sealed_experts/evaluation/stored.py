@@ -1,4 +1,4 @@
-"""The evaluations that a run has left behind."""
+"""Files of finished evaluations."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ def read_evaluation(path: Path) -> Mapping[str, Any]:
     """Return the content of an evaluation.json.
 
     Raises:
-        UserError: the file is missing or not one.
+        UserError: the file is missing, or is not an evaluation.
     """
     content = read_json(path)
     if not isinstance(content, Mapping) or not content.keys() >= _KEYS:
@@ -30,7 +30,7 @@ def evaluated_experts(results: Path) -> list[str]:
 
 
 def evaluation_path(results: Path, expert: str) -> Path:
-    """Return where an expert's evaluation is."""
+    """Return the path of an expert's evaluation."""
     return results / "experts" / expert / "evaluation.json"
 
 

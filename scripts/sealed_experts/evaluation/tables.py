@@ -59,7 +59,7 @@ _TEXT = ("Expert", "Stage", "Reward", "Stopped because", "Why no ε")
 def metrics_page(metrics: Sequence[Metrics]) -> str:
     """Return an HTML page with tables of training, rewards and privacy.
 
-    Each holds one row for each training_metrics.json or rl_metrics.json given; that of rewards only the latter.
+    Each has one row per given training_metrics.json or rl_metrics.json; the table of rewards only for the latter.
     """
     rewarded = [one for one in metrics if _has_reward(one)]
     rewards = ["<h2>Rewards, on held-out prompts</h2>", _table(_REWARDED, rewarded)] if rewarded else []
@@ -84,5 +84,5 @@ def _has_reward(metrics: Metrics) -> bool:
 
 
 def _training_loss(metrics: Metrics) -> float | None:
-    """Return the last training loss; what a policy gradient descends is no loss in nats per token."""
+    """Return the last training loss, or None for policy gradients: their loss is not in nats per token."""
     return None if _has_reward(metrics) else metrics["final_loss"]

@@ -60,7 +60,7 @@ def _wait_for(
         with contextlib.ExitStack() as attempt:
             free: list[str] = []
             for name, path in paths.items():
-                if len(free) < count and attempt.enter_context(_lock(path)):
+                if len(free) < count and attempt.enter_context(file_lock(path)):
                     free.append(name)
             if len(free) == count:
                 held.enter_context(attempt.pop_all())
@@ -75,7 +75,7 @@ def _wait_for(
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[bool]:
+def file_lock(path: Path) -> Iterator[bool]:
     """Hold the lock at `path` if it is free, and yield whether it was."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -40,8 +40,8 @@ def folder_lock(
     except OSError as error:
         raise write_error(path, error) from error
     with kept_from_children(descriptor):
-        _acquire(descriptor, path, wait_seconds, while_waiting)
-        _describe_holder(descriptor)
+        acquire(descriptor, path, wait_seconds, while_waiting)
+        describe_holder(descriptor)
         try:
             yield
         finally:
@@ -120,7 +120,12 @@ def _opened(path: Path, flags: int) -> int:
     return descriptor
 
 
-def _acquire(descriptor: int, path: Path, wait_seconds: float, while_waiting: Callable[[], None]) -> None:
+def acquire(descriptor: int, path: Path, wait_seconds: float, while_waiting: Callable[[], None]) -> None:
+    """Lock a descriptor's file. While another process holds it, call `while_waiting`, for at most `wait_seconds`.
+
+    Raises:
+        UserError: another process still holds it, or the file system has no locks.
+    """
     deadline = time.monotonic() + wait_seconds
     while True:
         try:
@@ -142,7 +147,8 @@ def _acquire(descriptor: int, path: Path, wait_seconds: float, while_waiting: Ca
             ) from error
 
 
-def _describe_holder(descriptor: int) -> None:
+def describe_holder(descriptor: int) -> None:
+    """Write into a lock's file which process holds it, for the messages of others."""
     holder = {"host": socket.gethostname(), "pid": os.getpid(), "slurm_job": os.environ.get("SLURM_JOB_ID")}
     os.ftruncate(descriptor, 0)
     with contextlib.suppress(OSError):  # on a full disk the lock works too, only without the holder's name

@@ -1,4 +1,4 @@
-"""What an evaluation measures: one module a metric, named as in the configuration. Nothing here loads torch."""
+"""Metrics of an evaluation: one module per metric, with its name in the configuration. Must not import torch."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,16 @@ from sealed_experts.settings.fields import Group
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One held-out record, and what a model made of it.
+    """One held-out record, and a model's results on it.
 
     Attributes:
-        question: what is asked, without a template.
+        question: the question, without a template.
         gold: the record's own answer.
         loss: the sum over the tokens of `gold`, in nats.
-        tokens: how many tokens `gold` has for the model; 0 if the question leaves no room for any.
-        prediction: the answer that was sampled, maybe an empty text; None if none was asked for, or if the question
-            leaves no room for one.
-        score: what the reward gives the prediction; None without a reward or a prediction.
+        tokens: number of tokens of `gold`; 0 if the question leaves no room for an answer.
+        prediction: the sampled answer, which can be empty; None if no answer was sampled, or if the question leaves no
+            room for one.
+        score: the reward's score of the prediction; None without a reward or a prediction.
     """
 
     question: str
@@ -33,7 +33,7 @@ class Case:
 
     @property
     def answer(self) -> str:
-        """The prediction; an empty text where there is none."""
+        """The prediction; an empty text if there is none."""
         return self.prediction or ""
 
 
@@ -42,10 +42,10 @@ class Losses:
     """A model's losses on all records.
 
     Attributes:
-        mean: over all tokens of the records' answers, in nats, added up as the stages' validation does it; None without
-            any token.
-        sums: each record's, over the tokens of its own answer.
-        tokens: how many tokens these are.
+        mean: over all tokens of the records' answers, in nats, added up in the same order as in the stages' validation;
+            None without any token.
+        sums: the sum for each record, over the tokens of its own answer.
+        tokens: the number of these tokens.
     """
 
     mean: float | None
@@ -53,7 +53,7 @@ class Losses:
     tokens: Sequence[int]
 
     def minus(self, other: "Losses") -> "Losses":
-        """Return how these losses differ from another model's on the same records."""
+        """Return the differences from another model's losses on the same records."""
         known = self.mean is not None and other.mean is not None
         mean = self.mean - other.mean if known else None  # type: ignore[operator]
         return Losses(mean, differences(self.sums, other.sums), self.tokens)
@@ -62,24 +62,23 @@ class Losses:
 class Metric(Feature, Group):
     """A measure of answers, or of losses: its fields are its settings.
 
-    A record gives it one value, or several with names of their own (`reward.safety`). Every value gives numbers to add
-    up (`parts`), and the figure of all records is a function of these sums (`figure`): by default a mean.
+    A record has one value, or several with their own names (`reward.safety`). Each value gives numbers to add up
+    (`parts`). The figure of all records is a function of these sums (`figure`): by default a mean.
     """
 
-    title: ClassVar[str]  # how tables call it
+    title: ClassVar[str]  # its name in tables
     unit: ClassVar[str] = ""
-    # What must be there to measure it: the `losses` of the records' own answers, sampled `answers`, or a `reward` for
-    # these.
+    # What it needs: the `losses` of the records' own answers, sampled `answers`, or a `reward` for these.
     needs: ClassVar[Literal["losses", "answers", "reward"]] = "answers"
-    usual: ClassVar[bool] = False  # whether it is measured, where it can be, if the settings name no metrics
+    usual: ClassVar[bool] = False  # whether it is measured, if possible, when the settings name no metrics
     higher_is_better: ClassVar[bool] = True
-    # What a record without a usable answer counts; None: it does not count, because there is nothing to measure.
+    # The value of a record without a usable answer; None: such a record does not count.
     worst: ClassVar[float | None] = 0.0
-    compared: ClassVar[bool] = True  # whether a stage's gain over the one before it is stated
-    revision: ClassVar[int] = 1  # raised when its numbers come to mean something else
+    compared: ClassVar[bool] = True  # whether to state a stage's gain over the one before it
+    revision: ClassVar[int] = 1  # raised when its numbers get another meaning
 
     def owns(self, name: str) -> bool:
-        """Tell whether a value of this name is the metric's."""
+        """Tell whether a value with this name belongs to the metric."""
         return name.partition(".")[0] == self.feature
 
     def measure(self, case: Case) -> float:
@@ -87,24 +86,24 @@ class Metric(Feature, Group):
         raise NotImplementedError
 
     def usable(self, case: Case) -> bool:
-        """Tell whether a record has what is measured: by default, an answer that is not empty."""
+        """Tell whether a record can be measured: by default, whether its answer is not empty."""
         return bool(case.answer)
 
     def values(self, case: Case) -> Mapping[str, float]:
-        """Return a record's values by name: the metric's own, or that with a dot and a part (`reward.safety`).
+        """Return a record's values by name: the metric's name, or that with a dot and a part (`reward.safety`).
 
-        What a record lacks counts as the `worst` value.
+        A missing value counts as the `worst`.
         """
         return {self.feature: self.measure(case)} if self.usable(case) else {}
 
     def parts(self, case: Case, value: float) -> tuple[float, ...]:
-        """Return what is added up over records for one of a record's values: by default the value and its weight, 1."""
+        """Return the numbers to add up over records for one value: by default the value and its weight, 1."""
         return (value, 1.0)
 
     def figure(self, *sums: Any) -> Any:
         """Return the figure from the sums of all parts: by default, the first over the second, a (weighted) mean.
 
-        The sums are numbers, or arrays of one shape, of which each place is one resample.
+        The sums are numbers, or arrays of one shape with one resample per place.
         """
         total, weight = sums
         return total / weight
@@ -114,7 +113,7 @@ class Metric(Feature, Group):
 
         Args:
             columns: the parts, each [records].
-            losses: of the same records.
+            losses: the losses on the same records.
         """
         sums = [math.fsum(column) for column in columns]
         return float(self.figure(*sums)) if any(sums) else None
@@ -124,11 +123,11 @@ class Metric(Feature, Group):
         return value
 
     def described(self, name: str, reward: Scoring | None) -> dict[str, Any]:
-        """Return what tables need to show one of its values, as plain data: `title`, `unit`, `higher_is_better`.
+        """Return the facts that tables need to show one of its values: `title`, `unit`, `higher_is_better`.
 
         Args:
             name: the value's name.
-            reward: what scores the answers, if anything does.
+            reward: scores the answers; None if nothing scores them.
         """
         part = name.partition(".")[2]
         title = f"· {part}" if part else self.title

@@ -1,4 +1,4 @@
-"""`exact_match`: whether an answer is the record's own, but for case and white space."""
+"""`exact_match`: whether an answer equals the record's own, except for case and white space."""
 
 import unicodedata
 from typing import ClassVar
@@ -19,6 +19,6 @@ class ExactMatch(Metric):
 
 
 def _plain(text: str) -> str:
-    """Return text in form NFC, case-folded, every run of white space as one space, none at the ends."""
+    """Return text in form NFC, case-folded, with single spaces as its only white space, and none at the ends."""
     folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
     return " ".join(folded.split())

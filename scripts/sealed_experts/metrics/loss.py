@@ -29,5 +29,5 @@ class Loss(Metric):
         return (case.loss, float(case.tokens))
 
     def combined(self, columns: Sequence[Sequence[float]], losses: Losses) -> float | None:
-        """Return the stages' own mean, to the last bit: they add up by batches."""
+        """Return the mean of the stages' validation, to the last bit: they add up by batches."""
         return losses.mean

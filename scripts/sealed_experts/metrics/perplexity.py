@@ -12,7 +12,7 @@ class Perplexity(Loss):
     title: ClassVar[str] = "Perplexity"
     unit: ClassVar[str] = ""
     order: ClassVar[int] = 1
-    compared: ClassVar[bool] = False  # the loss's gain says it
+    compared: ClassVar[bool] = False  # the gain of the loss says the same
 
     def shown(self, value: float) -> float | None:
         """Return e to the power of a loss."""

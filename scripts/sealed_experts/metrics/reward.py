@@ -1,4 +1,4 @@
-"""`reward`: what the reward of an expert's stage gives sampled answers, in all and on each of its axes."""
+"""`reward`: the score of sampled answers by the reward of an expert's stage, in total and on each axis."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -10,7 +10,7 @@ from sealed_experts.rewards import Scoring
 class Reward(Metric):
     """Mean reward of sampled answers, by the reward that a stage trains for; `reward.<axis>` is one of its axes.
 
-    An empty answer gets what the reward gives it.
+    The reward scores an empty answer too.
     """
 
     title: ClassVar[str] = "Reward"
@@ -28,7 +28,7 @@ class Reward(Metric):
         }
 
     def described(self, name: str, reward: Scoring | None) -> dict[str, Any]:
-        """Return what tables need; of an axis, its weight."""
+        """Return the facts that tables need; for an axis also its weight."""
         shown, axis = super().described(name, reward), name.partition(".")[2]
         if not axis:
             return shown

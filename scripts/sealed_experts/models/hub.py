@@ -1,13 +1,14 @@
-"""Fetch a base model from the Hugging Face hub or from a folder, and put it into the results as a verified folder."""
+"""Fetch a base model from the hub, a folder or a GGUF file, and put it into the results as a verified folder."""
 
+import contextlib
 import errno
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -19,12 +20,13 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     RevisionResolutionError,
 )
-from transformers import AutoConfig
 
 from sealed_experts.errors import UserError
-from sealed_experts.models.bases import MODEL_FILES, is_within, model_files
+from sealed_experts.files.canonical import read_json
+from sealed_experts.models.bases import MODEL_FILES, base_kind, folder_of, gguf_file, is_within, model_files
 from sealed_experts.models.classes import ModelClass
-from sealed_experts.models.loading import check_architecture
+from sealed_experts.models.completeness import check_complete
+from sealed_experts.models.gguf_base import convert_gguf
 from sealed_experts.models.manifest import write_base_manifest
 from sealed_experts.models.settings import BaseSettings
 
@@ -44,19 +46,38 @@ def fetch_base(base: BaseSettings, *, key: str, folder: Path, classes: Iterable[
         UserError: there is no network; the id or revision is unknown; the model is gated; the disk is full; the source
             is not a model of these classes with safetensors weights, or is inside `folder`.
     """
-    source = Path(os.path.expanduser(base.name))
-    local = os.path.isdir(source)
-    if not local:
-        source = _download(base)
-    _check_model(source, base, classes)
-    try:
-        _place(source, folder)
-    except OSError as error:
-        raise _disk_error(error, folder) from error
-    # Packages state the base's name: publish only the last part of a local path.
-    write_base_manifest(
-        folder, name=source.name if local else base.name, revision=base.revision, key=key, dtype=base.dtype
-    )
+    with _source(base, beside=folder) as (source, name):
+        modules = _checked_model(source, base, classes)
+        try:
+            _place(source, folder)
+        except OSError as error:
+            raise _disk_error(error, folder) from error
+    write_base_manifest(folder, name=name, revision=base.revision, key=key, dtype=base.dtype, modules=modules)
+
+
+@contextlib.contextmanager
+def _source(base: BaseSettings, *, beside: Path) -> Iterator[tuple[Path, str]]:
+    """Yield a folder with the base's files, and the base's name for packages: of a local path only the last part.
+
+    Args:
+        beside: a folder; a temporary one is made next to it.
+    """
+    kind = base_kind(base, root=Path())
+    if kind == "folder":
+        source = folder_of(base, root=Path())
+        yield source, source.name
+    elif kind == "gguf":
+        file = gguf_file(base, root=Path())
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{beside.name}.", dir=beside.parent) as folder:
+            dtype = torch.bfloat16 if base.dtype == "bfloat16" else torch.float32
+            try:
+                convert_gguf(file, Path(folder), dtype=dtype)
+            except OSError as error:
+                raise _disk_error(error, beside) from error
+            yield Path(folder), file.name
+    else:
+        yield _download(base), base.name
 
 
 def _download(base: BaseSettings) -> Path:
@@ -86,26 +107,16 @@ def _download(base: BaseSettings) -> Path:
         raise _disk_error(error, Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))) from error
 
 
-def _check_model(source: Path, base: BaseSettings, classes: Iterable[ModelClass]) -> None:
-    try:
-        config = json.loads((source / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"base.name: {source} holds no readable config.json, so it is not a model folder") from error
-    if config.get("auto_map"):
-        raise UserError(
-            f"base.name: {base.name} needs its own code (auto_map); use a model that is built into transformers"
-        )
-    model_type = AutoConfig.from_pretrained(source, local_files_only=True).model_type
-    for model_class in classes:
-        check_architecture(model_type, model_class)
+def _checked_model(source: Path, base: BaseSettings, classes: Iterable[ModelClass]) -> dict[str, list[int]]:
+    if not (source / "config.json").is_file():
+        raise UserError(f"base.name: {source} holds no readable config.json, so it is not a model folder")
+    modules = check_complete(source, name=base.name, classes=classes)
+    model_type = read_json(source / "config.json")["model_type"]
     if base.model_type is not None and base.model_type != model_type:
         raise UserError(
             f"base.model_type: {base.name} is a {model_type} model, not {base.model_type}: correct the setting"
         )
-    if not list(source.glob("*.safetensors")):
-        raise UserError(
-            f"base.name: {base.name} has no .safetensors weights; convert it: pickled weights are not loaded"
-        )
+    return modules
 
 
 def _place(source: Path, folder: Path) -> None:

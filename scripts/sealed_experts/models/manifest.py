@@ -1,6 +1,6 @@
 """base.json: the digests of a base folder's files, so that no changed base is used for training or answers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,21 @@ REBUILD = "delete the folder and run the same command again, to make the base ag
 
 
 def write_base_manifest(
-    folder: str | Path, *, name: str, revision: str | None, key: str, dtype: str = "auto"
+    folder: str | Path,
+    *,
+    name: str,
+    revision: str | None,
+    key: str,
+    modules: Mapping[str, Sequence[int]],
+    dtype: str = "auto",
 ) -> dict[str, Any]:
     """Write `folder`/base.json about every file of a complete base folder, and return it.
 
     The digest covers only the files' names and contents. `parameters` counts the numbers stored in the .safetensors
     files, so tied weights count once.
+
+    Args:
+        modules: [outputs, inputs] of the model's linear modules, by name.
 
     Raises:
         UserError: config.json is missing or not JSON, or a weight file is not safetensors.
@@ -32,6 +41,7 @@ def write_base_manifest(
         "key": key,
         "model_type": read_json(folder / "config.json").get("model_type"),
         "dtype": dtype,
+        "modules": {name: list(sizes) for name, sizes in modules.items()},
         "parameters": sum(tensor.elements for tensor in weights_of(folder)),
         "files": files,
         "digest": digest_of_files(files),

@@ -27,14 +27,19 @@ class BaseSettings(Group):
     """The frozen language model that every expert adapts."""
 
     name: str = setting(
-        "`demo` (pretrained by the pipeline), a folder, or a hub id.", default="demo", min_length=1, max_length=1000
+        "`demo` (pretrained by the pipeline), a folder, a hub id, a GGUF file, or a GGUF file in an installed Python"
+        " package (`package:<module>/<file>`).",
+        default="demo",
+        min_length=1,
+        max_length=1000,
     )
     key: BaseKey | None = setting("Name of the base in results/base/; absent: derived from `name`.", default=None)
     revision: Commit | None = setting(
         "Commit of a hub model (40 hexadecimal digits): required for a hub id.", default=None
     )
     model_type: str | None = setting(
-        "Architecture of a hub model (`qwen2`, `llama`, …); target modules are then checked before it is fetched.",
+        "Architecture of a hub model or GGUF file (`qwen2`, `llama`, …); target modules are then checked before it is"
+        " fetched.",
         default=None,
         min_length=1,
     )

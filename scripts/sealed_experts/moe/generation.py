@@ -55,13 +55,13 @@ class Experts:
         self._context: int | None = getattr(base.model.config, "max_position_embeddings", None)
         # PEFT searches for an adapter's name inside the names of tensors: `bank` would also match `bank_loans`, and
         # `layers` would match tensors of every adapter. So give each adapter a name that is part of no other name.
-        self._adapters = {name: f"sealed{index:06d}" for index, name in enumerate(packages)}
+        self.adapters = {name: f"sealed{index:06d}" for index, name in enumerate(packages)}
         groups = _by_peft_type(packages)
         # PEFT holds one type of adapter in a model. Each further type gets a model that shares the base's weights.
         bodies = [base.model, *(base.another() for _ in groups[1:])]
         self._models: dict[str, PeftModel] = {}
         for body, names in zip(bodies, groups, strict=True):
-            model = _with_adapters(body, {self._adapters[name]: packages[name] for name in names})
+            model = with_adapters(body, {self.adapters[name]: packages[name] for name in names})
             self._models |= dict.fromkeys(names, model)
 
     def unload(self) -> None:
@@ -90,7 +90,7 @@ class Experts:
         prompt = encode_prompt(template=self._templates[expert], instruction=question, tokenizer=self._tokenizer)
         room = self._room(len(prompt), max_new_tokens)
         ids = torch.tensor([prompt], device=self._device)
-        model = self._model_of(expert)
+        model = self.model_of(expert)
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             torch.manual_seed(seed)
             generator, inputs = decoding(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
@@ -108,15 +108,15 @@ class Experts:
         how = {"template": self._templates[expert], "tokenizer": self._tokenizer}
         ids = [*encode_prompt(instruction=question, **how), *encode_words(answer, **how)]
         ids = ids[: self._context]
-        logits: torch.Tensor = self._model_of(expert)(input_ids=torch.tensor([ids], device=self._device)).logits
+        logits: torch.Tensor = self.model_of(expert)(input_ids=torch.tensor([ids], device=self._device)).logits
         return logits[0, -len(ids) :]  # virtual tokens come before the text's own
 
-    def _model_of(self, expert: str) -> PeftModel:
+    def model_of(self, expert: str) -> PeftModel:
         """Return the model that holds the expert's adapter, with this adapter active."""
         model = self._models[expert]
         # To switch, PEFT visits every adapter of every layer, which is slow with hundreds of experts.
-        if model.active_adapter != self._adapters[expert]:
-            model.set_adapter(self._adapters[expert])
+        if model.active_adapter != self.adapters[expert]:
+            model.set_adapter(self.adapters[expert])
         return model
 
     def _room(self, prompt_length: int, max_new_tokens: int) -> int:
@@ -149,7 +149,8 @@ def _by_peft_type(packages: Mapping[str, VerifiedPackage]) -> list[list[str]]:
     return list(groups.values())
 
 
-def _with_adapters(model: Any, packages: Mapping[str, VerifiedPackage]) -> PeftModel:
+def with_adapters(model: Any, packages: Mapping[str, VerifiedPackage]) -> PeftModel:
+    """Attach each package's adapter, under its key in `packages`, with the package's weights."""
     wrapped: PeftModel | None = None
     for adapter, package in packages.items():
         config = adapter_of(package.manifest).peft_config(task_type=CAUSAL.task_type)
@@ -158,7 +159,7 @@ def _with_adapters(model: Any, packages: Mapping[str, VerifiedPackage]) -> PeftM
                 wrapped = PeftModel(model, config, adapter_name=adapter)
             else:
                 wrapped.add_adapter(adapter, config)
-            _fill(wrapped, adapter, load_tensors(package.members[WEIGHTS]))
+            fill_adapter(wrapped, adapter, load_tensors(package.members[WEIGHTS]))
         except ValueError as error:
             raise IncompatibleError(
                 f"the adapter of expert {package.manifest['name']} does not fit the base: {error}"
@@ -167,7 +168,7 @@ def _with_adapters(model: Any, packages: Mapping[str, VerifiedPackage]) -> PeftM
     return wrapped.eval()
 
 
-def _fill(model: PeftModel, adapter: str, tensors: Mapping[str, torch.Tensor]) -> None:
+def fill_adapter(model: PeftModel, adapter: str, tensors: Mapping[str, torch.Tensor]) -> None:
     """Set an adapter's weights. Names and shapes must be exactly those that PEFT expects on this base."""
     own = {key: tensor.shape for key, tensor in get_peft_model_state_dict(model, adapter_name=adapter).items()}
     found = {key: tensor.shape for key, tensor in tensors.items()}

@@ -1,27 +1,24 @@
 """Check that a package fits a base: by the base's digest, and by the shapes of the adapter's tensors.
 
-The base's folder is read without torch: base.json, the digests of its files, and the headers of its weights.
+The base's folder is read without torch: base.json, and the digests of its files.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
-from sealed_experts.files.safetensors_header import Tensor
 from sealed_experts.models.adapters import Sizes
-from sealed_experts.models.architectures import TRANSPOSED
-from sealed_experts.models.manifest import MANIFEST, verify_base, weights_of
+from sealed_experts.models.manifest import MANIFEST, verify_base
 from sealed_experts.packages.content.linter import WEIGHTS
 from sealed_experts.packages.content.manifest import adapter_of
 from sealed_experts.packages.errors import IncompatibleError, PackageError
 from sealed_experts.packages.report import PackageReport
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_NUMBERS = ("F64", "F32", "F16", "BF16")  # other dtypes pack several weights into one number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +27,11 @@ class BaseModules:
 
     Attributes:
         digest: SHA-256 over the names and digests of the base's files.
-        shapes: (outputs, inputs) of each matrix, by the name of its module; None for a matrix that packs several
-            weights into one number. The whole attribute is None if only base.json was given.
+        shapes: (outputs, inputs) of each linear module, by its name; None if only base.json was given.
     """
 
     digest: str
-    shapes: Mapping[str, Sizes | None] | None = None
+    shapes: Mapping[str, Sizes] | None = None
 
 
 def read_base(path: Path) -> BaseModules:
@@ -48,10 +44,9 @@ def read_base(path: Path) -> BaseModules:
         if not path.is_dir():
             return BaseModules(digest=_digest(read_json(path), path))
         manifest = verify_base(path)
-        shapes = _shapes(weights_of(path), transposed=TRANSPOSED.get(str(manifest.get("model_type")), ()))
     except OSError as error:
         raise UserError(f"cannot read the base {path}: {error.strerror}") from error
-    return BaseModules(digest=_digest(manifest, path / MANIFEST), shapes=shapes)
+    return BaseModules(digest=_digest(manifest, path / MANIFEST), shapes=_modules(manifest, path / MANIFEST))
 
 
 def check_base(report: PackageReport, base: BaseModules | None, *, where: Path) -> None:
@@ -72,27 +67,20 @@ def check_fits(report: PackageReport, base: BaseModules | None, *, where: Path) 
     """Check that a verified package has exactly the tensors and shapes that its adapter needs on this base.
 
     Raises:
-        IncompatibleError: the package was made for another base, or the base packs a module's weights, so its shape is
-            unknown.
+        IncompatibleError: the package was made for another base.
         PackageError: a tensor is missing, foreign, or has another shape.
     """
     check_base(report, base, where=where)
     if base is None or base.shapes is None:
         return
     expected, found = adapter_of(report.manifest).tensors_on(base.shapes), dict(report.shapes)
-    for name, shape in expected.items():
-        if shape is None:
-            raise IncompatibleError(
-                f"{where}: the base stores the module of {name} in fewer bits, so its shape cannot be compared: give"
-                " --base only the base.json, to compare the digest"
-            )
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             raise PackageError(f"{where}: {WEIGHTS}: {name} is missing: the base has a targeted module of this name")
         if name not in expected:
-            raise PackageError(f"{where}: {WEIGHTS}: {name} belongs to no matrix of the base")
+            raise PackageError(f"{where}: {WEIGHTS}: {name} belongs to no module of the base")
         if found[name] != expected[name]:
-            needed = list(expected[name] or ())
+            needed = list(expected[name])
             raise PackageError(f"{where}: {WEIGHTS}: {name} has the shape {list(found[name])}; the base needs {needed}")
 
 
@@ -103,19 +91,13 @@ def _digest(manifest: Any, path: Path) -> str:
     return digest
 
 
-def _shapes(tensors: Iterable[Tensor], *, transposed: Collection[str]) -> dict[str, Sizes | None]:
-    """Return (outputs, inputs) of the matrices among a base's tensors, by the names of their modules.
+def _modules(manifest: Mapping[str, Any], path: Path) -> dict[str, Sizes]:
+    """Return (outputs, inputs) of a base's linear modules, by name."""
+    stated = manifest.get("modules")
+    if not isinstance(stated, Mapping) or not all(_are_sizes(sizes) for sizes in stated.values()):
+        raise UserError(f"{path} does not state the base's modules: delete the base's folder, and make it again")
+    return {name: (sizes[0], sizes[1]) for name, sizes in stated.items()}
 
-    Args:
-        tensors: the tensors in the base's files.
-        transposed: last part of the names of modules that store inputs x outputs.
-    """
-    shapes: dict[str, Sizes | None] = {}
-    for tensor in tensors:
-        module, dot, last = tensor.name.rpartition(".")
-        if (dot, last) == (".", "weight") and tensor.dtype not in _NUMBERS:
-            shapes[module] = None
-        elif (dot, last) == (".", "weight") and len(tensor.shape) == 2:
-            rows, columns = tensor.shape
-            shapes[module] = (columns, rows) if module.rpartition(".")[2] in transposed else (rows, columns)
-    return shapes
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(size) is int and size > 0 for size in value)

@@ -41,7 +41,7 @@ def sign_digests(digests: Mapping[str, str], *, folder: str, key: ec.EllipticCur
         digests: SHA-256 of every file, by its name.
         folder: the folder's name in the statement.
     """
-    payload = canonical_json(_statement(digests, folder=folder)).encode()
+    payload = canonical_json(statement(digests, folder=folder)).encode()
     envelope = {
         "payload": base64.b64encode(payload).decode(),
         "payloadType": _PAYLOAD,
@@ -83,7 +83,7 @@ def signed_digests(bundle: bytes, *, key: ec.EllipticCurvePublicKey) -> dict[str
         raise SignatureError(
             f"the signature is not by the key {_hint(key)}, or the signature file was altered"
         ) from error
-    return _listed(payload)
+    return listed_digests(payload)
 
 
 def read_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
@@ -138,11 +138,12 @@ def read_bundle(path: Path) -> bytes:
     return content
 
 
-def _statement(digests: Mapping[str, str], *, folder: str) -> dict[str, Any]:
+def statement(digests: Mapping[str, str], *, folder: str) -> dict[str, Any]:
+    """Return the in-toto statement about the files of a folder, from their SHA-256 by name."""
     names = sorted(digests)
     return {
         "_type": _STATEMENT,
-        "subject": [{"name": folder, "digest": {"sha256": _root(digests[name] for name in names)}}],
+        "subject": [{"name": folder, "digest": {"sha256": root_digest(digests[name] for name in names)}}],
         "predicateType": _PREDICATE,
         "predicate": {
             "serialization": {"method": "files", "hash_type": "sha256", "allow_symlinks": False},
@@ -151,7 +152,7 @@ def _statement(digests: Mapping[str, str], *, folder: str) -> dict[str, Any]:
     }
 
 
-def _listed(payload: bytes) -> dict[str, str]:
+def listed_digests(payload: bytes) -> dict[str, str]:
     """Return the digests in a statement whose signature is checked."""
     try:
         statement = strict_json(payload.decode("utf-8"))
@@ -172,14 +173,14 @@ def _listed(payload: bytes) -> dict[str, str]:
             f"its statement is {ascii(kinds[1])[:80]} with {ascii(how)[:80]}; this program reads {_PREDICATE} over"
             " whole files with SHA-256 and without links"
         )
-    if len(listed) != len(resources) or _root(digest for _, _, digest in resources) != root:
+    if len(listed) != len(resources) or root_digest(digest for _, _, digest in resources) != root:
         raise PackageError(
             "its statement contradicts itself: its subject does not follow from its names, algorithms and digests"
         )
     return listed
 
 
-def _root(digests: Any) -> str:
+def root_digest(digests: Any) -> str:
     return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
 
 

@@ -127,7 +127,7 @@ def own_publisher(path: str | os.PathLike[str]) -> TrustStore:
     with named(path):
         with open_source(path) as source:
             if kind == EXPERT:
-                keys = expert_container.claimed_keys(source)
+                keys = expert_container.keys_in_file(source)
             else:
                 signers = container.read_frame(source).signers
                 keys = tuple(PublicKey(algorithm=algorithm, raw=raw) for algorithm, raw in signers)

@@ -13,10 +13,9 @@ from sealed_experts.packages import opening
 from sealed_experts.packages.content.manifest import canonical_object, check_manifest, long_name
 from sealed_experts.packages.content.manifest_schema import MAX_MANIFEST
 from sealed_experts.packages.errors import EncryptedError, PackageError, SignatureError, named
-from sealed_experts.packages.expert.container import ARCHIVE_NAMES, ONE_SIGNATURE
-from sealed_experts.packages.expert.integrity import MANIFEST, SIGNATURE
+from sealed_experts.packages.expert.container import ARCHIVE_NAMES
+from sealed_experts.packages.expert.integrity import MANIFEST, SIGNATURE_LENGTHS, signed_fields
 from sealed_experts.packages.expert.writer import seal_expert
-from sealed_experts.packages.keys.policy import Policy
 from sealed_experts.packages.keys.private_keys import PublisherKey, load_key
 from sealed_experts.packages.keys.trust import TrustStore
 from sealed_experts.packages.source import BytesOrFile
@@ -41,14 +40,30 @@ def publish_expert(path: Path, *, output: Path, publisher: str | None = None) ->
     draft = output / f".{secrets.token_hex(8)}.new"
     try:
         digest = seal_expert(draft, manifest=manifest, members=members, key=key, publisher=called)
-        if not place(draft, target) and digest_at(target) != digest:
+        if place(draft, target):
+            return target, digest
+        there = digest_at(target)
+        if there != digest and _signed_content(target, key) != _signed_content(draft, key):
             raise UserError(
                 f"{target} exists with other content: a published version never changes, so raise the version, or"
                 " remove that file if nobody has it yet"
             )
+        return target, there
     finally:
         discard(draft)
-    return target, digest
+
+
+def _signed_content(path: Path, key: PublisherKey) -> dict[str, Any] | None:
+    """Return all that the key signed in an `.expert` file, but not its signatures: ML-DSA's is randomised.
+
+    None if the key did not sign the file as it is.
+    """
+    try:
+        report = opening.verify_any(path, trust=TrustStore([key.public]))
+    except PackageError:
+        return None
+    assert report.integrity is not None, "a .tgsp has none"
+    return {**report.manifest, "integrity": signed_fields(report.integrity)}
 
 
 def seal_as_expert(path: Path, *, output: Path) -> str:
@@ -73,10 +88,8 @@ def _author(manifest: Mapping[str, Any]) -> str | None:
 
 def _from_package(path: Path, key: PublisherKey) -> tuple[dict[str, Any], Mapping[str, BytesOrFile]]:
     """Verify a package with the key that will sign it again, so that nobody signs another publisher's work."""
-    # The package is the user's own, so the single signature of an .expert is enough.
-    policy = ONE_SIGNATURE if opening.container_of(path) == opening.EXPERT else Policy()
     try:
-        package = opening.open_any(path, trust=TrustStore([key.public]), policy=policy)
+        package = opening.open_any(path, trust=TrustStore([key.public]))
     except EncryptedError as error:
         raise UserError(
             f"{path} is encrypted, but an .expert is never encrypted: everyone could open it; if this is intended,"
@@ -105,7 +118,9 @@ def _from_folder(folder: Path) -> tuple[dict[str, Any], Mapping[str, BytesOrFile
         manifest.pop("integrity", None)
         check_manifest(manifest)
     archived = {name: member for member, name in ARCHIVE_NAMES.items()}
-    members = {archived.get(name, name): folder / name for name in names if name not in (MANIFEST, SIGNATURE)}
+    members = {
+        archived.get(name, name): folder / name for name in names if name != MANIFEST and name not in SIGNATURE_LENGTHS
+    }
     listed = {entry["path"] for entry in manifest["members"]}
     for name in sorted(members.keys() ^ listed):
         problem = "is missing, which" if name in listed else "is foreign:"

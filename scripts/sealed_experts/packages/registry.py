@@ -88,7 +88,7 @@ class Registry:
         with folder_lock(self.folder):
             draft = self.folder / f".{secrets.token_hex(8)}.draft"
             try:
-                _copy(path, draft)
+                copy_package(path, draft)
                 try:
                     # Verify the copy: nobody else changes it, so exactly the verified bytes get installed.
                     report = self._verified(draft)
@@ -213,7 +213,13 @@ def _refused(installed: Iterable[Installed]) -> list[dict[str, Any]]:
     return [each.manifest for each in installed if each.refusal is not None and each.report is not None]
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy_package(source: Path, target: Path) -> None:
+    """Copy a package, atomically.
+
+    Raises:
+        UserError: it cannot be read or written.
+        PackageError: it is larger than any package.
+    """
     try:
         with open_regular(source) as (stream, status), atomic_writer(target) as copy:
             left = status.st_size

@@ -41,7 +41,7 @@ def package_mistakes(
             f"with the expert's name it has {len(name) + len(version)} letters; a package's file name has"
             f" room for {LONGEST_NAME_AND_VERSION}",
         )
-    if package.compression == "zstd" and not _has_zstandard():
+    if package.compression == "zstd" and not has_zstandard():
         yield Mistake(layers.locate("package", "compression"), "`zstd` needs the package backports.zstd: install it")
     for place, path in enumerate(package.recipients):
         if not os.path.isfile(root / path):
@@ -67,7 +67,8 @@ def _container_mistakes(package: PackageSettings, layers: Layers) -> Iterator[Mi
         )
 
 
-def _has_zstandard() -> bool:
+def has_zstandard() -> bool:
+    """Say whether this Python can compress with Zstandard."""
     if sys.version_info >= (3, 14):
         return True
     return importlib.util.find_spec("backports") is not None and importlib.util.find_spec("backports.zstd") is not None

@@ -65,7 +65,7 @@ class OpenFile:
     """
 
     def __init__(self, descriptor: int, status: os.stat_result) -> None:
-        self.size, self.constant = status.st_size, _take_lease(descriptor)
+        self.size, self.constant = status.st_size, take_lease(descriptor)
         self._descriptor, self._status = descriptor, status
 
     def read(self, offset: int, length: int) -> bytes:
@@ -156,7 +156,7 @@ def measure(content: BytesOrFile) -> tuple[int, str]:
     return size, state.hexdigest()
 
 
-def _take_lease(descriptor: int) -> bool:
+def take_lease(descriptor: int) -> bool:
     """Ask the system to keep writers away until the descriptor is closed. Return whether it agreed.
 
     Linux agrees for the file's owner if nobody has the file open for writing. A program that opens it to write waits.

@@ -44,7 +44,7 @@ def plan_stage(
             f"{stage} trains under privacy, but the parts of its data have different units of privacy, so one person"
             " could be several units: give all parts the same `unit`"
         )
-    _check_data(stage=stage, units=units, unit=unit, expected_batch_size=expected_batch_size, delta=privacy.delta)
+    check_data_size(stage=stage, units=units, unit=unit, expected_batch_size=expected_batch_size, delta=privacy.delta)
     noise = privacy.noise_multiplier
     if isinstance(noise, str):
         noise = calibrate_noise_multiplier(
@@ -76,7 +76,12 @@ def plan_stage(
     return dataclasses.replace(plan, steps_within_budget=steps)
 
 
-def _check_data(*, stage: str, units: int, unit: str, expected_batch_size: int, delta: float) -> None:
+def check_data_size(*, stage: str, units: int, unit: str, expected_batch_size: int, delta: float) -> None:
+    """Check that a stage's data hold enough units for its batch and its δ.
+
+    Raises:
+        UserError: they do not.
+    """
     if expected_batch_size >= units:
         raise UserError(
             f"{stage}: the logical batch is {expected_batch_size}, but the training data hold {units} units of privacy "

@@ -1,4 +1,4 @@
-"""What scores a sampled answer: one module a reward, named as in the configuration. Nothing here loads torch."""
+"""Rewards score sampled answers: one module per reward, with its name in the configuration. Must not import torch."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from sealed_experts.settings.messages import KeyPath
 
 @dataclass(frozen=True)
 class Score:
-    """How good an answer is.
+    """The score of an answer.
 
-    `value` is in [0, 1]. `axes` are the reward's single measures, each in [0, 1] and without its weight; a reward of
-    one measure names it after itself.
+    `value` is in [0, 1]. `axes` are the reward's single measures, each in [0, 1] and without its weight. If there is
+    only one measure, it has the reward's name.
     """
 
     value: float
@@ -22,7 +22,7 @@ class Score:
 
 
 class Scoring(Protocol):
-    """Whatever scores answers."""
+    """Anything that scores answers."""
 
     @property
     def name(self) -> str:
@@ -37,7 +37,7 @@ class Scoring(Protocol):
 
 
 class Reward(Feature, Group):
-    """Scores answers; the same prompt and answer always get the same score. Its fields are its options."""
+    """Scores answers. The same prompt and answer always get the same score. Its fields are its options."""
 
     repetition_penalty: float = setting(
         "Takes up to this share of the reward away from answers that repeat themselves or list terms without grammar"
@@ -47,7 +47,7 @@ class Reward(Feature, Group):
         le=1,
     )
 
-    about: ClassVar[str]  # what it looks at, in a few words
+    about: ClassVar[str]  # what it measures, in a few words
 
     @property
     def name(self) -> str:
@@ -56,28 +56,28 @@ class Reward(Feature, Group):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """{axis: its share of the value}; the shares add up to 1. An axis without a weight is for information."""
+        """{axis: its share of the value}; the shares add up to 1. An axis without a share is for information."""
         return {self.name: 1.0}
 
     def score(self, prompt: str, response: str) -> Score:
-        """Return the score of an answer to a prompt; by default, that of a reward of one measure."""
+        """Return the score of an answer to a prompt; by default with one axis, from `measure`."""
         value = self.measure(response)
         return Score(value, {self.name: value})
 
     def measure(self, response: str) -> float:
-        """Return how good an answer is, in [0, 1], where the prompt does not matter."""
+        """Return the value of an answer, in [0, 1]. Use it if the prompt does not matter."""
         raise NotImplementedError
 
     def problems(self) -> Iterator[tuple[KeyPath, str]]:
-        """Yield (place within the options, what is wrong) of options whose single values are right."""
+        """Yield (place within the options, what is wrong) for options that do not fit together."""
         yield from ()
 
     def options(self) -> dict[str, Any]:
-        """Return every option as plain data: two spellings of the same reward are equal."""
+        """Return every option as plain data. Two spellings of the same reward give equal data."""
         return {name: plain(getattr(self, name)) for name in type(self).model_fields}
 
     def chosen(self) -> Iterator[type[Feature]]:
-        """Yield the features that it uses: itself, and others that its options name."""
+        """Yield the features that it uses: itself, and those that its options name."""
         yield type(self)
 
     def modules(self) -> list[str]:
@@ -85,15 +85,15 @@ class Reward(Feature, Group):
         return []
 
     def load(self) -> None:
-        """Import what it calls.
+        """Import the modules that it calls.
 
         Raises:
-            UserError: a module of the user's cannot be used.
+            UserError: one of the user's modules cannot be used.
         """
 
 
 REWARDS = Features(Reward, noun="reward")
-# One of their names, or a function of the user's: `module:function`. Which it is, is checked apart.
+# A reward's name, or the user's function as `module:function`. `reward_mistakes` checks it.
 RewardName = Annotated[
     str, text(r"^[A-Za-z_][A-Za-z0-9_.]*(:[A-Za-z_][A-Za-z0-9_]*)?$", "a reward's name, or `module:function`")
 ]

@@ -17,7 +17,7 @@ _OF_A_PART = ("reward", "weight")
 
 
 class Part(Group):
-    """What every part has besides its reward's own options."""
+    """Settings of every part besides its reward's own options."""
 
     reward: RewardName = setting("The reward's name; any but `composite`.")
     weight: float = setting("Its share; shares are divided by their sum.", default=1.0, gt=0)
@@ -26,8 +26,8 @@ class Part(Group):
 class Composite(Reward):
     """The weighted mean of other rewards; the weights are divided by their sum.
 
-    The axes of a part are named `<part>.<axis>`, and `<part>` where the axis bears the part's own name. Of parts with
-    the same name the second is called `<part>#2`, and so on.
+    The axes of a part are named `<part>.<axis>`, or only `<part>` if the axis has the part's own name. The second part
+    of the same name is called `<part>#2`, and so on.
     """
 
     parts: tuple[Open, ...] = setting(
@@ -47,7 +47,7 @@ class Composite(Reward):
                 yield ("parts", place, *path), text
 
     def options(self) -> dict[str, Any]:
-        """Return every option, those of the parts among them."""
+        """Return every option, including those of the parts."""
         parts = [
             {"reward": part["reward"], "weight": float(part.get("weight", 1.0))}
             | described_reward(part["reward"], _own(part)).options()
@@ -67,7 +67,7 @@ class Composite(Reward):
 
     @functools.cached_property
     def _shares(self) -> list[tuple[str, Any, float]]:
-        """Each part's label, the part, and its share."""
+        """The label, the reward and the share of each part."""
         made = [(make_reward(part["reward"], _own(part)), float(part.get("weight", 1.0))) for part in self.parts]
         total = math.fsum(weight for _, weight in made)
         labels = _labels([part.name for part, _ in made])
@@ -75,7 +75,7 @@ class Composite(Reward):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """Each part's axes, weighted within the part and by the part's share."""
+        """The shares of all axes: each part's own shares times the part's share."""
         return {
             _axis(label, part, axis): share * weight
             for label, part, share in self._shares
@@ -83,7 +83,7 @@ class Composite(Reward):
         }
 
     def score(self, prompt: str, response: str) -> Score:
-        """Return the weighted mean and every part's axes."""
+        """Return the weighted mean, and the axes of every part."""
         values: list[float] = []
         axes: dict[str, float] = {}
         for label, part, share in self._shares:
@@ -112,7 +112,7 @@ def _part_problems(part: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
 
 
 def _labels(names: Sequence[str]) -> list[str]:
-    """Number what is there twice; `#` stands in no reward's name."""
+    """Number names that occur more than once. No reward's name contains `#`."""
     earlier = [names[:place].count(name) for place, name in enumerate(names)]
     return [name if not count else f"{name}#{count + 1}" for name, count in zip(names, earlier, strict=True)]
 

@@ -1,4 +1,4 @@
-"""`finance`: is an answer about money well formed, in the trade's words, to the point, and careful?"""
+"""`finance`: is an answer about money well formed, in financial terms, relevant, and careful?"""
 
 import math
 import re
@@ -21,7 +21,7 @@ _LETTERS = re.compile(r"[^\W\d_]{4,}")
 _RELEVANCE_SCALE = 1.5
 _UNKNOWN_RELEVANCE = 0.5
 _WITHOUT_DISCLAIMER = 0.2
-# What a prompt says when it asks for advice: six words and their forms. Only whole words count ("livestock" and
+# Words of a prompt that asks for advice: six words and their forms. Only whole words count ("livestock" and
 # "investigate" are others), and a best-seller is a book.
 _ASKS_FOR_ADVICE = re.compile(
     r"(?<![^\W_])(?:"
@@ -33,7 +33,7 @@ _ASKS_FOR_ADVICE = re.compile(
 
 
 class Finance(Reward):
-    """Rules that a reader can check by hand; surrounding white space is no part of an answer."""
+    """Rules that a reader can check by hand. White space around an answer is ignored."""
 
     about: ClassVar[str] = "form, terminology, relevance and safety of an answer about money"
 
@@ -57,7 +57,7 @@ class Finance(Reward):
 def format_axis(response: str) -> float:
     """Return 0.3 for 20 to 500 words (0.1 for 10 to 19), 0.3 for structure, 0.2 each for percentages and ending.
 
-    Words are what white space separates.
+    White space separates words.
     """
     words = len(response.split())
     tenths = 3 if 20 <= words <= 500 else 1 if 10 <= words < 20 else 0
@@ -74,9 +74,10 @@ def terminology_axis(response: str) -> float:
 
 
 def relevance_axis(prompt: str, response: str) -> float:
-    """Return 1.5 times the share of the prompt's distinct longer words that stand in the response, at most 1.
+    """Return 1.5 times the share of the prompt's distinct longer words that occur in the response, at most 1.
 
-    Longer words have four letters or more; case does not matter, forms do. 0.5 when the prompt has none.
+    Longer words have four letters or more. Case does not matter; another form is another word. 0.5 if the prompt has
+    no longer word.
     """
     asked = _longer_words(prompt)
     if not asked:

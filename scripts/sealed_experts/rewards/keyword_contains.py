@@ -1,4 +1,4 @@
-"""`keyword_contains`: the share of some keywords that an answer holds."""
+"""`keyword_contains`: the share of given keywords that an answer contains."""
 
 import functools
 import re
@@ -16,8 +16,8 @@ Keyword = Annotated[str, text(r"\S", "text that is not blank")]
 class KeywordContains(Reward):
     """The share of the keywords that an answer holds.
 
-    A keyword is found as written, as a whole word or phrase: case, Unicode compatibility forms, the kind of apostrophe
-    and the amount of white space do not matter; a letter or digit that touches its first or last one does.
+    A keyword is found as a whole word or phrase: no letter or digit may touch its ends. Case, Unicode compatibility
+    forms, the kind of apostrophe and the amount of white space do not matter.
     """
 
     keywords: Distinct[Keyword] = setting("Words and phrases that an answer should hold, at least one.", default=())
@@ -30,7 +30,7 @@ class KeywordContains(Reward):
         return sum(pattern.search(text) is not None for pattern in self._patterns) / len(self._patterns)
 
     def problems(self) -> Iterator[tuple[KeyPath, str]]:
-        """Yield that there is no keyword."""
+        """Yield a mistake if there is no keyword."""
         if not self.keywords:
             yield ("keywords",), "none are given; list at least one word or phrase that an answer should hold"
 

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 from sealed_experts.errors import UserError
+from sealed_experts.files.planned_digests import unchanged
 from sealed_experts.training.interruption import EXIT_INTERRUPTED, Interrupted
-from sealed_experts.training.job import StageJob, stage_from_json
+from sealed_experts.training.job import LaterStage, StageJob, stage_from_json
+from sealed_experts.training.objective import Materials, Objective
 from sealed_experts.training.stage import MakeObjective, train_stage
 
 
@@ -19,6 +21,7 @@ def parse_job(description: str | None) -> StageJob:
     """
     args = vars(_parser(description).parse_args())
     args["models"] = {name: Path(path) for name, path in args.pop("model")}
+    args["later"] = [LaterStage(settings, *map(Path, files)) for settings, *files in args["later"]]
     job = stage_from_json(args.pop("settings"), args.pop("operation"), **args)
     if job.settings.follows and job.start is None:
         raise UserError(f"{job.stage} refines an adapter: give --start, the adapter file of the previous stage")
@@ -27,8 +30,13 @@ def parse_job(description: str | None) -> StageJob:
 
 def train_job(job: StageJob, make_objective: MakeObjective) -> int:
     """Train, and return the exit code: 0, or 75 if the job was asked to stop and has saved everything."""
+
+    def make_checked(materials: Materials) -> Objective:
+        with unchanged(job.digests):
+            return make_objective(materials)
+
     try:
-        train_stage(job, make_objective)
+        train_stage(job, make_checked)
     except Interrupted as interruption:
         with contextlib.suppress(OSError):  # the disk may be full; the exit code is enough
             print(f"interrupted: {interruption}; the same command goes on from here", file=sys.stderr)
@@ -51,8 +59,17 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
         metavar=("SETTING", "FILE"),
         help="the setting that names another model to learn from, and the adapter file of that model",
     )
+    parser.add_argument(
+        "--later",
+        nargs=4,
+        action="append",
+        default=[],
+        metavar=("SETTINGS", "TRAIN", "VAL", "STATS"),
+        help="a later stage's settings and records: it must be able to use them too",
+    )
     parser.add_argument("--settings", required=True, help="settings that decide the numbers, as JSON")
     parser.add_argument("--operation", required=True, help="settings that only say how to run, as JSON")
+    parser.add_argument("--digests", default="{}", help="digests of the user's files that it reads, as JSON")
     parser.add_argument("--checkpoints", required=True, type=Path, help="folder of checkpoints")
     parser.add_argument("--output", required=True, type=Path, help="the adapter file to write")
     return parser

@@ -204,7 +204,7 @@ class Accounts:
         """Return the curve of claimed ε by step; None in reproducible mode, where the seed reveals the noise."""
         if self.plan.mode != "release":
             return None
-        return _CurveFrom((*self.prior, *self._spent), self.plan, begun=self._begun)
+        return CurveFrom((*self.prior, *self._spent), self.plan, begun=self._begun)
 
     def receipt(
         self, *, journal: Journal | None, step: int, prior: Mapping[str, Any] | None, public: Sequence[str] = ()
@@ -249,7 +249,7 @@ class Accounts:
         return dataclasses.replace(self.plan, max_steps=self.plan.max_steps - self._begun, steps_within_budget=0)
 
 
-class _CurveFrom(BudgetCurve):
+class CurveFrom(BudgetCurve):
     """ε by the step of the stage, for a run whose own steps began after step `begun` of the stage."""
 
     def __init__(self, prior_events: Sequence[GaussianEvent], plan: PrivacyPlan, *, begun: int) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from sealed_experts.data.records import Record
+from sealed_experts.data.templates import Encoded
 from sealed_experts.files.digests import digest_of
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.training.batches import Example
@@ -23,23 +24,30 @@ class UnitDataset:
         self._single = all(len(records) == 1 for records in self._units)
 
     @classmethod
+    def of(cls, records: Iterable[tuple[Record, Sequence[Encoded]]]) -> "UnitDataset":
+        """Group records, each with its rows of tokens, by unit."""
+        index: dict[str, int] = {}
+        units: list[list[Rows]] = []
+        for record, encoded in records:
+            unit = index.setdefault(record.unit, len(index))
+            if unit == len(units):
+                units.append([])
+            units[unit].append(tuple(Example(**vars(row), unit=unit, prompt=record.question) for row in encoded))
+        return cls(units)
+
+    @classmethod
     def from_records(
         cls, records: Sequence[Record], *, template: str, tokenizer: PreTrainedTokenizerBase, max_seq_len: int
     ) -> "UnitDataset":
-        """Tokenize records. A record whose prompt fills `max_seq_len` is kept; its loss is 0.
+        """Tokenize records and cut them to `max_seq_len`. A record whose prompt fills it is kept; its loss is 0.
 
         Raises:
             UserError: the template cannot express a record.
         """
-        index: dict[str, int] = {}
-        units: list[list[Rows]] = []
-        for record in records:
-            unit = index.setdefault(record.unit, len(index))
-            if unit == len(units):
-                units.append([])
-            encoded = record.encoded(template=template, tokenizer=tokenizer, max_seq_len=max_seq_len)
-            units[unit].append(tuple(Example(**vars(row), unit=unit, prompt=record.question) for row in encoded))
-        return cls(units)
+        return cls.of(
+            (record, record.encoded(template=template, tokenizer=tokenizer, max_seq_len=max_seq_len))
+            for record in records
+        )
 
     def __len__(self) -> int:
         """Return the number of units."""

@@ -1,6 +1,6 @@
 """The job of one stage of one expert: what to train, and from which files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,16 @@ from sealed_experts.settings.messages import listed
 from sealed_experts.training.objectives import STAGES, Stage
 
 STAGE_KEYS = {"expert", "stage", "revision", "seed", "template", "adapter", "training"}
+
+
+@dataclass(frozen=True)
+class LaterStage:
+    """A stage that follows in the chain: its settings, as `stage_settings` writes them, and its records."""
+
+    settings: str
+    train: Path
+    val: Path
+    stats: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +44,9 @@ class StageJob:
     start: Path | None  # adapter file of the previous stage
     checkpoints: Path
     output: Path
+    digests: str = "{}"  # of the user's files that it reads, as JSON
     models: Mapping[str, Path] = field(default_factory=dict)  # adapter files of other models, by setting
+    later: Sequence[LaterStage] = ()
 
 
 def stage_from_json(
@@ -48,7 +60,7 @@ def stage_from_json(
         settings: the settings that decide the numbers.
         operation: the settings that only say how to run.
         models: adapter files of the other models that the stage learns from, by the setting that names each.
-        files: the paths of `StageJob`, from `base` to `output`.
+        files: the paths of `StageJob`, from `base` to `output`, and `digests`.
 
     Raises:
         UserError: a text is not in that form, or a model in the settings has no file.

@@ -91,7 +91,7 @@ class TrainingLoop:
             UserError: a weight, a gradient or, without privacy, the loss is not finite; the last checkpoint is kept.
             torch.OutOfMemoryError, MemoryError, RuntimeError: no memory is left; the last complete state was saved.
         """
-        self._resume()
+        self.resume()
         self._progress.begin(self.state.history, step=self.state.step, max_steps=self._run.max_steps)
         try:
             with self._processes.together():
@@ -99,9 +99,9 @@ class TrainingLoop:
             self._validate_if_due()  # before the first step, or if the last run ended before it had validated
             self._clock = self._saved_at = time.monotonic()
             while not self._is_over:
-                figures = self._train_step(self.state.step + 1)
-                self._advance(figures)
-                self._save_if_due()
+                figures = self.train_step(self.state.step + 1)
+                self.advance(figures)
+                self.save_if_due()
         except Interrupted:
             self._save()
             raise
@@ -130,14 +130,14 @@ class TrainingLoop:
     def _is_over(self) -> bool:
         return self.state.step >= self._total_steps or self.stopped_early
 
-    def _train_step(self, step: int) -> StepFigures:
+    def train_step(self, step: int) -> StepFigures:
         """Draw, differentiate, step. The step can be abandoned until the optimizer moves the weights."""
         with self._processes.together():
             self._stop_if_asked()
             examples = self._draws.examples(step)
             # Compute it here: if memory runs out, the state after the previous step is still complete.
             epsilon = self._curve.epsilon_at(step) if self._curve and self._logs(step) else None
-            own = self._differentiate(self._share(examples), step=step)
+            own = self.differentiate(self._share(examples), step=step)
         total, units, tokens = (sum(column) for column in zip(*self._processes.exchange(own), strict=True))
         if not self._settings.privacy.enabled and not math.isfinite(total):
             raise self._not_finite("loss", step)
@@ -165,7 +165,7 @@ class TrainingLoop:
         """Return this process's part of a logical batch: whole units, long and short ones for each process."""
         return [row for rows in self._processes.share(longest_first(examples)) for row in rows]
 
-    def _differentiate(self, examples: Sequence[Example], *, step: int) -> tuple[float, int, int]:
+    def differentiate(self, examples: Sequence[Example], *, step: int) -> tuple[float, int, int]:
         """Add up the gradients of these examples; return the sum of the losses, and the number of units and tokens."""
         batches = self._objective.prepare(self._model, self._cut(examples), step=step, stream=self._run.stream)
         losses = []
@@ -192,7 +192,7 @@ class TrainingLoop:
             raise self._not_finite("weights", step)
         return norm
 
-    def _advance(self, figures: StepFigures) -> None:
+    def advance(self, figures: StepFigures) -> None:
         """Count the step and log it. The step is complete, and may be saved, once the state holds its log line."""
         now = time.monotonic()
         elapsed, self._clock = now - self._clock, now
@@ -251,7 +251,7 @@ class TrainingLoop:
         if self._settings.keeps_best and self._best and self._best.line(self.state.history) is line:
             self.state.best = adapter_state(self._model)
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
         saved: dict[str, Any] | None = None
         with self._processes.together():
             if self._processes.is_first:
@@ -264,7 +264,7 @@ class TrainingLoop:
         self._gradients.resume(step=self.state.step)
         print(f"resumed after step {self.state.step} of {self._total_steps}", flush=True)
 
-    def _save_if_due(self) -> None:
+    def save_if_due(self) -> None:
         overdue = time.monotonic() - self._saved_at >= 60 * self._settings.checkpoint_minutes
         due = self._is_over or overdue or self.state.step % self._settings.checkpoint_steps == 0
         if self._processes.exchange(due)[0]:  # clocks differ: the first process decides

@@ -50,13 +50,6 @@ class Objective:
             UserError: the objective cannot train on them.
         """
 
-    def check_held_out(self, examples: "Sequence[Example]", *, path: Path) -> None:
-        """Check the held-out examples, read from `path`, that validation will use.
-
-        Raises:
-            UserError: validation cannot use them.
-        """
-
     def constants(self, model: "torch.nn.Module", batch: "Batch") -> Mapping[str, Any]:
         """Return, by name, what this batch's loss needs but has no gradient, such as logits of a reference.
 

@@ -8,7 +8,7 @@ from sealed_experts.errors import UserError
 from sealed_experts.privacy.engines import RECOMPUTING
 from sealed_experts.settings.fields import plain
 from sealed_experts.training.job import StageJob
-from sealed_experts.training.objectives import MOST_STEPS
+from sealed_experts.training.objectives import MOST_STEPS, Stage
 
 _SUBJECT = {
     "adapter_name": "the expert",
@@ -19,35 +19,34 @@ _SUBJECT = {
 }
 
 
-def check_context(job: StageJob, *, context: int | None) -> None:
+def check_context(stage: Stage, *, context: int | None) -> None:
     """Check that the longest example fits the base's context, in tokens; None if the base declares none.
 
     Raises:
         UserError: it does not fit.
     """
-    longest = job.settings.max_seq_len
+    longest = stage.max_seq_len
     if context is not None and longest > context:
         raise UserError(
-            f"{job.stage}.max_seq_len: {longest} is more than the base's context of {context} tokens: lower it"
+            f"{stage.feature}.max_seq_len: {longest} is more than the base's context of {context} tokens: lower it"
         )
 
 
-def check_length(job: StageJob, *, steps: int, units: int) -> None:
+def check_length(stage: Stage, *, units: int) -> None:
     """Check the number of steps of a training whose length is given in epochs.
 
     Args:
-        steps: how many optimizer steps it takes.
         units: units of privacy to train on.
 
     Raises:
         UserError: there are too many steps to account for, or the warmup is longer than the training.
     """
-    name, settings = job.stage, job.settings
-    length = f"{settings.epochs:g} epochs of {units} units are {steps} steps" if settings.epochs else f"{steps} steps"
+    name, steps = stage.feature, stage.steps(units=units)
+    length = f"{stage.epochs:g} epochs of {units} units are {steps} steps" if stage.epochs else f"{steps} steps"
     if steps > MOST_STEPS:
         raise UserError(f"{name}.epochs: {length}, more than {MOST_STEPS:,}: lower it, or raise the batch")
-    if settings.warmup_steps > steps:
-        raise UserError(f"{name}.warmup_steps: {settings.warmup_steps} is above the whole training: {length}; lower it")
+    if stage.warmup_steps > steps:
+        raise UserError(f"{name}.warmup_steps: {stage.warmup_steps} is above the whole training: {length}; lower it")
 
 
 def check_recomputation(job: StageJob, *, engine: str | None) -> None:

@@ -22,7 +22,7 @@ from sealed_experts.privacy.streams import Stream
 from sealed_experts.training.policy import ranking
 
 # This many likeliest tokens nearly always hold the nucleus. More are sorted only if they do not.
-_LIKELIEST = 256
+LIKELIEST = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +195,7 @@ def pick_tokens(
         return token[:, 0], torch.full_like(token[:, 0], logits.shape[1]), log_prob[:, 0]
     log_probs = (logits / temperature).to(torch.float64).log_softmax(1)
     ranks = ranking(log_probs)
-    count = min(_LIKELIEST, logits.shape[1])
+    count = min(LIKELIEST, logits.shape[1])
     while True:
         order = ranks.topk(count, dim=1).indices
         likeliest = log_probs.gather(1, order)

@@ -2,14 +2,11 @@
 
 import dataclasses
 import statistics
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from sealed_experts.errors import UserError
 from sealed_experts.privacy.streams import Stream
 from sealed_experts.rewards import Score, Scoring
 from sealed_experts.training.answers import Answer, Answering, AnswerSettings, fitting
@@ -45,26 +42,9 @@ class Scorer:
     ) -> None:
         """Take how many prompts of a step are this process's, and whether their number must not show."""
         self.answering = Answering(settings=settings, tokenizer=tokenizer, check=check)
-        self._reward, self._longest, self._private = reward, settings.max_seq_len, private
+        self._reward, self._private = reward, private
         held_out = self.answering.sampling
         self._sampling = dataclasses.replace(held_out, rows=min(held_out.rows, rows))
-
-    def check_room(self, examples: Sequence[Example], *, path: Path, stage: str) -> None:
-        """Check that every prompt, read from `path`, leaves room for an answer.
-
-        Raises:
-            UserError: a prompt is too long; the message names the longest one.
-        """
-        longest = max(examples, key=lambda example: example.prompt_length, default=None)
-        if longest is None or self.answering.has_room(longest):
-            return
-        held = "at least " if longest.prompt_length == self._longest else ""
-        raise UserError(
-            f"{path}: the prompt {textwrap.shorten(longest.prompt, 80)!r} has {held}{longest.prompt_length} tokens;"
-            f" with {stage}.max_new_tokens {self._sampling.max_new_tokens} that is more than {stage}.max_seq_len"
-            f" {self._longest}: raise max_seq_len (at most to the base's context), lower max_new_tokens, or shorten the"
-            " record"
-        )
 
     def settle(self, model: Any, examples: Sequence[Example]) -> None:
         """Test whether rows of a batch depend on each other on this machine; if so, sample one prompt at a time.

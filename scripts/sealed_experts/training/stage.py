@@ -41,7 +41,7 @@ from sealed_experts.training.refusals import (
 from sealed_experts.training.run import Run, settle_run
 from sealed_experts.training.samplers import Draws, PoissonSampler, Sampler, ShuffledSampler
 from sealed_experts.training.self_check import check_gradients
-from sealed_experts.training.stage_data import StageData
+from sealed_experts.training.stage_data import StageData, check_later_stage
 
 MakeObjective = Callable[[Materials], Objective]
 
@@ -114,11 +114,18 @@ class _Stage:
             check=around.interruption.check,
         )
         around.interruption.check()
-        check_context(job, context=context_length(job.base.parent))
-        self.data = StageData.read(job, tokenizer=self.base.tokenizer)
+        check_context(job.settings, context=context_length(job.base.parent))
+        self.data = StageData.read(
+            train=job.train,
+            val=job.val,
+            stats=job.stats,
+            settings=job.settings,
+            template=job.template,
+            tokenizer=self.base.tokenizer,
+        )
+        self._check_records()
         self.ancestors.check(base_digest=self.base.manifest["digest"], unit=self.data.unit)
         self.steps = job.settings.steps(units=len(self.data.train))
-        check_length(job, steps=self.steps, units=len(self.data.train))
         self.cut = functools.partial(
             physical_batches,
             token_budget=job.settings.token_budget,
@@ -129,11 +136,21 @@ class _Stage:
         self.model = self._model()
         self.objective = make_objective(self._materials(frozen))
         self.objective.check(self.data.train.rows(), path=job.train)
-        self.objective.check_held_out(self.data.validated, path=job.val)
         self.plan = self._plan()
         self.initial = adapter_state(self.model)
         self.subject = self._subject()
         self.environment = self._environment()
+
+    def _check_records(self) -> None:
+        """Check the records of this stage and of the later ones, and report how many do not fit their lengths."""
+        check_length(self.job.settings, units=len(self.data.train))
+        if not self.processes.is_first:
+            return
+        for side, counts in self.data.lengths.items():
+            if counts["cut"] or counts["dropped"]:
+                print(f"{side}: {counts['cut']} records are cut and {counts['dropped']} dropped: too long", flush=True)
+        for later in self.job.later:
+            check_later_stage(later, base=self.job.base, tokenizer=self.base.tokenizer)
 
     def open(self) -> None:
         """Determine the run, with its folder and its key. The first process creates what is missing."""
@@ -314,6 +331,7 @@ class _Stage:
             "stopped_reason": "early_stopping" if result["step"] < self.run.total_steps else self.run.stopped_reason,
             "weight_change": change,
             "privacy": privacy,
+            "records": self.data.lengths,
         }
         with self.processes.together():
             if self.processes.is_first:

@@ -10,7 +10,8 @@ def stage_metrics(state: dict[str, Any]) -> dict[str, Any]:
 
     Losses are means over response tokens in nats; times are in seconds. All are functions of private records, like
     everything in results/. `kept` is the validation whose weights the adapter file holds; None means the last step's
-    weights. The final validation loss belongs to the kept weights.
+    weights. The final validation loss belongs to the kept weights. `records` counts for each side the records that were
+    used, cut and dropped (`long_rows`).
     """
     train = [line for line in state["history"] if "loss" in line]
     validation = [line for line in state["history"] if "val_loss" in line]
@@ -30,6 +31,7 @@ def stage_metrics(state: dict[str, Any]) -> dict[str, Any]:
         "examples_seen": state["examples_seen"],
         "tokens_seen": state["tokens_seen"],
         "weight_change": state["weight_change"],
+        "records": state["records"],
         "environment": state["environment"],
         "privacy": state["privacy"],
         "history": {"train": train, "validation": validation},

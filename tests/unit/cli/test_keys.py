@@ -47,7 +47,7 @@ def test_create_tests_every_algorithm_and_says_so(capsys):
 
 
 def test_create_says_what_is_not_available(capsys, monkeypatch):
-    monkeypatch.setattr(signing, "_available", lambda name: name == "ed25519")
+    monkeypatch.setattr(signing, "is_available", lambda name: name == "ed25519")
     assert "not available: ml-dsa-65" in run(capsys, "create")
     assert private_keys.load_key().public.algorithms == ("ed25519",)
     made = json.loads(run(capsys, "create", "--name", "second", "--json"))
@@ -288,12 +288,12 @@ def test_a_forged_statement_has_the_code_of_a_signature(capsys, tmp_path):
 
 
 def test_no_command_shows_a_private_half(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(pkcs8, "_COST", 16)
+    monkeypatch.setattr(pkcs8, "COST", 16)
     monkeypatch.setenv(VARIABLE, "correct horse")
     shown = run(capsys, "create") + run(capsys, "create", "--name", "second", "--json")
-    secrets = [key.private_bytes_raw() for key in private_keys.load_key()._private.values()]
+    secrets = [key.private_bytes_raw() for key in private_keys.load_key().private.values()]
     shown += run(capsys, "rotate", "--output", tmp_path / "rotation.json", "--json")
-    secrets += [key.private_bytes_raw() for key in private_keys.load_key()._private.values()]
+    secrets += [key.private_bytes_raw() for key in private_keys.load_key().private.values()]
     shown += run(capsys, "list") + run(capsys, "list", "--json") + run(capsys, "export")
     fingerprint = building.own_fingerprint()
     options = ["--reason", "lost", "--output", tmp_path / "revocation.json"]

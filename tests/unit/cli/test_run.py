@@ -13,7 +13,7 @@ import pytest
 
 from sealed_experts import machine
 from sealed_experts.cli.main import main
-from sealed_experts.cli.run import _default_gpus, makes_mixture
+from sealed_experts.cli.run import default_gpus, makes_mixture
 from sealed_experts.files.canonical import write_json
 from tests.conftest import ROOT
 from tests.unit.moe.test_configuration import CONTENT
@@ -212,14 +212,14 @@ def test_a_target_that_reads_as_a_configuration_is_told_apart(folder):
     ],
 )
 def test_as_many_jobs_use_a_gpu_as_there_are(monkeypatch, arguments, limit):
-    monkeypatch.setattr(machine, "_device_files", lambda: ["/dev/nvidia0", "/dev/nvidia1", "/dev/nvidia2"])
+    monkeypatch.setattr(machine, "device_files", lambda: ["/dev/nvidia0", "/dev/nvidia1", "/dev/nvidia2"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
-    assert _default_gpus(arguments) == limit
+    assert default_gpus(arguments) == limit
 
 
 def test_without_a_gpu_snakemake_is_told_of_none(monkeypatch):
-    monkeypatch.setattr(machine, "_device_files", lambda: [])
-    assert _default_gpus([]) == []
+    monkeypatch.setattr(machine, "device_files", lambda: [])
+    assert default_gpus([]) == []
 
 
 def test_stale_lock_is_removed(folder):

@@ -164,7 +164,7 @@ def test_run_names_the_file_that_snakemake_would_refuse_without_a_name(tmp_path,
     (tmp_path / "Snakefile").touch()
     if content is not None:
         (tmp_path / "my.yaml").write_bytes(content)
-    monkeypatch.setattr("sealed_experts.cli.run._snakemake", lambda arguments: pytest.fail("Snakemake was started"))
+    monkeypatch.setattr("sealed_experts.cli.run.run_snakemake", lambda arguments: pytest.fail("Snakemake was started"))
     for more in ([], ["-n"]):
         assert cli.main(["run", *more, "--configfile", "my.yaml"]) == 1
         assert told in capsys.readouterr().err

@@ -187,11 +187,11 @@ def test_a_mistake_is_found_before_the_first_job(package, match, root):
 
 
 def test_zstandard_must_be_installed_where_it_is_asked_for(root, monkeypatch):
-    monkeypatch.setattr("sealed_experts.packages.settings_checks._has_zstandard", lambda: False)
+    monkeypatch.setattr("sealed_experts.packages.settings_checks.has_zstandard", lambda: False)
     assert mistakes(changed({"compression": "zstd"}), root) == [
         f"{HERE}compression: `zstd` needs the package backports.zstd: install it"
     ]
-    monkeypatch.setattr("sealed_experts.packages.settings_checks._has_zstandard", lambda: True)
+    monkeypatch.setattr("sealed_experts.packages.settings_checks.has_zstandard", lambda: True)
     assert resolve(changed({"compression": "zstd"}), root=root).experts[0].package.compression == "zstd"
 
 

@@ -49,7 +49,7 @@ def told(folder, **changes):
     [
         (
             {"kind": "chat", "fields": {"prompt": "p"}},
-            "datasets.own.fields.prompt: no such setting; known here: `messages`",
+            "datasets.own.fields.prompt: no such setting; known here: `messages`, `conversations`",
         ),
         (
             {"kind": "chat", "fields": {"message": "m"}},
@@ -294,4 +294,12 @@ def test_make_run_learns_which_extras_a_configuration_lacks(tmp_path, monkeypatc
     extras.main([])
     (tmp_path / "wrong.yaml").write_text("sead: 3")
     extras.main([str(tmp_path / "wrong.yaml")])  # the run says what is wrong with it
-    assert capsys.readouterr().out == "\nchroma,words\n"
+    assert capsys.readouterr().out == "--editable .[chroma,words]\n"
+
+
+def test_make_run_learns_which_package_holds_the_base(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(Path(__file__).parents[3])
+    base = "overrides: {base: {name: package:no_such_model/x.gguf, model_type: llama}}"
+    (tmp_path / "x.yaml").write_text(base)
+    extras.main(["config/config.yaml", str(tmp_path / "x.yaml")])
+    assert capsys.readouterr().out == "--no-deps no-such-model\n"

@@ -166,7 +166,7 @@ def test_combined_inherits_the_sides_and_never_holds_out_what_it_trains_on(tmp_p
         "two": ([_record("3"), _record("1")], [_record("4"), common]),
     }
     for name, (train, val) in parts.items():
-        write_json(tmp_path / name / "stats.json", {"unit": "record"})
+        write_json(tmp_path / name / "stats.json", {"unit": "record", "digest": "0"})
         write_records(tmp_path / name / "train.jsonl", train)
         write_records(tmp_path / name / "val.jsonl", val)
     prepared = prepare(Combined(of=("one", "two")), name="both", seed=9, parts=[tmp_path / "one", tmp_path / "two"])
@@ -177,7 +177,7 @@ def test_combined_inherits_the_sides_and_never_holds_out_what_it_trains_on(tmp_p
 
 def test_combined_drops_held_out_rows_of_a_unit_that_another_part_trains_on(tmp_path):
     for name, sides_ in {"one": (["a"], ["b"]), "two": (["c"], ["d", "e"])}.items():
-        write_json(tmp_path / name / "stats.json", {"unit": "field:who"})
+        write_json(tmp_path / name / "stats.json", {"unit": "field:who", "digest": "0"})
         for side, keys in zip(("train", "val"), sides_, strict=True):
             write_records(
                 tmp_path / name / f"{side}.jsonl",
@@ -243,6 +243,7 @@ def test_describe_counts_units_and_all_three_texts():
         "units": 1,
         "words": {"p5": 2, "p50": 2, "p95": 6, "max": 6, "total": 8},
         "tokens": {"p5": 2, "p50": 2, "p95": 6, "max": 6, "total": 8},
+        "tokens_histogram": {"2": 1, "8": 1},
     }
 
 
@@ -267,3 +268,31 @@ def test_script_prepares_the_demo_alike_every_time(tmp_path):
     stats = json.loads(written[0]["stats.json"])
     assert stats["train"]["records"] + stats["val"]["records"] == 300
     assert stats["train"]["tokens"] == stats["train"]["words"]  # this tokenizer's tokens are words
+
+
+def test_one_instruction_for_all_rows_is_split_by_the_questions_in_the_input(tmp_path):
+    """No record fell on the val side: all rows had one instruction, so they were one group."""
+    data = [{"instruction": "Answer the question.", "input": f"Question {n}?", "output": f"a{n}"} for n in range(200)]
+    prepared = prepare(source(tmp_path, data, val_fraction=0.1), name="x", seed=1)
+    assert 8 <= len(prepared.val) <= 34
+    assert prepared.groups == 200
+
+
+def test_records_with_the_same_question_stay_together(tmp_path):
+    data = [{"instruction": "Answer.", "input": f"Question {n % 40}?", "output": f"answer {n}"} for n in range(200)]
+    prepared = prepare(source(tmp_path, data), name="x", seed=1)
+    assert prepared.groups == 40
+    assert not {record.question for record in prepared.train} & {record.question for record in prepared.val}
+
+
+def test_a_coarse_split_is_reported_with_what_to_set(tmp_path):
+    logged = []
+    data = [row(number, topic=f"topic {number % 4}") for number in range(100)]
+    prepared = prepare(source(tmp_path, data, group="topic"), name="x", seed=1, log=logged.append)
+    (warning,) = logged
+    assert "it divides 4 groups" in warning
+    assert f"held out {len(prepared.val)} of 100 records" in warning
+    assert "`val_paths`" in warning
+    fine = prepare(source(tmp_path, [row(number) for number in range(100)]), name="x", seed=1, log=logged.append)
+    assert fine.groups == 100
+    assert len(logged) == 1

@@ -1,6 +1,7 @@
 """Which unit a record belongs to: the scheme of a dataset's ids, and what a combination may hold out."""
 
 import json
+from decimal import Decimal
 
 import pyarrow
 import pyarrow.parquet
@@ -43,13 +44,13 @@ class Desk:
         self.file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def files(self, name: str, **kwargs) -> Prepared:
-        return self._kept(prepare(Files(paths=(str(self.file),), **kwargs), name=name, seed=1))
+        return self.kept(prepare(Files(paths=(str(self.file),), **kwargs), name=name, seed=1))
 
     def combined(self, name: str, *of: str) -> Prepared:
         parts = [self.folder / part for part in of]
-        return self._kept(prepare(Combined(of=of), name=name, seed=1, parts=parts))
+        return self.kept(prepare(Combined(of=of), name=name, seed=1, parts=parts))
 
-    def _kept(self, prepared: Prepared) -> Prepared:
+    def kept(self, prepared: Prepared) -> Prepared:
         paths = {key: self.folder / prepared.name / f"{key}.jsonl" for key in ("train", "val")}
         stats = self.folder / prepared.name / "stats.json"
         write_prepared(prepared, **paths, stats=stats, count_tokens=lambda texts: [1] * len(texts))
@@ -195,7 +196,7 @@ def test_blanks_around_a_name_and_its_unicode_form_make_no_second_unit(desk):
 
 
 def test_the_demo_is_of_records(desk):
-    assert desk._kept(prepare(Demo(records=60), name="demo", seed=1)).unit == "record"
+    assert desk.kept(prepare(Demo(records=60), name="demo", seed=1)).unit == "record"
 
 
 def parquet(path, damage):
@@ -224,3 +225,92 @@ def test_a_bad_parquet_value_is_still_one_bad_row(tmp_path):
         False,
         True,
     ]
+
+
+# Units torn apart, and units that are nobody
+
+
+def rows_of(desk, values, **kwargs):
+    desk.write([{"instruction": f"q{n}", "output": f"a{n}", "who": value} for n, value in enumerate(values)])
+    return list(Files(paths=(str(desk.file),), unit="who", **kwargs).read())
+
+
+def test_one_customer_is_one_unit_in_every_format(desk):
+    """20 customers became 40 units: pandas writes whole numbers with gaps as 1001.0, and CSV has only text."""
+    numbers = range(1001, 1021)
+    values = [form(number) for number in numbers for form in (int, float, str, lambda n: f" {n}.0", "\ufeff{}".format)]
+    assert [row.record.unit for row in rows_of(desk, values)] == [str(n) for n in numbers for _ in range(5)]
+    table = pyarrow.table(
+        {
+            "instruction": ["q"] * 3,
+            "output": ["a", "b", "c"],
+            "who": pyarrow.array([1001.0, 7.0, 0.0], pyarrow.float64()),
+            "sum": pyarrow.array([Decimal("1001.00"), Decimal(7), Decimal("-0.0")], pyarrow.decimal128(8, 2)),
+        }
+    )
+    path = desk.folder / "rows.parquet"
+    pyarrow.parquet.write_table(table, path)
+    for column in ("who", "sum"):
+        units = [row.record.unit for row in Files(paths=(str(path),), unit=column).read()]
+        assert units == ["1001", "7", "0"]
+    (desk.folder / "rows.csv").write_text("instruction,output,who\nq,a,1001\nq,b,1001.0\nq,c, 1001 \n")
+    read = Files(paths=(str(desk.folder / "rows.csv"),), unit="who").read()
+    assert {row.record.unit for row in read} == {"1001"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("007", 7),
+        ("1e3", 1000),
+        ("1001.5", "1001"),
+        ("1.10", "1.1"),
+        ("1.00", 1),
+        ("c1", "C1"),
+        ("9007199254740993", 9007199254740992),
+    ],
+)
+def test_different_ids_stay_different(desk, one, other):
+    units = [row.record.unit for row in rows_of(desk, [one, other])]
+    assert units == [one, str(other)]
+
+
+@pytest.mark.parametrize("value", [1001.5, 9007199254740994.0, 1e30, True, [1], {"a": 1}])
+def test_a_unit_that_is_neither_text_nor_a_whole_number_is_refused(desk, value):
+    (row,) = rows_of(desk, [value])
+    assert isinstance(row, BadRow)
+    assert row.reason == "wrong type"
+
+
+@pytest.mark.parametrize(
+    "value", ["nan", "NaN", "NULL", "None", "n/a", "unknown", "-", "", " ", "\u200b", None, "?", "<NA>"]
+)
+def test_a_placeholder_is_no_unit(desk, value):
+    """All rows of unknown customers once were one giant unit."""
+    (row,) = rows_of(desk, [value])
+    assert isinstance(row, BadRow)
+    assert row.reason == "no unit"
+    assert "`missing_unit: own`" in row.detail
+    first, second = rows_of(desk, [value, value], missing_unit="own")
+    assert first.record.is_own_unit
+    assert first.record.unit != second.record.unit
+
+
+def test_rows_of_nobody_have_another_scheme_of_units():
+    asked = Files(paths=("a.csv",), unit="who", missing_unit="own")
+    assert asked.unit_scheme() == "field:who or record"
+    assert asked.reading() != Files(paths=("a.csv",), unit="who").reading()
+
+
+def test_a_unit_with_more_than_a_tenth_of_the_rows_is_named(desk):
+    logged = []
+    values = ["bot"] * 30 + [f"c{n}" for n in range(70)]
+    desk.write([{"instruction": f"q{n}", "output": f"a{n}", "who": value} for n, value in enumerate(values)])
+    prepared = prepare(
+        Files(paths=(str(desk.file),), unit="who", val_fraction=0.3), name="x", seed=1, log=logged.append
+    )
+    assert prepared.large_units == {"bot": 30}
+    (warning,) = logged
+    assert "unit 'bot' holds 30 of 100 rows" in warning
+    desk.kept(prepared)
+    assert read_json(desk.folder / "x" / "stats.json")["large_units"] == {"bot": 30}

@@ -139,6 +139,7 @@ class Corpus(Metric):
 class Ratio(Corpus):
     """The same without the root: a mean whose weights differ from model to model."""
 
+    feature = "corpus"
     figure = Metric.figure
 
 

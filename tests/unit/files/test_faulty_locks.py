@@ -19,7 +19,7 @@ ELSEWHERE = {"host": "node17", "pid": 4711, "slurm_job": "12345"}
 HOLDER = """
 import json, os, sys, time
 from sealed_experts.files import leases, locks
-locks._describe_holder = lambda descriptor: os.pwrite(descriptor, sys.argv[2].encode(), 0)
+locks.describe_holder = lambda descriptor: os.pwrite(descriptor, sys.argv[2].encode(), 0)
 with locks.folder_lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
@@ -94,7 +94,7 @@ from pathlib import Path
 from sealed_experts.files import leases
 from sealed_experts.files.locks import folder_lock
 
-with folder_lock(sys.argv[1]), leases._lock(Path(sys.argv[1]) / "gpu.lock") as held:
+with folder_lock(sys.argv[1]), leases.file_lock(Path(sys.argv[1]) / "gpu.lock") as held:
     assert held
     ready, started = os.pipe()
     if os.fork() == 0:
@@ -120,7 +120,7 @@ def test_the_lock_of_a_killed_process_does_not_live_on_in_its_workers(tmp_path):
         pass
     process.kill()
     process.wait(timeout=20)
-    with folder_lock(tmp_path, wait_seconds=0), leases._lock(tmp_path / "gpu.lock") as free:
+    with folder_lock(tmp_path, wait_seconds=0), leases.file_lock(tmp_path / "gpu.lock") as free:
         assert free
     process.stdin.close()  # the worker ends
 

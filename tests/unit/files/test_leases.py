@@ -24,7 +24,7 @@ HOLDER = """
 import os, sys
 from sealed_experts import machine
 from sealed_experts.files.leases import device_lease
-machine._device_files = lambda: [f"/dev/nvidia{index}" for index in range(8)]
+machine.device_files = lambda: [f"/dev/nvidia{index}" for index in range(8)]
 with device_lease("cuda", count=int(sys.argv[1])) as devices:
     print("leased", ",".join(devices), os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
     sys.stdin.read()
@@ -37,7 +37,7 @@ def _own_locks(tmp_path, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.delenv("SEALED_EXPERTS_LEASED", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    monkeypatch.setattr(machine, "_device_files", lambda: [f"/dev/nvidia{index}" for index in range(8)])
+    monkeypatch.setattr(machine, "device_files", lambda: [f"/dev/nvidia{index}" for index in range(8)])
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_process_below_a_lease_takes_none_and_sees_what_is_leased(hold):
     with device_lease("cuda") as devices:
         assert devices == ("0",)
         child = (
-            "from sealed_experts import machine; machine._device_files = lambda: ['/dev/nvidia0']\n"
+            "from sealed_experts import machine; machine.device_files = lambda: ['/dev/nvidia0']\n"
             "from sealed_experts.files.leases import device_lease; import os\n"
             "with device_lease('cuda') as own: print(own, os.environ['CUDA_VISIBLE_DEVICES'])"
         )
@@ -202,12 +202,12 @@ def test_cuda_visible_devices_is_read_as_cuda_reads_it(given, visible, monkeypat
 
 def test_without_cuda_visible_devices_all_gpus_are_there(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(machine, "_device_files", lambda: ["/dev/nvidia3", "/dev/nvidia7"])
+    monkeypatch.setattr(machine, "device_files", lambda: ["/dev/nvidia3", "/dev/nvidia7"])
     assert visible_devices() == ["0", "1"]
 
 
 def test_a_variable_does_not_make_a_gpu(monkeypatch):
-    monkeypatch.setattr(machine, "_device_files", lambda: [])
+    monkeypatch.setattr(machine, "device_files", lambda: [])
     assert visible_devices() == []
 
 
@@ -263,7 +263,7 @@ def test_the_launcher_leases_for_all_its_processes_and_they_take_none_themselves
     show = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['SEALED_EXPERTS_LEASED'])"
     program = (
         "import runpy, sys; from sealed_experts import machine;"
-        " machine._device_files = lambda: [f'/dev/nvidia{index}' for index in range(8)];"
+        " machine.device_files = lambda: [f'/dev/nvidia{index}' for index in range(8)];"
         f" sys.argv = ['launcher', '--processes', '2', '--device', 'auto', '--', sys.executable, '-c', {show!r}];"
         " runpy.run_path('scripts/sealed_experts/training/launcher.py', run_name='__main__')"
     )

@@ -169,7 +169,7 @@ def test_manifest_refuses_weights_that_are_not_safetensors(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(UserError, match="not a safetensors file"):
-        write_base_manifest(tmp_path, name="x", revision=None, key="x")
+        write_base_manifest(tmp_path, name="x", revision=None, key="x", modules={})
 
 
 def test_manifest_is_torch_free():

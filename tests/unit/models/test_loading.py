@@ -60,7 +60,7 @@ def test_a_base_that_is_no_such_model_is_refused_by_name(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "vit", "architectures": ["ViTModel"]}))
     (folder / "base.json").unlink()
-    write_base_manifest(folder, name="tiny", revision=None, key="tiny", dtype="float32")
+    write_base_manifest(folder, name="tiny", revision=None, key="tiny", modules={}, dtype="float32")
     for model_class, noun in ((CAUSAL, "causal language model"), (CLASSIFIER, "sequence classifier")):
         with pytest.raises(UserError, match=f"is a vit model, and there is no {noun}"):
             load_base(folder, device=torch.device("cpu"), model_class=model_class)

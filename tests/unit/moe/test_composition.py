@@ -206,14 +206,14 @@ def test_switching_that_changes_weights_is_found(made, monkeypatch, broken):
 def test_experts_that_always_change_each_others_answers_are_found(made, monkeypatch):
     """All adapters are always active: the answers are stable, but differ from those of each expert alone."""
 
-    one = Experts._model_of
+    one = Experts.model_of
 
     def all_at_once(experts, expert):
         model = one(experts, expert)
-        model.base_model.set_adapter(list(experts._adapters.values()))
+        model.base_model.set_adapter(list(experts.adapters.values()))
         return model
 
-    monkeypatch.setattr(Experts, "_model_of", all_at_once)
+    monkeypatch.setattr(Experts, "model_of", all_at_once)
     message = "expert banking_expert: .*'What is bank\\?' are not those of its package alone on the same base"
     with pytest.raises(CompositionError, match=message):
         check(made)
@@ -221,21 +221,21 @@ def test_experts_that_always_change_each_others_answers_are_found(made, monkeypa
 
 def test_an_expert_with_anothers_weights_is_found(made, monkeypatch):
     """In the mixture, the last expert has the weights of the first. Alone, it has its own."""
-    fill = generation._fill
+    fill = generation.fill_adapter
     filled = {}
 
     def mixes_up(model, adapter, tensors):
         filled.setdefault(adapter, tensors)
         fill(model, adapter, filled["sealed000000"] if adapter == "sealed000002" else tensors)
 
-    monkeypatch.setattr(generation, "_fill", mixes_up)
+    monkeypatch.setattr(generation, "fill_adapter", mixes_up)
     with pytest.raises(CompositionError, match=r"expert shared_attention: .* are not those of its package alone"):
         check(made)
 
 
 def test_a_base_that_an_expert_changes_is_found(made, monkeypatch):
     """An expert that was merged into the base changes the answers of all experts."""
-    build = generation._with_adapters
+    build = generation.with_adapters
 
     def merges_one(model, packages):
         wrapped = build(model, packages)
@@ -247,7 +247,7 @@ def test_a_base_that_an_expert_changes_is_found(made, monkeypatch):
                     layer.merged_adapters.clear()
         return wrapped
 
-    monkeypatch.setattr(generation, "_with_adapters", merges_one)
+    monkeypatch.setattr(generation, "with_adapters", merges_one)
     with pytest.raises(CompositionError, match="are not those of its package alone"):
         check(made)
 
@@ -294,7 +294,7 @@ def test_an_altered_package_is_refused(made, tmp_path, tiny_base, monkeypatch):
 
 def test_one_base_and_one_package_are_in_memory_at_a_time(made, monkeypatch):
     bases, alone = [], []
-    load_base, build = generation.load_base, generation._with_adapters
+    load_base, build = generation.load_base, generation.with_adapters
 
     def loads(*args, **kwargs):
         gc.collect()
@@ -311,7 +311,7 @@ def test_one_base_and_one_package_are_in_memory_at_a_time(made, monkeypatch):
 
     references: list[weakref.ref] = []
     monkeypatch.setattr(generation, "load_base", loads)
-    monkeypatch.setattr(generation, "_with_adapters", attaches)
+    monkeypatch.setattr(generation, "with_adapters", attaches)
     check(made)
     assert len(bases) == 2
     # First the whole mixture, then one package after the other. Each is freed before the next, except the current one.

@@ -135,7 +135,7 @@ def test_a_rotation_cut_short_leaves_a_key_to_sign_with(tmp_path, monkeypatch, s
 
     With a passphrase, the fingerprint once came from a .pub file that already belonged to the next key.
     """
-    monkeypatch.setattr(pkcs8, "_COST", 16)
+    monkeypatch.setattr(pkcs8, "COST", 16)
     if secret:
         monkeypatch.setenv(VARIABLE, secret.decode())
     cuts = 0
@@ -331,9 +331,9 @@ def test_nothing_is_written_where_others_can_write(tmp_path, change):
 
 def test_statements_hold_nothing_private(tmp_path):
     private_keys.create_key()
-    private = [key.private_bytes_raw() for key in private_keys.load_key()._private.values()]
+    private = [key.private_bytes_raw() for key in private_keys.load_key().private.values()]
     done = rotate_key(output=tmp_path / "rotation.json")
-    private += [key.private_bytes_raw() for key in private_keys.load_key()._private.values()]
+    private += [key.private_bytes_raw() for key in private_keys.load_key().private.values()]
     revoke_key(reason="it was lost", output=tmp_path / "revocation.json", fingerprint=done.new.fingerprint)
     public_files = [path for path in [*home_folder().rglob("*"), *tmp_path.rglob("*")] if path.suffix != ".pem"]
     for path in (path for path in public_files if path.is_file()):
@@ -461,7 +461,7 @@ def test_a_revocation_in_the_middle_leaves_the_earlier_keys(tmp_path):
 def test_a_revocation_that_shares_a_key_with_a_trusted_publisher_does_not_break_the_store(tmp_path):
     """Someone who broke only one algorithm could combine their own key with the publisher's other key."""
     trust.trust_publisher(replace(OLD.public, name="bank"))
-    mixed = {"ed25519": MALLORY._private["ed25519"], "ml-dsa-65": OLD._private["ml-dsa-65"]}
+    mixed = {"ed25519": MALLORY.private["ed25519"], "ml-dsa-65": OLD.private["ml-dsa-65"]}
     bent = revocation_statement(key=private_keys.PublisherKey.of(mixed, name="mixed"), reason="it was lost")
     with pytest.raises(UserError, match="have the same ml-dsa-65 key"):
         follow_revocation(written(tmp_path / "bent.json", bent))
@@ -473,7 +473,7 @@ def test_following_onto_a_publisher_that_is_trusted_compares_all_of_its_keys(tmp
     trust.trust_publisher(replace(building.key(2).public, name="new", scopes=("loan*",)))
     entry = follow_rotation(rotation)
     assert (entry.name, entry.keys, entry.scopes, entry.ancestors) == ("new", NEW.public.keys, ("loan*",), ())
-    mixed = {"ed25519": NEW._private["ed25519"], "ml-dsa-65": MALLORY._private["ml-dsa-65"]}
+    mixed = {"ed25519": NEW.private["ed25519"], "ml-dsa-65": MALLORY.private["ml-dsa-65"]}
     other = private_keys.PublisherKey.of(mixed, name="mixed")
     bent = written(tmp_path / "bent.json", rotation_statement(old=OLD, new=other))
     with pytest.raises(UserError, match=r"new is trusted with the ml-dsa-65 key .*, which this file lacks"):

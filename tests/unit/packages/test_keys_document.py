@@ -70,7 +70,7 @@ def test_the_document_says_how_the_key_before_a_rotation_is_revoked():
 
 def test_the_cost_of_a_guess_is_the_codes():
     stated = re.search(r"scrypt \(N = 2\^(\d+), r = (\d+), p = (\d+)", TEXT).groups()
-    assert stated == tuple(str(number) for number in (pkcs8._COST.bit_length() - 1, pkcs8._BLOCK_SIZE, pkcs8._PARALLEL))
+    assert stated == tuple(str(number) for number in (pkcs8.COST.bit_length() - 1, pkcs8.BLOCK_SIZE, pkcs8.PARALLEL))
 
 
 def test_every_file_that_the_document_names_exists():

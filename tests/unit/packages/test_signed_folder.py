@@ -236,11 +236,11 @@ def test_a_statement_of_only_some_files_is_refused(folder, keys):
     """Its subject matches its digests, but the folder has more files."""
 
     def fewer(_bundle, statement):
-        from sealed_experts.packages.model_signature import _root
+        from sealed_experts.packages.model_signature import root_digest
 
         del statement["predicate"]["resources"][0]
         digests = [entry["digest"] for entry in statement["predicate"]["resources"]]
-        statement["subject"][0]["digest"]["sha256"] = _root(digests)
+        statement["subject"][0]["digest"]["sha256"] = root_digest(digests)
 
     _altered(folder, keys, fewer)
     with pytest.raises(PackageError, match=r"'README\.md' is foreign"):

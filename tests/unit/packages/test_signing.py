@@ -180,10 +180,10 @@ def _without_ml_dsa(monkeypatch):
         def from_public_bytes(cls, data):
             raise UnsupportedAlgorithm("ML-DSA-65 is not supported by this backend.")
 
-    monkeypatch.setitem(signing._PUBLIC, ML_DSA_65, Absent)
-    signing._available.cache_clear()
+    monkeypatch.setitem(signing.PUBLIC_KEYS, ML_DSA_65, Absent)
+    signing.is_available.cache_clear()
     yield
-    signing._available.cache_clear()
+    signing.is_available.cache_clear()
 
 
 @pytest.mark.usefixtures("_without_ml_dsa")
@@ -212,7 +212,7 @@ def test_the_self_test_passes_here_and_notices_a_broken_library():
 
     broken = Broken(signing.generate_key(ED25519))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(signing._PRIVATE, ED25519, Broken)
+        patch.setitem(signing.PRIVATE_KEYS, ED25519, Broken)
         with pytest.raises(SignatureError):
             signing.self_test(broken)
 
@@ -226,7 +226,7 @@ def test_the_self_test_notices_a_library_that_accepts_everything(monkeypatch):
         def verify(self, value, message):
             return None
 
-    monkeypatch.setitem(signing._PUBLIC, ED25519, Accepting)
+    monkeypatch.setitem(signing.PUBLIC_KEYS, ED25519, Accepting)
     with pytest.raises(SignatureError, match="accepts a signature of another message"):
         signing.self_test(signing.generate_key(ED25519))
 

@@ -103,7 +103,7 @@ def test_members_come_from_receipts():
 def test_the_worst_group_is_the_worst_unit(holdings):
     """Compare with the definition: for every unit, all members that have it."""
     members = [member(str(index), units) for index, units in enumerate(holdings)]
-    groups = mixture._largest_groups(members, None)
+    groups = mixture.largest_groups(members, None)
     known = sorted(set().union(*(units for units in holdings if units)))
     truth = {frozenset(i for i, units in enumerate(holdings) if units is None or unit in units) for unit in known}
     truth = truth or {frozenset(i for i, units in enumerate(holdings) if units is None)} - {frozenset()}

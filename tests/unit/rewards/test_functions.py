@@ -332,3 +332,15 @@ sys.exit(str([name for name in ("torch", "transformers", "numpy", "jsonschema", 
     env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""
+
+
+def test_a_restored_file_of_the_same_size_and_time_is_not_run_from_old_bytecode(write, monkeypatch):
+    """Python's own check, size and time in seconds, took the code of the file that was there before."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = write("def f(p, r):\n    return 0.25\n")
+    os.utime(file, (1_700_000_000, 1_700_000_000))
+    assert make_reward("own_reward:f", PLAIN).score("", "").value == 0.25
+    del sys.modules["own_reward"]
+    write("def f(p, r):\n    return 0.75\n")
+    os.utime(file, (1_700_000_000, 1_700_000_000))
+    assert make_reward("own_reward:f", PLAIN).score("", "").value == 0.75

@@ -41,14 +41,14 @@ def recorder(path):
     """Make every process write down the units it differentiates, step by step."""
 
     def before(rank):
-        original = TrainingLoop._differentiate
+        original = TrainingLoop.differentiate
 
         def differentiate(self, examples, *, step):
             with open(path / f"{rank}.jsonl", "a") as stream:
                 stream.write(json.dumps([step, [example.unit for example in examples]]) + "\n")
             return original(self, examples, step=step)
 
-        TrainingLoop._differentiate = differentiate
+        TrainingLoop.differentiate = differentiate
 
     return before
 
@@ -79,7 +79,7 @@ def test_processes_train_what_one_would(tmp_path, tiny_base, tiny_dataset, monke
     for name in ("one", "many"):
         (tmp_path / name).mkdir()
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingLoop, "_differentiate", TrainingLoop._differentiate)  # restored below
+        patch.setattr(TrainingLoop, "differentiate", TrainingLoop.differentiate)  # restored below
         recorder(tmp_path / "one")(0)
         expected = train(alone)
     ended = train_as(count, shared, supervised, folder=tmp_path / "said", before=recorder(tmp_path / "many"))
@@ -205,7 +205,7 @@ def dies_in_step(number, how, *, rank=1):
     """Make process `rank` die in the middle of a step."""
 
     def before(own):
-        original = TrainingLoop._differentiate
+        original = TrainingLoop.differentiate
 
         def differentiate(self, examples, *, step):
             result = original(self, examples, step=step)
@@ -213,7 +213,7 @@ def dies_in_step(number, how, *, rank=1):
                 how()
             return result
 
-        TrainingLoop._differentiate = differentiate
+        TrainingLoop.differentiate = differentiate
 
     return before
 

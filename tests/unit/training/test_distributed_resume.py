@@ -37,14 +37,14 @@ def claiming(monkeypatch):
 
 def stop_after(monkeypatch, job, step):
     """Train until a signal comes, some time after `step`."""
-    original, done = stage_module.TrainingLoop._train_step, []
+    original, done = stage_module.TrainingLoop.train_step, []
 
     def train_step(self, number):
         done.append(number - 1)
         return original(self, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage_module.TrainingLoop, "_train_step", train_step)
+        patch.setattr(stage_module.TrainingLoop, "train_step", train_step)
         patch.setattr(Interruption, "reason", property(lambda self: "asked by a test" if step in done else None))
         with pytest.raises(Interrupted):
             train_stage(job, supervised)

@@ -24,14 +24,14 @@ def stops_itself(*_):
 
 def asked_before_its_first_step(rank):
     def before(own):
-        original = TrainingLoop._resume
+        original = TrainingLoop.resume
 
         def resume(self):
             original(self)
             if own == rank:
                 stops_itself()
 
-        TrainingLoop._resume = resume
+        TrainingLoop.resume = resume
 
     return before
 

@@ -180,10 +180,12 @@ def test_answers_that_are_equal_once_they_are_cut_are_refused(tmp_path, tiny_bas
     long = "so " * 200
     records = [Pair.of(prompt=f"q {n}?", chosen=f"{long} yes", rejected=f"{long} no") for n in range(12)]
     write_records(job.train, records)
-    with pytest.raises(UserError, match=r"12 pairs have equal answers within dpo\.max_seq_len 96: raise it"):
+    with pytest.raises(
+        UserError, match=r"12 of 12 records .* dpo\.max_seq_len 96\. .* answers are equal once they are cut"
+    ):
         train(job)
 
 
 def test_a_prompt_without_room_for_an_answer_is_refused(tmp_path, tiny_base):
-    with pytest.raises(UserError, match=r"40 prompts leave no room for an answer within dpo\.max_seq_len 16"):
+    with pytest.raises(UserError, match=r"40 of 40 records .* dpo\.max_seq_len 16\. .* leaves no room for an answer"):
         train(make_dpo_job(tmp_path, tiny_base, max_seq_len=16))

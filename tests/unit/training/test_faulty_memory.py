@@ -10,7 +10,7 @@ import torch
 
 from sealed_experts.errors import UserError, is_out_of_memory, reports_user_errors
 from sealed_experts.training import stage as stage_module
-from sealed_experts.training.continuation import _CurveFrom
+from sealed_experts.training.continuation import CurveFrom
 from sealed_experts.training.objectives.sft import SupervisedFineTuning
 from sealed_experts.training.processes import OutOfMemoryTogether
 from sealed_experts.training.progress import ProgressFiles
@@ -78,7 +78,7 @@ def whole(tmp_path_factory, tiny_base, tiny_dataset):
 @pytest.mark.parametrize(
     ("owner", "name", "call", "saved"),
     [
-        (_CurveFrom, "epsilon_at", 3, 2),
+        (CurveFrom, "epsilon_at", 3, 2),
         (SupervisedFineTuning, "figures", 3, 2),
         (ProgressFiles, "log", 4, 3),  # the first belongs to a validation
         (ProgressFiles, "log", 5, 3),  # and so does the fifth

@@ -179,7 +179,7 @@ def test_a_folder_taken_away_under_a_run_stops_it_and_nothing_is_half_there(
     tmp_path, tiny_base, tiny_dataset, monkeypatch, privacy, way
 ):
     job = make_job(tmp_path / "run", tiny_base, tiny_dataset, privacy=privacy, max_steps=4, checkpoint_steps=1)
-    advance = TrainingLoop._advance
+    advance = TrainingLoop.advance
 
     def take_away(self, figures):
         advance(self, figures)
@@ -188,7 +188,7 @@ def test_a_folder_taken_away_under_a_run_stops_it_and_nothing_is_half_there(
             shutil.rmtree(folder) if way == "deleted" else folder.rename(tmp_path / "elsewhere")
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingLoop, "_advance", take_away)
+        patch.setattr(TrainingLoop, "advance", take_away)
         with pytest.raises(UserError, match="was removed while this run was using it"):
             train_stage(job, supervised)
     assert not list(tmp_path.glob("run/**/*.pt"))

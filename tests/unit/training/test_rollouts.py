@@ -202,7 +202,7 @@ def test_a_longer_nucleus_than_the_first_guess_is_found(monkeypatch):
     from sealed_experts.training import rollouts
 
     logits = torch.zeros(2, 300)  # uniform: the nucleus of 0.899 holds 270 tokens
-    monkeypatch.setattr(rollouts, "_LIKELIEST", 4)
+    monkeypatch.setattr(rollouts, "LIKELIEST", 4)
     uniforms = torch.tensor([0.25, 0.999], dtype=torch.float64)
     _, sizes, log_probs = pick_tokens(logits, uniforms, temperature=1.0, top_p=0.899)
     assert sizes.tolist() == [270, 270]

@@ -394,7 +394,7 @@ def test_a_second_trainer_is_refused_by_name(tmp_path, tiny_base, tiny_dataset, 
 
     job = make_job(tmp_path, tiny_base, tiny_dataset)
     with locks.folder_lock(job.checkpoints):
-        monkeypatch.setattr(locks, "_acquire", _impatient(locks._acquire))
+        monkeypatch.setattr(locks, "acquire", _impatient(locks.acquire))
         with pytest.raises(UserError, match=f"process {os.getpid()} on "):
             train(job)
 

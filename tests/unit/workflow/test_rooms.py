@@ -166,3 +166,42 @@ def test_a_script_carries_its_rules_name_and_shadows_no_module(script):
     found = importlib.machinery.PathFinder.find_spec(script.stem, others)
     assert found is None
     assert script.stem not in sys.stdlib_module_names
+
+
+def test_no_test_uses_a_private_name_of_the_library():
+    """A test of private names fails when the code changes and its behaviour does not."""
+    private = {
+        name
+        for path in LIBRARY.rglob("*.py")
+        for name in _defined(ast.parse(path.read_text()))
+        if name.startswith("_") and not name.startswith("__") and name != "_"
+    }
+    used = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for line, name in _used_from_outside(ast.parse(path.read_text()))
+        if name in private
+    ]
+    assert not used, used
+
+
+def _defined(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+
+
+def _used_from_outside(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+                yield node.lineno, node.attr
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sealed_experts"):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("setattr"):
+            texts = (each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str))
+            yield from ((node.lineno, text.rpartition(".")[2]) for text in texts)

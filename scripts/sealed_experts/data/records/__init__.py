@@ -28,10 +28,6 @@ class Columns(Group):
         """Return the columns that a table may lack."""
         return []
 
-    def stand_ins(self) -> dict[str, str]:
-        """Return {column: another column that is read where a row lacks it}."""
-        return {}
-
 
 @dataclasses.dataclass(frozen=True)
 class Record(Feature):
@@ -49,10 +45,6 @@ class Record(Feature):
 
     columns: ClassVar[type[Columns]]  # the class of a dataset's `fields`
     parts: ClassVar[tuple[str, ...]] = ()  # texts that stats.json describes separately, besides all together
-
-    def __init_subclass__(cls) -> None:
-        """Set the kind's name to its module's name, also if it is imported without `RECORDS`."""
-        cls.feature = cls.__module__.rpartition(".")[2]
 
     @classmethod
     def of(cls, *, unit: str | None = None, metadata: Mapping[str, Any] | None = None, **content: Any) -> Self:

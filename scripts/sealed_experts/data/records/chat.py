@@ -11,28 +11,29 @@ from sealed_experts.files.canonical import strict_json
 from sealed_experts.settings.fields import setting
 
 CHAT = "chat"
-MESSAGES, CONVERSATIONS = CHAT_COLUMNS = ("messages", "conversations")  # the second is ShareGPT's
-# Each shape of a turn: the key of its role, the key of its text, and whose turns the roles are.
-_SHAPES = (
-    ("role", "content", {SYSTEM: SYSTEM, USER: USER, ASSISTANT: ASSISTANT}),
-    ("from", "value", {"human": USER, "gpt": ASSISTANT, SYSTEM: SYSTEM, USER: USER, ASSISTANT: ASSISTANT}),
-)
+CHAT_FIELDS = ("messages", "conversations")  # their usual names
 _WRONG_TURNS = "wrong turns"
+_SHARED_ROLES = {"human": USER, "gpt": ASSISTANT, "user": USER, "assistant": ASSISTANT, "system": SYSTEM}  # ShareGPT's
 
 
 class ChatColumns(Columns):
     """Which field of a row holds the turns."""
 
     messages: str = setting(
-        "Field of the turns: a list of {role, content} or of ShareGPT's {from, value}, or its JSON text. By default also"
-        " `conversations`. The model does not learn an assistant's turn with `train: false`.",
-        default=MESSAGES,
+        "Field of the turns: a list of {role, content}, or its JSON text. The model does not learn an assistant's turn"
+        " with `train: false`.",
+        default="messages",
+        min_length=1,
+    )
+    conversations: str = setting(
+        "Field of the turns in the form of ShareGPT, {from, value}; used where `messages` is absent.",
+        default="conversations",
         min_length=1,
     )
 
-    def stand_ins(self) -> dict[str, str]:
-        """Return ShareGPT's column, unless the settings name another one."""
-        return {MESSAGES: CONVERSATIONS} if self.messages == MESSAGES else {}
+    def optional(self) -> list[str]:
+        """Return both fields, unless the settings give them other names: a row has one of them."""
+        return [name for name in (self.messages, self.conversations) if name in CHAT_FIELDS]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,11 +48,8 @@ class Chat(Record):
     @classmethod
     def read(cls, values: Mapping[str, Any], columns: ChatColumns) -> dict[str, Any]:
         """Return the turns."""
-        name = columns.messages
-        other = columns.stand_ins().get(name)
-        if values.get(name) is None and other is not None and values.get(other) is not None:
-            name = other
-        messages = present(values, name)
+        name = columns.messages if values.get(columns.messages) is not None else columns.conversations
+        messages = present(values, name if values.get(name) is not None else columns.messages)
         if isinstance(messages, str):
             try:
                 messages = strict_json(messages)
@@ -123,22 +121,23 @@ def _turn(message: Any, name: str) -> Turn:
     """Return one turn, without white space around its text: only some chat templates keep it."""
     if not isinstance(message, Mapping):
         raise Unusable("wrong type", f"`{name}` is {type(message).__name__}, not a turn of role and content")
-    by, said, roles = next((shape for shape in _SHAPES if shape[0] in message), _SHAPES[0])
-    written = message.get(by)
-    role = roles.get(written) if isinstance(written, str) else None
-    if role is None:
-        *others, last = roles
-        known = f"{', '.join(others)} or {last}"
+    shared = "role" not in message and "from" in message
+    given, key = (message["from"], "value") if shared else (message.get("role"), "content")
+    role = _SHARED_ROLES.get(given, given) if shared and isinstance(given, str) else given
+    if role not in (SYSTEM, USER, ASSISTANT):
+        *others, last = _SHARED_ROLES if shared else (SYSTEM, USER, ASSISTANT)
         raise Unusable(
-            _WRONG_TURNS, f"`{name}.{by}` is {written!r:.60}, not {known}: correct it, or leave the conversation out"
+            _WRONG_TURNS,
+            f"`{name}` has the role {given!r:.60}, not {', '.join(others)} or {last}: correct it, or leave the"
+            " conversation out",
         )
-    named = {f"{name}.{said}": message.get(said)}
+    named = {f"{name}.{key}": message.get(key)}
     train = message.get("train")
     if train is not None and not isinstance(train, bool):
         raise Unusable("wrong type", f"`{name}.train` is {type(train).__name__}, not true or false")
     if train and role != ASSISTANT:
         raise Unusable(_WRONG_TURNS, f"`{name}` is a {role}'s turn with train: true; only the assistant's are learned")
-    return Turn(role, text(named, f"{name}.{said}").strip(), train is not False or role != ASSISTANT)
+    return Turn(role, text(named, f"{name}.{key}").strip(), train is not False or role != ASSISTANT)
 
 
 def _check_order(turns: Sequence[Turn], name: str) -> None:

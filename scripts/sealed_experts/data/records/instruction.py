@@ -63,11 +63,6 @@ class Instruction(Record):
         """The output."""
         return self.output
 
-    @property
-    def related_by(self) -> str:
-        """The instruction: records with the same instruction and different inputs stay together."""
-        return self.instruction
-
     def texts(self) -> Sequence[tuple[str, str]]:
         """Return the three texts."""
         return [("instruction", self.instruction), ("input", self.input), ("output", self.output)]

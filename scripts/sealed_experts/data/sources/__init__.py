@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from sealed_experts.data.records import INSTRUCTION
-from sealed_experts.data.rows import BadRow, Row
+from sealed_experts.data.rows import RECORD, BadRow, Row
 from sealed_experts.features import Feature, Features
 from sealed_experts.settings.choices import Choice
 from sealed_experts.settings.fields import Group, setting
 from sealed_experts.settings.messages import Mistake
-
-RECORD = "record"  # each distinct record is a unit of privacy
 
 
 class Source(Feature, Group):

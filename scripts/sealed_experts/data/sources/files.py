@@ -26,7 +26,6 @@ from sealed_experts.data.rows import (
     missing_columns,
 )
 from sealed_experts.data.sources import Source, SplitSource
-from sealed_experts.data.values import in_windows
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import strict_json
 from sealed_experts.settings.fields import Distinct, setting, text
@@ -37,8 +36,8 @@ UNKNOWN = None
 KnownFile = Annotated[
     str,
     text(
-        r"\.(([jJ][sS][oO][nN][lL]?|[cC][sS][vV])(\.[gG][zZ])?|[pP][aA][rR][qQ][uU][eE][tT])$",
-        "a file that ends in .jsonl, .json, .csv (perhaps with .gz) or .parquet",
+        r"\.(([jJ][sS][oO][nN][lL]|[cC][sS][vV])(\.[gG][zZ])?|[pP][aA][rR][qQ][uU][eE][tT])$",
+        "a file that ends in .jsonl, .csv or .parquet",
     ),
 ]
 
@@ -48,9 +47,7 @@ class Files(Mapped, SplitSource):
 
     source: Literal["files"] = setting("Files.", default="files")
     paths: Distinct[KnownFile] = setting(
-        "The files, read in this order; the ending decides the format: .jsonl or .json, .csv (these perhaps with .gz), or"
-        " .parquet.",
-        min_length=1,
+        "The files, read in this order; the ending decides the format: .jsonl, .csv or .parquet.", min_length=1
     )
     val_paths: Distinct[KnownFile] = setting(
         "Files of validation records; then no record of `paths` is held out.", default=()
@@ -59,7 +56,7 @@ class Files(Mapped, SplitSource):
         "Files of test records for the evaluation; without them it uses the validation records.", default=()
     )
 
-    recipe: ClassVar[int] = 2
+    recipe: ClassVar[int] = 3
 
     def read(self, *, parts: Sequence[Path] = ()) -> Iterator[Row | BadRow]:
         """Yield the rows of every file in order; `line` is the line in the file (Parquet: the row, from 1).
@@ -182,29 +179,29 @@ def _read_jsonl(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
     content = examine(name, name=name)
     with open_text(name, content, name=name) as stream:
         if content.shape == LINES:
-            values = _json_lines(stream, name)
+            values = _json_lines(stream)
         else:
             values = json_values(stream, name=name, in_list=content.shape == LIST)
         for number, value in values:
-            if isinstance(value, BadRow):
-                yield value
+            if isinstance(value, UnicodeDecodeError):
+                yield BadRow(name, number, "not UTF-8", f"byte {value.start + 1} of the line")
+            elif isinstance(value, ValueError):
+                yield BadRow(name, number, "not JSON", str(value))
             elif isinstance(value, dict):
                 yield map_row(value, settings=settings, file=name, line=number)
             else:
                 yield BadRow(name, number, "wrong type", f"the row is {type(value).__name__}, not an object")
 
 
-def _json_lines(stream: Iterable[str], name: str) -> Iterator[tuple[int, Any]]:
+def _json_lines(stream: Iterable[str]) -> Iterator[tuple[int, Any]]:
+    """Yield each line's number with its value, or with its error; UnicodeDecodeError is a ValueError too."""
     for number, line in enumerate(stream, 1):
         if not line.strip():
             continue
         try:
             yield number, strict_json(line.encode(errors="surrogateescape").decode())
-        except UnicodeDecodeError as error:
-            detail = f"byte {error.start + 1} of the line: {in_windows(error.object[error.start])}"
-            yield number, BadRow(name, number, "not UTF-8", detail)
         except ValueError as error:
-            yield number, BadRow(name, number, "not JSON", str(error))
+            yield number, error
 
 
 def _read_csv(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
@@ -214,7 +211,10 @@ def _read_csv(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
         # Bytes that are not UTF-8 became surrogates, which `map_row` reports for their row.
         records = csv_records(stream, name=name, delimiter=delimiter)
         header = next(records, None)
-        columns = [] if header is None else header.fields
+        if header is None:
+            raise UserError(f"{name} is empty: the first line of a CSV file names its columns")
+        columns = header.fields
+        _check_delimiter(name, columns)
         check_columns(name, columns, settings)
         for record in records:
             if len(record.fields) != len(columns):
@@ -229,6 +229,13 @@ def _read_csv(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
             else:
                 values = dict(zip(columns, record.fields, strict=True))
                 yield map_row(values, settings=settings, file=name, line=record.first)
+
+
+def _check_delimiter(name: str, header: Sequence[str]) -> None:
+    """Refuse a table whose header has other signs between its fields."""
+    for sign, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")):
+        if len(header) == 1 and sign in header[0]:
+            raise UserError(f"{name} is separated by {called}: save it with commas between the fields")
 
 
 def _bad_lines(name: str, record: CsvRecord, reason: str, detail: str) -> Iterator[BadRow]:

@@ -99,12 +99,11 @@ class AdapterKind(Feature, Group):
         """Yield the mistakes in the tensors of a package, as far as they show without the base."""
         raise NotImplementedError
 
-    def tensors_on(self, base: Mapping[str, Sizes | None]) -> dict[str, Shape | None]:
+    def tensors_on(self, base: Mapping[str, Sizes]) -> dict[str, Shape]:
         """Return the shape of every tensor that this adapter has on a base, by name.
 
         Args:
-            base: (outputs, inputs) of each matrix of the base, by the name of its module. If they are None (unknown),
-                the shape of a tensor that depends on them is None too.
+            base: (outputs, inputs) of each linear module of the base, by its name.
         """
         raise NotImplementedError
 
@@ -197,14 +196,14 @@ class ModuleAdapter(AdapterKind):
                 yield f"{module}.{part} has the shape {list(shape)}; it must be [{', '.join(map(str, wanted))}]"
             sizes |= {axis: size for axis, size in zip(axes, shape, strict=False) if isinstance(axis, str)}
 
-    def tensors_on(self, base: Mapping[str, Sizes | None]) -> dict[str, Shape | None]:
+    def tensors_on(self, base: Mapping[str, Sizes]) -> dict[str, Shape]:
         """Return the shapes of the tensors of every target module."""
-        found: dict[str, Shape | None] = {}
+        found: dict[str, Shape] = {}
         for module, sizes in base.items():
             if any(_is_target(module, target) for target in self.target_modules):
-                known = dict(zip((OUTPUTS, INPUTS), sizes or (), strict=False))
+                known = dict(zip((OUTPUTS, INPUTS), sizes, strict=True))
                 for part, axes in self.tensors(module).items():
-                    shape = tuple(known[axis] if isinstance(axis, str) else axis for axis in axes) if sizes else None
+                    shape = tuple(known[axis] if isinstance(axis, str) else axis for axis in axes)
                     found[f"{PREFIX}{module}.{part}"] = shape
         return found
 

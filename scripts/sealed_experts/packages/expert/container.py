@@ -6,7 +6,7 @@ member LICENSE is called `license.txt`.
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from sealed_experts.packages.expert.archive import ArchiveReader, MemberSource
 from sealed_experts.packages.expert.integrity import (
     MANIFEST,
     SIGNATURE,
-    SIGNATURE_LENGTH,
+    SIGNATURE_LENGTHS,
+    SIGNATURES,
     Entry,
     check_integrity,
-    claimed_key,
+    claimed_keys,
     signature_value,
     signed_message,
 )
@@ -43,9 +44,8 @@ _CONTENT_NAMES = {archived: name for name, archived in ARCHIVE_NAMES.items()}
 _LIMITS = {
     **{ARCHIVE_NAMES.get(name, name): limit for name, limit in MEMBERS.items()},
     MANIFEST: 2 * MAX_MANIFEST,  # with `integrity`
-    SIGNATURE: SIGNATURE_LENGTH,
+    **SIGNATURE_LENGTHS,
 }
-ONE_SIGNATURE = Policy(signatures=(ED25519,))  # the format can hold no other
 LARGEST = compressed_size(archive_size(_LIMITS.values()))
 
 
@@ -132,11 +132,10 @@ def examine_expert(
 ) -> PackageReport:
     """Check everything about an `.expert` file, from any source.
 
-    The order is: signature by a trusted key, container, manifest, missing and foreign members, sizes, digests, linter.
+    The order is: signatures by trusted keys, container, manifest, missing and foreign members, sizes, digests, linter.
 
     Args:
-        policy: what is required besides a trusted publisher. The default requires a signature by each of its keys, so
-            a publisher with a second key is refused unless the policy asks only for Ed25519.
+        policy: what is required besides a trusted publisher.
         weights: whether the report also holds the weights.
         unpack_to: a new folder to write the members into. Its content is verified only when this function returns.
 
@@ -164,7 +163,7 @@ def _checked(source: Source, *, trust: TrustStore, policy: Policy) -> "_Signed":
     """Check everything except the content of the members."""
     signed = _signed(source, trust=trust, policy=policy)
     check_manifest(signed.manifest)
-    policy.check(signed.publisher, [(ED25519, signed.publisher.raw)], signed.manifest)
+    policy.check(signed.publisher, signed.signers, signed.manifest)
     _check_members(signed)
     return signed
 
@@ -184,7 +183,7 @@ def _report(
         publisher_name=signed.publisher.name,
         digest=signed.digest,
         size=source.size,
-        signatures=(ED25519,),
+        signatures=tuple(algorithm for algorithm, _ in signed.signers),
         shapes=shapes or {},
     )
 
@@ -193,7 +192,8 @@ def _report(
 class _Signed:
     """A file that a trusted publisher signed: every byte is signed, or follows from signed bytes.
 
-    `members` and `entries` use the names in the manifest. They do not contain the manifest and the signature.
+    `members` and `entries` use the names in the manifest. They do not contain the manifest and the signatures.
+    `signers` are the algorithm and the raw public key of each signature.
     """
 
     manifest: dict[str, Any]
@@ -201,58 +201,59 @@ class _Signed:
     members: dict[str, MemberSource]
     entries: dict[str, Entry]
     publisher: Publisher
+    signers: tuple[tuple[str, bytes], ...]
     digest: str
 
 
-def claimed_keys(source: Source) -> tuple[PublicKey, ...]:
-    """Return the key that a file itself names. It proves nothing: anyone can name their own key.
+def keys_in_file(source: Source) -> tuple[PublicKey, ...]:
+    """Return the keys that a file itself names. They prove nothing: anyone can name their own keys.
 
     Raises:
         PackageError: this is not an `.expert` file.
     """
     own, _ = _scan(ArchiveReader(source, limits=_LIMITS))
-    return (PublicKey(raw=claimed_key(_manifest(own))),)
+    return claimed_keys(_manifest(own))
 
 
 def _signed(source: Source, *, trust: TrustStore, policy: Policy) -> _Signed:
-    """Read a file from start to end and check its signature.
+    """Read a file from start to end and check its signatures.
 
-    Before that check, the code does only what the signed message needs: it finds members by their headers, hashes their
+    Before that check, the code does only what the signed messages need: it finds members by their headers, hashes their
     content, and parses the manifest as JSON.
     """
     reader = ArchiveReader(source, limits=_LIMITS)
     own, entries = _scan(reader)
     manifest = _manifest(own)
-    raw, signature = claimed_key(manifest), signature_value(own[SIGNATURE])
-    publisher = trust.publisher_of([(ED25519, raw)], required=())
-    _check_one_is_enough(publisher, policy)
-    message = signed_message(manifest=manifest, entries=entries)
-    verify_signature(algorithm=ED25519, public_key=publisher.raw, value=signature, message=message)
-    check_integrity(manifest, signature=signature, entries=entries)
+    signers = tuple((key.algorithm, key.raw) for key in claimed_keys(manifest))
+    _check_all_signed(own, [algorithm for algorithm, _ in signers])
+    publisher = trust.publisher_of(signers, required=policy.signatures)
+    content = {name: entry for name, entry in entries.items() if name not in own}
+    for algorithm, raw in signers:
+        verify_signature(
+            algorithm=algorithm,
+            public_key=raw,
+            value=signature_value(SIGNATURES[algorithm], own[SIGNATURES[algorithm]]),
+            message=signed_message(manifest=manifest, entries=entries if algorithm == ED25519 else content),
+        )
+    check_integrity(manifest, signature=signature_value(SIGNATURE, own[SIGNATURE]), entries=entries)
     return _Signed(
         digest=reader.finish(),
         integrity=manifest.pop("integrity"),
         manifest=manifest,
-        members={_CONTENT_NAMES.get(name, name): reader.member(name) for name in entries},
-        entries={_CONTENT_NAMES.get(name, name): entry for name, entry in entries.items()},
+        members={_CONTENT_NAMES.get(name, name): reader.member(name) for name in content},
+        entries={_CONTENT_NAMES.get(name, name): entry for name, entry in content.items()},
         publisher=publisher,
+        signers=signers,
     )
 
 
-def _check_one_is_enough(publisher: Publisher, policy: Policy) -> None:
-    """Refuse a publisher with several keys, unless a policy accepts Ed25519 alone: a forger would choose this format.
-
-    Raises:
-        SignatureError: another signature is required, but this format cannot hold it.
-    """
-    required = publisher.algorithms if policy.signatures is None else policy.signatures
-    missing = sorted(set(required) - {ED25519})
-    if missing:
-        raise SignatureError(
-            f"a signature with {' and '.join(missing)} is required of {publisher.name} too, but an .expert has only"
-            f" {ED25519}: get the package as .tgsp, or accept this one by a policy file (--policy) that says"
-            f" `signatures: [{ED25519}]`"
-        )
+def _check_all_signed(own: Mapping[str, bytes], algorithms: Sequence[str]) -> None:
+    """Compare the members that hold signatures with the keys that the signed manifest names."""
+    needed = {SIGNATURES[algorithm] for algorithm in algorithms}
+    for name in sorted(needed ^ (own.keys() & SIGNATURES.values())):
+        if name in needed:
+            raise SignatureError(f"member {name} is missing: the manifest names a key that must have signed it")
+        raise PackageError(f"member {name} is foreign: the manifest names no key for it")
 
 
 def _manifest(own: dict[str, bytes]) -> dict[str, Any]:
@@ -263,11 +264,13 @@ def _manifest(own: dict[str, bytes]) -> dict[str, Any]:
 
 
 def _scan(reader: ArchiveReader) -> tuple[dict[str, bytes], dict[str, Entry]]:
-    """Return the manifest and the signature, and the size and digest of every other member."""
+    """Return the manifest and the signatures, and size and digest of every member that signature.sig covers."""
     own, entries = {}, {}
     for name, size, content in reader.members():
-        if name in (MANIFEST, SIGNATURE):
+        if name == MANIFEST or name in SIGNATURE_LENGTHS:
             own[name] = b"".join(content)
+            content = iter([own[name]])
+        if name in (MANIFEST, SIGNATURE):
             continue
         digest = hashlib.sha256()
         for piece in content:

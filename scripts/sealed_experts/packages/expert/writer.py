@@ -7,9 +7,18 @@ from typing import Any
 
 from sealed_experts.files.atomic import atomic_writer
 from sealed_experts.files.canonical import canonical_json
+from sealed_experts.files.digests import sha256_bytes
 from sealed_experts.packages.expert.archive import write_archive
-from sealed_experts.packages.expert.container import ARCHIVE_NAMES, ONE_SIGNATURE, examine_expert
-from sealed_experts.packages.expert.integrity import MANIFEST, SIGNATURE, Entry, signed_message, unsigned_integrity
+from sealed_experts.packages.expert.container import ARCHIVE_NAMES, examine_expert
+from sealed_experts.packages.expert.integrity import (
+    MANIFEST,
+    SIGNATURE,
+    SIGNATURES,
+    Entry,
+    files_field,
+    signed_integrity,
+    signed_message,
+)
 from sealed_experts.packages.keys.private_keys import PublisherKey
 from sealed_experts.packages.keys.signing import ED25519
 from sealed_experts.packages.keys.trust import TrustStore
@@ -24,9 +33,10 @@ def seal_expert(
     key: PublisherKey,
     publisher: str | None = None,
 ) -> str:
-    """Write an `.expert` file and return its SHA-256. The same content and key give the same bytes.
+    """Write an `.expert` file, signed with every key of the publisher, and return its SHA-256.
 
-    The file appears at `path` only after it was verified in the same way as a reader does.
+    The same content and keys give the same bytes, except for ML-DSA's signature, which is randomised. The file appears
+    at `path` only after it was verified in the same way as a reader does.
 
     Args:
         manifest: a package's whole manifest, with `payload` and `members`.
@@ -42,11 +52,18 @@ def seal_expert(
     for name, content in archived.items():
         size, digest = measure(content)
         entries[name] = Entry(size=size, sha256=digest)
-    integrity = unsigned_integrity(public_key=key.public.raw, publisher=publisher, entries=entries)
+    integrity = signed_integrity(keys=key.public.keys, publisher=publisher)
     stored = {**manifest, "payload": {"compression": "none", "encryption": "none"}, "integrity": integrity}
+    own: dict[str, bytes] = {}
+    message = signed_message(manifest=stored, entries=entries)
+    for algorithm in integrity["further_keys"]:
+        member = SIGNATURES[algorithm]
+        own[member] = key.sign(message, algorithm=algorithm).hex().encode("ascii")
+        entries[member] = Entry(size=len(own[member]), sha256=sha256_bytes(own[member]))
     signature = key.sign(signed_message(manifest=stored, entries=entries), algorithm=ED25519).hex()
-    own = {
-        MANIFEST: canonical_json({**stored, "integrity": {**integrity, "signature": signature}}).encode(),
+    computed = {"files": files_field(entries), "signature": signature}
+    own |= {
+        MANIFEST: canonical_json({**stored, "integrity": {**integrity, **computed}}).encode(),
         SIGNATURE: signature.encode("ascii"),
     }
     sizes = {name: entry.size for name, entry in entries.items()} | {name: len(own[name]) for name in own}
@@ -61,7 +78,7 @@ def _write_verified(
 
     def check(written: Path) -> None:
         with open_source(written) as source:
-            digests.append(examine_expert(source, trust=trust, policy=ONE_SIGNATURE).digest)
+            digests.append(examine_expert(source, trust=trust).digest)
 
     with atomic_writer(target, check=check) as stream:
         write_archive(stream, members, sizes=sizes)

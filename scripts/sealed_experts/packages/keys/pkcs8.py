@@ -33,7 +33,7 @@ class Serialisable(Protocol):
 
 
 # OWASP's parameters for 16 MiB. OpenSSL's command line refuses a key that needs more than 32 MiB.
-_COST, _BLOCK_SIZE, _PARALLEL = 1 << 14, 8, 5
+COST, BLOCK_SIZE, PARALLEL = 1 << 14, 8, 5
 _SEQUENCE, _INTEGER, _OCTETS = 0x30, 0x02, 0x04
 _PBES2 = bytes.fromhex("06092a864886f70d01050d")  # 1.2.840.113549.1.5.13
 _SCRYPT = bytes.fromhex("06092b06010401da47040b")  # 1.3.6.1.4.1.11591.4.11
@@ -44,10 +44,10 @@ def encrypted_pem(key: Serialisable, *, passphrase: bytes) -> bytes:
     """Return a private key as `ENCRYPTED PRIVATE KEY` in PEM."""
     plain = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     salt, start = secrets.token_bytes(16), secrets.token_bytes(16)
-    derived = Scrypt(salt=salt, length=32, n=_COST, r=_BLOCK_SIZE, p=_PARALLEL).derive(passphrase)
+    derived = Scrypt(salt=salt, length=32, n=COST, r=BLOCK_SIZE, p=PARALLEL).derive(passphrase)
     padder, encryptor = PKCS7(128).padder(), Cipher(AES256(derived), CBC(start)).encryptor()
     stored = encryptor.update(padder.update(plain) + padder.finalize()) + encryptor.finalize()
-    numbers = b"".join(_integer(number) for number in (_COST, _BLOCK_SIZE, _PARALLEL))
+    numbers = b"".join(_integer(number) for number in (COST, BLOCK_SIZE, PARALLEL))
     derivation = _element(_SEQUENCE, _SCRYPT + _element(_SEQUENCE, _element(_OCTETS, salt) + numbers))
     cipher = _element(_SEQUENCE, _AES_256_CBC + _element(_OCTETS, start))
     scheme = _element(_SEQUENCE, _PBES2 + _element(_SEQUENCE, derivation + cipher))

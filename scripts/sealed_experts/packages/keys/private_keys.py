@@ -42,12 +42,12 @@ class PublisherKey:
     """A publisher's private keys, ready to sign. Their `repr` shows only the public halves."""
 
     public: Publisher
-    _private: Mapping[str, PrivateKey] = field(repr=False)
+    private: Mapping[str, PrivateKey] = field(repr=False)
 
     @classmethod
     def of(cls, private: Mapping[str, PrivateKey], *, name: str) -> "PublisherKey":
         """Return the publisher with these private keys, by algorithm. One of them must be Ed25519."""
-        return cls(public=Publisher(name=name, keys=public_keys(private)), _private=private)
+        return cls(public=Publisher(name=name, keys=public_keys(private)), private=private)
 
     def sign(self, message: bytes, *, algorithm: str = ED25519) -> bytes:
         """Return the signature of `message`: Ed25519 (RFC 8032, 64 bytes) or ML-DSA-65 (FIPS 204, 3309 bytes).
@@ -55,12 +55,12 @@ class PublisherKey:
         Raises:
             UserError: there is no key of this algorithm.
         """
-        if algorithm not in self._private:
+        if algorithm not in self.private:
             raise UserError(
                 f"the publisher key {self.public.name} has no {algorithm!a} key, only "
-                f"{' and '.join(self._private)}: `sealed-experts keys rotate` makes one with every algorithm"
+                f"{' and '.join(self.private)}: `sealed-experts keys rotate` makes one with every algorithm"
             )
-        return self._private[algorithm].sign(message)
+        return self.private[algorithm].sign(message)
 
 
 def keys_folder() -> Path:
@@ -218,7 +218,7 @@ def write_key(path: Path, key: PublisherKey, *, entry: Publisher, secret: bytes 
     # Trust first: a crash then leaves trust in a key that nobody has, which is better than a key that is not trusted.
     trusted = trust_publisher(entry)
     # A file with a passphrase also holds the public half, so the two match after any interruption.
-    content = private_pem(key._private.values(), passphrase=secret)
+    content = private_pem(key.private.values(), passphrase=secret)
     write_bytes(path, content + (b"" if secret is None else key.public.pem.encode()), mode=0o600)
     write_text(path.with_suffix(".pub"), key.public.pem)
     return trusted

@@ -20,11 +20,11 @@ from sealed_experts.packages.errors import SignatureError
 ED25519 = "ed25519"
 ML_DSA_65 = "ml-dsa-65"
 PrivateKey = Ed25519PrivateKey | MLDSA65PrivateKey
-_PRIVATE: Mapping[str, type[Ed25519PrivateKey] | type[MLDSA65PrivateKey]] = {
+PRIVATE_KEYS: Mapping[str, type[Ed25519PrivateKey] | type[MLDSA65PrivateKey]] = {
     ED25519: Ed25519PrivateKey,
     ML_DSA_65: MLDSA65PrivateKey,
 }
-_PUBLIC: Mapping[str, type[Ed25519PublicKey] | type[MLDSA65PublicKey]] = {
+PUBLIC_KEYS: Mapping[str, type[Ed25519PublicKey] | type[MLDSA65PublicKey]] = {
     ED25519: Ed25519PublicKey,
     ML_DSA_65: MLDSA65PublicKey,
 }
@@ -64,7 +64,7 @@ class Algorithm:
 
     def available(self) -> bool:
         """Say whether the OpenSSL of `cryptography` supports the algorithm."""
-        return _available(self.name)
+        return is_available(self.name)
 
 
 ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
@@ -91,7 +91,7 @@ def verify_signature(*, algorithm: str, public_key: bytes, value: bytes, message
     if algorithm == ED25519 and is_weak(public_key):
         raise SignatureError("the signer's key is a point of small order, for which anyone can make signatures")
     try:
-        _PUBLIC[algorithm].from_public_bytes(public_key).verify(value, message)
+        PUBLIC_KEYS[algorithm].from_public_bytes(public_key).verify(value, message)
     except (InvalidSignature, ValueError) as error:
         raise SignatureError(
             f"the {algorithm} signature does not match: the content was altered or damaged after it was signed"
@@ -119,18 +119,18 @@ def encode_public(*, algorithm: str, public_key: bytes) -> bytes:
     Raises:
         ValueError: the key's length is not its algorithm's.
     """
-    key = _PUBLIC[algorithm].from_public_bytes(public_key)
+    key = PUBLIC_KEYS[algorithm].from_public_bytes(public_key)
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def generate_key(algorithm: str) -> PrivateKey:
     """Return a new private key from the operating system's generator. The algorithm must be available."""
-    return _PRIVATE[algorithm].generate()
+    return PRIVATE_KEYS[algorithm].generate()
 
 
 def algorithm_of(key: object) -> str | None:
     """Return the algorithm of a private or public key object; None if we do not use it."""
-    return next((name for name in ALGORITHMS if isinstance(key, (_PRIVATE[name], _PUBLIC[name]))), None)
+    return next((name for name in ALGORITHMS if isinstance(key, (PRIVATE_KEYS[name], PUBLIC_KEYS[name]))), None)
 
 
 def self_test(private: PrivateKey) -> None:
@@ -153,10 +153,11 @@ def self_test(private: PrivateKey) -> None:
 
 
 @functools.cache
-def _available(name: str) -> bool:
+def is_available(name: str) -> bool:
     # Without the algorithm, reading a public key fails too. This test takes a tenth of the time of making a key.
+    """Say whether the OpenSSL of `cryptography` supports an algorithm."""
     try:
-        _PUBLIC[name].from_public_bytes(bytes(ALGORITHMS[name].public_key_size))
+        PUBLIC_KEYS[name].from_public_bytes(bytes(ALGORITHMS[name].public_key_size))
     except UnsupportedAlgorithm:
         return False
     return True

@@ -89,7 +89,7 @@ def mixture_privacy(members: Iterable[Member], *, delta: float, among: frozenset
         return JointPrivacy(epsilon=None, delta=delta, reason=reason)
     largest = 0.0
     worst: tuple[str, ...] = ()
-    groups = [[concerned[index] for index in sorted(group)] for group in _largest_groups(concerned, among)]
+    groups = [[concerned[index] for index in sorted(group)] for group in largest_groups(concerned, among)]
     for group in sorted(groups, key=lambda group: -upper_bound(_events(group), delta=delta)):
         if worst and upper_bound(_events(group), delta=delta) <= largest:
             break  # the groups are sorted by this bound, so no later one is worse
@@ -105,7 +105,7 @@ def _concerned(member: Member, among: frozenset[str] | None) -> bool:
     return bool(member.units) if among is None else not member.units.isdisjoint(among)
 
 
-def _largest_groups(members: Sequence[Member], among: frozenset[str] | None) -> list[frozenset[int]]:
+def largest_groups(members: Sequence[Member], among: frozenset[str] | None) -> list[frozenset[int]]:
     """Return the sets of members (as indices) that share a unit, without those that are part of a larger one."""
     unknown = frozenset(index for index, member in enumerate(members) if member.units is None)
     holders: dict[str, set[int]] = {}

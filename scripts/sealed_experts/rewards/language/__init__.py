@@ -1,1 +1,1 @@
-"""What rewards know of language: the trade's words, disclaimers, repetition."""
+"""Facts about language for rewards: financial terms, disclaimers, repetition."""

@@ -1,4 +1,4 @@
-"""Sentences that say: this is no advice, and money can be lost."""
+"""Find sentences that say that this is no advice, or that money can be lost."""
 
 import re
 import unicodedata
@@ -21,19 +21,19 @@ _NO_ADVICE = (
 _RISK = rf"risks? (?:of (?:{_WORD}){{0,3}}?(?:losing|loss(?:es)?)|losing)\b"
 _DISCLAIMER = re.compile(rf"(?<![^\W_])(?:{'|'.join((*_NO_ADVICE, _RISK))})")
 _BOILERPLATE = re.compile(rf"(?<![^\W_])(?:{'|'.join(_NO_ADVICE)})")
-# Without one of these there is none: most texts are done with a plain search.
+# Every disclaimer contains one of these. So for most texts a plain search is enough.
 _TRACES = ("financial", "consult", "research", "past performance", "risk")
-# Curly apostrophes, and marks of emphasis that may stand inside a sentence.
+# Curly apostrophes, and marks of emphasis inside a sentence.
 _PLAIN = str.maketrans({"\u2019": "'", "\u2018": "'", "*": " ", "_": " ", "`": " ", "\u2010": "-", "\u2011": "-"})
 
 
 def has_disclaimer(text: str) -> bool:
-    """Say whether a text holds a disclaimer, whatever its case and white space."""
+    """Say whether a text contains a disclaimer. Case and white space do not matter."""
     return _holds(_DISCLAIMER, text)
 
 
 def is_boilerplate(sentence: str) -> bool:
-    """Say whether a sentence refuses to give advice; one that only names a risk may well belong to the matter."""
+    """Say whether a sentence refuses to give advice. A sentence that only names a risk can be part of the answer."""
     return _holds(_BOILERPLATE, sentence)
 
 

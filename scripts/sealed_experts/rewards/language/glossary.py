@@ -1,10 +1,10 @@
-"""The finance glossary: which terms an answer uses.
+"""The finance glossary: find the terms that an answer uses.
 
-A term is found as a whole word or phrase, never inside a longer word: "each" holds no "ACH". Case does not matter, with
-one exception: a spelling that is another word ("Apr" the month, "arm", "Ira" the name) is not the acronym. The words of
-a phrase may stand apart by any white space, one line break included, or a hyphen. Simple plurals count as the same term
-("deposits", "equities", "certificates of deposit"), and so does what stands after `=` in the lists: an acronym and its
-words are one term. Where terms overlap, the longest counts: "interest rate" holds no "interest".
+A term is found as a whole word or phrase, never inside a longer word: "each" does not contain "ACH". Case does not
+matter, with one exception: a spelling that is another word ("Apr" the month, "arm", "Ira" the name) is not the acronym.
+White space, with at most one line break, or a hyphen separates the words of a phrase. Simple plurals count as the same
+term ("deposits", "equities", "certificates of deposit"). In the lists, `=` joins names of one term, such as an acronym
+and its words. If terms overlap, the longest counts: "interest rate" does not contain "interest".
 """
 
 import functools
@@ -50,11 +50,11 @@ INVESTMENT = """
     IRA = individual retirement account, bull market, bear market
 """
 
-# Words or names when they are spelled so, and no acronyms.
+# With this spelling they are words or names, not acronyms.
 _OTHER_SPELLINGS = "Apr arm arms Arm Arms ira Ira iras Iras nav navs Nav Navs pin pins Pin Pins roe roes Roe Roes"
 _OTHER_WORDS = frozenset(_OTHER_SPELLINGS.split())
-# Words, and whatever breaks a phrase: punctuation, an empty line, a bullet or dash. A hyphen before a word does not,
-# nor do marks of emphasis.
+# Words, and marks that break a phrase: punctuation, an empty line, a bullet or dash. A hyphen before a word and marks
+# of emphasis do not break it.
 _TOKENS = re.compile(r"[^\W_]+|\n[^\S\n]*\n|(?<!\S)[*+](?!\S)|[-\u2010](?![^\W_])|[^\w\s*\-\u2010`]")
 _PHRASE_HEADS = ("of", "to", "on", "at", "per")
 
@@ -62,7 +62,7 @@ Words = tuple[str, ...]
 
 
 def terms_in(text: str) -> set[str]:
-    """Return the distinct terms that a text uses, each as the lists write it first."""
+    """Return the distinct terms that a text uses, each by its first name in the lists."""
     entries, others = _entries(), _OTHER_WORDS
     words = tokens(text)
     folded = [word.casefold() for word in words]
@@ -85,7 +85,7 @@ def terms_in(text: str) -> set[str]:
 
 
 def tokens(text: str) -> list[str]:
-    """Return the words of a text as they are written, and between them whatever breaks a phrase."""
+    """Return the words of a text as written, and between them the marks that break a phrase."""
     return _TOKENS.findall(text if text.isascii() else unicodedata.normalize("NFKC", text))
 
 
@@ -111,7 +111,7 @@ def _entries() -> dict[str, list[tuple[Words, str]]]:
 
 
 def _spellings(words: Words) -> Iterator[Words]:
-    """Yield a name and its plural: of its last word, or of the one before "of", "to", …"""
+    """Yield a name and its plural: the plural of its last word, or of the word before "of", "to", …"""
     yield words
     heads = [place for place, word in enumerate(words) if word in _PHRASE_HEADS and place]
     for place in {len(words) - 1, *(head - 1 for head in heads[:1])}:

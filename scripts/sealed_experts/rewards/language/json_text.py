@@ -1,4 +1,4 @@
-"""Whether an answer is JSON: read strictly, in a fenced block or alone."""
+"""Decide whether an answer is strict JSON, alone or in a fenced block."""
 
 from sealed_experts.files.canonical import strict_json
 
@@ -18,7 +18,7 @@ def _is_json(text: str) -> bool:
 
 
 def _only_block(response: str) -> str:
-    """Return what the only fenced block holds; nothing when there is none, or another one, or no end of it."""
+    """Return the content of the only fenced block; an empty text if there is no block, a second one, or no end."""
     lines = response.splitlines()
     fences = [number for number, line in enumerate(lines) if line.lstrip().startswith(_FENCE)]
     if len(fences) != 2 or lines[fences[1]].strip() != _FENCE:

@@ -1,9 +1,8 @@
-"""How much of an answer says nothing new: what `repetition_penalty` takes from a reward.
+"""Measure how much of an answer says nothing new; `repetition_penalty` lowers a reward by it.
 
-Rules can be gamed by answers that nobody would want: the same sentence again and again, bullets repeated, terms listed
-without grammar, a disclaimer and nothing else. Each is measured by itself, in [0, 1], and the largest counts. The
-measures know English prose; an answer that is JSON is no list of terms, but in another language prose would look
-like one.
+Useless answers can get a high score from simple rules: the same sentence again and again, repeated bullets, lists of
+terms without grammar, nothing but a disclaimer. Each of these has its own measure in [0, 1], and the largest counts.
+The measures are made for English prose. JSON does not count as a list of terms, but prose in another language would.
 """
 
 import re
@@ -13,7 +12,7 @@ from sealed_experts.rewards.language.disclaimers import is_boilerplate
 from sealed_experts.rewards.language.json_text import holds_json
 
 NGRAM = 4
-_LONGEST_BARE_RUN = 6  # words in a row that ordinary prose may hold without a function word
+_LONGEST_BARE_RUN = 6  # most words in a row that ordinary prose has without a function word
 _FEWEST_ITEMS = 5
 _WORDS_AN_ITEM = 2.5
 _FREE_DISCLAIMER = 1 / 3
@@ -32,13 +31,13 @@ _FUNCTION_WORDS = frozenset(_GRAMMAR.split())
 _ENUMERATION = re.compile(r"^[^\S\n]*(?:[-*+•]|[0-9]{1,3}[.)])[^\S\n]+", re.MULTILINE)
 _SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
 _WORDS = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
-# Words, figures, and what separates the items of a list.
+# Words, figures, and the marks that separate the items of a list.
 _PIECES = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|\d[\w.,%]*|[,;.!?\n|/]")
 _SEPARATORS = ",;.!?\n|/"
 
 
 def repetition(response: str) -> float:
-    """Return the largest of the four measures, 0 for an answer that says something new all along."""
+    """Return the largest of the four measures; 0 for an answer that never repeats itself."""
     text = _ENUMERATION.sub("", response).replace("\u2019", "'").casefold()
     words = _WORDS.findall(text)
     if not words:
@@ -63,7 +62,7 @@ def repeated_ngrams(words: Sequence[str], *, n: int = NGRAM) -> float:
 
 
 def repeated_sentences(sentences: Sequence[tuple[str, ...]]) -> float:
-    """Return the share of words in sentences, lines or bullets that stood there before, of two words or more."""
+    """Return the share of words in repeated sentences, lines or bullets of two words or more."""
     seen: set[tuple[str, ...]] = set()
     repeated = 0
     for sentence in sentences:
@@ -74,14 +73,14 @@ def repeated_sentences(sentences: Sequence[tuple[str, ...]]) -> float:
 
 
 def listed_terms(text: str) -> float:
-    """Return the share of words that stand in lists without grammar.
+    """Return the share of words in lists without grammar.
 
-    A run of words without any function word ("the", "of", "is", …) is a list when it has five items or more, of 2.5
-    words each at most; items end at commas, sentence ends and line breaks. Of a run without separators, what goes
-    beyond six words counts. A figure ends a run.
+    A run of words without any function word ("the", "of", "is", …) is a list if it has five items or more, of at most
+    2.5 words each. Items end at commas, sentence ends and line breaks. In a run without separators, the words after
+    the sixth count. A figure ends a run.
     """
     listed, total = 0, 0
-    run: list[int] = [0]  # words of each item of the current run
+    run: list[int] = [0]  # number of words in each item of the current run
     for piece in [*_PIECES.findall(text), ""]:
         if piece and piece in _SEPARATORS:
             if run[-1]:
@@ -104,7 +103,7 @@ def _listed(items: Sequence[int]) -> int:
 
 
 def disclaimer_excess(text: str) -> float:
-    """Return how far an answer is nothing but disclaimers: 0 up to a third of its words, 1 for all of them."""
+    """Return how much of an answer is disclaimers: 0 up to a third of its words, 1 if all words are."""
     if not is_boilerplate(text):
         return 0.0
     total, careful = 0, 0

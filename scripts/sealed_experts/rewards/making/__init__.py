@@ -1,1 +1,1 @@
-"""From a reward's name and options to one whose scores are checked; the user's own functions."""
+"""Make rewards from their names and options, and check their scores; rewards that users wrote."""

@@ -1,4 +1,4 @@
-"""Holding every reward to its promise: finite numbers in [0, 1], and always the same axes."""
+"""Check every score of a reward: finite numbers in [0, 1], and always the same axes."""
 
 import math
 import numbers
@@ -11,14 +11,14 @@ from sealed_experts.settings.messages import listed, shown
 from sealed_experts.text import one_line
 
 REPETITION = "repetition"
-_ROUNDING = 1e-9  # a sum of shares may miss 1 by so much
+_ROUNDING = 1e-9  # rounding: a sum of shares can differ from 1 by this much
 
 
 class CheckedReward:
-    """A reward whose scores are checked, and lowered for repetition where that is asked for."""
+    """A reward whose scores are checked, and lowered for repetition if `repetition_penalty` is set."""
 
     def __init__(self, reward: Reward) -> None:
-        """Take a reward; its `repetition_penalty` is the share that an answer of nothing but repetition loses."""
+        """Take a reward. Its `repetition_penalty` is the share that an answer of pure repetition loses."""
         self.name = reward.name
         self.weights: Mapping[str, float] = dict(reward.weights)
         self.repetition_penalty = reward.repetition_penalty
@@ -29,7 +29,7 @@ class CheckedReward:
         """Return the score; with a penalty p, value · (1 - p · repetition) and the axis `repetition`.
 
         Raises:
-            UserError: the reward failed, or value or axes are not what a reward may return.
+            UserError: the reward failed, or returned a wrong value or wrong axes.
         """
         raw = self._reward.score(prompt, response)
         value = self._number("it", raw.value, prompt)
@@ -48,7 +48,7 @@ class CheckedReward:
                 f"reward {self.name}: for the prompt {shown(prompt)} {what} returned {_shown(value)}, which is no"
                 " number; return a float from 0 to 1"
             )
-        if not -_ROUNDING <= number <= 1.0 + _ROUNDING:  # NaN too
+        if not -_ROUNDING <= number <= 1.0 + _ROUNDING:  # also refuses NaN
             raise UserError(
                 f"reward {self.name}: for the prompt {shown(prompt)} {what} returned {_shown(value)}, which is outside"
                 " [0, 1]; scale it"
@@ -74,15 +74,15 @@ def _as_float(value: object) -> float | None:
         return None
     try:
         return float(value)
-    except OverflowError:  # an integer beyond every float
+    except OverflowError:  # an integer above the largest float
         return math.inf
-    except Exception:  # a type of the user's; the caller tells of it
+    except Exception:  # the user's own type; the caller reports it
         return None
 
 
 def _shown(value: object) -> str:
     try:
         text = one_line(repr(value), most=60)
-    except Exception:  # a type of the user's must not hide what is told
+    except Exception:  # an error in the user's own type must not hide the message
         text = "an object that does not show itself"
     return f"{text} ({type(value).__name__})"

@@ -1,4 +1,4 @@
-"""What can be said about a reward and its options without running any code of the user's."""
+"""Check a reward and its options without running the user's code."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from sealed_experts.settings.messages import KeyPath, Mistake, dotted, listed, s
 
 
 def reward_mistakes(name: str, options: Mapping[str, Any], layers: Layers, stage: str) -> Iterator[Mistake]:
-    """Yield every mistake in a stage's reward: its name, its options, a module that cannot be found."""
+    """Yield every mistake in a stage's reward: in its name or options, or a missing module."""
     of_name, of_options = layers.locate(stage, "reward"), layers.locate(stage, "reward_options")
     inherited = layers.gives(stage, "reward") and of_name[:-1] != of_options[:-1]
     for path, problem in reward_problems(name, options):
@@ -25,7 +25,7 @@ def reward_mistakes(name: str, options: Mapping[str, Any], layers: Layers, stage
 
 
 def reward_problems(name: str, options: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
-    """Yield (place within the options, what is wrong); the place of the reward's name is ()."""
+    """Yield (place within the options, what is wrong). The place of the reward's name is ()."""
     problem = _name_problem(name)
     if problem is not None:
         yield (), problem
@@ -43,7 +43,7 @@ def reward_problems(name: str, options: Mapping[str, Any]) -> Iterator[tuple[Key
 
 
 def options_of(name: str) -> type[Reward]:
-    """Return the reward whose fields are the options; a function of the user's has those of every reward."""
+    """Return the class whose fields are the options; for a user's function, the options of every reward."""
     return Reward if user_function(name) else REWARDS[name]
 
 

@@ -1,7 +1,9 @@
-"""`module:function`: rewards that the user wrote."""
+"""`module:function`: rewards that users wrote."""
 
+import contextlib
 import functools
 import importlib
+import importlib.util
 import inspect
 import sys
 import sysconfig
@@ -24,7 +26,7 @@ _OURS = __name__.partition(".")[0]
 class FunctionReward(Reward):
     """A function `f(prompt, response)` that returns a number, or {"reward": number, axis: number, …}.
 
-    The reward's own axis, which bears its name, is the whole value; the function's axes carry no weight of ours.
+    The axis with the reward's own name is the whole value. The function's other axes have no share of it.
     """
 
     module: str
@@ -37,15 +39,15 @@ class FunctionReward(Reward):
 
     @functools.cached_property
     def callable(self) -> Callable[[str, str], Any]:
-        """The function itself, from its module, which is imported on first use.
+        """The function. Its module is imported on first use.
 
         Raises:
-            UserError: it does not import, or holds no function that can be called with a prompt and a response.
+            UserError: the module cannot be imported, or has no function that takes a prompt and a response.
         """
         return _function(_imported(self.module), self.function)
 
     def options(self) -> dict[str, Any]:
-        """Return the options that every reward has; module and function are its name."""
+        """Return the options that every reward has. Module and function are in its name."""
         return {"repetition_penalty": self.repetition_penalty}
 
     def modules(self) -> list[str]:
@@ -57,7 +59,7 @@ class FunctionReward(Reward):
         _ = self.callable
 
     def score(self, prompt: str, response: str) -> Score:
-        """Return what the function says, not yet checked.
+        """Return the function's result, not yet checked.
 
         Raises:
             UserError: the function raised, or returned a mapping without `reward`.
@@ -66,7 +68,7 @@ class FunctionReward(Reward):
         try:
             result = function(prompt, response)
             if isinstance(result, Mapping):
-                result = dict(result)  # a type of the user's may fail here
+                result = dict(result)  # the user's own type can fail here
         except (Exception, SystemExit, GeneratorExit) as error:
             raise UserError(
                 f"reward {self.name}: the function failed for the prompt {shown(prompt)}: {_described(error)}"
@@ -84,18 +86,18 @@ class FunctionReward(Reward):
 
 
 def source_file(module: str) -> Path | None:
-    """Return a module's file without running it; None when it has none, or is not found."""
+    """Return a module's file without running it; None if there is no module or no file."""
     spec = find_module(module)
     file = Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
     if file is None or not file.is_file():
         return None
-    file = file.parent.resolve() / file.name  # a link here is a file of this folder
+    file = file.parent.resolve() / file.name  # a link in this folder counts as a file of it
     here = Path.cwd().resolve()
     return file.relative_to(here) if file.is_relative_to(here) else file
 
 
 def loaded_code() -> dict[str, str]:
-    """Return {module: SHA-256 of its file} of every loaded module but Python's, the installed packages' and ours."""
+    """Return {module: SHA-256 of its file} of all loaded modules except Python's, installed packages' and ours."""
     installed = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     digests = {}
     for name, module in sorted(sys.modules.items()):
@@ -113,6 +115,10 @@ def _imported(module: str) -> ModuleType:
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
     importlib.invalidate_caches()
+    if (file := source_file(module)) is not None:
+        # Python takes old bytecode for a new file of the same size and the same second, such as a restored one.
+        with contextlib.suppress(OSError):
+            Path(importlib.util.cache_from_source(str(file.absolute()))).unlink()
     try:
         return importlib.import_module(module)
     except (Exception, SystemExit, GeneratorExit) as error:
@@ -134,12 +140,12 @@ def _function(module: ModuleType, name: str) -> Callable[[str, str], Any]:
             f"`{name}` in the module {place} cannot be called as {name}(prompt, response): {error}"
         ) from error
     except ValueError:
-        pass  # written in C: it does not say what it takes
+        pass  # written in C: its parameters are unknown
     return function
 
 
 def _described(error: BaseException) -> str:
-    """Return an error with the place it came from, in one line."""
+    """Return an error and its place in the code, in one line."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
     text = " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""Rewards by name: the built-in ones, and functions of the user's."""
+"""Make rewards by name: built-in ones, and users' functions."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +15,12 @@ from sealed_experts.settings.messages import dotted
 
 
 def make_reward(name: str, options: Mapping[str, Any] | None = None) -> CheckedReward:
-    """Return the reward of that name: one of the built-in ones, or `module:function`.
+    """Return the reward with this name: a built-in one, or `module:function`.
 
-    What it returns is checked: a value or axis that is no finite number in [0, 1] raises UserError naming the prompt.
+    Its scores are checked: a value or axis that is no finite number in [0, 1] raises a UserError that names the prompt.
 
     Raises:
-        UserError: the name is unknown, options do not fit it, or a module of the user's cannot be used.
+        UserError: the name is unknown, the options do not fit it, or one of the user's modules cannot be used.
     """
     problems = [f"{dotted(path)}: {text}" if path else text for path, text in reward_problems(name, options or {})]
     if problems:
@@ -31,7 +31,7 @@ def make_reward(name: str, options: Mapping[str, Any] | None = None) -> CheckedR
 
 
 def described_reward(name: str, options: Mapping[str, Any]) -> Reward:
-    """Return a reward whose options have no mistakes. No code of the user's runs until it scores."""
+    """Return a reward whose options have no mistakes. The user's code does not run until it scores."""
     function = user_function(name)
     if function is not None:
         given = parse_group(Reward, options)
@@ -40,17 +40,17 @@ def described_reward(name: str, options: Mapping[str, Any]) -> Reward:
 
 
 def reward_source(name: str, options: Mapping[str, Any]) -> list[Path]:
-    """Return the files of the user's modules that a reward calls, relative to the current folder where they lie in it.
+    """Return the files of the user's modules that a reward calls; files in the current folder as relative paths.
 
-    Nothing is imported. Built-in rewards have none; what such a module imports itself is not followed.
+    Nothing is imported, and imports inside these modules are not followed. Built-in rewards have no such files.
     """
     files = [source_file(module) for module in described_reward(name, options).modules()]
     return list(dict.fromkeys(file for file in files if file is not None))
 
 
 def reward_code(name: str, options: Mapping[str, Any]) -> dict[str, str]:
-    """Return {module: SHA-256} of the user's modules that are loaded once the reward is made; {} for a built-in one.
+    """Return {module: SHA-256} of the user's modules that a reward loads; {} for a built-in one.
 
-    Its own modules and what they import; not what a function imports only when it is called.
+    These are its own modules and all that they import, but not modules that a function imports when it is called.
     """
     return loaded_code() if described_reward(name, options).modules() else {}

@@ -1,4 +1,4 @@
-"""The modules of the user's own reward functions, found without running them."""
+"""Find the modules of users' reward functions without running them."""
 
 import importlib
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def user_function(name: str) -> tuple[str, str] | None:
-    """Return module and function of a reward that the user wrote, None for a name without a colon."""
+    """Return module and function of a user's reward; None for a name without a colon."""
     module, colon, function = name.partition(":")
     return (module, function) if colon else None
 
@@ -16,7 +16,7 @@ def user_function(name: str) -> tuple[str, str] | None:
 def find_module(module: str) -> ModuleSpec | None:
     """Return where a module would be imported from, without running it or the packages around it.
 
-    It is looked for where Python does, and last in the current folder. None also for a folder that is no package.
+    The search uses Python's own path, and then the current folder. Also None for a folder that is no package.
     """
     importlib.invalidate_caches()
     spec: ModuleSpec | None = None

@@ -4,7 +4,7 @@ Import torch only inside functions: planning the workflow must not load it.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -18,6 +18,7 @@ from sealed_experts.settings.messages import Mistake, shown, suggestion
 from sealed_experts.training.frozen_model import FrozenModel
 
 if TYPE_CHECKING:
+    from sealed_experts.data.templates import Encoded
     from sealed_experts.rewards import Scoring
     from sealed_experts.training.objective import Materials, Objective
 
@@ -40,7 +41,10 @@ class Stage(Feature, Group):
         default=1.0,
         gt=0,
     )
-    max_seq_len: int = setting("Longest example in tokens; longer answers are cut.", default=512, ge=8, public=True)
+    max_seq_len: int = setting("Longest example in tokens.", default=512, ge=8, public=True)
+    long_rows: Literal["cut", "drop", "refuse"] = setting(
+        "For a record that is too long: `cut` its end, `drop` it, or `refuse` the data.", default="cut", public=True
+    )
     epochs: float | None = setting(
         "Length of the training in passes over the data, instead of a number of steps; under privacy, the expected"
         " number of passes.",
@@ -171,6 +175,18 @@ class Stage(Feature, Group):
     def files(self) -> list[str]:
         """Return further files that decide the numbers, besides data and base. An edit of one makes the stage stale."""
         return []
+
+    def excess(self, rows: "Sequence[Encoded]") -> str:
+        """Return why a record is too long, from its complete rows of tokens; an empty text if it fits.
+
+        Each record is decided alone: under privacy, no other record may have an influence.
+        """
+        longest = max(len(row.ids) for row in rows)
+        return "" if longest <= self.max_seq_len else f"it has {longest} tokens"
+
+    def defect(self, rows: "Sequence[Encoded]") -> str:
+        """Return why a record cannot be learned once its rows are cut to `max_seq_len`; an empty text if it can."""
+        return ""
 
     def chosen(self) -> Iterator[type[Feature]]:
         """Yield the features in use: this stage, and the features that its settings name."""

@@ -4,10 +4,8 @@ Rafailov et al., "Direct Preference Optimization: Your Language Model is Secretl
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sealed_experts.errors import UserError
 from sealed_experts.settings.fields import setting
 from sealed_experts.training.frozen_model import FrozenModel
 from sealed_experts.training.objective import Objective
@@ -16,8 +14,9 @@ from sealed_experts.training.objectives import MOST_STEPS, Stage
 if TYPE_CHECKING:
     import torch
 
+    from sealed_experts.data.templates import Encoded
     from sealed_experts.privacy.streams import Stream
-    from sealed_experts.training.batches import Batch, Example
+    from sealed_experts.training.batches import Batch
     from sealed_experts.training.objective import Materials
 
 
@@ -49,6 +48,13 @@ class Dpo(Stage):
         "Accuracy": ("val_accuracy", "held-out accuracy"),
     }
     order: ClassVar[int] = 2
+
+    def defect(self, rows: "Sequence[Encoded]") -> str:
+        """Return why a pair teaches nothing: no room for an answer, or equal answers once they are cut."""
+        chosen, rejected = rows
+        if chosen.response_tokens == 0:
+            return "its prompt leaves no room for an answer"
+        return "its answers are equal once they are cut" if chosen.ids == rejected.ids else ""
 
     def objective(self, materials: "Materials") -> Objective:
         """Return the preference loss."""
@@ -84,22 +90,6 @@ class DirectPreference(Objective):
         # Copied here, before a resumed run loads its own weights.
         self._start = [parameter.detach().clone() for parameter in self._parameters]
         self._margins: list[float] = []
-
-    def check(self, examples: "Sequence[Example]", *, path: Path) -> None:
-        """Refuse pairs that have nothing to learn from: no room for an answer, or equal answers once they are cut."""
-        pairs = list(zip(examples[::2], examples[1::2], strict=True))
-        silent = sum(chosen.response_tokens == 0 for chosen, _ in pairs)
-        equal = sum(chosen.ids == rejected.ids for chosen, rejected in pairs) - silent
-        for count, what in ((silent, "prompts leave no room for an answer"), (equal, "pairs have equal answers")):
-            if count:
-                raise UserError(
-                    f"{path}: {count} {what} within dpo.max_seq_len {self._settings.max_seq_len}: raise it, or remove"
-                    " them"
-                )
-
-    def check_held_out(self, examples: "Sequence[Example]", *, path: Path) -> None:
-        """Refuse held-out pairs for the same reason."""
-        self.check(examples, path=path)
 
     def prepare(
         self, model: "torch.nn.Module", batches: "Sequence[Batch]", *, step: int, stream: "Stream"

@@ -7,7 +7,7 @@ moving average as the baseline.
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from sealed_experts.errors import UserError
 from sealed_experts.features import Feature
@@ -26,6 +26,7 @@ from sealed_experts.training.objectives import MOST_STEPS, Stage
 if TYPE_CHECKING:
     import torch
 
+    from sealed_experts.data.templates import Encoded
     from sealed_experts.privacy.streams import Stream
     from sealed_experts.training.batches import Batch, Example
     from sealed_experts.training.objective import Materials
@@ -44,6 +45,9 @@ class Reinforce(Stage):
         default=512,
         ge=8,
         public=True,
+    )
+    long_rows: Literal["drop", "refuse"] = setting(
+        "For a record whose prompt is too long: `drop` it, or `refuse` the data.", default="refuse", public=True
     )
     eval_steps: int = setting("Sample and score held-out prompts every this many steps.", default=50, ge=1)
     eval_examples: int = setting("Score this many held-out prompts at most, the first ones.", default=256, ge=1)
@@ -116,6 +120,13 @@ class Reinforce(Stage):
             UserError: the reward cannot be made.
         """
         return PolicyGradient(settings=self, reward=self.made_reward(), materials=materials)
+
+    def excess(self, rows: "Sequence[Encoded]") -> str:
+        """Return why a record's prompt leaves no room for an answer."""
+        prompt = rows[0].prompt_length
+        if prompt + self.max_new_tokens <= self.max_seq_len:
+            return ""
+        return f"its prompt has {prompt} tokens, and reinforce.max_new_tokens is {self.max_new_tokens}"
 
     def made_reward(self) -> CheckedReward:
         """Return the reward."""
@@ -215,16 +226,11 @@ class PolicyGradient(Objective):
         self._entropies: list[float] = []
 
     def check(self, examples: "Sequence[Example]", *, path: Path) -> None:
-        """Refuse data without prompts, and prompts that leave no room for an answer."""
+        """Refuse data without prompts."""
         if not examples:
             raise UserError(f"{path} holds no prompts: reinforce needs records to answer")
-        self.check_held_out(examples, path=path)
         if self._settings.privacy.enabled:
             self._scorer.settle(self._materials.model, examples)
-
-    def check_held_out(self, examples: "Sequence[Example]", *, path: Path) -> None:
-        """Refuse held-out prompts that leave no room for an answer."""
-        self._scorer.check_room(examples, path=path, stage=self._settings.feature)
 
     def prepare(
         self, model: "torch.nn.Module", batches: "Sequence[Batch]", *, step: int, stream: "Stream"
