@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ from sealed_experts.errors import UserError
 HEAD_BYTES = 65_536
 JSONL, CSV, PARQUET = ".jsonl", ".csv", ".parquet"
 LINES, LIST, VALUES = "lines", "list", "values"
-WRONG_BYTES = 3  # so many bytes that are not UTF-8, and no character that is: the whole file has another encoding
+# So many lines with bytes that are not UTF-8, and no character that is: the whole file has another encoding. A few such
+# lines in a large file are bad rows.
+WRONG_LINES, WRONG_SHARE = 3, 0.01
+_WRONG_BYTE = re.compile("[\udc80-\udcff]")  # as Python reads a byte that is not UTF-8
 _GZIP = b"\x1f\x8b"
 _UNPACK = "unpack it, and give the file inside"
 _MAGIC = (
@@ -191,12 +195,14 @@ def _check_encoding(head: bytes, text: str, name: str) -> None:
                 raise _refused(name, "UTF-16 text without a byte order mark", _convert(f"UTF-16{order}"))
         line = text[: text.index("\0")].count("\n") + 1
         raise UserError(f"{name}:{line}: a NUL byte: this is no text file, or it is damaged; write it again")
-    wrong = [place for place, letter in enumerate(text) if "\udc80" <= letter <= "\udcff"]
-    if len(wrong) >= WRONG_BYTES and len(wrong) == sum(letter > "\x7f" for letter in text):
-        line, byte = text[: wrong[0]].count("\n") + 1, ord(text[wrong[0]]) - 0xDC00
+    lines = text.split("\n")
+    wrong = [(number, found[0]) for number, line in enumerate(lines, 1) if (found := _WRONG_BYTE.search(line))]
+    other = any("\x7f" < letter < "\udc80" or letter > "\udcff" for letter in text)
+    if len(wrong) >= max(WRONG_LINES, WRONG_SHARE * len(lines)) and not other:
+        number, byte = wrong[0][0], ord(wrong[0][1]) - 0xDC00
         letter = bytes([byte]).decode("cp1252", errors="replace")
         raise UserError(
-            f"{name}:{line}: the byte 0x{byte:02X} is not UTF-8 (it is {letter!r} in Windows-1252). The file may be"
+            f"{name}:{number}: the byte 0x{byte:02X} is not UTF-8 (it is {letter!r} in Windows-1252). The file may be"
             f" Windows-1252: save the file as UTF-8 ({_convert('WINDOWS-1252')})"
         )
 

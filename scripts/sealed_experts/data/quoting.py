@@ -10,7 +10,7 @@ only the text outside the marks is given.
 import json
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from sealed_experts.errors import UserError
@@ -133,15 +133,15 @@ def _twin(tokenizer: Any, alias: dict[str, str]) -> Any:
     else:  # Unigram has the pieces with their scores
         model["vocab"] = [[alias.get(name, name), score] for name, score in model["vocab"]]
     if model.get("merges"):
-        model["merges"] = [pair for pair in model["merges"] if not _names(pair) & alias.keys()]
+        prefix = model.get("continuing_subword_prefix") or ""
+        model["merges"] = [
+            (left, right)
+            for left, right in model["merges"]
+            if alias.keys().isdisjoint((left, right, left + right.removeprefix(prefix)))
+        ]
     if isinstance(model.get("unk_token"), str):
         model["unk_token"] = alias.get(model["unk_token"], model["unk_token"])
     twin = Tokenizer.from_str(json.dumps(state, ensure_ascii=False))
     for name, other in alias.items():
         assert twin.token_to_id(other) == tokenizer.convert_tokens_to_ids(name), f"the id of {name!r} moved"
     return twin
-
-
-def _names(pair: Iterable[str]) -> set[str]:
-    left, right = pair
-    return {left, right, left + right}

@@ -143,9 +143,20 @@ def test_a_parquet_file_by_another_name_is_named(tmp_path):
         read(tmp_path, "x.csv", (tmp_path / "x.csv").read_bytes())
 
 
-def test_a_table_in_windows_1252_is_named(tmp_path):
-    (tmp_path / "x.csv").write_bytes(CSV.encode("cp1252"))
-    with pytest.raises(UserError, match=r"may be Windows-1252: save the file as UTF-8"):
+@pytest.mark.parametrize(("name", "content"), [("x.csv", CSV), ("x.jsonl", LINES)])
+def test_a_table_in_windows_1252_is_named(tmp_path, name, content):
+    with pytest.raises(UserError, match=rf"{name}:\d: the byte 0x96 .*'–'.*may be Windows-1252: save the file"):
+        read(tmp_path, name, content.encode("cp1252"))
+
+
+def test_a_few_bytes_that_are_not_utf8_stay_bad_rows_of_their_lines(tmp_path):
+    """Three of 400 lines, or some lines of a file that does hold UTF-8."""
+    plain = [b"q,a"] * 397 + [b"q,\xe9"] * 3
+    mixed = ["q,é".encode()] + [b"q,\xe9"] * 9
+    for content, bad in ((plain, 3), (mixed, 9)):
+        rows = read(tmp_path, "x.csv", b"\n".join([b"instruction,output", *content]))
+        assert [row.reason for row in rows if isinstance(row, BadRow)] == ["not UTF-8"] * bad
+    with pytest.raises(UserError, match="most of them are not UTF-8, and may be Windows-1252"):
         prepare(Files(paths=(str(tmp_path / "x.csv"),)), name="x", seed=1)
 
 
