@@ -41,6 +41,7 @@ rule fetch_base_model:
         settings=base_settings,
         digests=digests_of(base_files),
         tasks=base_tasks,
+        targets=base_targets,
     shell:
-        "exec python scripts/fetch_base_model.py --settings {params.settings:q} --tasks {params.tasks}"
+        "exec python scripts/fetch_base_model.py --settings {params.settings:q} --tasks {params.tasks} --targets {params.targets:q}"
         " --digests {params.digests:q} --output {output.manifest:q} > {log:q} 2>&1"

@@ -384,6 +384,11 @@ def base_tasks(wildcards, output):
     return sorted({stage.model_class.task_type for expert in SETTINGS.experts for stage in expert.training.values()})
 
 
+def base_targets(wildcards, output):
+    """The modules that adapters will change. The base's files do not depend on them."""
+    return sorted({target for expert in SETTINGS.experts for target in expert.adapter.targets()})
+
+
 def base_operation(wildcards, output):
     return texts.base_operation(SETTINGS)
 

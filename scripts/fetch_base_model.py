@@ -18,10 +18,17 @@ def main() -> None:
     parser.add_argument("--digests", default="{}", help="digests of the user's files that it reads, as JSON")
     parser.add_argument("--output", required=True, type=Path, help="base.json to write; the model goes into its folder")
     parser.add_argument("--tasks", required=True, nargs="+", choices=BY_TASK, help="tasks that the stages train")
+    parser.add_argument("--targets", nargs="*", default=[], help="modules of the base that adapters will change")
     args = parser.parse_args()
     job = base_from_json(args.settings)
     with unchanged(args.digests):
-        fetch_base(job.base, key=job.key, folder=args.output.parent, classes=[BY_TASK[task] for task in args.tasks])
+        fetch_base(
+            job.base,
+            key=job.key,
+            folder=args.output.parent,
+            classes=[BY_TASK[task] for task in args.tasks],
+            targets=args.targets,
+        )
 
 
 if __name__ == "__main__":

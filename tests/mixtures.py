@@ -10,6 +10,7 @@ from sealed_experts.files.atomic import write_bytes
 from sealed_experts.files.canonical import read_json, write_json
 from sealed_experts.files.digests import sha256_bytes
 from sealed_experts.files.home import home_folder
+from sealed_experts.models.bases import base_reference
 from sealed_experts.moe.assembly import Sources, assemble
 from sealed_experts.moe.job import MoeJob, MoeMember
 from sealed_experts.moe.settings import GatelinkSettings, HeSettings
@@ -100,10 +101,12 @@ class Workshop:
             "candidates": ["sft"],
         }
         write_json(self.folder / "experts" / name / "selection.json", selection)
-        base = read_json(self.base)
         if weights is None or config is None:
-            made = adapter_files(self.base.parent, name=base["name"], seed=seed)
+            made = adapter_files(self.base.parent, seed=seed)
             config, weights = config or made[0], weights or made[1]
+            if "base" in manifest:
+                reference = base_reference(**manifest["base"])
+                config = json.dumps(json.loads(config) | {"base_model_name_or_path": reference}).encode()
         receipt = receipt or private_receipt(name)
         self.seal(name, receipt=receipt, config=config, weights=weights, key=key, **manifest)
 
@@ -195,7 +198,7 @@ def private_receipt(name: str, *, steps: int = 10) -> dict:
 
 
 @functools.cache
-def adapter_files(base: Path, *, name: str, seed: int) -> tuple[bytes, bytes]:
+def adapter_files(base: Path, *, seed: int) -> tuple[bytes, bytes]:
     """Return adapter_config.json and adapter_model.safetensors of a random adapter that changes the base's answers."""
     import torch
     from safetensors.torch import save
@@ -211,6 +214,8 @@ def adapter_files(base: Path, *, name: str, seed: int) -> tuple[bytes, bytes]:
     state = adapter_state(attach_adapter(model, settings, seed=seed))
     random = torch.Generator().manual_seed(seed)
     weights = {key: torch.randn(tensor.shape, generator=random) * 0.5 for key, tensor in state.items()}
+    manifest = read_json(base / "base.json")
+    name = f"local:{manifest['name']}@sha256:{manifest['digest']}"
     return adapter_config_bytes(settings, base_name=name, revision=None, task_type="CAUSAL_LM"), save(weights)
 
 

@@ -93,7 +93,7 @@ def weights(arrays: dict[str, np.ndarray] | None = None, *, text: str | None = N
 def adapter_config(**changes: Any) -> bytes:
     """Return an adapter_config.json; a change to `...` removes a key."""
     config: dict[str, Any] = {
-        "base_model_name_or_path": "tiny",
+        "base_model_name_or_path": f"local:tiny@sha256:{'b' * 64}",
         "bias": "none",
         "lora_alpha": 4,
         "peft_type": "LORA",

@@ -36,3 +36,6 @@ MODULES: dict[str, tuple[str, ...]] = {
     "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
     "starcoder2": ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"),
 }
+
+# Modules that get the rows of a batch and their positions as one axis: there, hooks on a layer cannot tell rows apart.
+FLATTENED: dict[str, tuple[str, ...]] = {"opt": ("fc1", "fc2")}

@@ -105,6 +105,14 @@ def base_key(base: BaseSettings) -> str:
     return key
 
 
+def base_reference(*, name: str, revision: str | None, digest: str) -> str:
+    """Return a base's name for other programs: a hub id, or a name that no hub id can be, with the base's digest.
+
+    A local folder may be called `gpt2`. Under this name alone, other programs would fetch another model from the hub.
+    """
+    return name if revision is not None else f"local:{name}@sha256:{digest}"
+
+
 def is_within(source: Path, folder: Path) -> bool:
     """Say whether `source` is `folder` or is inside it, after following links."""
     return Path(os.path.realpath(source)).is_relative_to(os.path.realpath(folder))

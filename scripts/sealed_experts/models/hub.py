@@ -5,7 +5,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -23,15 +23,19 @@ from huggingface_hub.errors import (
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.canonical import read_json
+from sealed_experts.models.adapters import is_target
 from sealed_experts.models.bases import MODEL_FILES, base_kind, folder_of, gguf_file, is_within, model_files
 from sealed_experts.models.classes import ModelClass
 from sealed_experts.models.completeness import check_complete
 from sealed_experts.models.gguf_base import convert_gguf
 from sealed_experts.models.manifest import write_base_manifest
 from sealed_experts.models.settings import BaseSettings
+from sealed_experts.settings.messages import suggestion
 
 
-def fetch_base(base: BaseSettings, *, key: str, folder: Path, classes: Iterable[ModelClass]) -> None:
+def fetch_base(
+    base: BaseSettings, *, key: str, folder: Path, classes: Iterable[ModelClass], targets: Iterable[str] = ()
+) -> None:
     """Fill `folder` with the base's files and write its base.json.
 
     A hub model is fetched at its pinned revision through the hub's cache (HF_HOME, HF_TOKEN and HF_HUB_OFFLINE apply).
@@ -41,6 +45,7 @@ def fetch_base(base: BaseSettings, *, key: str, folder: Path, classes: Iterable[
         key: the base's name in the results.
         folder: the folder to fill.
         classes: classes of models that the base's architecture must have.
+        targets: modules that adapters will change, by their names or the ends of their names.
 
     Raises:
         UserError: there is no network; the id or revision is unknown; the model is gated; the disk is full; the source
@@ -48,6 +53,7 @@ def fetch_base(base: BaseSettings, *, key: str, folder: Path, classes: Iterable[
     """
     with _source(base, beside=folder) as (source, name):
         modules = _checked_model(source, base, classes)
+        _check_targets(targets, modules)
         try:
             _place(source, folder)
         except OSError as error:
@@ -117,6 +123,16 @@ def _checked_model(source: Path, base: BaseSettings, classes: Iterable[ModelClas
             f"base.model_type: {base.name} is a {model_type} model, not {base.model_type}: correct the setting"
         )
     return modules
+
+
+def _check_targets(targets: Iterable[str], modules: Mapping[str, object]) -> None:
+    """Check that the base has the modules: for example, the experts of a mixture-of-experts base are no modules."""
+    for target in targets:
+        if not any(is_target(module, target) for module in modules):
+            known = sorted({name.rpartition(".")[2] for name in modules})
+            raise UserError(
+                f"adapter.target_modules: {target!r} is no linear module of this base; {suggestion(target, known)}"
+            )
 
 
 def _place(source: Path, folder: Path) -> None:

@@ -13,9 +13,12 @@ from sealed_experts.errors import UserError
 from sealed_experts.files.atomic import write_bytes
 from sealed_experts.files.canonical import read_json
 from sealed_experts.models.adapters import ADAPTER, AdapterKind
+from sealed_experts.models.bases import base_reference
 from sealed_experts.training.checkpoints import load_state
 from sealed_experts.training.objectives import Stage, stage_of
 from sealed_experts.training.refusals import check_made_with
+
+_ALWAYS = ("base_model_name_or_path", "inference_mode", "peft_type", "revision", "task_type")
 
 
 def write_peft_folder(adapter_file: Path, *, base_folder: Path, config: Path, weights: Path) -> None:
@@ -41,19 +44,29 @@ def write_peft_folder(adapter_file: Path, *, base_folder: Path, config: Path, we
         base_digest=manifest["digest"],
     )
     write_bytes(weights, save({name: tensors[name] for name in sorted(tensors)}))
+    revision = manifest["revision"]
+    reference = base_reference(name=manifest["name"], revision=revision, digest=manifest["digest"])
     write_bytes(
         config,
-        adapter_config_bytes(
-            adapter, base_name=manifest["name"], revision=manifest["revision"], task_type=stage.model_class.task_type
-        ),
+        adapter_config_bytes(adapter, base_name=reference, revision=revision, task_type=stage.model_class.task_type),
     )
 
 
 def adapter_config_bytes(adapter: AdapterKind, *, base_name: str, revision: str | None, task_type: str) -> bytes:
-    """Return adapter_config.json: PEFT's content, with sorted keys, and every set as a sorted list."""
-    content = adapter.peft_config(task_type=task_type, base_name=base_name, revision=revision).to_dict()
+    """Return adapter_config.json: PEFT's content, with sorted keys, and every set as a sorted list.
+
+    It holds the settings of the kind, and what differs from PEFT's defaults: older versions refuse keys that they do
+    not know, also if they have the default value.
+    """
+    config = adapter.peft_config(task_type=task_type, base_name=base_name, revision=revision)
+    content, usual = config.to_dict(), type(config)(task_type=task_type).to_dict()
+    kept = {*adapter.config_keys.values(), *adapter.marks, *_ALWAYS}
     content["inference_mode"] = True
-    canonical = {key: _plain(value) for key, value in content.items() if key != "auto_mapping"}
+    canonical = {
+        key: _plain(value)
+        for key, value in content.items()
+        if key != "auto_mapping" and (key in kept or value != usual[key])
+    }
     return json.dumps(canonical, indent=2, sort_keys=True).encode() + b"\n"
 
 

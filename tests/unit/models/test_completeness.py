@@ -17,6 +17,10 @@ from transformers import (
     LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
 )
 
 from sealed_experts.errors import UserError
@@ -27,6 +31,11 @@ from sealed_experts.models.hub import fetch_base
 from sealed_experts.models.loading import load_base
 from sealed_experts.models.settings import BaseSettings
 from sealed_experts.packages.base_modules import read_base
+from sealed_experts.privacy.engines.check import check_unit_gradients
+from sealed_experts.privacy.streams import Stream
+from sealed_experts.training.objectives.sft import SupervisedFineTuning
+from tests.kinds import VOCABULARY
+from tests.pairs import batch_of, units
 from tests.tiny import tiny_qwen2
 
 
@@ -224,3 +233,55 @@ def test_a_package_for_gpt2_fits_the_base_that_it_was_made_on(model, prefixed):
     attached = adapter_state(attach_adapter(base.model, adapter, seed=1))
     expected = adapter.tensors_on(read_base(folder).shapes)
     assert {name: tuple(tensor.shape) for name, tensor in attached.items()} == expected
+
+
+def test_a_module_that_the_base_does_not_have_is_refused_when_it_is_fetched(model):
+    """`gate_proj` of a mixture-of-experts base was offered, and refused in training: its experts are no modules."""
+    torch.manual_seed(0)
+    small = Qwen2MoeConfig(
+        vocab_size=300,
+        hidden_size=16,
+        intermediate_size=32,
+        moe_intermediate_size=8,
+        shared_expert_intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_experts=2,
+        num_experts_per_tok=1,
+        mlp_only_layers=[],
+    )
+    (model / "model.safetensors").unlink()
+    Qwen2MoeForCausalLM(small).save_pretrained(model)
+    target = model.parent / "base"
+    settings = BaseSettings(name=str(model))
+    with pytest.raises(UserError, match=r"adapter\.target_modules: 'w1' is no linear module of this base"):
+        fetch_base(settings, key="x", folder=target, classes=(CAUSAL,), targets=["q_proj", "w1"])
+    fetch_base(settings, key="x", folder=target, classes=(CAUSAL,), targets=["q_proj", "self_attn.v_proj"])
+
+
+def test_modules_whose_rows_hooks_cannot_tell_apart_get_an_exact_engine():
+    """OPT's fc1 and fc2 were offered by the configuration, and refused in training."""
+    for targets, engine in ((["q_proj", "v_proj"], "hooks"), (["q_proj", "fc1"], "vmap")):
+        adapter = ADAPTER.parse({"kind": "lora", "target_modules": targets, "rank": 2, "alpha": 4})
+        assert adapter.engine({"model_type": "opt"}) == engine
+        torch.manual_seed(0)
+        small = OPTConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            ffn_dim=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=64,
+            word_embed_proj_dim=16,
+            dropout=0.0,
+        )
+        adapted = attach_adapter(OPTForCausalLM(small).requires_grad_(False), adapter, seed=1)
+        check_unit_gradients(
+            engine=engine,
+            model=adapted,
+            objective=SupervisedFineTuning(max_seq_len=64),
+            batches=[batch_of(units((1, 1, 1)))],
+            stream=Stream(bytes(32)),
+            dtype=torch.float32,
+        )

@@ -92,7 +92,7 @@ def test_logits_are_those_of_peft_and_transformers_alone(made):
     for seed, name in enumerate(EXPERTS, 1):
         folder = workshop.folder / "alone" / name
         folder.mkdir(parents=True)
-        config, weights = adapter_files(workshop.base.parent, name="tiny", seed=seed)
+        config, weights = adapter_files(workshop.base.parent, seed=seed)
         (folder / "adapter_config.json").write_bytes(config)
         (folder / "adapter_model.safetensors").write_bytes(weights)
         model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(workshop.base.parent), folder).eval()
@@ -254,7 +254,7 @@ def test_a_base_that_an_expert_changes_is_found(made, monkeypatch):
 
 def test_logits_that_are_not_finite_are_found(tmp_path, tiny_base, monkeypatch):
     """The weights are finite, so the linter accepts them, but they are too large to compute with."""
-    tensors = load(adapter_files(tiny_base.parent, name="tiny", seed=3)[1])
+    tensors = load(adapter_files(tiny_base.parent, seed=3)[1])
     huge = save({name: torch.full_like(tensor, 3e38) for name, tensor in tensors.items()})
     made = mixture_of(tmp_path, tiny_base, monkeypatch, ROUTING, investment_expert=huge)
     message = r"expert investment_expert: its logits for the question 'What is portfolio\?' are not all finite"
@@ -338,7 +338,7 @@ def test_the_script_writes_its_report(tmp_path, tiny_base, monkeypatch):
 
 
 def test_the_script_fails_and_writes_nothing(tmp_path, tiny_base, monkeypatch):
-    tensors = load(adapter_files(tiny_base.parent, name="tiny", seed=1)[1])
+    tensors = load(adapter_files(tiny_base.parent, seed=1)[1])
     huge = save({name: torch.full_like(tensor, 3e38) for name, tensor in tensors.items()})
     made = mixture_of(tmp_path / "made", tiny_base, monkeypatch, ROUTING, banking_expert=huge)
     done = run(made, tmp_path / "composition.json")

@@ -97,7 +97,7 @@ def test_answer_is_that_of_peft_and_transformers_alone(made, engine, ending):
         question = asked + ending
         folder = workshop.folder / f"alone{len(ending)}" / name
         folder.mkdir(parents=True)
-        config, weights = adapter_files(workshop.base.parent, name="tiny", seed=seed)
+        config, weights = adapter_files(workshop.base.parent, seed=seed)
         (folder / "adapter_config.json").write_bytes(config)
         (folder / "adapter_model.safetensors").write_bytes(weights)
         model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(workshop.base.parent), folder)
@@ -286,7 +286,7 @@ def test_adapter_of_another_shape_is_refused(copy, made, tmp_path, monkeypatch):
     folder, config = copy
     monkeypatch.setenv("SEALED_EXPERTS_HOME", str(tmp_path / "own home"))
     workshop = Workshop(folder, folder / "base" / "tiny" / "base.json")
-    tensors = load(adapter_files(workshop.base.parent, name="tiny", seed=1)[1])
+    tensors = load(adapter_files(workshop.base.parent, seed=1)[1])
     wide = {name: tensor.repeat(1, 2) if "lora_A" in name else tensor for name, tensor in tensors.items()}
     for name in EXPERTS:
         workshop.make_expert(name, weights=save(wide) if name == "shared_attention" else None)

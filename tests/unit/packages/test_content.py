@@ -234,7 +234,8 @@ def test_every_key_that_peft_writes_is_known_and_a_package_loads_in_peft(tmp_pat
     from sealed_experts.training.peft_folder import adapter_config_bytes
 
     settings = Lora(rank=2, alpha=4, target_modules=("q_proj", "v_proj"))
-    config = adapter_config_bytes(settings, base_name="tiny", revision=None, task_type="CAUSAL_LM")
+    name = f"local:tiny@sha256:{'b' * 64}"
+    config = adapter_config_bytes(settings, base_name=name, revision=None, task_type="CAUSAL_LM")
     assert read_adapter_config(config).adapter == settings
     trained = attach_adapter(AutoModelForCausalLM.from_pretrained(tiny_base.parent), settings, seed=1)
     arrays = {name: tensor.numpy() for name, tensor in adapter_state(trained).items()}

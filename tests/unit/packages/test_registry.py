@@ -48,7 +48,9 @@ def made(
         "settings": settings,
         "base": base,
         "metrics": building.metrics(base_digest=base["digest"]),
-        "adapter_config": building.adapter_config(base_model_name_or_path=base["name"]),
+        "adapter_config": building.adapter_config(
+            base_model_name_or_path=f"local:{base['name']}@sha256:{base['digest']}"
+        ),
     }
     package = building.package(by=building.key(by), storage=storage, **changes)
     path = folder / f"{name}-{version}-{base['digest'][:1]}.{container}"

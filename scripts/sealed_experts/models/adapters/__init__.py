@@ -95,6 +95,10 @@ class AdapterKind(Feature, Group):
         """
         return model, inputs
 
+    def targets(self) -> tuple[str, ...]:
+        """Return the modules of the base that it changes, by their names or the ends of their names."""
+        return ()
+
     def tensor_mistakes(self, shapes: Mapping[str, Shape]) -> Iterator[str]:
         """Yield the mistakes in the tensors of a package, as far as they show without the base."""
         raise NotImplementedError
@@ -126,6 +130,10 @@ class ModuleAdapter(AdapterKind):
         min_length=1,
         max_length=100,
     )
+
+    def targets(self) -> tuple[str, ...]:
+        """`target_modules`."""
+        return self.target_modules
 
     def tensors(self, module: str) -> Mapping[str, tuple[int | str, ...]]:
         """Return {end of a tensor's name, after the module's: shape}; OUTPUTS and INPUTS mean the module's sizes."""
@@ -170,7 +178,7 @@ class ModuleAdapter(AdapterKind):
         for module, parts in modules.items():
             yield from self._module_mistakes(module, parts)
         for target in self.target_modules:
-            if not any(_is_target(module, target) for module in modules):
+            if not any(is_target(module, target) for module in modules):
                 yield f"no tensor belongs to {target}, which the adapter targets"
 
     def _placed(self, name: str) -> tuple[str, str]:
@@ -178,7 +186,7 @@ class ModuleAdapter(AdapterKind):
         words = name.removeprefix(PREFIX).split(".") if name.startswith(PREFIX) else []
         for behind in range(1, min(len(words), _MOST_WORDS + 1)):
             module = ".".join(words[:-behind])
-            if any(_is_target(module, target) for target in self.target_modules):
+            if any(is_target(module, target) for target in self.target_modules):
                 return module, ".".join(words[-behind:])
         return "", name
 
@@ -200,7 +208,7 @@ class ModuleAdapter(AdapterKind):
         """Return the shapes of the tensors of every target module."""
         found: dict[str, Shape] = {}
         for module, sizes in base.items():
-            if any(_is_target(module, target) for target in self.target_modules):
+            if any(is_target(module, target) for target in self.target_modules):
                 known = dict(zip((OUTPUTS, INPUTS), sizes, strict=True))
                 for part, axes in self.tensors(module).items():
                     shape = tuple(known[axis] if isinstance(axis, str) else axis for axis in axes)
@@ -208,7 +216,7 @@ class ModuleAdapter(AdapterKind):
         return found
 
 
-def _is_target(module: str, target: str) -> bool:
+def is_target(module: str, target: str) -> bool:
     """Apply PEFT's rule: a target is a module's name, or the end of a module's name."""
     return module == target or module.endswith(f".{target}")
 

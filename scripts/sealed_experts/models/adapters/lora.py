@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from sealed_experts.models.adapters import INPUTS, OUTPUTS, ModuleAdapter
+from sealed_experts.models.adapters import INPUTS, OUTPUTS, ModuleAdapter, is_target
+from sealed_experts.models.architectures import FLATTENED
 from sealed_experts.settings.fields import setting
 
 
@@ -76,5 +77,7 @@ class Lora(LowRank):
     }
 
     def engine(self, base: Mapping[str, Any]) -> str:
-        """Return `hooks`: the rows of the linear layers are those of the batch, even on a quantised base."""
-        return "hooks"
+        """Return `hooks`, if the rows of the linear layers are those of the batch, even on a quantised base."""
+        flattened = FLATTENED.get(str(base.get("model_type")), ())
+        exact = not any(is_target(module, target) for module in flattened for target in self.target_modules)
+        return "hooks" if exact else super().engine(base)

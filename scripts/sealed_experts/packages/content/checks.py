@@ -8,6 +8,7 @@ from typing import Any
 
 from sealed_experts.files.safetensors_header import Tensor
 from sealed_experts.models.adapters import AdapterKind
+from sealed_experts.models.bases import base_reference
 from sealed_experts.packages.content.linter import CONFIG, WEIGHTS, AdapterFacts, adapter_facts
 from sealed_experts.packages.content.manifest import adapter_of
 from sealed_experts.packages.content.provenance import PROVENANCE, check_provenance
@@ -158,7 +159,10 @@ def _check_adapter(manifest: Mapping[str, Any], adapter: AdapterKind, facts: Ada
         **{f"adapter.settings.{name}": (stated[name], found[name]) for name in stated},
         "perf.parameters": (manifest["perf"]["parameters"], facts.parameters),
         "perf.size": (manifest["perf"]["size"], facts.tensor_bytes),
-        "base.name": (base["name"], facts.base_name),
+        "base.name": (
+            base_reference(name=base["name"], revision=base["revision"], digest=base["digest"]),
+            facts.base_name,
+        ),
         "base.revision": (base["revision"], facts.base_revision),
     }
     for field, (claimed, actual) in pairs.items():
