@@ -9,18 +9,19 @@ A wrong quote can turn hundreds of rows into one record, which then belongs to t
 
 import csv
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from sealed_experts.errors import UserError
 
 SUSPICIOUS_LINES = 4  # a text of four lines with as many commas as a row in each is rare; a text of two is not
 SHARE_OF_ROWS = 0.9  # a few of the swallowed rows may be wrong themselves
+DELIMITERS = (",", ";", "\t")  # spreadsheets write semicolons where a comma is the decimal sign
 LONGEST_FIELD = 2**31 - 1  # the csv module's own limit is 131,072 characters
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CsvRecord:
-    """One record: its fields, its first and last line, and the number of commas in each line that is not blank."""
+    """One record: its fields, its first and last line, and the number of delimiters in each line that is not blank."""
 
     fields: list[str]
     first: int
@@ -35,7 +36,23 @@ class CsvRecord:
         return rows >= SHARE_OF_ROWS * len(self.delimiters)
 
 
-def csv_records(lines: Iterable[str], *, name: str) -> Iterator[CsvRecord]:
+def delimiter_of(first_line: str, *, fits: Callable[[list[str]], bool]) -> str:
+    """Return the delimiter of a file: a comma, or the delimiter with which alone the header fits.
+
+    Args:
+        fits: whether a header has all columns that it must have.
+    """
+    for delimiter in DELIMITERS:
+        try:
+            header = next(csv.reader([first_line], delimiter=delimiter), [])
+        except csv.Error:
+            continue
+        if fits(header):
+            return delimiter
+    return DELIMITERS[0]
+
+
+def csv_records(lines: Iterable[str], *, name: str, delimiter: str = ",") -> Iterator[CsvRecord]:
     """Yield the records of a file's lines; empty lines are skipped.
 
     Args:
@@ -47,7 +64,7 @@ def csv_records(lines: Iterable[str], *, name: str) -> Iterator[CsvRecord]:
     """
     csv.field_size_limit(LONGEST_FIELD)
     delimiters: list[int] = []
-    reader = csv.reader(_counted(lines, delimiters), strict=True)
+    reader = csv.reader(_counted(lines, delimiters, delimiter), delimiter=delimiter, strict=True)
     while True:
         delimiters.clear()
         first = reader.line_num + 1
@@ -66,8 +83,8 @@ def csv_records(lines: Iterable[str], *, name: str) -> Iterator[CsvRecord]:
             yield CsvRecord(fields=fields, first=first, last=reader.line_num, delimiters=tuple(delimiters))
 
 
-def _counted(lines: Iterable[str], delimiters: list[int]) -> Iterator[str]:
+def _counted(lines: Iterable[str], counts: list[int], delimiter: str) -> Iterator[str]:
     for line in lines:
         if line.strip():
-            delimiters.append(line.count(","))
+            counts.append(line.count(delimiter))
         yield line

@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, create_model
 
 from sealed_experts.data.records import INSTRUCTION, RECORDS, Record
+from sealed_experts.data.records.chat import CHAT, CHAT_FIELDS
 from sealed_experts.data.records.instruction import InstructionColumns
 from sealed_experts.data.values import Unusable, identity, unit_name, whole_text
 from sealed_experts.errors import UserError
@@ -126,7 +127,7 @@ def map_row(values: Mapping[str, Any], *, settings: Mapped, file: str, line: int
         metadata = {name: _kept(values[name], name) for name in settings.metadata if values.get(name) is not None}
         record = kind.of(unit=unit, metadata=metadata, **content)
     except Unusable as problem:
-        return BadRow(file, line, problem.reason, problem.detail)
+        return BadRow(file, line, problem.reason, problem.detail + _hint(values, settings))
     return Row(file, line, record, group=group)
 
 
@@ -137,22 +138,34 @@ def mapped_columns(settings: Mapped) -> list[str]:
     return list(dict.fromkeys(name for name in names if name is not None))
 
 
+def missing_columns(header: Sequence[str], settings: Mapped) -> list[str]:
+    """Return the columns that the settings need and a table with this header lacks."""
+    optional = settings.fields.optional()
+    return [column for column in mapped_columns(settings) if column not in header and column not in optional]
+
+
 def check_columns(place: str, header: Sequence[str], settings: Mapped) -> None:
     """Check that a table has the columns that the settings use.
 
     Raises:
         UserError: a column is missing, or the header has it twice.
     """
-    asked = mapped_columns(settings)
-    missing = [column for column in asked if column not in header and column not in settings.fields.optional()]
+    missing = missing_columns(header, settings)
     if missing:
         raise UserError(
             f"{place} has no column {', '.join(map(repr, missing))} (it has {', '.join(map(repr, header)) or 'none'}): "
             f"correct `fields`, `unit` or `group`{', or `metadata`' if settings.metadata else ''}"
+            f"{_hint(header, settings)}"
         )
-    twice = [column for column in asked if list(header).count(column) > 1]
+    twice = [column for column in mapped_columns(settings) if list(header).count(column) > 1]
     if twice:
         raise UserError(f"{place}: the column {twice[0]!r} is twice in the header: rename one")
+
+
+def _hint(columns: Iterable[str], settings: Mapped) -> str:
+    """Return what to set if rows that hold conversations are read as another kind."""
+    found = next((name for name in CHAT_FIELDS if name in columns), None)
+    return "" if settings.kind == CHAT or found is None else f"; if `{found}` holds conversations, write `kind: chat`"
 
 
 def _kept(value: Any, name: str) -> Any:

@@ -23,12 +23,15 @@ def token_counter(folder: str | Path) -> CountTokens:
         from transformers import AutoTokenizer
 
         slow = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return lambda texts: [len(slow(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        return lambda texts: [
+            len(slow(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]) for text in texts
+        ]
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # in a record they are ordinary text
     return lambda texts: [len(encoding) for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 

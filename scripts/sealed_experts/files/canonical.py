@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +37,6 @@ def strict_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def strict_json_values(text: str) -> list[Any]:
-    """Parse JSON values that follow one another, with or without white space between them, as `strict_json` does.
-
-    Raises:
-        ValueError: the text holds something else.
-    """
-    decoder = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_float=_finite, parse_constant=_refuse_constant)
-    values, place = [], _after_space(text, 0)
-    try:
-        while place < len(text):
-            value, end = decoder.raw_decode(text, place)
-            values.append(value)
-            place = _after_space(text, end)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    return values
-
-
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file strictly.
 
@@ -78,11 +59,6 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_bytes(path, text.encode() + b"\n")
 
 
-def _after_space(text: str, place: int) -> int:
-    found = re.compile(r"[^ \t\n\r]").search(text, place)
-    return found.start() if found else len(text)
-
-
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
@@ -101,3 +77,8 @@ def _finite(text: str) -> float:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
+
+
+STRICT_DECODER = json.JSONDecoder(  # as `strict_json`, for one value of a longer text
+    object_pairs_hook=_unique_keys, parse_float=_finite, parse_constant=_refuse_constant
+)

@@ -9,7 +9,7 @@ from safetensors.torch import load as load_tensors
 from transformers import GenerationConfig
 from transformers.utils import logging
 
-from sealed_experts.data.templates import encode_prompt
+from sealed_experts.data.templates import encode_prompt, encode_words
 from sealed_experts.errors import UserError
 from sealed_experts.models.attachment import decoding
 from sealed_experts.models.classes import CAUSAL
@@ -105,8 +105,8 @@ class Experts:
 
         Tokens beyond the base's context are cut off.
         """
-        ids = encode_prompt(template=self._templates[expert], instruction=question, tokenizer=self._tokenizer)
-        ids += self._tokenizer(answer, add_special_tokens=False)["input_ids"]
+        how = {"template": self._templates[expert], "tokenizer": self._tokenizer}
+        ids = [*encode_prompt(instruction=question, **how), *encode_words(answer, **how)]
         ids = ids[: self._context]
         logits: torch.Tensor = self.model_of(expert)(input_ids=torch.tensor([ids], device=self._device)).logits
         return logits[0, -len(ids) :]  # virtual tokens come before the text's own

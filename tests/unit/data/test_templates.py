@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from sealed_experts.data.records.instruction import Instruction
-from sealed_experts.data.templates import TEMPLATES, encode_prompt, prompt_text
+from sealed_experts.data.templates import TEMPLATES, Turn, encode_chat, encode_prompt, prompt_text
 from sealed_experts.errors import UserError
 
 CHAT_TEMPLATE = (
@@ -144,3 +144,57 @@ def test_a_prompt_without_room_has_no_response_position():
     for length in (1, whole.prompt_length):
         cut = encode_example(template="alpaca", record=record(), tokenizer=tokenizer, max_seq_len=length)
         assert cut.prompt_length == len(cut.ids) == length
+
+
+PARTS = (
+    "{{ bos_token }}{% for m in messages %}{% for part in m['content'] %}{% if part['type'] == 'text' %}"
+    "{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+)
+
+
+def test_a_template_of_parts_rendered_every_question_as_nothing():
+    tokenizer = byte_level()
+    tokenizer.chat_template = PARTS
+    with pytest.raises(UserError, match=r"leaves out .*the user's turn.*list of parts.*write chatml or alpaca"):
+        encode_prompt(template="tokenizer", instruction="Why?", tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("change", "role"),
+    [
+        ("m['content'] | upper", "system"),
+        ("m['content'][:-1] if m['role'] == 'user' else m['content']", "user"),
+        ("'' if m['role'] == 'system' else m['content']", "system"),
+    ],
+)
+def test_a_template_that_changes_a_turn_is_refused(change, role):
+    tokenizer = byte_level()
+    tokenizer.chat_template = f"{{% for m in messages %}}{{{{ {change} }}}}{{% endfor %}}"
+    with pytest.raises(UserError, match=f"leaves out or changes the text of the {role}'s turn"):
+        encode_chat(template="tokenizer", turns=[Turn("system", "Be kind."), Turn("user", "Why?")], tokenizer=tokenizer)
+
+
+def test_a_question_that_the_template_writes_itself_does_not_count():
+    tokenizer = byte_level()
+    tokenizer.chat_template = "You are kind. Why?"
+    with pytest.raises(UserError, match="leaves out"):
+        encode_prompt(template="tokenizer", instruction="Why?", tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("chat_template", "reason"),
+    [
+        ("{{ raise_exception('only one turn: ' + messages[0]['content']) }}", r"only one turn: Why\?\)"),
+        ("{{ messages[0]['content'] + 1 }}", "can only concatenate str"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ messages[5]['content'] }}", "has no element 5"),
+        ("{% for m in messages %}", "Unexpected end of template"),
+        ({"rag": "{{ messages }}"}, "no default specified"),
+    ],
+)
+def test_a_template_that_raises_gave_a_traceback(chat_template, reason):
+    tokenizer = byte_level()
+    tokenizer.chat_template = chat_template
+    with pytest.raises(UserError, match=f"cannot express a conversation of user .*{reason}.*write chatml") as found:
+        prompt_text(template="tokenizer", instruction="Why?", tokenizer=tokenizer)
+    assert "\n" not in str(found.value)

@@ -10,6 +10,8 @@ from sealed_experts.data.values import Unusable, present, text
 from sealed_experts.files.canonical import strict_json
 from sealed_experts.settings.fields import setting
 
+CHAT = "chat"
+CHAT_FIELDS = ("messages", "conversations")  # their usual names
 _WRONG_TURNS = "wrong turns"
 _SHARED_ROLES = {"human": USER, "gpt": ASSISTANT, "user": USER, "assistant": ASSISTANT, "system": SYSTEM}  # ShareGPT's
 
@@ -31,7 +33,7 @@ class ChatColumns(Columns):
 
     def optional(self) -> list[str]:
         """Return both fields, unless the settings give them other names: a row has one of them."""
-        return [name for name in (self.messages, self.conversations) if name in ("messages", "conversations")]
+        return [name for name in (self.messages, self.conversations) if name in CHAT_FIELDS]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,8 +125,12 @@ def _turn(message: Any, name: str) -> Turn:
     given, key = (message["from"], "value") if shared else (message.get("role"), "content")
     role = _SHARED_ROLES.get(given, given) if shared and isinstance(given, str) else given
     if role not in (SYSTEM, USER, ASSISTANT):
-        known = ", ".join(_SHARED_ROLES) if shared else f"{SYSTEM}, {USER} or {ASSISTANT}"
-        raise Unusable(_WRONG_TURNS, f"`{name}` has the role {given!r:.60}, not {known}")
+        *others, last = _SHARED_ROLES if shared else (SYSTEM, USER, ASSISTANT)
+        raise Unusable(
+            _WRONG_TURNS,
+            f"`{name}` has the role {given!r:.60}, not {', '.join(others)} or {last}: correct it, or leave the"
+            " conversation out",
+        )
     named = {f"{name}.{key}": message.get(key)}
     train = message.get("train")
     if train is not None and not isinstance(train, bool):

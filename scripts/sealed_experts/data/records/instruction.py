@@ -70,4 +70,4 @@ class Instruction(Record):
     def encoded(self, *, template: str, tokenizer: Any, max_seq_len: int) -> list[Encoded]:
         """Return one row: prompt, answer and end of sequence."""
         prompt = encode_prompt(template=template, instruction=self.instruction, input=self.input, tokenizer=tokenizer)
-        return [encode_answer(prompt, self.output, tokenizer=tokenizer, max_seq_len=max_seq_len)]
+        return [encode_answer(prompt, self.output, template=template, tokenizer=tokenizer, max_seq_len=max_seq_len)]

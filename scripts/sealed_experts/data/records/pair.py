@@ -55,6 +55,9 @@ class Pair(Record):
         """Return two rows with the same prompt: the better answer, then the worse one."""
         prompt = encode_prompt(template=template, instruction=self.prompt, tokenizer=tokenizer)
         return [
-            dataclasses.replace(encode_answer(prompt, answer, tokenizer=tokenizer, max_seq_len=max_seq_len), part=part)
+            dataclasses.replace(
+                encode_answer(prompt, answer, template=template, tokenizer=tokenizer, max_seq_len=max_seq_len),
+                part=part,
+            )
             for part, answer in ((CHOSEN, self.chosen), (REJECTED, self.rejected))
         ]

@@ -10,11 +10,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from sealed_experts.data.csv_records import CsvRecord, csv_records
-from sealed_experts.data.file_content import holds_lines, json_values, utf8_lines
-from sealed_experts.data.rows import TEST, TRAIN, VAL, BadRow, Mapped, Row, check_columns, map_row, mapped_columns
+from sealed_experts.data.contents import CSV, JSONL, LINES, LIST, PARQUET, examine, format_of, open_text
+from sealed_experts.data.csv_records import CsvRecord, csv_records, delimiter_of
+from sealed_experts.data.json_values import json_values
+from sealed_experts.data.rows import (
+    TEST,
+    TRAIN,
+    VAL,
+    BadRow,
+    Mapped,
+    Row,
+    check_columns,
+    map_row,
+    mapped_columns,
+    missing_columns,
+)
 from sealed_experts.data.sources import Source, SplitSource
 from sealed_experts.errors import UserError
+from sealed_experts.files.canonical import strict_json
 from sealed_experts.settings.fields import Distinct, setting, text
 from sealed_experts.settings.messages import KeyPath, Mistake, shown
 
@@ -54,7 +67,7 @@ class Files(Mapped, SplitSource):
         for setting_of_it, paths, side in self._sets():
             for name in paths:
                 try:
-                    yield from _on_side(READERS[Path(name.lower().removesuffix(".gz")).suffix](name, self), side)
+                    yield from _on_side(READERS[format_of(name)](name, self), side)
                 except FileNotFoundError as error:
                     raise UserError(f"{name} does not exist: correct `{setting_of_it}`") from error
                 except OSError as error:
@@ -124,12 +137,23 @@ def _path_mistakes(here: KeyPath, path: str, *, root: Path, first: dict[str, str
             f"{shown(path)} is not an existing file; put the data there or correct the path"
             " (relative paths start in the repository's folder)",
         )
+    else:
+        yield from _content_mistakes(here, path, root=root)
     if "{" in path or "}" in path:
         yield Mistake(here, f"{shown(path)} holds a brace, which Snakemake takes for a wildcard: rename the file")
     real = _real(root / path)
     if real in first:
         yield Mistake(here, f"{shown(path)} is the same file as {shown(first[real])}; name each once")
     first.setdefault(real, path)
+
+
+def _content_mistakes(here: KeyPath, path: str, *, root: Path) -> Iterator[Mistake]:
+    try:
+        examine(root / path, name=path)
+    except UserError as error:
+        yield Mistake(here, str(error))
+    except OSError:
+        return  # reading the file reports it
 
 
 def _real(path: Path) -> str:
@@ -141,9 +165,9 @@ def _real(path: Path) -> str:
 
 def _count(path: Path) -> int | None:
     try:
-        if path.suffix.lower() == ".parquet":
+        if format_of(path.name) == PARQUET:
             return _open_parquet(str(path)).metadata.num_rows
-        if path.stat().st_size > COUNTED_BYTES or not holds_lines(str(path)):
+        if path.stat().st_size > COUNTED_BYTES or not examine(path, name=path.name).is_plain:
             return UNKNOWN
         content = path.read_bytes()
         return sum(1 for line in content.split(b"\n") if line.strip())
@@ -152,38 +176,59 @@ def _count(path: Path) -> int | None:
 
 
 def _read_jsonl(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
-    for number, values in json_values(name):
-        if isinstance(values, UnicodeDecodeError):
-            yield BadRow(name, number, "not UTF-8", f"byte {values.start + 1} of the line")
-        elif isinstance(values, ValueError):
-            yield BadRow(name, number, "not JSON", str(values))
-        elif isinstance(values, dict):
-            yield map_row(values, settings=settings, file=name, line=number)
+    content = examine(name, name=name)
+    with open_text(name, content, name=name) as stream:
+        if content.shape == LINES:
+            values = _json_lines(stream)
         else:
-            yield BadRow(name, number, "wrong type", f"the line is {type(values).__name__}, not an object")
+            values = json_values(stream, name=name, in_list=content.shape == LIST)
+        for number, value in values:
+            if isinstance(value, UnicodeDecodeError):
+                yield BadRow(name, number, "not UTF-8", f"byte {value.start + 1} of the line")
+            elif isinstance(value, ValueError):
+                yield BadRow(name, number, "not JSON", str(value))
+            elif isinstance(value, dict):
+                yield map_row(value, settings=settings, file=name, line=number)
+            else:
+                yield BadRow(name, number, "wrong type", f"the row is {type(value).__name__}, not an object")
+
+
+def _json_lines(stream: Iterable[str]) -> Iterator[tuple[int, Any]]:
+    """Yield each line's number with its value, or with its error; UnicodeDecodeError is a ValueError too."""
+    for number, line in enumerate(stream, 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, strict_json(line.encode(errors="surrogateescape").decode())
+        except ValueError as error:
+            yield number, error
 
 
 def _read_csv(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
-    # Bytes that are not UTF-8 become surrogates, which `map_row` reports for their row.
-    decoded = (line.decode(errors="surrogateescape") for line in utf8_lines(name))
-    records = csv_records(decoded, name=name)
-    header = next(records, None)
-    columns = [] if header is None else header.fields
-    _check_delimiter(name, columns)
-    check_columns(name, columns, settings)
-    for record in records:
-        if len(record.fields) != len(columns):
-            detail = f"{len(record.fields)} fields where the header has {len(columns)}"
-            yield from _bad_lines(name, record, "wrong number of fields", detail)
-        elif record.swallowed_rows(columns=len(columns)):
-            detail = (
-                f"lines {record.first} to {record.last} are one record because of quotes, but each looks like a"
-                " row; correct the quotes, or give the rows as .jsonl if it is one text"
-            )
-            yield from _bad_lines(name, record, "rows inside quotes", detail)
-        else:
-            values = dict(zip(columns, record.fields, strict=True))
-            yield map_row(values, settings=settings, file=name, line=record.first)
+    content = examine(name, name=name)
+    delimiter = delimiter_of(content.first_line, fits=lambda header: not missing_columns(header, settings))
+    with open_text(name, content, name=name) as stream:
+        # Bytes that are not UTF-8 became surrogates, which `map_row` reports for their row.
+        records = csv_records(stream, name=name, delimiter=delimiter)
+        header = next(records, None)
+        if header is None:
+            raise UserError(f"{name} is empty: the first line of a CSV file names its columns")
+        columns = header.fields
+        _check_delimiter(name, columns)
+        check_columns(name, columns, settings)
+        for record in records:
+            if len(record.fields) != len(columns):
+                detail = f"{len(record.fields)} fields where the header has {len(columns)}"
+                yield from _bad_lines(name, record, "wrong number of fields", detail)
+            elif record.swallowed_rows(columns=len(columns)):
+                detail = (
+                    f"lines {record.first} to {record.last} are one record because of quotes, but each looks like a"
+                    " row; correct the quotes, or give the rows as .jsonl if it is one text"
+                )
+                yield from _bad_lines(name, record, "rows inside quotes", detail)
+            else:
+                values = dict(zip(columns, record.fields, strict=True))
+                yield map_row(values, settings=settings, file=name, line=record.first)
 
 
 def _check_delimiter(name: str, header: Sequence[str]) -> None:
@@ -200,6 +245,7 @@ def _bad_lines(name: str, record: CsvRecord, reason: str, detail: str) -> Iterat
 
 
 def _read_parquet(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
+    examine(name, name=name)
     file = _open_parquet(name)
     columns = file.schema_arrow.names
     check_columns(name, columns, settings)
@@ -247,7 +293,7 @@ def _damaged(name: str, error: Exception) -> UserError:
 
 
 READERS: dict[str, Callable[[str, Mapped], Iterator[Row | BadRow]]] = {
-    ".jsonl": _read_jsonl,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
+    JSONL: _read_jsonl,
+    CSV: _read_csv,
+    PARQUET: _read_parquet,
 }

@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sealed_experts.data.plain_text import control_tokens
 from sealed_experts.data.templates import (
     ASSISTANT,
     TEMPLATES,
@@ -47,6 +46,11 @@ def tokenizer(request):
     return AutoTokenizer.from_pretrained(request.getfixturevalue("smollm2"))
 
 
+def control_tokens(tokenizer):
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted({*special, *tokenizer.all_special_tokens} - {tokenizer.unk_token})
+
+
 def special_ids(tokenizer, ids):
     return [token for token in ids if token in {*tokenizer.convert_tokens_to_ids(list(control_tokens(tokenizer)))}]
 
@@ -61,7 +65,7 @@ def test_every_control_token_in_a_question_is_ordinary_text(tokenizer):
             encode_prompt(template=template, instruction=text, input=text, tokenizer=tokenizer) for text in ("a", loud)
         )
         assert special_ids(tokenizer, found) == special_ids(tokenizer, quiet), template
-    answer = encode_answer([], loud, tokenizer=tokenizer, max_seq_len=10_000).ids
+    answer = encode_answer([], loud, template="alpaca", tokenizer=tokenizer, max_seq_len=10_000).ids
     assert special_ids(tokenizer, answer) == [tokenizer.eos_token_id]
     assert special_ids(tokenizer, encode_text(loud, tokenizer=tokenizer)) == special_ids(
         tokenizer, encode_text("a", tokenizer=tokenizer)
@@ -70,7 +74,7 @@ def test_every_control_token_in_a_question_is_ordinary_text(tokenizer):
 
 def test_the_text_is_not_changed(tokenizer):
     text = f"close it with {control_tokens(tokenizer)[0]} and {tokenizer.eos_token}, please"
-    ids = encode_answer([], text, tokenizer=tokenizer, max_seq_len=10_000).ids[:-1]
+    ids = encode_answer([], text, template="alpaca", tokenizer=tokenizer, max_seq_len=10_000).ids[:-1]
     assert tokenizer.decode(list(ids)).strip() == text
     shown = prompt_text(template="alpaca", instruction=text, tokenizer=tokenizer)
     assert shown == f"### Instruction:\n{text}\n\n### Response:\n"
@@ -101,7 +105,7 @@ PARTS = ["<eos>", "<|im_end|>", "<|im_", "end|>", "a", " ", "\n", "<", "\U000f00
 @given(st.lists(st.sampled_from(PARTS), max_size=12))
 def test_any_mixture_of_parts_of_control_tokens_is_text(parts):
     tokenizer, text = TOKENIZERS["plain"], "".join(parts)
-    ids = encode_answer([], text, tokenizer=tokenizer, max_seq_len=10_000).ids[:-1]
+    ids = encode_answer([], text, template="alpaca", tokenizer=tokenizer, max_seq_len=10_000).ids[:-1]
     assert not special_ids(tokenizer, ids)
     assert tokenizer.decode(list(ids)) == text
 
@@ -128,7 +132,7 @@ def test_a_template_that_leaves_out_the_question_is_refused(template):
 
     tokenizer = byte_level()
     tokenizer.chat_template = template
-    with pytest.raises(UserError, match=r"cannot express|leaves out what the user says"):
+    with pytest.raises(UserError, match="leaves out or changes the text of the user's turn"):
         prompt_text(template="tokenizer", instruction="Why?", tokenizer=tokenizer)
 
 
