@@ -197,7 +197,7 @@ def _check_encoding(head: bytes, text: str, name: str) -> None:
         raise UserError(f"{name}:{line}: a NUL byte: this is no text file, or it is damaged; write it again")
     lines = text.split("\n")
     wrong = [(number, found[0]) for number, line in enumerate(lines, 1) if (found := _WRONG_BYTE.search(line))]
-    other = any("\x7f" < letter < "\udc80" or letter > "\udcff" for letter in text)
+    other = any("\x80" <= letter < "\udc80" or letter > "\udcff" for letter in text)
     if len(wrong) >= max(WRONG_LINES, WRONG_SHARE * len(lines)) and not other:
         number, byte = wrong[0][0], ord(wrong[0][1]) - 0xDC00
         letter = bytes([byte]).decode("cp1252", errors="replace")
