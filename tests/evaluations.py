@@ -55,7 +55,7 @@ def answer(text: str, reward: float = 0.5, *, truncated: bool | None = False) ->
     return said if truncated is None else {**said, "truncated": truncated}
 
 
-def made_evaluation(name: str = "banking_expert", *, kl: float = 0.125, loss: float = 2.1) -> dict[str, Any]:
+def made_evaluation(name: str = "banking_expert", *, kl: float = 0.125, loss: float = 2.03125) -> dict[str, Any]:
     """Return an evaluation of base, sft and reinforce whose gain is 0.08 of terminology and -0.02 of safety."""
     before = {"format": 0.5, "terminology": 0.1, "relevance": 0.5, "safety": 0.9}
     after = {"format": 0.5, "terminology": 0.4, "relevance": 0.5, "safety": 0.6}
@@ -87,7 +87,8 @@ def made_evaluation(name: str = "banking_expert", *, kl: float = 0.125, loss: fl
         ],
         "checks": {
             "kl_at_most_0.5": kl <= 0.5,
-            "loss_at_most_10_percent_worse": loss <= 2.2,
+            "perplexity_at_most_5_percent_worse": loss <= 2.04,
+            "cut_answers_not_more_frequent": True,
             "reward_gain_above_zero": True,
         },
         "sample_rule": "the first",

@@ -1,14 +1,16 @@
 """Decide whether a stage's gain in reward counts, or comes from luck or with a worse model."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 MOST_KL = 0.5  # nats per token, from the adapter that the stage started from
-MOST_LOSS = 1.1  # times the held-out loss before
-_ROUNDING = 1e-9  # rounding: equal rewards, added up from other axes, can differ by this much
+MOST_PERPLEXITY = 1.05  # times the held-out perplexity before
+_ROUNDING = 1e-9  # rounding: equal figures, added up in another order, can differ by this much
 
 _CLOSE = "kl_at_most_0.5"
-_INTACT = "loss_at_most_10_percent_worse"
+_INTACT = "perplexity_at_most_5_percent_worse"
+_FINISHED = "cut_answers_not_more_frequent"
 _GAINED = "reward_gain_above_zero"
 
 
@@ -20,10 +22,12 @@ def gain_checks(gain: Mapping[str, Any], *, before: Mapping[str, Any], after: Ma
         before: the model before the gain, of an evaluation's `models`.
         after: the model with the gain.
     """
-    low, was, now = gain["metrics"]["reward"]["low"], loss_of(before), loss_of(after)
+    low, worse = gain["metrics"]["reward"]["low"], _perplexity_ratio(before, after)
+    cut_before, cut = before["truncated_share"], after["truncated_share"]
     return {
         _CLOSE: after["kl"] is not None and after["kl"] <= MOST_KL,
-        _INTACT: was is not None and now is not None and now <= MOST_LOSS * was,
+        _INTACT: worse is not None and worse <= MOST_PERPLEXITY + _ROUNDING,
+        _FINISHED: cut is not None and cut_before is not None and cut <= cut_before + _ROUNDING,
         _GAINED: low is not None and low > _ROUNDING,
     }
 
@@ -53,13 +57,26 @@ def loss_of(model: Mapping[str, Any]) -> float | None:
     return loss
 
 
+def _perplexity_ratio(before: Mapping[str, Any], after: Mapping[str, Any]) -> float | None:
+    """Return the held-out perplexity after a stage, as a multiple of that before; None if a loss was not measured."""
+    was, now = loss_of(before), loss_of(after)
+    return None if was is None or now is None else math.exp(now - was)
+
+
 def _reasons(models: Mapping[str, Any], gain: Mapping[str, Any]) -> dict[str, str]:
     before, after, reward = models[gain["from"]], models[gain["to"]], gain["metrics"]["reward"]
     kl = "is not known" if after["kl"] is None else f"of {after['kl']:.2f} nats per token is above {MOST_KL:g}"
-    was, now = loss_of(before), loss_of(after)
-    worse = "is not known" if was is None or now is None else f"is {now / was - 1:.0%} worse, more than 10%"
+    ratio = _perplexity_ratio(before, after)
+    worse = "is not known" if ratio is None else f"is {ratio - 1:.1%} worse, more than {MOST_PERPLEXITY - 1:.0%}"
+    shares = before["truncated_share"], after["truncated_share"]
+    cut = "is not known" if None in shares else "rose from {:.1%} to {:.1%}".format(*shares)
     if reward["low"] is None:
         luck = "too few held-out prompts for a 95 % interval"
     else:
         luck = f"the 95 % interval of the gain, {reward['low']:+.3f} to {reward['high']:+.3f}, is not above zero"
-    return {_CLOSE: f"KL {kl}", _INTACT: f"the held-out loss {worse}", _GAINED: luck}
+    return {
+        _CLOSE: f"KL {kl}",
+        _INTACT: f"the held-out perplexity {worse}",
+        _FINISHED: f"the share of cut answers {cut}",
+        _GAINED: luck,
+    }

@@ -38,4 +38,7 @@ MODULES: dict[str, tuple[str, ...]] = {
 }
 
 # Modules that get the rows of a batch and their positions as one axis: there, hooks on a layer cannot tell rows apart.
-FLATTENED: dict[str, tuple[str, ...]] = {"opt": ("fc1", "fc2")}
+FLATTENED: dict[str, tuple[str, ...]] = {
+    "opt": ("fc1", "fc2"),
+    "qwen2_moe": ("gate_proj", "up_proj", "down_proj", "shared_expert_gate"),  # of the shared expert
+}

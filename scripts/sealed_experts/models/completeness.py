@@ -1,5 +1,6 @@
 """Check that a model folder is whole, before anything is trained on it: transformers fills gaps with random numbers."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from sealed_experts.errors import UserError
@@ -18,6 +19,9 @@ from sealed_experts.models.loading import check_architecture, quiet_transformers
 
 _INDEX = "model.safetensors.index.json"
 _NAMED = 3  # tensors in a message
+_ALWAYS_CAUSAL = ("gpt_neox", "gpt_neox_japanese", "trocr")  # whatever `is_decoder` in their config.json says
+_NUMBER = re.compile(r"(?<=\.)[0-9]+(?=\.|$)")  # of a layer, in a module's name
+_LFS_POINTER = b"version https://git-lfs"  # a small text file in place of a large one
 _TOKENIZER_FILES = "the folder needs the tokenizer's files, such as tokenizer.json"
 
 
@@ -37,6 +41,8 @@ def check_complete(folder: Path, *, name: str, classes: Iterable[ModelClass]) ->
         config = _config(folder)
         for model_class in classes:
             check_architecture(config.model_type, model_class)
+            if model_class.predicts_tokens:
+                _check_causal(config)
         _check_files(folder)
         modules: dict[str, list[int]] = {}
         for model_class in classes:
@@ -59,18 +65,33 @@ def _config(folder: Path) -> PreTrainedConfig:
             "the folder also holds an adapter (adapter_config.json), which would be loaded with the model: remove it,"
             " or merge it into the model first"
         )
-    if content.get("quantization_config"):
-        method = dict(content["quantization_config"]).get("quant_method", "an unknown method")
+    if quantization := content.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
         raise UserError(
-            f"its weights are quantised ({method}), and such a base cannot be trained on yet: use the model that it was"
-            " made from, or a GGUF file, which is dequantised"
+            f"its weights are quantised ({method or 'an unknown method'}), and such a base cannot be trained on yet:"
+            " use the model that it was made from, or a GGUF file, which is dequantised"
+        )
+    if content["model_type"] not in CONFIG_MAPPING:
+        raise UserError(
+            f"this version of transformers does not know the model_type {content['model_type']!r}: use another base"
         )
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, KeyError) as error:
+    except Exception as error:  # values that do not fit the architecture: errors of many types
+        raise UserError(f"its config.json cannot be used ({type(error).__name__}: {_first_line(error)})") from error
+
+
+def _check_causal(config: PreTrainedConfig) -> None:
+    """Check that no token sees the tokens behind it: such a model would learn to copy its own answers."""
+    kind = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"a {kind} model is an encoder with a decoder: use a decoder-only language model")
+    setting = next((name for name in ("is_decoder", "causal") if getattr(config, name, True) is False), None)
+    if setting and kind not in _ALWAYS_CAUSAL:
         raise UserError(
-            f"this version of transformers does not know the model_type {content['model_type']!r}: use another base"
-        ) from error
+            f"in this {kind} model every token sees the tokens behind it ({setting} is false in its config.json): use a"
+            " causal language model"
+        )
 
 
 def _check_files(folder: Path) -> None:
@@ -90,6 +111,9 @@ def _check_files(folder: Path) -> None:
         size = (folder / name).stat().st_size
         try:
             with open(folder / name, "rb") as stream:
+                if stream.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                    raise UserError(f"{name} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder")
+                stream.seek(0)
                 length = header_length(stream.read(PREFIX), size=size)
                 list(parse_header(stream.read(length), data_size=size - PREFIX - length))
         except ValueError as error:
@@ -132,6 +156,11 @@ def _checked_weights(folder: Path, config: PreTrainedConfig, model_class: ModelC
     if found["mismatched_keys"]:
         names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in found["mismatched_keys"])
         raise UserError(f"the weights of {_some(names)} have other shapes than config.json says: get all files again")
+    if surplus := _surplus(model, found["unexpected_keys"]):
+        raise UserError(
+            f"the weights hold {_some(surplus)}, which a model of this config.json does not have: use the config.json"
+            " that belongs to them"
+        )
     if getattr(model, "_is_stateful", False):
         raise UserError(
             f"a {config.model_type} model keeps a state instead of attending to all tokens, and cannot be trained here:"
@@ -140,12 +169,33 @@ def _checked_weights(folder: Path, config: PreTrainedConfig, model_class: ModelC
     return linear_modules(model)
 
 
+def _surplus(model: torch.nn.Module, unexpected: Iterable[str]) -> list[str]:
+    """Return the unexpected tensors that change the model's answers: more layers, or more of a layer that it has.
+
+    Other unexpected tensors are buffers of older versions, and parts for other tasks.
+    """
+    body = f"{getattr(model, 'base_model_prefix', '')}."
+    layers = {name.removeprefix(body) for name, module in model.named_modules() if _stores_weights(module)}
+    shapes = {_NUMBER.sub("#", name) for name in layers}
+    return sorted(
+        name
+        for name in unexpected
+        if (layer := name.removeprefix(body).rpartition(".")[0]) in layers or _NUMBER.sub("#", layer) in shapes
+    )
+
+
+def _stores_weights(module: torch.nn.Module) -> bool:
+    return any(True for _ in module.parameters(recurse=False))
+
+
 def _check_finite(folder: Path) -> None:
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118  # it is no mapping
                     tensor = tensors.get_tensor(name)
+                    if tensor.element_size() == 1:
+                        tensor = tensor.float()  # `isfinite` does not know 8-bit floats
                     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                         raise UserError(f"{name} in {path.name} holds NaN or infinity: the model is damaged")
         except SafetensorError as error:
@@ -163,6 +213,8 @@ def _check_tokenizer(folder: Path, config: PreTrainedConfig) -> None:
     # Without files, transformers may also make an empty tokenizer.
     if not any((folder / name).is_file() for name in ("tokenizer.json", *tokenizer.vocab_files_names.values())):
         raise UserError(f"it has no tokenizer: {_TOKENIZER_FILES}")
+    if tokenizer.eos_token_id is None:
+        raise UserError("its tokenizer has no end-of-sequence token: choose a base whose tokenizer has one")
     rows = config.get_text_config().vocab_size
     token, largest = max(_used_tokens(folder, tokenizer).items(), key=lambda item: item[1])
     if largest >= rows:

@@ -40,9 +40,9 @@ def test_every_expert_is_shown(results: Path, capsys: pytest.CaptureFixture[str]
         "2.000",
         "[1.990,",
         "2.010]",
-        "2.100",
-        "[2.090,",
-        "2.110]",
+        "2.031",
+        "[2.021,",
+        "2.041]",
     ]
     assert "Gain in reward, sft → reinforce: +0.060 [+0.040, +0.080]; it counts" in text
     assert text.count("Gain in reward") == 1
@@ -56,7 +56,8 @@ def test_a_gain_that_does_not_count_says_why(
     leave_evaluation(tmp_path, made_evaluation(kl=2.5, loss=2.5))
     assert compared("--results", tmp_path) == 0
     expected = (
-        "it does not count: KL of 2.50 nats per token is above 0.5; the held-out loss is 25% worse, more than 10%"
+        "it does not count: KL of 2.50 nats per token is above 0.5;"
+        " the held-out perplexity is 64.9% worse, more than 5%"
     )
     assert expected in capsys.readouterr().out
 

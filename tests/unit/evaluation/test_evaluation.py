@@ -237,7 +237,8 @@ def test_it_says_how_it_was_measured(evaluation: dict) -> None:
     ]
     assert set(evaluation["checks"]) == {
         "kl_at_most_0.5",
-        "loss_at_most_10_percent_worse",
+        "perplexity_at_most_5_percent_worse",
+        "cut_answers_not_more_frequent",
         "reward_gain_above_zero",
     }
 
@@ -496,35 +497,52 @@ def test_a_gain_within_bounds_counts() -> None:
 
 def test_what_does_not_count_says_why() -> None:
     assert verdict(made_evaluation(kl=0.75)) == "does not count: KL of 0.75 nats per token is above 0.5"
-    assert verdict(made_evaluation(loss=2.5)) == "does not count: the held-out loss is 25% worse, more than 10%"
+    assert verdict(made_evaluation(loss=2.5)) == "does not count: the held-out perplexity is 64.9% worse, more than 5%"
     both = verdict(made_evaluation(kl=0.75, loss=2.5)) or ""
     assert both.count(";") == 1
 
 
+def test_more_cut_answers_do_not_count() -> None:
+    made = made_evaluation()
+    made["models"]["reinforce"]["truncated_share"] = 0.28125
+    made["checks"]["cut_answers_not_more_frequent"] = False
+    assert verdict(made) == "does not count: the share of cut answers rose from 25.0% to 28.1%"
+
+
 @pytest.mark.parametrize(
-    ("kl", "loss", "low", "passed"),
+    ("kl", "perplexity", "cut", "low", "failed"),
     [
-        (0.5, 2.2, 0.001, [True, True, True]),
-        (0.501, 2.2, 0.001, [False, True, True]),
-        (0.5, 2.21, 0.001, [True, False, True]),
-        (0.5, 2.2, 0.0, [True, True, False]),
-        (0.5, 2.2, 1e-17, [True, True, False]),  # equal rewards, but for rounding
-        (0.5, 2.2, None, [True, True, False]),
-        (None, None, None, [False, False, False]),
+        (0.5, 1.05, 0.25, 0.001, None),
+        (0.1, 0.9, 0.0, 0.001, None),
+        (0.501, 1.05, 0.25, 0.001, "kl_at_most_0.5"),
+        (0.5, 1.051, 0.25, 0.001, "perplexity_at_most_5_percent_worse"),
+        (0.5, 1.05, 0.254, 0.001, "cut_answers_not_more_frequent"),
+        (0.5, 1.05, 0.25, 0.0, "reward_gain_above_zero"),
+        (0.5, 1.05, 0.25, 1e-17, "reward_gain_above_zero"),  # equal rewards, but for rounding
+        (0.5, 1.05, 0.25, None, "reward_gain_above_zero"),
     ],
 )
-def test_the_bounds(kl: float | None, loss: float | None, low: float | None, passed: list[bool]) -> None:
-    before, after = ({"metrics": {"loss": {"mean": value}}} for value in (2.0, loss))
+def test_the_bounds(kl: float, perplexity: float, cut: float, low: float | None, failed: str | None) -> None:
+    before, after = (
+        {"metrics": {"loss": {"mean": loss}}, "truncated_share": share}
+        for loss, share in ((2.0, 0.25), (2.0 + math.log(perplexity), cut))
+    )
     checks = gain_checks({"metrics": {"reward": {"low": low}}}, before=before, after={**after, "kl": kl})
-    assert list(checks.values()) == passed
+    assert [name for name, passed in checks.items() if not passed] == ([failed] if failed else [])
+
+
+def test_what_was_not_measured_does_not_count() -> None:
+    unknown = {"metrics": {"loss": {"mean": None}}, "truncated_share": None, "kl": None}
+    checks = gain_checks({"metrics": {"reward": {"low": None}}}, before=unknown, after=unknown)
+    assert set(checks.values()) == {False}
 
 
 def test_a_gain_counts_only_where_the_loss_is_measured_too() -> None:
     made = made_evaluation()
     for model in made["models"].values():
         del model["metrics"]["loss"]
-    made["checks"]["loss_at_most_10_percent_worse"] = False
-    assert verdict(made) == "does not count: the held-out loss is not known"
+    made["checks"]["perplexity_at_most_5_percent_worse"] = False
+    assert verdict(made) == "does not count: the held-out perplexity is not known"
 
 
 def script(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":

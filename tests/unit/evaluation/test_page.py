@@ -55,7 +55,7 @@ def test_before_and_after_stand_side_by_side() -> None:
     page = Page(evaluation_page([made_evaluation(), without_reward()]))
     assert page.open == []
     assert page.row("banking_expert") == [
-        *("banking_expert", "counts", "+0.060 [+0.040, +0.080]", "0.420", "0.480", "2.500", "2.100")
+        *("banking_expert", "counts", "+0.060 [+0.040, +0.080]", "0.420", "0.480", "2.500", "2.031")
     ]
     assert page.row("plain_expert")[1:] == ["no reward was measured", "–", "–", "–", "2.500", "2.000"]
     assert page.row("Reward (mean, 0 to 1)") == [

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
     BertConfig,
+    BertLMHeadModel,
     BertModel,
     GPT2Config,
     GPT2LMHeadModel,
@@ -141,6 +142,81 @@ def test_a_quantised_base_is_refused_with_what_to_use(model, method):
     refused(model, rf"quantised \({method}\).*use the model that it was made from")
 
 
+def test_a_quantised_base_of_an_unknown_kind_is_refused_too(model):
+    edit_config(model, quantization_config=[4])
+    refused(model, r"quantised \(an unknown method\)")
+
+
+def test_a_configuration_with_impossible_values_is_named(model):
+    """It was a traceback of transformers."""
+    edit_config(model, num_hidden_layers="many")
+    refused(model, r"its config\.json cannot be used \(")
+
+
+def test_an_encoder_with_a_decoder_is_no_causal_model(model):
+    """Only its decoder would be trained, on prompts that its encoder never sees."""
+    edit_config(model, model_type="bart")
+    refused(model, "a bart model is an encoder with a decoder: use a decoder-only language model")
+
+
+@pytest.mark.parametrize(("model_type", "setting"), [("bert", "is_decoder"), ("xlm", "causal")])
+def test_a_model_whose_tokens_see_the_next_ones_is_no_causal_model(model, model_type, setting):
+    """Its loss falls to zero, because it sees the answer."""
+    edit_config(model, model_type=model_type)
+    refused(model, rf"every token sees the tokens behind it \({setting} is false in its config\.json\)")
+
+
+@pytest.mark.parametrize("decoder", [True, False])
+def test_a_bert_as_a_decoder_is_a_causal_model(model, decoder):
+    small = BertConfig(
+        vocab_size=300,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        is_decoder=decoder,
+    )
+    (model / "model.safetensors").unlink()
+    BertLMHeadModel(small).save_pretrained(model)
+    if decoder:
+        fetch(model)
+    else:
+        fetch(model, classes=(CLASSIFIER,))  # for a class, all tokens may see each other
+
+
+def test_a_git_lfs_pointer_is_named(model):
+    """It was called cut short."""
+    (model / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    refused(model, "model.safetensors is a Git LFS pointer.*git lfs pull")
+
+
+def test_more_layers_than_the_configuration_says_are_refused(model):
+    """They were left out in silence."""
+    edit_config(model, num_hidden_layers=1, layer_types=None)
+    refused(model, r"the weights hold model\.layers\.1\..*, which a model of this config\.json does not have")
+
+
+def test_a_bias_that_the_configuration_leaves_out_is_refused(model):
+    edit_weights(model, lambda tensors: tensors.update({"model.layers.0.self_attn.o_proj.bias": torch.ones(16)}))
+    refused(model, r"the weights hold model\.layers\.0\.self_attn\.o_proj\.bias, which")
+
+
+def test_a_tokenizer_without_an_end_of_sequence_is_refused(model):
+    """It was refused only in training, after the data were prepared."""
+    path = model / "tokenizer_config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"eos_token": None}))
+    refused(model, "no end-of-sequence token")
+
+
+def test_weights_of_eight_bits_are_read(model):
+    """Whether they are finite could not be asked: a traceback."""
+    edit_weights(
+        model, lambda tensors: tensors.update({name: one.to(torch.float8_e4m3fn) for name, one in tensors.items()})
+    )
+    fetch(model)
+
+
 def test_an_unknown_architecture_is_named(model):
     edit_config(model, model_type="no_such_model")
     refused(model, "does not know the model_type 'no_such_model'")
@@ -260,13 +336,9 @@ def test_a_module_that_the_base_does_not_have_is_refused_when_it_is_fetched(mode
     fetch_base(settings, key="x", folder=target, classes=(CAUSAL,), targets=["q_proj", "self_attn.v_proj"])
 
 
-def test_modules_whose_rows_hooks_cannot_tell_apart_get_an_exact_engine():
-    """OPT's fc1 and fc2 were offered by the configuration, and refused in training."""
-    for targets, engine in ((["q_proj", "v_proj"], "hooks"), (["q_proj", "fc1"], "vmap")):
-        adapter = ADAPTER.parse({"kind": "lora", "target_modules": targets, "rank": 2, "alpha": 4})
-        assert adapter.engine({"model_type": "opt"}) == engine
-        torch.manual_seed(0)
-        small = OPTConfig(
+def small_opt():
+    return OPTForCausalLM(
+        OPTConfig(
             vocab_size=VOCABULARY,
             hidden_size=16,
             ffn_dim=32,
@@ -276,12 +348,49 @@ def test_modules_whose_rows_hooks_cannot_tell_apart_get_an_exact_engine():
             word_embed_proj_dim=16,
             dropout=0.0,
         )
-        adapted = attach_adapter(OPTForCausalLM(small).requires_grad_(False), adapter, seed=1)
-        check_unit_gradients(
-            engine=engine,
-            model=adapted,
-            objective=SupervisedFineTuning(max_seq_len=64),
-            batches=[batch_of(units((1, 1, 1)))],
-            stream=Stream(bytes(32)),
-            dtype=torch.float32,
+    )
+
+
+def small_qwen2_moe():
+    return Qwen2MoeForCausalLM(
+        Qwen2MoeConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            intermediate_size=32,
+            moe_intermediate_size=8,
+            shared_expert_intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            num_experts=4,
+            num_experts_per_tok=2,
+            mlp_only_layers=[],
         )
+    )
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize(
+    ("make", "targets", "engine"),
+    [
+        (small_opt, ["q_proj", "v_proj"], "hooks"),
+        (small_opt, ["q_proj", "fc1"], "vmap"),
+        (small_qwen2_moe, ["q_proj", "v_proj"], "hooks"),
+        (small_qwen2_moe, ["q_proj", "gate_proj", "down_proj"], "vmap"),
+        (small_qwen2_moe, ["shared_expert_gate"], "vmap"),
+    ],
+)
+def test_modules_whose_rows_hooks_cannot_tell_apart_get_an_exact_engine(make, targets, engine):
+    """OPT's fc1 and fc2, and a shared expert's layers, were accepted, and refused in training."""
+    torch.manual_seed(0)
+    base = make().requires_grad_(False)
+    adapter = ADAPTER.parse({"kind": "lora", "target_modules": targets, "rank": 2, "alpha": 4})
+    assert adapter.engine({"model_type": base.config.model_type}) == engine
+    check_unit_gradients(
+        engine=engine,
+        model=attach_adapter(base, adapter, seed=1),
+        objective=SupervisedFineTuning(max_seq_len=64),
+        batches=[batch_of(units((1, 1, 1)))],
+        stream=Stream(bytes(32)),
+        dtype=torch.float32,
+    )

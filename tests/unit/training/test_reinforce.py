@@ -254,6 +254,21 @@ def test_the_query_is_the_rewards_of_the_batch(tokenizer):
     assert rewards == [rollout.score.value for rollout in batch.examples]
 
 
+def test_a_cut_answer_learns_from_its_reward_less_the_penalty(tokenizer):
+    model = adapted()
+    objective = objective_of(model, tokenizer, SETTINGS.replace(missing_eos_penalty=0.375))
+    (batch,) = prepared(model, objective, step=2)
+    rewards = objective.queries(batch)["mean_reward"].tolist()
+    cut = [rollout.truncated for rollout in batch.examples]
+    assert any(cut)
+    for rollout, reward in zip(batch.examples, rewards, strict=True):
+        assert reward == max(0.0, rollout.score.value - (0.375 if rollout.truncated else 0.0))
+        assert rollout.advantage == pytest.approx(reward - 0.5)
+    # The log and the evaluation show the reward itself.
+    shown = sorted(answer["reward"] for answer in objective.observed()["answers"])
+    assert shown == sorted(rollout.score.value for rollout in batch.examples)
+
+
 def test_an_empty_draw_prepares_nothing_and_says_so(tokenizer):
     model = adapted()
     objective = objective_of(model, tokenizer)

@@ -74,6 +74,13 @@ class Reinforce(Stage):
         public=True,
     )
     reward_options: Annotated[Open, OptionsOf(REWARDS)] = setting("The reward's own settings.", default={})
+    missing_eos_penalty: float = setting(
+        "Subtracted from the reward of an answer that reaches max_new_tokens without an end. No reward is below 0.",
+        default=0.0,
+        ge=0,
+        le=1,
+        public=True,
+    )
     reward_scale: float = setting("Multiplies every advantage.", default=1.0, ge=1e-6, le=1e6)
     baseline_decay: float = setting(
         "Decay of the moving average of mean rewards that is subtracted from each reward.", default=0.99, ge=0, lt=1
@@ -200,7 +207,8 @@ class PolicyGradient(Objective):
     is the adapter that the stage starts from, and the KL sums over the whole vocabulary (the Rao-Blackwellised
     estimator, see `policy_terms`).
 
-    The advantage is reward_scale · (reward - baseline). The baseline depends on other records' rewards. Under privacy
+    The advantage is reward_scale · (reward - baseline), where `missing_eos_penalty` lowers the reward of an answer that
+    was cut. The baseline depends on other records' rewards. Under privacy
     it sees them only as a noised mean, and only after the advantages of the step have been computed.
     """
 
@@ -341,10 +349,10 @@ class PolicyGradient(Objective):
         }
 
     def queries(self, batch: "Batch") -> "dict[str, torch.Tensor]":
-        """Return each answer's reward, float64 [units]."""
+        """Return the reward that each answer learns from, float64 [units]."""
         import torch
 
-        rewards = [rollout.score.value for rollout in _rollouts_of(batch)]
+        rewards = [self._reward(rollout) for rollout in _rollouts_of(batch)]
         return {MEAN_REWARD: torch.tensor(rewards, dtype=torch.float64)}
 
     def observe(self, answers: Mapping[str, float]) -> None:
@@ -388,7 +396,12 @@ class PolicyGradient(Objective):
         if step == 0:
             # Step 0 is the self-check. If the reward equalled the baseline by chance, it would check nothing.
             return self._settings.reward_scale
-        return self._settings.reward_scale * (rollout.score.value - self._baseline.value)
+        return self._settings.reward_scale * (self._reward(rollout) - self._baseline.value)
+
+    def _reward(self, rollout: "Rollout") -> float:
+        """Return an answer's reward, from 0 to 1, less the penalty if the answer was cut."""
+        penalty = self._settings.missing_eos_penalty if rollout.truncated else 0.0
+        return max(0.0, rollout.score.value - penalty)
 
     def _forget(self) -> None:
         self._rollouts, self._divergences, self._entropies = [], [], []
