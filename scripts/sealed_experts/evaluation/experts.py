@@ -24,6 +24,7 @@ from sealed_experts.evaluation.measuring import Measured, record_losses
 from sealed_experts.metrics import Case, Losses
 from sealed_experts.models.attachment import as_base, attach_adapter, load_adapter_state, trainable_parameters
 from sealed_experts.models.loading import Base, load_base, resolve_device
+from sealed_experts.models.memory import resolve_token_budget
 from sealed_experts.rewards import Scoring
 from sealed_experts.settings.fields import plain
 from sealed_experts.training.answers import Answer, Answering
@@ -82,7 +83,7 @@ def evaluate_expert(
         stage = f"`{job.rewarded.feature}`" if job.rewarded else "last"
         raise UserError(
             f"the device ran out of memory while it evaluated {job.expert}: lower token_budget (now "
-            f"{job.token_budget}) of its {stage} stage, or use `device: cpu`"
+            f"`{job.token_budget}`) of its {stage} stage, or use `device: cpu`"
         ) from error
 
 
@@ -102,6 +103,9 @@ class _Bench:
         self.job, self.reward = job, reward
         self.device = resolve_device(job.device)
         self.base = load_base(base.parent, device=self.device, model_class=job.model_class, options=job.model_options)
+        self.token_budget = resolve_token_budget(
+            job.token_budget, model=self.base.model, dtype=self.base.dtype, device=self.device
+        )
         self.model = attach_adapter(self.base.model, job.adapter, seed=job.seed, model_class=job.model_class)
         states = {
             stage: _adapter(path, job=job, stage=stage, base=self.base)
@@ -113,7 +117,9 @@ class _Bench:
         self.answering: Answering | None = None
         self.prompts: list[Example] = []
         if job.sampling is not None:
-            self.answering = Answering(settings=job.sampling, tokenizer=self.base.tokenizer)
+            self.answering = Answering(
+                settings=job.sampling, tokenizer=self.base.tokenizer, token_budget=self.token_budget
+            )
             self.prompts = [example for example in self.examples if self.answering.has_room(example)]
         if self.answering and len(self.prompts) < len(self.examples):
             lost = len(self.examples) - len(self.prompts)
@@ -191,8 +197,8 @@ class _Bench:
     def _losses(self, model: torch.nn.Module) -> Losses:
         if not self.job.model_class.predicts_tokens:
             return Losses(None, [0.0] * len(self.examples), [0] * len(self.examples))
-        pad_id, token_budget = self.base.tokenizer.pad_token_id, self.job.token_budget
-        batches = physical_batches(self.examples, token_budget=token_budget, pad_id=pad_id, device=self.device)
+        pad_id = self.base.tokenizer.pad_token_id
+        batches = physical_batches(self.examples, token_budget=self.token_budget, pad_id=pad_id, device=self.device)
         return record_losses(model, batches, records=len(self.examples))
 
     def _answers(self, model: torch.nn.Module, reference: Reference) -> list[HeldOutAnswers]:
@@ -205,7 +211,7 @@ class _Bench:
                 answering=self.answering,
                 seed=self.job.seed,
                 reference=reference,
-                token_budget=self.job.token_budget,
+                token_budget=self.token_budget,
                 pad_id=self.base.tokenizer.pad_token_id,
                 number=number,
             )

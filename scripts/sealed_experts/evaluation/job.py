@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from sealed_experts.metrics import METRICS, Metric
 from sealed_experts.models.adapters import ADAPTER, AdapterKind
@@ -28,7 +28,6 @@ class AnswerSampling:
     top_p: float
     answers: int
     max_seq_len: int
-    token_budget: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,7 @@ class EvaluationJob:
     stages: tuple[str, ...]
     eval_examples: int
     max_seq_len: int
-    token_budget: int
+    token_budget: int | Literal["auto"]
     threads: int
     metrics: tuple[Metric, ...]
     sampling: AnswerSampling | None
@@ -65,16 +64,15 @@ def evaluation_from_json(settings: str, operation: str) -> EvaluationJob:
     """
     text, how = read_text(settings, _KEYS), read_text(operation, {"device", *OPERATION})
     sampling, rewarded = text["sampling"], text["rewarded"]
-    shared = {"max_seq_len": text["max_seq_len"], "token_budget": how["token_budget"]}
     return EvaluationJob(
         **{name: text[name] for name in ("expert", "dataset", "seed", "template", "model_options", "eval_examples")},
-        **shared,
+        max_seq_len=text["max_seq_len"],
         device=how["device"],
-        threads=how["threads"],
+        **{name: how[name] for name in OPERATION},
         adapter=ADAPTER.parse(text["adapter"]),
         model_class=BY_TASK[text["task"]],
         stages=tuple(text["stages"]),
         metrics=tuple(parse_group(METRICS[one["metric"]], one["settings"]) for one in text["metrics"]),
-        sampling=AnswerSampling(**sampling, **shared) if sampling else None,
+        sampling=AnswerSampling(**sampling, max_seq_len=text["max_seq_len"]) if sampling else None,
         rewarded=parse_group(STAGES[rewarded["stage"]], rewarded["settings"]) if rewarded else None,
     )

@@ -23,10 +23,6 @@ class AnswerSettings(Protocol):
         """Longest prompt with its answer, in tokens."""
 
     @property
-    def token_budget(self) -> int:
-        """Tokens of one physical batch."""
-
-    @property
     def max_new_tokens(self) -> int:
         """Longest answer in tokens."""
 
@@ -64,9 +60,15 @@ class Answering:
         *,
         settings: AnswerSettings,
         tokenizer: PreTrainedTokenizerBase,
+        token_budget: int,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """`check` is called before each token; it may raise to give up."""
+        """Prepare to sample.
+
+        Args:
+            token_budget: tokens of one physical batch of training.
+            check: called before each token; it may raise to give up.
+        """
         self._tokenizer, self._check = tokenizer, check
         self.sampling = Sampling(
             max_new_tokens=settings.max_new_tokens,
@@ -75,7 +77,7 @@ class Answering:
             end=_token(tokenizer.eos_token_id),
             pad=_token(tokenizer.pad_token_id),
             prompt_tokens=settings.max_seq_len - settings.max_new_tokens,
-            shapes=unchecked_shapes(min(_MOST_ROWS, _SAMPLING_TOKENS * settings.token_budget // settings.max_seq_len)),
+            shapes=unchecked_shapes(min(_MOST_ROWS, _SAMPLING_TOKENS * token_budget // settings.max_seq_len)),
         )
 
     def has_room(self, example: Example) -> bool:

@@ -22,6 +22,7 @@ class Materials:
         tokenizer: the base's tokenizer.
         pad_id: its padding token.
         seed: the run's public seed.
+        token_budget: most tokens of a physical batch, including padding.
         check: raises `Interrupted` when the run was asked to stop; call it regularly during long work.
         processes: how many processes share each logical batch.
         models: frozen models that the stage learns from, by the setting that names each (`Stage.models`).
@@ -31,6 +32,7 @@ class Materials:
     tokenizer: "PreTrainedTokenizerBase"
     pad_id: int
     seed: int
+    token_budget: int
     check: Callable[[], None] = lambda: None
     processes: int = 1
     models: "Mapping[str, torch.nn.Module]" = field(default_factory=dict)

@@ -137,6 +137,6 @@ def out_of_memory(job: StageJob, *, engine: str | None = None) -> UserError:
     return UserError(
         "the device or the machine ran out of memory; the log above says what is saved. With more free memory the "
         "same command goes on from there (with retries, each attempt asks for more). To need less, lower "
-        f"{job.stage}.token_budget (now {job.settings.token_budget}) or {job.stage}.max_seq_len{recompute}; that"
+        f"{job.stage}.token_budget (now `{job.settings.token_budget}`) or {job.stage}.max_seq_len{recompute}; that"
         " starts this stage again, because it changes the numbers"
     )

@@ -38,11 +38,12 @@ class Scorer:
         settings: AnswerSettings,
         reward: Scoring,
         tokenizer: PreTrainedTokenizerBase,
+        token_budget: int,
         rows: int,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         """`rows` is how many prompts of a step are this process's, about."""
-        self.answering = Answering(settings=settings, tokenizer=tokenizer, check=check)
+        self.answering = Answering(settings=settings, tokenizer=tokenizer, token_budget=token_budget, check=check)
         self._reward, self._check = reward, check
         widest = max(shape.rows for shape in self.answering.sampling.shapes)
         shapes = unchecked_shapes(min(widest, up_to_power_of_two(rows)))

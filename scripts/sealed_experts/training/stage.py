@@ -15,7 +15,7 @@ from sealed_experts.files.leases import device_lease
 from sealed_experts.files.locks import folder_lock
 from sealed_experts.models.attachment import adapter_state, attach_adapter, load_adapter_state, trainable_parameters
 from sealed_experts.models.loading import clear_device_memory, context_length, load_base, resolve_device
-from sealed_experts.models.memory import recompute_activations
+from sealed_experts.models.memory import recompute_activations, resolve_token_budget
 from sealed_experts.privacy.ledger.receipt import unprotected_receipt
 from sealed_experts.privacy.plan import PrivacyPlan, plan_stage
 from sealed_experts.settings.fields import plain
@@ -115,6 +115,9 @@ class _Stage:
             check=around.interruption.check,
         )
         around.interruption.check()
+        self.token_budget = resolve_token_budget(
+            job.settings.token_budget, model=self.base.model, dtype=self.base.dtype, device=self.device
+        )
         check_context(job.settings, context=context_length(job.base.parent))
         self.data = StageData.read(
             train=job.train,
@@ -129,7 +132,7 @@ class _Stage:
         self.steps = job.settings.steps(units=len(self.data.train))
         self.cut = functools.partial(
             physical_batches,
-            token_budget=job.settings.token_budget,
+            token_budget=self.token_budget,
             pad_id=self.base.tokenizer.pad_token_id,
             device=self.device,
         )
@@ -219,7 +222,7 @@ class _Stage:
             stream=self.run.stream,
             longest=settings.max_seq_len,
             context=context_length(self.job.base.parent),
-            token_budget=settings.token_budget,
+            token_budget=self.token_budget,
             most_units=-(-settings.logical_batch // processes),
             sizes={len(rows) for rows in self.data.train.records()},
             pad_id=self.base.tokenizer.pad_token_id,
@@ -282,6 +285,7 @@ class _Stage:
             tokenizer=self.base.tokenizer,
             pad_id=self.base.tokenizer.pad_token_id,
             seed=self.job.seed,
+            token_budget=self.token_budget,
             check=self.around.interruption.check,
             processes=self.processes.count,
             models=models,
@@ -313,14 +317,14 @@ class _Stage:
             self.model,
             wish=settings.gradient_checkpointing,
             possible=can_recompute(self.engine),
-            token_budget=settings.token_budget,
+            token_budget=self.token_budget,
             dtype=self.base.dtype,
             device=self.device,
         )
         return numeric_environment(
             device=self.device,
             dtype=self.base.dtype,
-            token_budget=settings.token_budget,
+            token_budget=self.token_budget,
             threads=settings.threads,
             gradient_checkpointing=recompute,
             features=[*job.settings.chosen(), type(job.adapter), *self.data.kinds, *self.ancestors.kinds],

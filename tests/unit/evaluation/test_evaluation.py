@@ -55,7 +55,7 @@ def metrics_of(*names: str) -> tuple[Metric, ...]:
 def sampling(**changes: object) -> AnswerSampling:
     """How the stage itself samples, and answers each prompt once."""
     values = {name: getattr(REINFORCE, name) for name in ("max_new_tokens", "temperature", "top_p")}
-    values |= {"answers": 1, "max_seq_len": 110, "token_budget": 300}
+    values |= {"answers": 1, "max_seq_len": 110}
     return AnswerSampling(**{**values, **changes})  # type: ignore[arg-type]
 
 
@@ -428,9 +428,7 @@ def test_settings_survive_the_way_to_the_script(tmp_path: Path) -> None:
     assert isinstance(back.rewarded, Reinforce)
     assert back.rewarded.reward == "length_penalty"
     # As the stage samples, for whose figures these are to be the same.
-    assert back.sampling == AnswerSampling(
-        max_new_tokens=64, temperature=0.7, top_p=0.9, answers=1, max_seq_len=333, token_budget=1234
-    )
+    assert back.sampling == AnswerSampling(max_new_tokens=64, temperature=0.7, top_p=0.9, answers=1, max_seq_len=333)
     assert [metric.feature for metric in back.metrics] == ["loss", "perplexity", "reward"]
     plain = job_of(settings, "plain_expert")
     assert (plain.sampling, plain.rewarded, plain.eval_examples) == (None, None, 7)

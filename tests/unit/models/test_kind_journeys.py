@@ -210,7 +210,6 @@ def test_the_evaluation_has_the_stages_own_numbers(journey):
             **{name: getattr(journey.rl.settings, name) for name in ("max_new_tokens", "temperature", "top_p")},
             answers=1,
             max_seq_len=120,
-            token_budget=300,
         ),
         rewarded=journey.rl.settings,
     )

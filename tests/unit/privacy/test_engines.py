@@ -129,7 +129,7 @@ def answers(model, *, top_p):
 def reinforce(model, **changes):
     settings = Reinforce(rollout_batch_size=4, max_new_tokens=5, kl_coef=0.3, entropy_coef=0.2, **changes)
     tokenizer = SimpleNamespace(eos_token_id=1, pad_token_id=0)
-    reference = Materials(model=model, tokenizer=tokenizer, pad_id=0, seed=5)
+    reference = Materials(model=model, tokenizer=tokenizer, pad_id=0, seed=5, token_budget=4096)
     return PolicyGradient(settings=settings, reward=None, materials=reference), settings
 
 

@@ -78,7 +78,7 @@ def rows_of_pairs():
 
 
 def objective_on(model, **settings):
-    materials = Materials(model=model, tokenizer=None, pad_id=0, seed=0)
+    materials = Materials(model=model, tokenizer=None, pad_id=0, seed=0, token_budget=4096)
     return Dpo(beta=BETA, **settings).objective(materials)
 
 
@@ -126,7 +126,7 @@ def test_a_frozen_reference_takes_the_place_of_the_start():
     model, other = adapted("lora"), adapted("lora")
     for parameter in trainable_parameters(other):
         parameter.data.zero_()
-    materials = Materials(model=model, tokenizer=None, pad_id=0, seed=0, models={"reference": other})
+    materials = Materials(model=model, tokenizer=None, pad_id=0, seed=0, token_budget=4096, models={"reference": other})
     batch = batch_of(rows_of_pairs())
     objective = Dpo(beta=BETA).objective(materials)
     losses, _ = objective.per_example_loss(model, batch, objective.constants(model, batch))

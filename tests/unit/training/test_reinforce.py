@@ -66,7 +66,7 @@ def adapted():
 
 
 def objective_of(model, tokenizer, settings=SETTINGS, reward=None):
-    materials = Materials(model=model, tokenizer=tokenizer, pad_id=tokenizer.pad_token_id, seed=5)
+    materials = Materials(model=model, tokenizer=tokenizer, pad_id=tokenizer.pad_token_id, seed=5, token_budget=4096)
     return PolicyGradient(settings=settings, reward=reward or Vowels(), materials=materials)
 
 

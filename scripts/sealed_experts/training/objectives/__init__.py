@@ -6,7 +6,9 @@ Import torch only inside functions: planning the workflow must not load it.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from sealed_experts.features import Feature, Features
 from sealed_experts.models.classes import CAUSAL, ModelClass
@@ -83,8 +85,10 @@ class Stage(Feature, Group):
         "Checkpoint at least every this many minutes.", default=10.0, gt=0, operation=True
     )
     keep_checkpoints: int = setting("How many of the newest checkpoints to keep.", default=2, ge=1, operation=True)
-    token_budget: int = setting(
-        "Largest number of tokens in one physical batch, including padding.", default=4096, ge=16, operation=True
+    token_budget: Annotated[int, Field(ge=16)] | Literal["auto"] = setting(
+        "Largest number of tokens in one physical batch, including padding; `auto`: what fits the device and the base.",
+        default="auto",
+        operation=True,
     )
     gradient_checkpointing: Literal["auto", "on", "off"] = setting(
         "Recompute activations to save memory; `auto`: only if memory is short.", default="auto", operation=True

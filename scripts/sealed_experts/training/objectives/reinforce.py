@@ -221,6 +221,7 @@ class PolicyGradient(Objective):
             settings=settings,
             reward=reward,
             tokenizer=materials.tokenizer,
+            token_budget=materials.token_budget,
             rows=-(-settings.logical_batch // materials.processes),
             check=materials.check,
         )
@@ -333,7 +334,7 @@ class PolicyGradient(Objective):
             answering=self._scorer.answering,
             seed=self._materials.seed,
             reference=lambda: other_weights(self._parameters, self._reference),
-            token_budget=self._settings.token_budget,
+            token_budget=self._materials.token_budget,
             pad_id=self._materials.pad_id,
             check=check,
         )
