@@ -17,7 +17,6 @@ from typing import Any
 
 import rl_throughput
 import sft_throughput
-from measuring import ROOT
 
 LARGE_TRAINABLES = 73_859_072
 SMALL_STEPS = 1000
@@ -26,16 +25,15 @@ SMALL_STEPS = 1000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--contender", required=True, choices=CONTENDERS)
-    sys.path[:0] = [str(ROOT / "scripts")]
     print(json.dumps(CONTENDERS[parser.parse_args().contender]()))
 
 
-def estimated(train: Callable[[], object], *, kind: str) -> dict[str, float]:
+def estimated(train: Callable[[], object], *, stage: str) -> dict[str, float]:
     """Time steps and saves of a training that saves after every step, and reckon the share at the default interval."""
-    from sealed_experts.settings import types
     from sealed_experts.training.loop import TrainingLoop
+    from sealed_experts.training.objectives import STAGES
 
-    defaults = getattr(types, kind)()
+    defaults = STAGES[stage]()
     steps, saves = _timed(TrainingLoop, "train_step"), _timed(TrainingLoop, "_save")
     TrainingLoop.save_if_due = lambda self: self._save()  # type: ignore[method-assign]
     train()
@@ -46,18 +44,25 @@ def estimated(train: Callable[[], object], *, kind: str) -> dict[str, float]:
 
 def small() -> dict[str, float]:
     """Train a tiny model at the default interval."""
+    from tests.tiny import build_tiny_base, build_tiny_dataset
+    from tests.unit.training.test_stage import make_job
+    from tests.unit.training.test_stage import train as train_job
+
+    from sealed_experts.privacy.settings import PrivacySettings
     from sealed_experts.training.loop import TrainingLoop
     from sealed_experts.training.objectives.sft import Sft
 
-    sft_throughput.build_model = _tiny_model
-    sft_throughput.STEPS, sft_throughput.LOGICAL_BATCH = SMALL_STEPS - sft_throughput.WARMUP_STEPS, 1
-    sft_throughput.MAX_SEQ_LEN = 16
+    every = Sft().checkpoint_steps
     saves, runs = _timed(TrainingLoop, "_save"), _timed(TrainingLoop, "train")
-    sft_throughput.run_ours(private=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        base, dataset = build_tiny_base(folder / "base"), build_tiny_dataset(folder / "data")
+        changes = {"max_steps": SMALL_STEPS, "batch_size": 1, "checkpoint_steps": every, "eval_steps": 10**6}
+        train_job(make_job(folder, base, dataset, privacy=PrivacySettings(target_epsilon=1e6, delta=1e-5), **changes))
     return {
         "step": (runs[0] - sum(saves)) / SMALL_STEPS,
         "save": statistics.median(saves),
-        "interval": Sft().checkpoint_steps * runs[0] / SMALL_STEPS,
+        "interval": every * runs[0] / SMALL_STEPS,
         "share": sum(saves) / runs[0],
     }
 
@@ -94,27 +99,9 @@ def _timed(owner: Any, name: str) -> list[float]:
     return seconds
 
 
-def _tiny_model() -> Any:
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    torch.manual_seed(0)
-    return Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=sft_throughput.VOCABULARY,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-        )
-    )
-
-
 CONTENDERS = {
-    "sft": lambda: estimated(lambda: sft_throughput.run_ours(private=True), kind="Sft"),
-    "reinforce": lambda: estimated(lambda: rl_throughput.run_ours(private=True), kind="ReinforceSettings"),
+    "sft": lambda: estimated(lambda: sft_throughput.run_ours(private=True), stage="sft"),
+    "reinforce": lambda: estimated(lambda: rl_throughput.run_ours(private=True), stage="reinforce"),
     "small": small,
     "large": large,
 }

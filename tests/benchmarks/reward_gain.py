@@ -1,6 +1,7 @@
 """What REINFORCE gains in the demo, with privacy and without: rewards on held-out prompts, and what they cost."""
 
 import json
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -46,7 +47,8 @@ def _row(folder: Path, expert: str) -> dict[str, object]:
         "after": after["reward"]["mean"],
         "gain": gain["metrics"]["reward"],
         "kl": evaluation["models"]["reinforce"]["kl"],
-        "loss": after["loss"]["mean"] / before["loss"]["mean"] - 1,
+        "perplexity": math.exp(after["loss"]["mean"] - before["loss"]["mean"]) - 1,
+        "cut": [evaluation["models"][name]["truncated_share"] for name in ("sft", "reinforce")],
         "epsilon": privacy["epsilon"],
         "counts": all(evaluation["checks"].values()),
     }

@@ -1,135 +1,60 @@
 """Throughput of supervised fine-tuning in real (non-padding) tokens per second, against named peers.
 
 One contender a process: ours-private, ours, trl (SFTTrainer without privacy), opacus (padded to max_seq_len). All train
-LoRA rank 8 on q, k, v and o of the same model, on the same examples, with the same threads and logical batch.
+LoRA rank 8 on q, k, v and o of SmolLM2-135M-Instruct, with the same threads and logical batch, on records of the same
+lengths. Under privacy, ours draws each record with the same chance, so its batches vary.
 """
 
 import argparse
 import json
-import random
 import resource
 import sys
 import tempfile
 import time
-from pathlib import Path
-from types import SimpleNamespace
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from trainings import STEPS, TARGETS, THREADS, WARMUP_STEPS, base_folder, pretrained, records, tokenized, train_ours
 
-THREADS, STEPS, WARMUP_STEPS, LOGICAL_BATCH, MAX_SEQ_LEN, VOCABULARY = 2, 5, 1, 32, 512, 16_000
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+LOGICAL_BATCH, MAX_SEQ_LEN = 32, 512
 
 
-def build_model():
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+def build_pairs() -> list[tuple[str, str]]:
+    """Return enough records for every step; lengths are log-normal around 130 tokens, prompts included."""
+    count = LOGICAL_BATCH * (STEPS + WARMUP_STEPS)
+    return records(count, mean=4.87, spread=0.5, longest=MAX_SEQ_LEN, answered=True)
 
-    torch.manual_seed(0)
-    return Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=VOCABULARY,
-            hidden_size=384,
-            intermediate_size=1024,
-            num_hidden_layers=6,
-            num_attention_heads=6,
-            num_key_value_heads=6,
-            max_position_embeddings=1024,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=0,
-        )
+
+def run_ours(*, private: bool) -> tuple[int, float]:
+    """Our stage `sft`."""
+    privacy = {"enabled": private, "noise_multiplier": 1.0, "target_epsilon": 1e6, "delta": 1e-5}
+    lines = train_ours(
+        "sft",
+        build_pairs(),
+        batch_size=LOGICAL_BATCH,
+        max_steps=STEPS + WARMUP_STEPS,
+        max_seq_len=MAX_SEQ_LEN,
+        privacy=privacy,
     )
-
-
-def build_examples(count):
-    """Lengths log-normal around 130 tokens; the prompt is 20 to 60 % of an example."""
-    generator = random.Random(0)
-    examples = []
-    for _ in range(count):
-        length = max(16, min(MAX_SEQ_LEN, int(generator.lognormvariate(4.87, 0.5))))
-        prompt = int(length * generator.uniform(0.2, 0.6))
-        examples.append(([generator.randrange(3, VOCABULARY) for _ in range(length)], prompt))
-    return examples
-
-
-def run_ours(*, private):
-    """Our own loop, whole: draws, physical batches, gradients, journal, optimizer.
-
-    It draws without replacement, as its peers do.
-    """
-
-    from tests.loops import KEY, loop_on
-
-    from sealed_experts.models.adapters.lora import Lora
-    from sealed_experts.models.attachment import attach_adapter, trainable_parameters
-    from sealed_experts.privacy.ledger.journal import Journal
-    from sealed_experts.privacy.streams import Stream
-    from sealed_experts.training.batches import Example
-    from sealed_experts.training.dataset import UnitDataset
-    from sealed_experts.training.environment import make_deterministic
-    from sealed_experts.training.gradients import PlainGradients, PrivateGradients
-    from sealed_experts.training.objectives.sft import Sft, SupervisedFineTuning
-
-    make_deterministic(threads=THREADS)
-    rows = build_examples(LOGICAL_BATCH * (STEPS + WARMUP_STEPS))
-    dataset = UnitDataset(
-        [[[Example(ids=tuple(ids), prompt_length=prompt, unit=index)]] for index, (ids, prompt) in enumerate(rows)]
-    )
-    model = attach_adapter(build_model().requires_grad_(False), Lora(rank=8, alpha=16), seed=0)
-    settings = Sft(
-        batch_size=LOGICAL_BATCH, max_steps=STEPS + WARMUP_STEPS, log_steps=1, eval_steps=10**6, learning_rate=1e-4
-    )
-    stream, objective, parameters = (
-        Stream(KEY),
-        SupervisedFineTuning(max_seq_len=MAX_SEQ_LEN),
-        trainable_parameters(model),
-    )
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        gradients = PlainGradients(model=model, objective=objective, parameters=parameters)
-        if private:
-            # The peers sample without replacement; so that all train on the same batches, so does this measurement.
-            plan = SimpleNamespace(
-                noise_multiplier=1.0, max_grad_norm=1.0, expected_batch_size=LOGICAL_BATCH, queries={}
-            )
-            journal = Journal.open(folder / "journal", fingerprint="0" * 64, key_id="0" * 32)
-            gradients = PrivateGradients(
-                model=model,
-                objective=objective,
-                parameters=parameters,
-                plan=plan,
-                stream=stream,
-                journal=journal,
-                engine="hooks",
-            )
-        loop = loop_on(dataset, model=model, objective=objective, gradients=gradients, settings=settings, folder=folder)
-        loop.train()
-        logged = [line for line in loop.state.history if "loss" in line]
-    first, last = logged[WARMUP_STEPS - 1], logged[-1]
+    first, last = lines[WARMUP_STEPS - 1], lines[-1]
     return last["tokens_seen"] - first["tokens_seen"], last["seconds"] - first["seconds"]
 
 
-def run_trl():
+def run_trl() -> tuple[int, float]:
+    """TRL's trainer, in batches of 8 with accumulation."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast, TrainerCallback
+    from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     torch.set_num_threads(THREADS)
-    rows = build_examples(LOGICAL_BATCH * (STEPS + WARMUP_STEPS))
+    rows = tokenized(build_pairs())
     data = Dataset.from_list([{"input_ids": ids, "labels": [-100] * prompt + ids[prompt:]} for ids, prompt in rows])
-    vocabulary = {f"t{index}": index for index in range(VOCABULARY)}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="t0")), pad_token="t0", eos_token="t2"
-    )
 
     class Clock(TrainerCallback):
-        def __init__(self):
-            self.times = []
+        def __init__(self) -> None:
+            self.times: list[float] = []
 
-        def on_step_end(self, *_, **__):
+        def on_step_end(self, *_: object, **__: object) -> None:
             self.times.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
@@ -151,10 +76,10 @@ def run_trl():
         )
         clock = Clock()
         SFTTrainer(
-            model=build_model(),
+            model=pretrained(),
             args=arguments,
             train_dataset=data,
-            processing_class=tokenizer,
+            processing_class=AutoTokenizer.from_pretrained(base_folder()),
             peft_config=LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=TARGETS),
             callbacks=[clock],
         ).train()
@@ -162,7 +87,7 @@ def run_trl():
     return tokens, clock.times[-1] - clock.times[WARMUP_STEPS - 1]
 
 
-def run_opacus():
+def run_opacus() -> tuple[int, float]:
     """Opacus as its tutorials use it: every example padded to max_seq_len, full logits, physical batches of 8."""
     import torch
     import torch.nn.functional as F
@@ -171,8 +96,8 @@ def run_opacus():
     from peft import LoraConfig, get_peft_model
 
     torch.set_num_threads(THREADS)
-    rows = build_examples(LOGICAL_BATCH * (STEPS + WARMUP_STEPS))
-    model = get_peft_model(build_model(), LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=TARGETS))
+    rows = tokenized(build_pairs())
+    model = get_peft_model(pretrained(), LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=TARGETS))
     model.train()
     wrapped = GradSampleModule(model, loss_reduction="mean")
     optimizer = DPOptimizer(
@@ -211,7 +136,7 @@ CONTENDERS = {
 }
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--contender", required=True, choices=CONTENDERS)
     tokens, seconds = CONTENDERS[parser.parse_args().contender]()
