@@ -16,6 +16,7 @@ from sealed_experts.errors import UserError
 from sealed_experts.settings.checking import LARGEST_INTEGER
 from sealed_experts.settings.choices import OptionsOf
 from sealed_experts.settings.fields import Distinct, Group, Open, setting, text
+from sealed_experts.settings.messages import listed
 from sealed_experts.settings.texts import PRINTABLE
 
 RECORD = "record"  # each distinct record is a unit of privacy
@@ -131,11 +132,16 @@ def map_row(values: Mapping[str, Any], *, settings: Mapped, file: str, line: int
     return Row(file, line, record, group=group)
 
 
-def mapped_columns(settings: Mapped) -> list[str]:
-    """Return the names of the table columns that `settings` uses."""
-    parts = [getattr(settings.fields, name) for name in type(settings.fields).model_fields]
-    names = [*parts, settings.unit, settings.group, *settings.metadata]
-    return list(dict.fromkeys(name for name in names if name is not None))
+def mapped_columns(settings: Mapped) -> dict[str, str]:
+    """Return the table columns that `settings` uses, each with the first setting that names it."""
+    parts = {f"fields.{name}": getattr(settings.fields, name) for name in type(settings.fields).model_fields}
+    named = [*parts.items(), ("unit", settings.unit), ("group", settings.group)]
+    named += [("metadata", column) for column in settings.metadata]
+    found: dict[str, str] = {}
+    for setting_of_it, column in named:
+        if column is not None:
+            found.setdefault(column, setting_of_it)
+    return found
 
 
 def missing_columns(header: Sequence[str], settings: Mapped) -> list[str]:
@@ -150,12 +156,11 @@ def check_columns(place: str, header: Sequence[str], settings: Mapped) -> None:
     Raises:
         UserError: a column is missing, or the header has it twice.
     """
-    missing = missing_columns(header, settings)
+    missing, named = missing_columns(header, settings), mapped_columns(settings)
     if missing:
         raise UserError(
             f"{place} has no column {', '.join(map(repr, missing))} (it has {', '.join(map(repr, header)) or 'none'}): "
-            f"correct `fields`, `unit` or `group`{', or `metadata`' if settings.metadata else ''}"
-            f"{_hint(header, settings)}"
+            f"correct {listed(dict.fromkeys(named[column] for column in missing))}{_hint(header, settings)}"
         )
     twice = [column for column in mapped_columns(settings) if list(header).count(column) > 1]
     if twice:

@@ -168,7 +168,7 @@ def test_a_stage_is_read_back_as_it_was() -> None:
 
 
 def test_datasets_are_read_back_as_they_were(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").touch()
+    (tmp_path / "x.csv").write_text("instruction,answer,customer\n")
     datasets = {
         "a": {"source": "files", "paths": ["x.csv"], "fields": {"output": "answer"}, "unit": "customer"},
         "b": {"source": "hub", "path": "org/data", "revision": COMMIT, "name": "en", "unit": "customer"},

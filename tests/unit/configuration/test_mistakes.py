@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from sealed_experts.configuration.budget_checks import check_dataset_sizes
 from sealed_experts.configuration.resolution import load, resolve
@@ -505,7 +507,7 @@ OFF, ON = {"enabled": False}, {"enabled": True}
 def test_the_best_stage_is_chosen_by_private_records_only_without_privacy(
     changes: dict[str, Any], allowed: bool, tmp_path: Path
 ) -> None:
-    (tmp_path / "mine.csv").touch()
+    (tmp_path / "mine.csv").write_text("instruction,output\n")
     document = changed(
         {
             "datasets.files": {"source": "files", "paths": ["mine.csv"]},
@@ -593,6 +595,24 @@ def test_a_cross_mistake_in_overrides_is_placed_there(tmp_path: Path) -> None:
     assert mistakes(document, tmp_path)[0].startswith(
         'overrides.datasets.banking.paths[0]: "none.csv" is not an existing'
     )
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_column_that_a_table_lacks_is_found_before_the_first_job(ending: str, tmp_path: Path) -> None:
+    """It was found when the records were read, after the base had been made."""
+    path = tmp_path / f"mine.{ending}"
+    if ending == "csv":
+        path.write_text("question,output,customer\nWhat?,That.,c1\n")
+    else:
+        parquet.write_table(pyarrow.table({"question": ["What?"], "output": ["That."], "customer": ["c1"]}), path)
+    dataset = {"source": "files", "paths": [path.name], "unit": "custmer"}
+    (found,) = [line for line in mistakes(changed({"datasets.banking": dataset}), tmp_path) if ".paths" in line]
+    assert found == (
+        f"datasets.banking.paths[0]: {path.name} has no column 'instruction', 'custmer' (it has 'question', 'output',"
+        " 'customer'): correct `fields.instruction`, `unit`"
+    )
+    fixed = dataset | {"unit": "customer", "fields": {"instruction": "question"}}
+    assert not any(".paths" in line for line in mistakes(changed({"datasets.banking": fixed}), tmp_path))
 
 
 def test_what_overrides_replace_is_not_checked(tmp_path: Path) -> None:

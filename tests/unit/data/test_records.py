@@ -95,7 +95,7 @@ def test_columns_may_have_other_names(tmp_path, kind):
     (found,) = read(in_format(tmp_path, ".jsonl", [row]), kind=kind, fields=fields)
     assert found.record == record(kind)
     path = in_format(tmp_path, ".csv", [{"other": "x"}])
-    with pytest.raises(UserError, match=r"has no column 'my .*\(it has 'other'\): correct `fields`"):
+    with pytest.raises(UserError, match=r"has no column 'my .*\(it has 'other'\): correct `fields\."):
         read(path, kind=kind, fields=fields)
 
 
@@ -389,5 +389,5 @@ def test_metadata_that_json_cannot_carry_become_text(tmp_path):
 
 
 def test_a_table_without_a_column_of_the_metadata_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"no column 'page'.*or `metadata`"):
+    with pytest.raises(UserError, match=r"no column 'page'.*correct `metadata`"):
         read(in_format(tmp_path, ".csv", [ROWS["pair"]]), kind="pair", metadata=["page"])

@@ -4,6 +4,7 @@ JSONL and CSV are read line by line, not through a table library. So a bad row i
 after it are still read.
 """
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -112,7 +113,8 @@ class Files(Mapped, SplitSource):
         first: dict[str, str] = {}
         for setting_of_it, paths, _ in self._sets():
             for place, path in enumerate(paths):
-                yield from _path_mistakes(("datasets", name, setting_of_it, place), path, root=root, first=first)
+                here = ("datasets", name, setting_of_it, place)
+                yield from _path_mistakes(here, path, root=root, first=first, settings=self)
 
     def _sets(self) -> list[tuple[str, Sequence[str], str | None]]:
         """Return (setting, files, side) of the sets of files that are given."""
@@ -129,7 +131,9 @@ def _on_side(rows: Iterable[Row | BadRow], side: str | None) -> Iterator[Row | B
         yield dataclasses.replace(row, side=side) if isinstance(row, Row) and side else row
 
 
-def _path_mistakes(here: KeyPath, path: str, *, root: Path, first: dict[str, str]) -> Iterator[Mistake]:
+def _path_mistakes(
+    here: KeyPath, path: str, *, root: Path, first: dict[str, str], settings: Mapped
+) -> Iterator[Mistake]:
     """Yield mistakes of one file. `first` maps the real path of each earlier file to its name."""
     if not os.path.isfile(root / path):  # unlike Path.is_file, it accepts any text
         yield Mistake(
@@ -138,7 +142,7 @@ def _path_mistakes(here: KeyPath, path: str, *, root: Path, first: dict[str, str
             " (relative paths start in the repository's folder)",
         )
     else:
-        yield from _content_mistakes(here, path, root=root)
+        yield from _content_mistakes(here, path, root=root, settings=settings)
     if "{" in path or "}" in path:
         yield Mistake(here, f"{shown(path)} holds a brace, which Snakemake takes for a wildcard: rename the file")
     real = _real(root / path)
@@ -147,9 +151,15 @@ def _path_mistakes(here: KeyPath, path: str, *, root: Path, first: dict[str, str
     first.setdefault(real, path)
 
 
-def _content_mistakes(here: KeyPath, path: str, *, root: Path) -> Iterator[Mistake]:
+def _content_mistakes(here: KeyPath, path: str, *, root: Path, settings: Mapped) -> Iterator[Mistake]:
+    """Yield what is wrong with a file's form or with its columns. No row is read."""
     try:
         examine(root / path, name=path)
+        if format_of(path) == CSV:
+            with _csv_table(root / path, settings, name=path) as (columns, _):
+                check_columns(path, columns, settings)
+        elif format_of(path) == PARQUET:
+            check_columns(path, _open_parquet(str(root / path)).schema_arrow.names, settings)
     except UserError as error:
         yield Mistake(here, str(error))
     except OSError:
@@ -205,16 +215,7 @@ def _json_lines(stream: Iterable[str]) -> Iterator[tuple[int, Any]]:
 
 
 def _read_csv(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
-    content = examine(name, name=name)
-    delimiter = delimiter_of(content.first_line, fits=lambda header: not missing_columns(header, settings))
-    with open_text(name, content, name=name) as stream:
-        # Bytes that are not UTF-8 became surrogates, which `map_row` reports for their row.
-        records = csv_records(stream, name=name, delimiter=delimiter)
-        header = next(records, None)
-        if header is None:
-            raise UserError(f"{name} is empty: the first line of a CSV file names its columns")
-        columns = header.fields
-        _check_delimiter(name, columns)
+    with _csv_table(Path(name), settings, name=name) as (columns, records):
         check_columns(name, columns, settings)
         for record in records:
             if len(record.fields) != len(columns):
@@ -229,6 +230,21 @@ def _read_csv(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
             else:
                 values = dict(zip(columns, record.fields, strict=True))
                 yield map_row(values, settings=settings, file=name, line=record.first)
+
+
+@contextlib.contextmanager
+def _csv_table(path: Path, settings: Mapped, *, name: str) -> Iterator[tuple[list[str], Iterator[CsvRecord]]]:
+    """Open a CSV file; yield its columns and the records after the header."""
+    content = examine(path, name=name)
+    delimiter = delimiter_of(content.first_line, fits=lambda header: not missing_columns(header, settings))
+    with open_text(path, content, name=name) as stream:
+        # Bytes that are not UTF-8 became surrogates, which `map_row` reports for their row.
+        records = csv_records(stream, name=name, delimiter=delimiter)
+        header = next(records, None)
+        if header is None:
+            raise UserError(f"{name} is empty: the first line of a CSV file names its columns")
+        _check_delimiter(name, header.fields)
+        yield header.fields, records
 
 
 def _check_delimiter(name: str, header: Sequence[str]) -> None:
