@@ -4,6 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from sealed_experts.training.interruption import EXIT_INTERRUPTED, Interrupted, Interruption, end_at_signals
+
+if __name__ == "__main__":
+    end_at_signals()  # before torch is loaded, which takes seconds
+
 from sealed_experts.data.demo_general import general_text
 from sealed_experts.errors import reports_user_errors
 from sealed_experts.files.planned_digests import unchanged
@@ -12,7 +17,7 @@ from sealed_experts.models.job import base_from_json
 
 
 @reports_user_errors
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", required=True, help="the base's settings, as JSON")
     parser.add_argument("--operation", required=True, help="settings that only say how to run, as JSON")
@@ -22,9 +27,21 @@ def main() -> None:
     job = base_from_json(args.settings, args.operation)
     with unchanged(args.digests):
         documents = general_text()
-    build_demo_base(
-        job.base.demo, seed=job.seed, folder=args.output.parent, key=job.key, dtype=job.base.dtype, documents=documents
-    )
+    try:
+        with Interruption() as interruption:
+            build_demo_base(
+                job.base.demo,
+                seed=job.seed,
+                folder=args.output.parent,
+                key=job.key,
+                dtype=job.base.dtype,
+                documents=documents,
+                check=interruption.check,
+            )
+    except Interrupted as error:
+        print(f"interrupted: {error}; the same command makes the base from the start", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
 
 
 if __name__ == "__main__":

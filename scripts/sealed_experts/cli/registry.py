@@ -56,7 +56,11 @@ def _list(subparsers: _Commands) -> None:
 
 
 def _uninstall(subparsers: _Commands) -> None:
-    parser = subparsers.add_parser("uninstall", help="remove a package from the registry")
+    parser = subparsers.add_parser(
+        "uninstall",
+        help="remove a package from the registry",
+        description="Remove an installed package from the registry. The file that it was installed from is kept.",
+    )
     parser.add_argument("name", metavar="NAME", help="name, name@version, or file name of the package")
     _registry(parser)
     parser.set_defaults(run=uninstall)

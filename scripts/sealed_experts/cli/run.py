@@ -38,7 +38,7 @@ _WHOLES = ("all", "moe", str(CONFIG))
 _LIMITED = ("--until", "-U", "--omit-from", "-O")
 _CHANGES_NOTHING = re.compile(r"-[pqF]*n[pqF]*|--dry-?run|--version|-v")
 _FORWARDED = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
-_STOPPED = "Stopped. All progress is saved; run the same command again to continue."
+_STOPPED = "Stopped. Finished files and checkpoints are kept; run the same command again to continue."
 _OUT_OF_DATE = (
     "note: {package} is from an earlier training. Its adapter {adapter} is missing: the training failed or was "
     "stopped, or the file was deleted. To make both again, use `make run` without a file's name"

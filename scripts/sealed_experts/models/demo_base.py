@@ -54,10 +54,12 @@ def build_demo_base(
     dtype: str = "auto",
     documents: Sequence[Document] | None = None,
     log: Log = print,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Make the demo base in `folder`, an ordinary Hugging Face model folder plus base.json. Return this manifest.
 
-    The result depends only on settings, seed, documents (by default the demo's general text) and threads.
+    The result depends only on settings, seed, documents (by default the demo's general text) and threads. `check` is
+    called before each step, and may raise to give up.
 
     Raises:
         UserError: `hidden_size` is not a multiple of `heads`, or the text is too small for the vocabulary.
@@ -71,7 +73,7 @@ def build_demo_base(
     documents = general_text() if documents is None else documents
     tokenizer = train_tokenizer(documents, vocab_size=settings.vocab_size)
     model = new_model(settings, tokenizer, seed=seed)
-    pretrain(model, pack(documents, tokenizer), steps=settings.pretrain_steps, seed=seed, log=log)
+    pretrain(model, pack(documents, tokenizer), steps=settings.pretrain_steps, seed=seed, log=log, check=check)
     _save(model, tokenizer, folder)
     modules = linear_modules(model)
     return write_base_manifest(folder, name="demo", revision=None, key=key, dtype=dtype, modules=modules)
@@ -173,7 +175,15 @@ def _padded(rows: list[list[int]], filler: int, length: int) -> torch.Tensor:
     return torch.tensor([row + [filler] * (length - len(row)) for row in rows])
 
 
-def pretrain(model: Qwen2ForCausalLM, rows: Rows, *, steps: int, seed: int, log: Log = print) -> float:
+def pretrain(
+    model: Qwen2ForCausalLM,
+    rows: Rows,
+    *,
+    steps: int,
+    seed: int,
+    log: Log = print,
+    check: Callable[[], None] = lambda: None,
+) -> float:
     """Train with AdamW and a cosine schedule; return the last step's loss in nats per token.
 
     The first steps also have rows in which random tokens are repeated. They teach copying faster than anything else,
@@ -188,6 +198,7 @@ def pretrain(model: Qwen2ForCausalLM, rows: Rows, *, steps: int, seed: int, log:
     order = torch.empty(0, dtype=torch.long)
     loss = float("nan")
     for step in range(steps):
+        check()
         if len(order) < BATCH_ROWS:
             order = torch.cat([order, torch.randperm(len(rows.ids), generator=generator)])
         drawn, order = order[:BATCH_ROWS], order[BATCH_ROWS:]

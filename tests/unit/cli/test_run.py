@@ -279,7 +279,7 @@ def test_signal_reaches_the_jobs_and_run_waits_for_them(folder, sent, received):
     process.send_signal(sent)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 75
-    assert err == "Stopped. All progress is saved; run the same command again to continue.\n"
+    assert err == "Stopped. Finished files and checkpoints are kept; run the same command again to continue.\n"
     assert (folder.path / "job.signal").read_text() == received
     assert not (folder.path / ".snakemake/locks/0.output.lock").exists()
 

@@ -2,10 +2,16 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
+from sealed_experts.configuration import jobs
+from sealed_experts.configuration.resolution import resolve
 from sealed_experts.data.demo_general import Document, general_text
 from sealed_experts.data.records.instruction import Instruction
 from sealed_experts.errors import UserError
@@ -16,6 +22,11 @@ from sealed_experts.models.settings import DemoBaseSettings
 from tests.conftest import ROOT
 
 TINY = DemoBaseSettings(hidden_size=16, layers=2, heads=2, vocab_size=400, context=64, pretrain_steps=4, threads=1)
+DOCUMENT = {
+    "base": {"name": "demo"},
+    "datasets": {"banking": {"source": "demo", "domain": "banking"}},
+    "experts": {"one": {"dataset": "banking", "routing": {"always_active": True}}},
+}
 DOCUMENTS = general_text(folder=ROOT / "config" / "demo")[:300]
 
 
@@ -182,3 +193,36 @@ def test_manifest_is_torch_free():
 
 def test_threads_are_those_of_the_settings(base):
     assert torch.get_num_threads() == TINY.threads
+
+
+def test_a_build_whose_workflow_was_killed_ends(tmp_path):
+    """It went on, and the next run started a second one beside it."""
+    demo = TINY.model_dump() | {"pretrain_steps": 1_000_000, "context": 512}
+    settings = resolve({**DOCUMENT, "base": {"name": "demo", "demo": demo}}, root=tmp_path)
+    folder, log = tmp_path / "base", tmp_path / "log"
+    command = [
+        *(sys.executable, "-u", "scripts/build_demo_base.py", "--output", str(folder / "base.json")),
+        *("--settings", jobs.base_settings(settings), "--operation", jobs.base_operation(settings)),
+    ]
+    # Another process stands for Snakemake: it starts the build, tells its number, and waits.
+    snakemake = "import subprocess, sys; log = open(sys.argv[1], 'w'); build = subprocess.Popen(sys.argv[2:],"
+    snakemake += " stdout=log, stderr=log); print(build.pid, flush=True); build.wait()"
+    with subprocess.Popen(
+        [sys.executable, "-c", snakemake, str(log), *command], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        build = int(parent.stdout.readline())
+        wait_for(lambda: "step 1 of" in log.read_text())
+        parent.kill()
+    wait_for(lambda: "interrupted" in log.read_text())
+    assert log.read_text().splitlines()[1:] == [
+        "interrupted: the process that started this run is gone; the same command makes the base from the start"
+    ]
+    wait_for(lambda: not Path(f"/proc/{build}/exe").exists())
+    assert not (folder / "base.json").exists()
+
+
+def wait_for(condition, *, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)
