@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -32,8 +33,8 @@ class ResponseLogits:
 
     def losses(self) -> torch.Tensor:
         """Return the negative log-likelihood of each position's token in nats, [positions]."""
-        # PyTorch does not promise that cross_entropy is deterministic on a GPU.
-        return self.logits.logsumexp(-1) - self.logits.gather(-1, self.tokens[..., None])[..., 0]
+        losses: torch.Tensor = _TokenLosses.apply(self.logits, self.tokens)[0]
+        return losses
 
     def row_sums(self, values: torch.Tensor) -> torch.Tensor:
         """Add up values per position, [positions], to values per row, [rows]."""
@@ -42,6 +43,32 @@ class ResponseLogits:
     def row_means(self, values: torch.Tensor) -> torch.Tensor:
         """Return each row's mean over its own positions, [rows]; 0 for a row without any."""
         return self.row_sums(values) / self.counts.clamp(min=1)
+
+
+class _TokenLosses(torch.autograd.Function):
+    """Cross entropy with an explicit gradient: autograd would hold three more tensors as wide as the vocabulary.
+
+    PyTorch does not promise that its own `cross_entropy` is deterministic on a GPU.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        normalizers = logits.logsumexp(-1)
+        return normalizers - logits.gather(-1, tokens[..., None])[..., 0], normalizers
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: tuple[torch.Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, tokens, normalizers = ctx.saved_tensors
+        of_losses = gradients[0][..., None]
+        result = (logits - normalizers[..., None]).exp_().mul_(of_losses)
+        return result.scatter_add_(-1, tokens[..., None], -of_losses), None
 
 
 @dataclass(frozen=True)
