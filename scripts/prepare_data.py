@@ -42,7 +42,7 @@ def main() -> None:
     tested = f" and {statistics['test']['records']} test" if args.test else ""
     print(
         f"{job.name}: {statistics['train']['records']} training, {statistics['val']['records']} validation{tested} "
-        f"records, {statistics['duplicates_dropped']} duplicates dropped, {statistics['bad_rows']['count']} bad rows"
+        f"records; duplicates dropped: {statistics['duplicates_dropped']}, bad rows: {statistics['bad_rows']['count']}"
     )
 
 

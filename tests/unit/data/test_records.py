@@ -88,6 +88,31 @@ def test_every_format_carries_every_kind(tmp_path, kind, ending):
     assert (found.record.content(), found.group) == (ROWS[kind], "t")
 
 
+def test_a_turn_with_weight_0_is_read_but_not_learned(tmp_path):
+    """OpenAI's files for fine-tuning mark turns so; they were learned in silence."""
+    said = [("user", None), ("assistant", 0), ("user", None), ("assistant", 1)]
+    messages = [
+        {"role": role, "content": f"turn {place}", **({} if weight is None else {"weight": weight})}
+        for place, (role, weight) in enumerate(said)
+    ]
+    (found,) = read(in_format(tmp_path, ".jsonl", [{"messages": messages}]), kind="chat")
+    assert [turn.train for turn in found.record.messages] == [True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("marks", "detail"),
+    [
+        ({"weight": 0.5}, "`messages[1].weight` is 0.5, not 0 or 1"),
+        ({"weight": True}, "`messages[1].weight` is True, not 0 or 1"),
+        ({"weight": 0, "train": True}, "`messages[1]` has train: true and weight: 0; keep one of them"),
+    ],
+)
+def test_a_weight_that_cannot_be_meant_is_refused(tmp_path, marks, detail):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", **marks}]
+    (found,) = read(in_format(tmp_path, ".jsonl", [{"messages": turns}]), kind="chat")
+    assert found.detail == detail
+
+
 @pytest.mark.parametrize("kind", RECORDS)
 def test_columns_may_have_other_names(tmp_path, kind):
     fields = {part: f"my {part}" for part in ROWS[kind]}

@@ -21,7 +21,7 @@ class ChatColumns(Columns):
 
     messages: str = setting(
         "Field of the turns: a list of {role, content}, or its JSON text. The model does not learn an assistant's turn"
-        " with `train: false`.",
+        " with `train: false` or `weight: 0`.",
         default="messages",
         min_length=1,
     )
@@ -132,12 +132,24 @@ def _turn(message: Any, name: str) -> Turn:
             " conversation out",
         )
     named = {f"{name}.{key}": message.get(key)}
-    train = message.get("train")
-    if train is not None and not isinstance(train, bool):
-        raise Unusable("wrong type", f"`{name}.train` is {type(train).__name__}, not true or false")
+    train = _trained(message, name)
     if train and role != ASSISTANT:
         raise Unusable(_WRONG_TURNS, f"`{name}` is a {role}'s turn with train: true; only the assistant's are learned")
     return Turn(role, text(named, f"{name}.{key}").strip(), train is not False or role != ASSISTANT)
+
+
+def _trained(message: Mapping[str, Any], name: str) -> bool | None:
+    """Return whether a turn says that it is learned: `train`, or `weight` as OpenAI's fine-tuning files have it."""
+    train, weight = message.get("train"), message.get("weight")
+    if train is not None and not isinstance(train, bool):
+        raise Unusable("wrong type", f"`{name}.train` is {type(train).__name__}, not true or false")
+    if weight is None:
+        return train
+    if isinstance(weight, bool) or weight not in (0, 1):
+        raise Unusable("wrong type", f"`{name}.weight` is {weight!r:.60}, not 0 or 1")
+    if train is not None and train is not bool(weight):
+        raise Unusable(_WRONG_TURNS, f"`{name}` has train: {str(train).lower()} and weight: {weight}; keep one of them")
+    return bool(weight)
 
 
 def _check_order(turns: Sequence[Turn], name: str) -> None:

@@ -57,7 +57,7 @@ class Files(Mapped, SplitSource):
         "Files of test records for the evaluation; without them it uses the validation records.", default=()
     )
 
-    recipe: ClassVar[int] = 3
+    recipe: ClassVar[int] = 4
 
     def read(self, *, parts: Sequence[Path] = ()) -> Iterator[Row | BadRow]:
         """Yield the rows of every file in order; `line` is the line in the file (Parquet: the row, from 1).

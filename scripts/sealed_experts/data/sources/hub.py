@@ -20,7 +20,7 @@ class Hub(Mapped, SplitSource):
     name: str | None = setting("The dataset's configuration, if it has several.", default=None, min_length=1)
     split: str = setting("The dataset's split to read.", default="train", min_length=1)
 
-    recipe: ClassVar[int] = 3
+    recipe: ClassVar[int] = 4
 
     def read(self, *, parts: Sequence[Path] = ()) -> Iterator[Row | BadRow]:
         """Yield the rows of one split; `line` is the number of the row, from 1.
