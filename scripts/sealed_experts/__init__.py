@@ -1,4 +1,4 @@
-"""Sealed Experts: domain-expert adapters on one frozen language model, trained under differential privacy."""
+"""Sealed Experts: private domain-expert adapters, sealed in signed packages and assembled into a routed mixture."""
 
 import os
 
@@ -6,3 +6,5 @@ import os
 # and two programs of two threads on two cores slow each other down five times. With short waits it is fair: twice.
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "1000"
+
+__version__ = "0.1.0"
