@@ -26,8 +26,12 @@ def check_gradients(
     dtype: torch.dtype,
     pad_id: int,
     engine: str,
+    token_budget: int,
 ) -> None:
     """Check the engine of this name on units from the shortest to the longest, in two padded batches.
+
+    Args:
+        token_budget: of a physical batch. A batch of the check has two units at least, whatever they need.
 
     Raises:
         UserError: the gradients differ, so training under privacy would be unsound.
@@ -39,7 +43,7 @@ def check_gradients(
     units = sorted(units, key=lambda rows: max((len(row.ids), row.ids) for row in rows))
     chosen = [units[int(index)] for index in np.linspace(0, len(units) - 1, min(UNITS, len(units)))]
     # Each batch mixes short and long units, so that it has padding: errors with padding would show.
-    halves = [half for half in (chosen[0::2], chosen[1::2]) if half]
+    halves = [_fitting(half, token_budget) for half in (chosen[0::2], chosen[1::2]) if half]
     batches = [
         _one_batch(
             objective.prepare(model, [row for rows in half for row in rows], step=0, stream=stream),
@@ -65,8 +69,18 @@ def check_gradients(
     print(f"per-example gradients agree with one-at-a-time truth within {worst:.1e}", flush=True)
 
 
+def _fitting(units: list[list[Example]], token_budget: int) -> list[list[Example]]:
+    """Leave out units from the middle until the batch fits; the shortest and the longest stay."""
+    while len(units) > 2 and sum(map(len, units)) * _width(units[-1]) > token_budget:
+        units = units[: len(units) // 2] + units[len(units) // 2 + 1 :]
+    return units
+
+
+def _width(unit: list[Example]) -> int:
+    """Return the length of a unit's longest row, rounded up: in bfloat16, other widths move the gradients."""
+    return -(-max(len(row.ids) for row in unit) // MULTIPLES[0]) * MULTIPLES[0]
+
+
 def _one_batch(examples: Sequence[Example], *, pad_id: int, device: torch.device) -> Batch:
     units = longest_first(examples)
-    # A multiple, because in bfloat16 other widths move the gradients by a few percent.
-    width = -(-max(len(row.ids) for row in units[0]) // MULTIPLES[0]) * MULTIPLES[0]
-    return unit_batch(units, shape=Shape.free(len(units)), width=width, pad_id=pad_id, device=device)
+    return unit_batch(units, shape=Shape.free(len(units)), width=_width(units[0]), pad_id=pad_id, device=device)

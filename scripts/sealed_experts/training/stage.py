@@ -190,6 +190,7 @@ class _Stage:
                 dtype=self.base.dtype,
                 pad_id=self.base.tokenizer.pad_token_id,
                 engine=self.engine,
+                token_budget=self.token_budget,
             )
             shapes = self._unit_shapes(self.engine)
         self.processes.agree("the shapes of batches", shapes.describe())

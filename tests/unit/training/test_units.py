@@ -138,7 +138,7 @@ def test_the_logged_loss_is_the_mean_over_units_and_units_are_counted(tmp_path):
     assert (state.examples_seen, state.tokens_seen) == (4, sum(len(row.ids) for row in rows))
 
 
-def before_training(dataset, objective, *, engine="hooks", kind="lora"):
+def before_training(dataset, objective, *, engine="hooks", kind="lora", token_budget=4096):
     check_gradients(
         model=adapted(kind),
         objective=objective,
@@ -147,7 +147,26 @@ def before_training(dataset, objective, *, engine="hooks", kind="lora"):
         dtype=torch.float32,
         pad_id=0,
         engine=engine,
+        token_budget=token_budget,
     )
+
+
+def test_the_check_before_training_needs_no_more_memory_than_a_step():
+    """With long records its batches had twice as many tokens, and set the peak of the whole training."""
+    seen = []
+
+    class Watched(Preference):
+        def constants(self, model, batch):
+            seen.append((len(batch.rows_by_unit()), batch.input_ids.numel()))
+            return super().constants(model, batch)
+
+    dataset = pairs(units((2,) * 12))
+    before_training(dataset, Watched(), token_budget=100)
+    assert max(tokens for count, tokens in seen if count > 2) <= 100
+    assert max(count for count, _ in seen) == 3
+    seen.clear()
+    before_training(dataset, Watched(), token_budget=16)
+    assert max(count for count, _ in seen) == 2  # two at least, or there would be nothing to compare
 
 
 def test_the_check_before_training_sees_whole_units(monkeypatch, capsys):
