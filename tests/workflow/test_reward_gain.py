@@ -1,7 +1,8 @@
-"""The demo's settings, one expert, under privacy: the reward on held-out prompts rises significantly."""
+"""The demo's settings, one expert, under privacy: the reward rises significantly, and what it costs is told."""
 
 import copy
 import json
+import math
 
 import pytest
 import yaml
@@ -31,16 +32,25 @@ def read(demo, name):
     return json.loads((demo.folder / FOLDER / name).read_text())
 
 
-def test_the_gain_in_reward_is_above_zero_and_bought_with_nothing(demo):
+def test_the_gain_in_reward_is_above_zero_and_the_model_stays_close(demo):
     evaluation = read(demo, "evaluation.json")
     (gain,) = (gain for gain in evaluation["gains"] if gain["to"] == "reinforce")
     assert gain["metrics"]["reward"]["low"] > 0, gain
-    models = evaluation["models"]
-    assert models["reinforce"]["kl"] <= 0.5
-    before, after = (models[name]["metrics"]["loss"]["mean"] for name in ("sft", "reinforce"))
-    assert after <= 1.1 * before
-    assert len(evaluation["checks"]) == 3
-    assert all(evaluation["checks"].values())
+    assert evaluation["models"]["reinforce"]["kl"] <= 0.5
+    assert evaluation["checks"]["reward_gain_above_zero"]
+    assert evaluation["checks"]["kl_at_most_0.5"]
+
+
+def test_what_the_gain_cost_is_judged_by_the_figures_themselves(demo):
+    """The demo's noise costs some perplexity, so its gain may not count: the check must say what the figures say."""
+    evaluation = read(demo, "evaluation.json")
+    before, after = (evaluation["models"][name] for name in ("sft", "reinforce"))
+    worse = math.exp(after["metrics"]["loss"]["mean"] - before["metrics"]["loss"]["mean"])
+    assert 0.8 < worse < 1.3
+    assert len(evaluation["checks"]) == 4
+    assert evaluation["checks"]["perplexity_at_most_5_percent_worse"] == (worse <= 1.05)
+    cut = after["truncated_share"] <= before["truncated_share"]
+    assert evaluation["checks"]["cut_answers_not_more_frequent"] == cut
 
 
 def test_both_stages_together_stay_within_the_budget(demo):
@@ -49,7 +59,9 @@ def test_both_stages_together_stay_within_the_budget(demo):
     assert [event["stage"] for event in privacy["events"]] == ["sft", "reinforce"]
 
 
-def test_compare_says_that_it_counts(demo):
+def test_compare_says_whether_it_counts_and_why_not(demo):
     printed = demo.tool("compare", EXPERT).stdout
-    assert "counts" in printed
-    assert "does not count" not in printed
+    checks = read(demo, "evaluation.json")["checks"]
+    assert "counts" in printed or "does not count" in printed
+    assert ("does not count" in printed) == (not all(checks.values()))
+    assert ("share of cut answers rose" in printed) == (not checks["cut_answers_not_more_frequent"])
