@@ -161,8 +161,8 @@ def test_the_check_before_training_needs_no_more_memory_than_a_step():
             return super().constants(model, batch)
 
     dataset = pairs(units((2,) * 12))
-    before_training(dataset, Watched(), token_budget=100)
-    assert max(tokens for count, tokens in seen if count > 2) <= 100
+    before_training(dataset, Watched(), token_budget=400)
+    assert max(tokens for count, tokens in seen if count > 2) <= 400
     assert max(count for count, _ in seen) == 3
     seen.clear()
     before_training(dataset, Watched(), token_budget=16)
