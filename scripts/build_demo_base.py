@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sealed_experts.training.interruption import EXIT_INTERRUPTED, Interrupted, Interruption, end_at_signals
+from sealed_experts.training.interruption import Interrupted, Interruption, end_at_signals, report_interrupted
 
 if __name__ == "__main__":
     end_at_signals()  # before torch is loaded, which takes seconds
@@ -28,7 +28,7 @@ def main() -> int:
     with unchanged(args.digests):
         documents = general_text()
     try:
-        with Interruption() as interruption:
+        with Interruption() as asked:
             build_demo_base(
                 job.base.demo,
                 seed=job.seed,
@@ -36,11 +36,10 @@ def main() -> int:
                 key=job.key,
                 dtype=job.base.dtype,
                 documents=documents,
-                check=interruption.check,
+                check=asked.check,
             )
-    except Interrupted as error:
-        print(f"interrupted: {error}; the same command makes the base from the start", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except Interrupted as interruption:
+        return report_interrupted(interruption, then="makes the base from the start")
     return 0
 
 

@@ -15,7 +15,7 @@ from sealed_experts.training.samplers import Draws, ShuffledSampler
 KEY = bytes(32)
 
 
-def loop_on(dataset, *, model, objective, gradients, settings, folder, progress=None, validation=()):
+def loop_on(dataset, *, model, objective, gradients, settings, folder):
     """Return a loop that draws without replacement, pads with token 0, and writes checkpoints to `folder`."""
     device = next(model.parameters()).device
     run = Run(
@@ -30,13 +30,13 @@ def loop_on(dataset, *, model, objective, gradients, settings, folder, progress=
         model=model,
         objective=objective,
         draws=Draws(dataset=dataset, sampler=sampler, stream=run.stream),
-        validation=validation,
+        validation=(),
         cut=functools.partial(physical_batches, token_budget=settings.token_budget, pad_id=0, device=device),
         gradients=gradients,
         settings=settings,
         run=run,
         around=Surroundings(
-            progress=progress or ProgressFiles(folder, target_epsilon=None),
+            progress=ProgressFiles(folder, target_epsilon=None),
             interruption=Interruption(),
             processes=Processes(),
         ),

@@ -41,22 +41,11 @@ def build_pairs(count: int) -> list[tuple[str, str]]:
     return records(count, mean=3.7, spread=0.4, longest=LONGEST_PROMPT, answered=False)
 
 
-def share_of_vowels(text: str) -> float:
-    return sum(letter in "aeiou" for letter in text) / max(1, len(text))
-
-
 def run_ours(*, private: bool) -> dict[str, float]:
     """Our stage `reinforce`."""
-    from sealed_experts.rewards import Score
+    from tests.rewards import Vowels
+
     from sealed_experts.training.scoring import Scorer
-
-    class Vowels:
-        name = "vowels"
-        weights = {"vowels": 1.0}  # noqa: RUF012
-
-        def score(self, prompt: str, response: str) -> Score:
-            value = share_of_vowels(response)
-            return Score(value, {"vowels": value})
 
     clock = Clock()
     Scorer.roll_out = clock.around(Scorer.roll_out)  # type: ignore[method-assign]
@@ -82,10 +71,12 @@ def run_trl(kind: str) -> dict[str, float]:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
+    from tests.rewards import Vowels
     from transformers import AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
     torch.set_num_threads(THREADS)
+    reward = Vowels()
     configure, trainer_class = {"rloo": (RLOOConfig, RLOOTrainer), "grpo": (GRPOConfig, GRPOTrainer)}[kind]
     pairs = build_pairs(ANSWERS * (STEPS + WARMUP_STEPS) // 2)
     data = Dataset.from_list([{"prompt": [{"role": "user", "content": question}]} for question, _ in pairs])
@@ -116,7 +107,7 @@ def run_trl(kind: str) -> dict[str, float]:
         )
         trainer = trainer_class(
             model=pretrained(),
-            reward_funcs=lambda completions, **_: [share_of_vowels(one[-1]["content"]) for one in completions],
+            reward_funcs=lambda completions, **_: [reward.score("", one[-1]["content"]).value for one in completions],
             args=arguments,
             train_dataset=data,
             processing_class=AutoTokenizer.from_pretrained(base_folder()),

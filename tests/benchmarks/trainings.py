@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from measuring import ROOT
+
 sys.path.insert(0, str(ROOT))
 
 THREADS, STEPS, WARMUP_STEPS = 2, 5, 1

@@ -5,13 +5,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.slurm import conftest
 from tests.slurm.cluster import Cluster
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTS_AND_WAITS = """
@@ -43,20 +43,13 @@ def processes(folder):
 RUNNING = {"munged", "slurmctld", "slurmd", "slurmstepd", "sleep"}
 
 
-def wait_for(condition, *, seconds=30):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "what the test waits for did not happen"
-        time.sleep(0.1)
-
-
 def test_a_cluster_ends_with_a_test_that_fails(slurm, tmp_path):
     folder = tmp_path / "cluster"
 
     def fails():
         with Cluster(folder) as cluster:
             cluster.run("sbatch", "--wrap=sleep 600", "--output=/dev/null")
-            wait_for(lambda: processes(folder) >= RUNNING)
+            wait_for(lambda: processes(folder) >= RUNNING, seconds=30)
             raise KeyError("of a test")
 
     with pytest.raises(KeyError, match="of a test"):
@@ -76,12 +69,12 @@ def test_a_cluster_ends_with_tests_that_are_killed(slurm, tmp_path, number):
     ) as process:
         try:
             assert process.stdout.readline() == "running\n"
-            wait_for(lambda: processes(folder) >= RUNNING)
+            wait_for(lambda: processes(folder) >= RUNNING, seconds=30)
             process.send_signal(number)
             process.wait(timeout=60)
         finally:
             process.kill()
-    wait_for(lambda: processes(folder) == set())
+    wait_for(lambda: processes(folder) == set(), seconds=30)
 
 
 def test_what_is_missing_is_named_where_it_may_not_be_installed(monkeypatch):

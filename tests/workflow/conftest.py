@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -194,13 +193,6 @@ def jobs_of(printed: str) -> dict[str, set[str]]:
         elif words[0] == "output:" and rule:
             jobs.setdefault(rule, set()).update(words[1].split(", "))
     return jobs
-
-
-def wait_for(condition, *, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "what the test waits for did not happen"
-        time.sleep(0.02)
 
 
 def stop_group(process: subprocess.Popen, number: int) -> None:

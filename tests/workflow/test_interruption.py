@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.measured import without_times
-from tests.workflow.conftest import TINY, stop_group, wait_for
+from tests.waiting import wait_for
+from tests.workflow.conftest import TINY, stop_group
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.conftest import TINY, stop_group, wait_for
+from tests.waiting import wait_for
+from tests.workflow.conftest import TINY, stop_group
 from tests.workflow.test_interruption import EXPERT, TARGETS, alive, finish, log_of, start_and_reach, trainer_pid
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]

@@ -1,4 +1,4 @@
-"""The demo's settings, one expert, under privacy: the reward rises significantly, and what it costs is told."""
+"""The demo's settings, one expert, under privacy: the reward rises significantly, and its cost is shown."""
 
 import copy
 import json
@@ -42,11 +42,12 @@ def test_the_gain_in_reward_is_above_zero_and_the_model_stays_close(demo):
 
 
 def test_what_the_gain_cost_is_judged_by_the_figures_themselves(demo):
-    """The demo's noise costs some perplexity, so its gain may not count: the check must say what the figures say."""
+    """The noise costs some perplexity, so the demo's gain may not count. The checks must agree with the figures."""
     evaluation = read(demo, "evaluation.json")
     before, after = (evaluation["models"][name] for name in ("sft", "reinforce"))
-    worse = math.exp(after["metrics"]["loss"]["mean"] - before["metrics"]["loss"]["mean"])
-    assert 0.8 < worse < 1.3
+    loss_before, loss_after = (model["metrics"]["loss"]["mean"] for model in (before, after))
+    assert loss_after <= 1.1 * loss_before
+    worse = math.exp(loss_after - loss_before)
     assert len(evaluation["checks"]) == 4
     assert evaluation["checks"]["perplexity_at_most_5_percent_worse"] == (worse <= 1.05)
     cut = after["truncated_share"] <= before["truncated_share"]
@@ -62,6 +63,6 @@ def test_both_stages_together_stay_within_the_budget(demo):
 def test_compare_says_whether_it_counts_and_why_not(demo):
     printed = demo.tool("compare", EXPERT).stdout
     checks = read(demo, "evaluation.json")["checks"]
-    assert "counts" in printed or "does not count" in printed
+    assert ("counts" if all(checks.values()) else "does not count") in printed
     assert ("does not count" in printed) == (not all(checks.values()))
     assert ("share of cut answers rose" in printed) == (not checks["cut_answers_not_more_frequent"])

@@ -32,7 +32,7 @@ def resolve_token_budget(wish: int | Literal["auto"], *, model: Any, dtype: torc
     per_token = _activations(config, dtype) + _LOGITS_FACTOR * config.vocab_size
     fitting = int(_SHARE * _beside_weights(model, device)) // per_token
     most = _MOST_TOKENS if device.type == "cuda" else _MOST_ON_PROCESSORS
-    return min(most, max(_FEWEST_TOKENS, 1 << (fitting.bit_length() - 1 if fitting else 0)))
+    return min(most, max(_FEWEST_TOKENS, 1 << max(0, fitting.bit_length() - 1)))
 
 
 def recompute_activations(

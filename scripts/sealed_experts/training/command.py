@@ -1,13 +1,11 @@
 """The command line of the training script, and its exit codes."""
 
 import argparse
-import contextlib
-import sys
 from pathlib import Path
 
 from sealed_experts.errors import UserError
 from sealed_experts.files.planned_digests import unchanged
-from sealed_experts.training.interruption import EXIT_INTERRUPTED, Interrupted
+from sealed_experts.training.interruption import Interrupted, report_interrupted
 from sealed_experts.training.job import LaterStage, StageJob, stage_from_json
 from sealed_experts.training.objective import Materials, Objective
 from sealed_experts.training.stage import MakeObjective, train_stage
@@ -38,9 +36,7 @@ def train_job(job: StageJob, make_objective: MakeObjective) -> int:
     try:
         train_stage(job, make_checked)
     except Interrupted as interruption:
-        with contextlib.suppress(OSError):  # the disk may be full; the exit code is enough
-            print(f"interrupted: {interruption}; the same command goes on from here", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return report_interrupted(interruption, then="goes on from here")
     return 0
 
 

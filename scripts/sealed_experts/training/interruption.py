@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import types
 
 from sealed_experts.training.deadline import Deadline, job_deadline
@@ -57,6 +58,13 @@ class Interruption:
 
     def _note(self, number: int, _frame: types.FrameType | None) -> None:
         self._reason = f"received {signal.Signals(number).name}"
+
+
+def report_interrupted(interruption: Interrupted, *, then: str) -> int:
+    """Say why a job ended early and what the same command does `then`; return the exit code."""
+    with contextlib.suppress(OSError):  # the disk may be full; the exit code is enough
+        print(f"interrupted: {interruption}; the same command {then}", file=sys.stderr)
+    return EXIT_INTERRUPTED
 
 
 def end_at_signals() -> None:

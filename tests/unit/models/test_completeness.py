@@ -167,7 +167,7 @@ def test_a_model_whose_tokens_see_the_next_ones_is_no_causal_model(model, model_
 
 
 @pytest.mark.parametrize("decoder", [True, False])
-def test_a_bert_as_a_decoder_is_a_causal_model(model, decoder):
+def test_a_bert_serves_as_a_decoder_and_for_classes(model, decoder):
     small = BertConfig(
         vocab_size=300,
         hidden_size=16,
@@ -313,22 +313,8 @@ def test_a_package_for_gpt2_fits_the_base_that_it_was_made_on(model, prefixed):
 
 def test_a_module_that_the_base_does_not_have_is_refused_when_it_is_fetched(model):
     """`gate_proj` of a mixture-of-experts base was offered, and refused in training: its experts are no modules."""
-    torch.manual_seed(0)
-    small = Qwen2MoeConfig(
-        vocab_size=300,
-        hidden_size=16,
-        intermediate_size=32,
-        moe_intermediate_size=8,
-        shared_expert_intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        num_experts=2,
-        num_experts_per_tok=1,
-        mlp_only_layers=[],
-    )
     (model / "model.safetensors").unlink()
-    Qwen2MoeForCausalLM(small).save_pretrained(model)
+    small_qwen2_moe().save_pretrained(model)
     target = model.parent / "base"
     settings = BaseSettings(name=str(model))
     with pytest.raises(UserError, match=r"adapter\.target_modules: 'w1' is no linear module of this base"):
@@ -337,6 +323,7 @@ def test_a_module_that_the_base_does_not_have_is_refused_when_it_is_fetched(mode
 
 
 def small_opt():
+    torch.manual_seed(0)
     return OPTForCausalLM(
         OPTConfig(
             vocab_size=VOCABULARY,
@@ -352,6 +339,7 @@ def small_opt():
 
 
 def small_qwen2_moe():
+    torch.manual_seed(0)
     return Qwen2MoeForCausalLM(
         Qwen2MoeConfig(
             vocab_size=VOCABULARY,
@@ -382,7 +370,6 @@ def small_qwen2_moe():
 )
 def test_modules_whose_rows_hooks_cannot_tell_apart_get_an_exact_engine(make, targets, engine):
     """OPT's fc1 and fc2, and a shared expert's layers, were accepted, and refused in training."""
-    torch.manual_seed(0)
     base = make().requires_grad_(False)
     adapter = ADAPTER.parse({"kind": "lora", "target_modules": targets, "rank": 2, "alpha": 4})
     assert adapter.engine({"model_type": base.config.model_type}) == engine

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from sealed_experts.models.demo_base import IGNORED, build_demo_base, new_model,
 from sealed_experts.models.manifest import verify_base, write_base_manifest
 from sealed_experts.models.settings import DemoBaseSettings
 from tests.conftest import ROOT
+from tests.waiting import wait_for
 
 TINY = DemoBaseSettings(hidden_size=16, layers=2, heads=2, vocab_size=400, context=64, pretrain_steps=4, threads=1)
 DOCUMENT = {
@@ -196,7 +196,7 @@ def test_threads_are_those_of_the_settings(base):
 
 
 def test_a_build_whose_workflow_was_killed_ends(tmp_path):
-    """It went on, and the next run started a second one beside it."""
+    """It did not stop, and the next run started a second build at the same time."""
     demo = TINY.model_dump() | {"pretrain_steps": 1_000_000, "context": 512}
     settings = resolve({**DOCUMENT, "base": {"name": "demo", "demo": demo}}, root=tmp_path)
     folder, log = tmp_path / "base", tmp_path / "log"
@@ -204,7 +204,7 @@ def test_a_build_whose_workflow_was_killed_ends(tmp_path):
         *(sys.executable, "-u", "scripts/build_demo_base.py", "--output", str(folder / "base.json")),
         *("--settings", jobs.base_settings(settings), "--operation", jobs.base_operation(settings)),
     ]
-    # Another process stands for Snakemake: it starts the build, tells its number, and waits.
+    # Another process plays the part of Snakemake: it starts the build, prints its process number, and waits.
     snakemake = "import subprocess, sys; log = open(sys.argv[1], 'w'); build = subprocess.Popen(sys.argv[2:],"
     snakemake += " stdout=log, stderr=log); print(build.pid, flush=True); build.wait()"
     with subprocess.Popen(
@@ -219,10 +219,3 @@ def test_a_build_whose_workflow_was_killed_ends(tmp_path):
     ]
     wait_for(lambda: not Path(f"/proc/{build}/exe").exists())
     assert not (folder / "base.json").exists()
-
-
-def wait_for(condition, *, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)

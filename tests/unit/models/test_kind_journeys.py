@@ -29,9 +29,10 @@ from sealed_experts.training.summary import stage_metrics
 from tests.attacks import building
 from tests.kinds import tiny_base as plain_base
 from tests.mixtures import Workshop
+from tests.rewards import Vowels
 from tests.tiny import build_tiny_base
 from tests.unit.models.test_kinds import CASES, made
-from tests.unit.training.test_reinforce_stage import Vowels, objective, rl_job
+from tests.unit.training.test_reinforce_stage import objective, rl_job
 from tests.unit.training.test_stage import (
     PLAIN,
     PRIVATE,

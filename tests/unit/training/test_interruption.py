@@ -16,6 +16,7 @@ from sealed_experts.training.deadline import Deadline, job_deadline, parse_time_
 from sealed_experts.training.interruption import EXIT_INTERRUPTED, Interruption
 from tests.conftest import ROOT
 from tests.unit.training.test_stage import PLAIN, make_job, supervised
+from tests.waiting import wait_for
 
 SECONDS = 10.0  # the limit that docs/resume.md promises
 
@@ -60,13 +61,6 @@ def start(target, *arguments):
     return process
 
 
-def wait_for(condition, *, seconds=60.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "what the test waits for did not happen"
-        time.sleep(0.01)
-
-
 def is_training(job):
     metrics = job.output.parent / "metrics.jsonl"
     return metrics.exists() and len(metrics.read_text().splitlines()) >= 3
@@ -80,7 +74,7 @@ def saved_steps(job):
 def test_a_signal_ends_a_run_with_a_checkpoint_in_time(endless, number):
     trainer = start(trains, endless)
     try:
-        wait_for(lambda: is_training(endless))
+        wait_for(lambda: is_training(endless), seconds=60)
         assert saved_steps(endless) == []
         os.kill(trainer.pid, number)
         trainer.join(SECONDS)
@@ -128,7 +122,7 @@ def test_a_signal_while_the_program_is_loading_is_no_failure(tmp_path, script, n
         text=True,
     )
     try:
-        wait_for((tmp_path / "loading").exists)
+        wait_for((tmp_path / "loading").exists, seconds=60)
         process.send_signal(number)
         _, said = process.communicate(timeout=SECONDS)
     finally:
@@ -143,7 +137,7 @@ def test_the_death_of_the_parent_ends_a_run_with_a_checkpoint_in_time(endless):
     pid, code = shared.Value("i", 0), shared.Value("i", -1)
     parent = start(starts_a_trainer_and_dies, endless, pid, code)
     try:
-        wait_for(lambda: is_training(endless))
+        wait_for(lambda: is_training(endless), seconds=60)
         parent.kill()
         wait_for(lambda: code.value >= 0, seconds=SECONDS)
         assert code.value == EXIT_INTERRUPTED

@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from sealed_experts.training.interruption import EXIT_INTERRUPTED
 from sealed_experts.training.launcher import EXIT_PEER, EXIT_STOPPED
+from tests.waiting import wait_for
 
 LAUNCHER = Path(__file__).resolve().parents[3] / "scripts" / "sealed_experts" / "training" / "launcher.py"
 # A process that reports its rank, unblocks signals when it is ready, and saves when it is asked to stop.
@@ -70,13 +70,6 @@ def ready(folder, processes=2):
     return len([path for path in folder.glob("place-*") if path.stat().st_size]) == processes
 
 
-def wait_until(condition, *, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "what the test waits for did not happen"
-        time.sleep(0.02)
-
-
 def pids(folder):
     return [int(path.read_text().split()[0]) for path in sorted(folder.glob("place-*"))]
 
@@ -119,7 +112,7 @@ sys.exit(launch([{sys.executable!r}, "rank.py", "killed"], processes=2, grace_se
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_reaches_every_process_and_75_comes_back(tmp_path, number):
     process = start(tmp_path, "wait")
-    wait_until(lambda: ready(tmp_path))
+    wait_for(lambda: ready(tmp_path), seconds=20)
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == EXIT_STOPPED == EXIT_INTERRUPTED != EXIT_PEER
@@ -129,7 +122,7 @@ def test_a_signal_reaches_every_process_and_75_comes_back(tmp_path, number):
 def test_a_job_under_nohup_outlives_its_terminal(tmp_path):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     process = start(tmp_path, "wait", program=LOOP)
-    wait_until(lambda: ready(tmp_path))
+    wait_for(lambda: ready(tmp_path), seconds=20)
     process.send_signal(signal.SIGHUP)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.5)
@@ -141,7 +134,7 @@ def test_a_job_under_nohup_outlives_its_terminal(tmp_path):
 
 def test_a_signal_that_comes_before_they_are_ready_is_not_lost(tmp_path):
     process = start(tmp_path, "wait")
-    wait_until(lambda: Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+    wait_for(lambda: Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split(), seconds=20)
     process.terminate()
     process.communicate(timeout=30)
     assert process.returncode == EXIT_STOPPED
@@ -152,10 +145,10 @@ def test_a_signal_that_comes_before_they_are_ready_is_not_lost(tmp_path):
 def test_they_stop_when_what_started_them_is_killed(tmp_path, who):
     shell = ["sh", "-c", '"$@" & wait', "sh"] if who == "parent of the launcher" else []
     process = start(tmp_path, "", before=shell, program=LOOP)
-    wait_until(lambda: ready(tmp_path))
+    wait_for(lambda: ready(tmp_path), seconds=20)
     process.kill()
     process.communicate(timeout=30)
-    wait_until(lambda: not any(map(alive, pids(tmp_path))))
+    wait_for(lambda: not any(map(alive, pids(tmp_path))), seconds=20)
 
 
 def test_it_says_what_it_needs(tmp_path):

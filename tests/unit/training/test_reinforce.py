@@ -20,6 +20,7 @@ from sealed_experts.training.policy import (
     policy_terms,
 )
 from sealed_experts.training.scoring import Rollout
+from tests.rewards import Vowels
 from tests.tiny import build_tiny_base, tiny_qwen2
 
 CPU = torch.device("cpu")
@@ -27,17 +28,6 @@ STREAM = Stream(b"r" * 32)
 SETTINGS = Reinforce(
     rollout_batch_size=4, max_new_tokens=5, max_seq_len=40, temperature=0.8, top_p=0.7, kl_coef=0.3, entropy_coef=0.2
 )
-
-
-class Vowels:
-    """The share of vowels in an answer."""
-
-    name = "vowels"
-    weights = {"vowels": 1.0}  # noqa: RUF012
-
-    def score(self, prompt, response):
-        share = sum(letter in "aeiou" for letter in response) / max(1, len(response))
-        return Score(share, {"vowels": share})
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from sealed_experts.data.records import write_records
 from sealed_experts.data.records.instruction import Instruction
 from sealed_experts.errors import UserError
 from sealed_experts.privacy.settings import PrivacySettings
-from sealed_experts.rewards import Score
 from sealed_experts.training import held_out
 from sealed_experts.training.baseline import Baseline
 from sealed_experts.training.checkpoints import load_state
@@ -22,23 +21,13 @@ from sealed_experts.training.interruption import Interrupted
 from sealed_experts.training.objectives.reinforce import PolicyGradient, Reinforce
 from sealed_experts.training.stage import train_stage
 from sealed_experts.training.summary import stage_metrics
+from tests.rewards import Vowels
 from tests.unit.training.test_stage import comparable, interrupt_after, make_job, share_key, supervised
 
 pytestmark = pytest.mark.xdist_group("reinforce_stage")  # these tests share the runs of two fixtures
 
 PRIVATE = PrivacySettings(noise_multiplier=1.0, max_grad_norm=2.0, target_epsilon=80.0, delta=1e-3)
 PLAIN = PrivacySettings(enabled=False)
-
-
-class Vowels:
-    """The share of vowels in an answer."""
-
-    name = "vowels"
-    weights = {"vowels": 1.0}  # noqa: RUF012
-
-    def score(self, prompt, response):
-        share = sum(letter in "aeiou" for letter in response) / max(1, len(response))
-        return Score(share, {"vowels": share})
 
 
 def objective(job, reward=None):

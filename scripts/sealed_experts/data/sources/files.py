@@ -154,12 +154,13 @@ def _path_mistakes(
 def _content_mistakes(here: KeyPath, path: str, *, root: Path, settings: Mapped) -> Iterator[Mistake]:
     """Yield what is wrong with a file's form or with its columns. No row is read."""
     try:
-        examine(root / path, name=path)
         if format_of(path) == CSV:
-            with _csv_table(root / path, settings, name=path) as (columns, _):
-                check_columns(path, columns, settings)
+            with _csv_table(root / path, settings, name=path):
+                pass
         elif format_of(path) == PARQUET:
-            check_columns(path, _open_parquet(str(root / path)).schema_arrow.names, settings)
+            _parquet_table(root / path, settings, name=path)
+        else:
+            examine(root / path, name=path)
     except UserError as error:
         yield Mistake(here, str(error))
     except OSError:
@@ -176,7 +177,7 @@ def _real(path: Path) -> str:
 def _count(path: Path) -> int | None:
     try:
         if format_of(path.name) == PARQUET:
-            return _open_parquet(str(path)).metadata.num_rows
+            return _open_parquet(path, name=path.name).metadata.num_rows
         if path.stat().st_size > COUNTED_BYTES or not examine(path, name=path.name).is_plain:
             return UNKNOWN
         content = path.read_bytes()
@@ -216,7 +217,6 @@ def _json_lines(stream: Iterable[str]) -> Iterator[tuple[int, Any]]:
 
 def _read_csv(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
     with _csv_table(Path(name), settings, name=name) as (columns, records):
-        check_columns(name, columns, settings)
         for record in records:
             if len(record.fields) != len(columns):
                 detail = f"{len(record.fields)} fields where the header has {len(columns)}"
@@ -234,7 +234,7 @@ def _read_csv(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
 
 @contextlib.contextmanager
 def _csv_table(path: Path, settings: Mapped, *, name: str) -> Iterator[tuple[list[str], Iterator[CsvRecord]]]:
-    """Open a CSV file; yield its columns and the records after the header."""
+    """Open a CSV file that has the columns of `settings`; yield its columns and the records after the header."""
     content = examine(path, name=name)
     delimiter = delimiter_of(content.first_line, fits=lambda header: not missing_columns(header, settings))
     with open_text(path, content, name=name) as stream:
@@ -244,6 +244,7 @@ def _csv_table(path: Path, settings: Mapped, *, name: str) -> Iterator[tuple[lis
         if header is None:
             raise UserError(f"{name} is empty: the first line of a CSV file names its columns")
         _check_delimiter(name, header.fields)
+        check_columns(name, header.fields, settings)
         yield header.fields, records
 
 
@@ -261,11 +262,8 @@ def _bad_lines(name: str, record: CsvRecord, reason: str, detail: str) -> Iterat
 
 
 def _read_parquet(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
-    examine(name, name=name)
-    file = _open_parquet(name)
-    columns = file.schema_arrow.names
-    check_columns(name, columns, settings)
-    wanted = [column for column in mapped_columns(settings) if column in columns]
+    file = _parquet_table(Path(name), settings, name=name)
+    wanted = [column for column in mapped_columns(settings) if column in file.schema_arrow.names]
     for number, (batch, index) in enumerate(_parquet_rows(file, wanted, name), 1):
         try:
             values: dict[str, Any] = {column: batch.column(column)[index].as_py() for column in wanted}
@@ -273,6 +271,14 @@ def _read_parquet(name: str, settings: Mapped) -> Iterator[Row | BadRow]:
             yield BadRow(name, number, "not UTF-8", f"byte {error.start + 1} of a field")
         else:
             yield map_row(values, settings=settings, file=name, line=number)
+
+
+def _parquet_table(path: Path, settings: Mapped, *, name: str) -> Any:
+    """Open a Parquet file that has the columns of `settings`."""
+    examine(path, name=name)
+    file = _open_parquet(path, name=name)
+    check_columns(name, file.schema_arrow.names, settings)
+    return file
 
 
 def _parquet_rows(file: Any, columns: list[str], name: str) -> Iterator[tuple[Any, int]]:
@@ -286,14 +292,14 @@ def _parquet_rows(file: Any, columns: list[str], name: str) -> Iterator[tuple[An
         raise _damaged(name, error) from error
 
 
-def _open_parquet(name: str) -> Any:
+def _open_parquet(path: Path, *, name: str) -> Any:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        with open(name, "rb"):  # so that a missing or unreadable file gives the same error as in other formats
+        with open(path, "rb"):  # so that a missing or unreadable file gives the same error as in other formats
             pass
-        return pyarrow.parquet.ParquetFile(name)
+        return pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowException as error:
         raise _damaged(name, error) from error
     except OSError as error:

@@ -208,8 +208,8 @@ class PolicyGradient(Objective):
     estimator, see `policy_terms`).
 
     The advantage is reward_scale · (reward - baseline), where `missing_eos_penalty` lowers the reward of an answer that
-    was cut. The baseline depends on other records' rewards. Under privacy
-    it sees them only as a noised mean, and only after the advantages of the step have been computed.
+    was cut. The baseline depends on other records' rewards. Under privacy it sees them only as a noised mean, and only
+    after the advantages of the step have been computed.
     """
 
     def __init__(self, *, settings: Reinforce, reward: Scoring, materials: "Materials") -> None:
